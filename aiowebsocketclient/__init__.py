@@ -1,0 +1,35 @@
+"""A pool of WebSocket client connections on aiohttp.
+
+``WebSocketClientSession.ws_connect(url)`` acquires a connection, ``ws.release()`` gives it back;
+the next caller gets the same open socket.
+"""
+
+from importlib.metadata import version
+
+from ._compat import IMPLEMENTATION
+from .exceptions import (
+    ConnectionReleasedError,
+    PoolClosedError,
+    PoolTimeoutError,
+    TooManyWaitersError,
+    WebSocketPoolError,
+)
+from .keys import EndpointKey
+from .response import ClientWebSocketResponse
+from .session import WebSocketClientSession
+from .stats import PoolStats
+
+__all__ = (
+    "IMPLEMENTATION",
+    "ClientWebSocketResponse",
+    "ConnectionReleasedError",
+    "EndpointKey",
+    "PoolClosedError",
+    "PoolStats",
+    "PoolTimeoutError",
+    "TooManyWaitersError",
+    "WebSocketClientSession",
+    "WebSocketPoolError",
+)
+
+__version__ = version("aiowebsocketclient")

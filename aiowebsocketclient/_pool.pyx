@@ -1,0 +1,1302 @@
+# cython: language_level=3, nonecheck=True, embedsignature=True
+"""The core of the pool, compiled.
+
+It is ``_pool_py.py`` line for line, with types: read that one for the reference, and change the two
+together.  The tests run on both, and a randomised comparison drives them side by side.
+"""
+
+import heapq
+import math
+from collections import OrderedDict
+
+from ._pool_py import CLOSE_REASONS, COUNTERS, GAUGES
+
+IMPLEMENTATION = "c"
+
+cdef enum:
+    CONNECTING = 0
+    ACQUIRED = 1
+    IDLE = 2
+    CLOSING = 3
+    GONE = 4
+
+cdef enum:
+    _IDLE = 0
+    _LIFETIME = 1
+    _EVICTED = 4
+
+cdef enum:
+    _FOR_NOBODY = 0
+    _FOR_LIMIT = 1
+    _FOR_TOTAL = 2
+
+cdef enum:
+    MAX_PASSED_OVER = 16
+
+cdef double ORPHAN_GRACE = 5.0
+cdef double INFINITY = math.inf
+
+
+cdef class Node:
+    """What stands in up to two lists at once: one of its handshake, one of its endpoint."""
+
+    cdef Node inner_prev, inner_next, outer_prev, outer_next
+    # Of waiters: the order of arrival, and whether they came back to the head of the line.
+    cdef readonly Py_ssize_t ticket
+    cdef bint returned
+
+
+cdef class InnerList:
+    """A doubly linked list through the ``inner`` links."""
+
+    cdef Node head, tail
+    cdef Py_ssize_t size
+
+    cdef int append(self, Node node) except -1:
+        cdef Node tail
+        tail = self.tail
+        node.inner_prev = tail
+        if tail is None:
+            self.head = node
+        else:
+            tail.inner_next = node
+        self.tail = node
+        self.size += 1
+        return 0
+
+    cdef int remove(self, Node node) except -1:
+        cdef Node tail, before, after
+        before, after = node.inner_prev, node.inner_next
+        if before is None:
+            self.head = after
+        else:
+            before.inner_next = after
+            node.inner_prev = None
+        if after is None:
+            self.tail = before
+        else:
+            after.inner_prev = before
+            node.inner_next = None
+        self.size -= 1
+        return 0
+
+    cdef int insert_by_ticket(self, Waiter waiter) except -1:
+        """Keep the order of arrival; nearly every waiter belongs at one of the two ends."""
+        cdef Node tail, before, after
+        tail = self.tail
+        if tail is None or tail.ticket < waiter.ticket:
+            self.append(waiter)
+            return 0
+        after = self.head
+        while after.ticket < waiter.ticket:
+            after = after.inner_next
+        before = after.inner_prev
+        waiter.inner_prev, waiter.inner_next = before, after
+        after.inner_prev = waiter
+        if before is None:
+            self.head = waiter
+        else:
+            before.inner_next = waiter
+        self.size += 1
+        return 0
+
+
+cdef class OuterList:
+    """A doubly linked list through the ``outer`` links."""
+
+    cdef Node head, tail
+    cdef Py_ssize_t size
+
+    cdef int append(self, Node node) except -1:
+        cdef Node tail
+        tail = self.tail
+        node.outer_prev = tail
+        if tail is None:
+            self.head = node
+        else:
+            tail.outer_next = node
+        self.tail = node
+        self.size += 1
+        return 0
+
+    cdef int remove(self, Node node) except -1:
+        cdef Node tail, before, after
+        before, after = node.outer_prev, node.outer_next
+        if before is None:
+            self.head = after
+        else:
+            before.outer_next = after
+            node.outer_prev = None
+        if after is None:
+            self.tail = before
+        else:
+            after.outer_prev = before
+            node.outer_next = None
+        self.size -= 1
+        return 0
+
+    cdef int insert_returned(self, Waiter waiter) except -1:
+        """Put a waiter that lost what it had at the head of the line.
+
+        Only others that came back likewise, and had arrived before it, stay in front: their number
+        does not grow with the line.
+        """
+        cdef Node before, after
+        after = self.head
+        while after is not None and after.returned and after.ticket < waiter.ticket:
+            after = after.outer_next
+        if after is None:
+            self.append(waiter)
+            return 0
+        before = after.outer_prev
+        waiter.outer_prev, waiter.outer_next = before, after
+        after.outer_prev = waiter
+        if before is None:
+            self.head = waiter
+        else:
+            before.outer_next = waiter
+        self.size += 1
+        return 0
+
+
+cdef class Slot(Node):
+    """A place in the pool and, once it is connected, the connection in it."""
+
+    cdef readonly Handshake handshake
+    cdef readonly int state
+    # The caller's own: the connection, and the task that opens it. The core never looks.
+    cdef public object conn, task
+    # The waiter that this handshake belongs to, and the one that was given the connection.
+    cdef readonly Waiter owner, waiter
+    cdef readonly double born, since, retires, expires
+    cdef readonly Py_ssize_t uses
+    cdef readonly bint kept
+    cdef int giving
+
+    def __init__(self, Handshake handshake, double now):
+        self.handshake = handshake
+        self.state = CONNECTING
+        #: The caller's own: the connection, and the task that opens it.  The core never looks.
+        self.conn = None
+        self.task = None
+        #: The waiter that this handshake belongs to, while it is under way.
+        self.owner = None
+        #: The waiter that was given the connection and has not woken yet.
+        self.waiter = None
+        #: When its handshake began, and since when it is idle, or an orphan.
+        self.born = now
+        self.since = now
+        #: When it may not be handed out again, whatever its use.
+        self.retires = INFINITY
+        #: The same, and not longer than ``max_idle`` from the last release.
+        self.expires = INFINITY
+        self.uses = 0
+        #: An orphan that somebody wants all the same: it is not stopped for want of a waiter.
+        self.kept = False
+        self.giving = _FOR_NOBODY
+
+    @property
+    def key(self):
+        return self.handshake.key
+
+    @property
+    def endpoint(self):
+        return self.handshake.endpoint.key
+
+
+cdef class Waiter(Node):
+    """A caller that found nothing idle."""
+
+    cdef readonly Handshake handshake
+    # The caller's own; the core never looks.
+    cdef public object token
+    cdef readonly double since
+    cdef readonly Slot opening, slot
+    cdef readonly bint queued
+    cdef readonly int passed
+
+    def __init__(self, Handshake handshake, token, Py_ssize_t ticket, double now):
+        self.handshake = handshake
+        #: The caller's own; the core never looks.
+        self.token = token
+        self.ticket = ticket
+        self.since = now
+        #: The handshake under way that belongs to it; without one it waits for a place.
+        self.opening = None
+        #: The connection given to it and not yet taken.
+        self.slot = None
+        self.queued = False
+        self.returned = False
+        self.passed = 0
+
+
+cdef class Plan:
+    """What is to be done, in this order, before anything else happens to the pool."""
+
+    cdef readonly list opened, closing, woken
+
+    def __init__(self):
+        #: Slots whose connection is to be opened; each has an owner.
+        self.opened = []
+        #: Slots to be closed: the handshake stopped, or the connection closed.
+        self.closing = []
+        #: Waiters that were given a connection.
+        self.woken = []
+
+
+cdef class Handshake:
+    """Connections and callers of one handshake at one endpoint."""
+
+    cdef readonly Endpoint endpoint
+    cdef readonly object key
+    cdef InnerList idle, placeless, opening
+    cdef object orphans
+    cdef Py_ssize_t live
+
+    def __init__(self, Endpoint endpoint, key):
+        self.endpoint = endpoint
+        self.key = key
+        #: Free connections; the last one in is the first one out, so that surplus ones age.
+        self.idle = InnerList()
+        #: Waiters without a handshake of their own, and those with one, each in order of arrival.
+        self.placeless = InnerList()
+        self.opening = InnerList()
+        #: Handshakes under way that belong to nobody.
+        self.orphans = OrderedDict()
+        #: Slots that are not closing, and waiters: the record is dropped with the last of them.
+        self.live = 0
+
+    cdef Waiter first_waiter(self):
+        cdef Waiter placeless = self.placeless.head
+        cdef Waiter opening = self.opening.head
+        if placeless is None:
+            return opening
+        if opening is None or placeless.ticket < opening.ticket:
+            return placeless
+        return opening
+
+
+cdef class Endpoint:
+    """One ``(host, port, is_ssl)`` with what counts against its limit."""
+
+    cdef readonly object key
+    cdef Py_ssize_t serial, handshakes, count, connecting, acquired, closing, giving
+    cdef OuterList idle, waiting
+    cdef Py_ssize_t waiters, claim, indexed
+    cdef object orphans
+    cdef bint in_idle_heap
+    cdef Py_ssize_t hits, requests, reused, queued, timeouts, rejected
+    cdef Py_ssize_t connects, connect_errors, released
+    cdef double wait_seconds, connect_seconds
+    cdef list closed
+
+    def __init__(self, key, Py_ssize_t serial):
+        self.key = key
+        self.serial = serial
+        self.handshakes = 0
+        self.count = 0
+        self.connecting = 0
+        self.acquired = 0
+        self.closing = 0
+        #: Closing ones that make room for a waiter which stands at this endpoint's limit.
+        self.giving = 0
+        #: Idle connections, the longest idle first.
+        self.idle = OuterList()
+        #: Waiters without a place, in order of arrival, and all waiters.
+        self.waiting = OuterList()
+        self.waiters = 0
+        self.orphans = OrderedDict()
+        #: How many more places it could use if there were room over all endpoints.
+        self.claim = 0
+        #: The ticket under which it stands in the pool's queue for such room; -1: not at all.
+        self.indexed = -1
+        self.in_idle_heap = False
+        self.hits = 0
+        self.requests = 0
+        self.reused = 0
+        self.queued = 0
+        self.wait_seconds = 0.0
+        self.timeouts = 0
+        self.rejected = 0
+        self.connects = 0
+        self.connect_errors = 0
+        self.connect_seconds = 0.0
+        self.released = 0
+        self.closed = [0] * len(CLOSE_REASONS)
+
+    def counters(self):
+        """Return them in the order of ``COUNTERS``."""
+        # A hit is counted once, in one number, on the shortest path there is.
+        return (
+            self.requests + self.hits,
+            self.reused + self.hits,
+            self.queued,
+            self.wait_seconds,
+            self.timeouts,
+            self.rejected,
+            self.connects,
+            self.connect_errors,
+            self.connect_seconds,
+            self.released,
+            *self.closed,
+        )
+
+    def gauges(self):
+        """Return them in the order of ``GAUGES``."""
+        idle = self.idle.size
+        return (self.connecting, self.acquired, idle, self.closing, self.waiting.size, 1)
+
+
+cdef class Pool:
+    """Places, free lists and queues of any number of endpoints.
+
+    ``limit``, ``limit_total`` and ``max_connecting`` are numbers of places, 0 for no limit;
+    ``max_waiting`` is a number of waiters, -1 for no limit; ``max_idle`` is in seconds.
+
+    Keys are any hashable objects; a handshake's key must determine its endpoint's.
+    """
+
+    cdef Py_ssize_t _limit, _limit_total, _max_connecting, _max_waiting
+    cdef double _max_idle
+    cdef dict _endpoints, _handshakes, _slots
+    cdef Py_ssize_t _count, _waiters, _ticket, _serial, _claims, _giving
+    cdef bint _retiring
+    cdef list _place_heap, _idle_heap, _past
+    cdef object _orphans
+
+    def __init__(
+        self,
+        *,
+        Py_ssize_t limit=0,
+        Py_ssize_t limit_total=0,
+        Py_ssize_t max_connecting=0,
+        Py_ssize_t max_waiting=-1,
+        double max_idle=INFINITY,
+    ):
+        self._limit = limit
+        self._limit_total = limit_total
+        self._max_connecting = max_connecting
+        self._max_waiting = max_waiting
+        self._max_idle = max_idle
+        self._endpoints = {}
+        self._handshakes = {}
+        #: Every slot that is not gone.
+        self._slots = {}
+        self._count = 0
+        self._waiters = 0
+        # Whether any connection has a limited lifetime.
+        self._retiring = False
+        self._ticket = 0
+        self._serial = 0
+        # Under limit_total: places wanted, and places being cleared for those who want them.
+        self._claims = 0
+        self._giving = 0
+        # Endpoints whose oldest waiter lacks only room over all endpoints: (ticket, ., endpoint).
+        self._place_heap = []
+        # Endpoints with idle connections: (lower bound of the longest idle one's since, ., endpoint).
+        self._idle_heap = []
+        self._orphans = OrderedDict()
+        # Counters of endpoints that are gone.
+        self._past = [0] * len(COUNTERS)
+
+    # -- the two operations of the hot path ------------------------------------------------------
+
+    def acquire(self, key, double now):
+        """Take an idle connection of the handshake ``key``, if there is a fresh one on top."""
+        cdef Handshake handshake
+        cdef Slot slot
+        cdef Endpoint endpoint
+        handshake = self._handshakes.get(key)
+        if handshake is None:
+            return None
+        slot = handshake.idle.tail
+        if slot is None or slot.expires <= now:
+            return None
+        endpoint = handshake.endpoint
+        handshake.idle.remove(slot)
+        endpoint.idle.remove(slot)
+        endpoint.acquired += 1
+        endpoint.hits += 1
+        slot.state = ACQUIRED
+        slot.uses += 1
+        return slot
+
+    def release(self, Slot slot not None, double now):
+        """Give an acquired connection back; it must be fit for another's use."""
+        cdef Plan plan
+        if slot.state != ACQUIRED:
+            raise ValueError("only an acquired slot can be released")
+        slot.handshake.endpoint.released += 1
+        if self._waiters == 0 and now < slot.retires:
+            self._park(slot, now)
+            return None
+        plan = Plan()
+        self._hand_on(slot, plan, now)
+        return plan
+
+    # -- callers that found nothing idle ---------------------------------------------------------
+
+    def request(self, endpoint_key, key, token, double now, bint may_wait=True):
+        """Queue a caller.
+
+        The waiter that comes back may hold a connection already: see :meth:`take`.  ``None`` in its
+        place: the line at this endpoint is full, or it would have to wait and may not.
+        """
+        cdef Plan plan
+        cdef Handshake handshake
+        cdef Endpoint endpoint
+        cdef Waiter waiter
+        cdef Slot slot
+        plan = Plan()
+        handshake = self._handshake(endpoint_key, key)
+        endpoint = handshake.endpoint
+        endpoint.requests += 1
+        self._close_stale(handshake, plan, now)
+        waiter = Waiter(handshake, token, self._ticket, now)
+        slot = handshake.idle.tail
+        if slot is not None:
+            self._unpark(slot)
+            self._give(slot, waiter)
+        elif not may_wait:
+            endpoint.timeouts += 1
+            self._drop_dead(handshake)
+            return None, plan
+        elif self._is_full(handshake):
+            endpoint.rejected += 1
+            self._drop_dead(handshake)
+            return None, plan
+        else:
+            self._ticket += 1
+            endpoint.queued += 1
+            self._line_up(waiter)
+            self._settle(endpoint, plan, now)
+        return waiter, plan
+
+    def take(self, Waiter waiter not None):
+        """Return the connection given to a waiter, which is now its own to release or discard.
+
+        ``None``: it has none, or what it was given has died since; then it is back at the head of
+        its line.
+        """
+        cdef Slot slot
+        slot = waiter.slot
+        if slot is not None:
+            waiter.slot = None
+            slot.waiter = None
+        return slot
+
+    def give_up(self, Waiter waiter not None, double now, bint timed_out):
+        """Take a waiter out of the line; what it was given already, :meth:`take` returns."""
+        cdef Plan plan
+        cdef Handshake handshake
+        if not waiter.queued:
+            return None
+        plan = Plan()
+        handshake = waiter.handshake
+        if timed_out:
+            handshake.endpoint.timeouts += 1
+        self._leave(waiter, now)
+        self._settle(handshake.endpoint, plan, now)
+        self._drop_dead(handshake)
+        return plan
+
+    # -- handshakes ------------------------------------------------------------------------------
+
+    def open(self, endpoint_key, key, double now):
+        """Return a place for a handshake that no caller waits for; ``None``: there is no room.
+
+        A caller that comes meanwhile takes it over.  It gives way to one that needs the place, but
+        is not stopped for want of a waiter until :meth:`abandon`.
+        """
+        cdef Handshake handshake
+        cdef Slot slot
+        handshake = self._handshake(endpoint_key, key)
+        if not self._has_room(handshake.endpoint):
+            self._drop_dead(handshake)
+            return None
+        slot = self._new_slot(handshake, now)
+        slot.kept = True
+        self._orphan(slot, now)
+        return slot
+
+    def abandon(self, Slot slot not None, double now):
+        """Say that nobody wants what :meth:`open` returned any more."""
+        slot.kept = False
+        if slot.state == CONNECTING:
+            slot.since = now
+
+    def connected(self, Slot slot not None, double now, double retires=INFINITY, key=None):
+        """Tell that a handshake succeeded.
+
+        ``retires`` is when the connection may not be handed out again.  ``key`` is the handshake
+        that it answers to from now on, where this is not the one it was opened for: callers that
+        wait for a place move along, since theirs would turn out the same.
+        """
+        cdef Plan plan
+        cdef Handshake handshake
+        cdef Endpoint endpoint
+        cdef Waiter owner, first
+        plan = Plan()
+        handshake = slot.handshake
+        endpoint = handshake.endpoint
+        endpoint.connects += 1
+        endpoint.connect_seconds += now - slot.born
+        owner = slot.owner
+        self._stop_connecting(slot)
+        slot.state = ACQUIRED
+        endpoint.acquired += 1
+        slot.retires = retires
+        if retires != INFINITY:
+            self._retiring = True
+        if key is not None and key != handshake.key:
+            self._rekey(slot, key, plan, now)
+            first = owner if owner is not None and owner.queued else None
+        else:
+            first = handshake.first_waiter()
+        if first is not None:
+            # Never a question of passing over: it was opened for one of these.
+            self._serve(first, slot, plan, now)
+            self._settle(endpoint, plan, now)
+        else:
+            self._hand_on(slot, plan, now)
+        self._drop_dead(handshake)
+        return plan
+
+    def connect_failed(self, Slot slot not None, double now):
+        """Tell that a handshake failed; returns the waiter that fails with it, if it has one."""
+        cdef Plan plan
+        cdef Handshake handshake
+        cdef Endpoint endpoint
+        cdef Waiter owner
+        plan = Plan()
+        handshake = slot.handshake
+        endpoint = handshake.endpoint
+        endpoint.connect_errors += 1
+        endpoint.connect_seconds += now - slot.born
+        owner = slot.owner
+        self._stop_connecting(slot)
+        if owner is not None:
+            self._leave(owner, now)
+        handshake.live -= 1
+        self._freed(slot)
+        self._settle(endpoint, plan, now)
+        self._drop_dead(handshake)
+        return owner, plan
+
+    # -- connections that end --------------------------------------------------------------------
+
+    def discard(self, Slot slot not None, int reason, double now):
+        """Tell that a connection is being closed; its place is kept until :meth:`closed`.
+
+        A waiter that was given it and has not woken goes back to the head of its line.
+        """
+        cdef Plan plan
+        cdef Waiter waiter
+        cdef Handshake handshake
+        if slot.state == IDLE:
+            self._unpark(slot)
+        elif slot.state != ACQUIRED:
+            return None
+        plan = None
+        waiter = self._take_back(slot)
+        handshake = slot.handshake
+        self._start_closing(slot, reason)
+        if waiter is not None:
+            plan = Plan()
+            waiter.handshake = self._handshake(
+                waiter.handshake.endpoint.key, waiter.handshake.key
+            )
+            self._come_back(waiter, plan, now)
+        self._drop_dead(handshake)
+        return plan
+
+    def closed(self, Slot slot not None, double now):
+        """Tell that a closing connection's socket, or a stopped handshake's, is gone."""
+        cdef Endpoint endpoint
+        cdef Plan plan
+        if slot.state != CLOSING:
+            return None
+        endpoint = slot.handshake.endpoint
+        endpoint.closing -= 1
+        if slot.giving == _FOR_LIMIT:
+            endpoint.giving -= 1
+        elif slot.giving == _FOR_TOTAL:
+            self._giving -= 1
+        self._freed(slot)
+        plan = None
+        if self._waiters:
+            plan = Plan()
+            self._settle(endpoint, plan, now)
+        self._drop_dead(slot.handshake)
+        return plan
+
+    def expire(self, double now):
+        """Close what has been idle, or has lived, too long, and handshakes nobody waits for."""
+        cdef Plan plan
+        cdef Slot slot
+        cdef Endpoint endpoint
+        cdef Slot orphan, after
+        plan = Plan()
+        slot = self._longest_idle()
+        while slot is not None and slot.since + self._max_idle <= now:
+            self._close_idle(slot, _IDLE, plan)
+            slot = self._longest_idle()
+        if self._retiring:
+            for endpoint in list(self._endpoints.values()):
+                slot = endpoint.idle.head
+                while slot is not None:
+                    after = slot.outer_next
+                    if slot.retires <= now:
+                        self._close_idle(slot, _LIFETIME, plan)
+                    slot = after
+        for orphan in list(self._orphans):
+            if not orphan.kept and orphan.since + ORPHAN_GRACE <= now:
+                self._give_way(orphan, _FOR_NOBODY, plan)
+        return plan
+
+    def next_deadline(self):
+        """Return when :meth:`expire` next has something to do (lifetimes apart); may be early."""
+        cdef Slot slot
+        cdef double deadline
+        cdef Slot orphan
+        slot = self._longest_idle()
+        deadline = INFINITY if slot is None else slot.since + self._max_idle
+        for orphan in self._orphans:
+            if not orphan.kept:
+                return min(deadline, orphan.since + ORPHAN_GRACE)
+        return deadline
+
+    def shutdown(self, int reason, double now):
+        """Empty the line and start closing everything; returns who waited, and what to close."""
+        cdef list waiters
+        cdef Plan plan
+        cdef Handshake handshake
+        cdef Waiter waiter
+        cdef Slot slot
+        waiters = []
+        plan = Plan()
+        for handshake in list(self._handshakes.values()):
+            while (waiter := handshake.first_waiter()) is not None:
+                self._leave(waiter, now)
+                waiters.append(waiter)
+            self._index(handshake.endpoint)
+        for slot in list(self._slots):
+            if slot.state == CONNECTING:
+                self._give_way(slot, _FOR_NOBODY, plan)
+            elif slot.state in (IDLE, ACQUIRED):
+                if slot.state == IDLE:
+                    self._unpark(slot)
+                if (waiter := self._take_back(slot)) is not None:
+                    waiters.append(waiter)
+                self._start_closing(slot, reason)
+                plan.closing.append(slot)
+                self._drop_dead(slot.handshake)
+        for handshake in list(self._handshakes.values()):
+            self._drop_dead(handshake)
+        return waiters, plan
+
+    # -- what can be seen ------------------------------------------------------------------------
+
+    def __len__(self):
+        """Return the number of places that are taken."""
+        return self._count
+
+    def slots(self):
+        """Return every slot that is not gone."""
+        return list(self._slots)
+
+    def open_count(self, key):
+        """Return how many connections of the handshake are open or being opened."""
+        cdef Handshake handshake
+        handshake = self._handshakes.get(key)
+        if handshake is None:
+            return 0
+        return handshake.live - handshake.placeless.size - handshake.opening.size
+
+    def gauges(self):
+        """Return them over all endpoints, in the order of ``GAUGES``."""
+        cdef list totals
+        cdef Endpoint endpoint
+        totals = [0] * len(GAUGES)
+        for endpoint in self._endpoints.values():
+            totals = [a + b for a, b in zip(totals, endpoint.gauges(), strict=True)]
+        return tuple(totals)
+
+    def counters(self):
+        """Return them since the beginning, in the order of ``COUNTERS``."""
+        cdef list totals
+        cdef Endpoint endpoint
+        totals = self._past
+        for endpoint in self._endpoints.values():
+            totals = [a + b for a, b in zip(totals, endpoint.counters(), strict=True)]
+        return tuple(totals)
+
+    def by_endpoint(self):
+        """Return the gauges and counters of each endpoint that has anything alive."""
+        return {key: (e.gauges(), e.counters()) for key, e in self._endpoints.items()}
+
+    def sizes(self):
+        """Return how many records of each kind are held, for tests of what is kept."""
+        return {
+            "endpoints": len(self._endpoints),
+            "handshakes": len(self._handshakes),
+            "slots": len(self._slots),
+            "waiters": self._waiters,
+            "orphans": len(self._orphans),
+            "place_heap": len(self._place_heap),
+            "idle_heap": len(self._idle_heap),
+        }
+
+    # -- records ---------------------------------------------------------------------------------
+
+    cdef Handshake _handshake(self, endpoint_key, key):
+        cdef Handshake handshake
+        cdef Endpoint endpoint
+        handshake = self._handshakes.get(key)
+        if handshake is None:
+            endpoint = self._endpoints.get(endpoint_key)
+            if endpoint is None:
+                self._serial += 1
+                endpoint = self._endpoints[endpoint_key] = Endpoint(endpoint_key, self._serial)
+            endpoint.handshakes += 1
+            handshake = self._handshakes[key] = Handshake(endpoint, key)
+        return handshake
+
+    cdef int _drop_dead(self, Handshake handshake) except -1:
+        cdef Endpoint endpoint
+        endpoint = handshake.endpoint
+        if handshake.live == 0 and self._handshakes.get(handshake.key) is handshake:
+            del self._handshakes[handshake.key]
+            endpoint.handshakes -= 1
+        if (
+            endpoint.handshakes == 0
+            and endpoint.count == 0
+            and self._endpoints.get(endpoint.key) is endpoint
+        ):
+            del self._endpoints[endpoint.key]
+            past = zip(self._past, endpoint.counters(), strict=True)
+            self._past = [a + b for a, b in past]
+        return 0
+
+    cdef Slot _new_slot(self, Handshake handshake, double now):
+        cdef Slot slot
+        slot = Slot(handshake, now)
+        self._slots[slot] = None
+        handshake.live += 1
+        handshake.endpoint.count += 1
+        handshake.endpoint.connecting += 1
+        self._count += 1
+        return slot
+
+    cdef int _freed(self, Slot slot) except -1:
+        """The one place where a place becomes free."""
+        slot.state = GONE
+        slot.handshake.endpoint.count -= 1
+        self._count -= 1
+        del self._slots[slot]
+        return 0
+
+    # -- idle connections ------------------------------------------------------------------------
+
+    cdef int _park(self, Slot slot, double now) except -1:
+        cdef Handshake handshake
+        cdef Endpoint endpoint
+        cdef double expires
+        handshake = slot.handshake
+        endpoint = handshake.endpoint
+        slot.state = IDLE
+        slot.since = now
+        expires = now + self._max_idle
+        slot.expires = expires if expires < slot.retires else slot.retires
+        endpoint.acquired -= 1
+        handshake.idle.append(slot)
+        endpoint.idle.append(slot)
+        if not endpoint.in_idle_heap:
+            self._index_idle(endpoint, now)
+        return 0
+
+    cdef int _unpark(self, Slot slot) except -1:
+        cdef Handshake handshake
+        cdef Endpoint endpoint
+        handshake = slot.handshake
+        endpoint = handshake.endpoint
+        handshake.idle.remove(slot)
+        endpoint.idle.remove(slot)
+        endpoint.acquired += 1
+        slot.state = ACQUIRED
+        return 0
+
+    cdef int _index_idle(self, Endpoint endpoint, double since) except -1:
+        cdef list heap
+        heap = self._idle_heap
+        if len(heap) > 2 * len(self._endpoints) + 16:
+            # Entries of endpoints that are gone would pile up where nothing ever expires.
+            heap[:] = [entry for entry in heap if self._endpoints.get(entry[2].key) is entry[2]]
+            heapq.heapify(heap)
+        endpoint.in_idle_heap = True
+        heapq.heappush(heap, (since, endpoint.serial, endpoint))
+        return 0
+
+    cdef Slot _longest_idle(self):
+        cdef list heap
+        cdef Py_ssize_t serial
+        cdef Endpoint endpoint
+        cdef Slot slot
+        # An endpoint's longest idle connection only ever gets younger, so an entry is a lower
+        # bound, put right when it comes to the top.
+        heap = self._idle_heap
+        while heap:
+            since, serial, endpoint = heap[0]
+            slot = endpoint.idle.head
+            if slot is None:
+                heapq.heappop(heap)
+                endpoint.in_idle_heap = False
+            elif slot.since > since:
+                heapq.heapreplace(heap, (slot.since, serial, endpoint))
+            else:
+                return slot
+        return None
+
+    cdef int _close_stale(self, Handshake handshake, Plan plan, double now) except -1:
+        cdef Slot slot
+        while (slot := handshake.idle.tail) is not None and slot.expires <= now:
+            self._close_idle(slot, _LIFETIME if slot.retires <= now else _IDLE, plan)
+        return 0
+
+    cdef int _close_idle(self, Slot slot, int reason, Plan plan) except -1:
+        self._unpark(slot)
+        self._start_closing(slot, reason)
+        plan.closing.append(slot)
+        self._drop_dead(slot.handshake)
+        return 0
+
+    cdef int _start_closing(self, Slot slot, int reason) except -1:
+        """From acquired to closing; what closes it is told by the caller."""
+        cdef Handshake handshake
+        cdef Endpoint endpoint
+        handshake = slot.handshake
+        endpoint = handshake.endpoint
+        slot.state = CLOSING
+        endpoint.acquired -= 1
+        endpoint.closing += 1
+        endpoint.closed[reason] += 1
+        handshake.live -= 1
+        return 0
+
+    # -- handshakes under way --------------------------------------------------------------------
+
+    cdef int _own(self, Waiter waiter, Slot slot) except -1:
+        waiter.opening = slot
+        slot.owner = waiter
+        waiter.handshake.opening.insert_by_ticket(waiter)
+        return 0
+
+    cdef int _orphan(self, Slot slot, double now) except -1:
+        cdef Handshake handshake
+        handshake = slot.handshake
+        slot.owner = None
+        slot.since = now
+        handshake.orphans[slot] = None
+        handshake.endpoint.orphans[slot] = None
+        self._orphans[slot] = None
+        return 0
+
+    cdef int _adopt(self, Slot slot) except -1:
+        cdef Handshake handshake
+        handshake = slot.handshake
+        del handshake.orphans[slot]
+        del handshake.endpoint.orphans[slot]
+        del self._orphans[slot]
+        return 0
+
+    cdef int _stop_connecting(self, Slot slot) except -1:
+        """Take a handshake from its owner, which then stands in line without a place."""
+        cdef Waiter owner
+        cdef Handshake handshake
+        owner = slot.owner
+        if owner is None:
+            self._adopt(slot)
+        else:
+            slot.owner = None
+            owner.opening = None
+            owner.returned = True
+            handshake = owner.handshake
+            handshake.opening.remove(owner)
+            handshake.placeless.insert_by_ticket(owner)
+            handshake.endpoint.waiting.insert_returned(owner)
+        slot.handshake.endpoint.connecting -= 1
+        return 0
+
+    cdef int _rekey(self, Slot slot, key, Plan plan, double now) except -1:
+        cdef Handshake old, new
+        cdef Waiter waiter
+        old = slot.handshake
+        new = self._handshake(old.endpoint.key, key)
+        old.live -= 1
+        new.live += 1
+        slot.handshake = new
+        while (waiter := old.placeless.head) is not None:
+            old.placeless.remove(waiter)
+            new.placeless.insert_by_ticket(waiter)
+            old.live -= 1
+            new.live += 1
+            waiter.handshake = new
+        self._serve_at_hand(new, plan, now)
+        return 0
+
+    # -- waiters ---------------------------------------------------------------------------------
+
+    cdef int _line_up(self, Waiter waiter) except -1:
+        cdef Handshake handshake
+        cdef Endpoint endpoint
+        cdef Slot slot
+        handshake = waiter.handshake
+        endpoint = handshake.endpoint
+        waiter.queued = True
+        handshake.live += 1
+        endpoint.waiters += 1
+        self._waiters += 1
+        if handshake.orphans:
+            slot = next(iter(handshake.orphans))
+            self._adopt(slot)
+            self._own(waiter, slot)
+        else:
+            handshake.placeless.insert_by_ticket(waiter)
+            if waiter.returned:
+                endpoint.waiting.insert_returned(waiter)
+            else:
+                endpoint.waiting.append(waiter)
+        return 0
+
+    cdef int _come_back(self, Waiter waiter, Plan plan, double now) except -1:
+        waiter.returned = True
+        self._line_up(waiter)
+        self._serve_at_hand(waiter.handshake, plan, now)
+        self._settle(waiter.handshake.endpoint, plan, now)
+        return 0
+
+    cdef int _serve_at_hand(self, Handshake handshake, Plan plan, double now) except -1:
+        """Serve waiters that have come to a handshake with what lies there."""
+        cdef Slot slot
+        cdef Waiter waiter
+        cdef Slot orphan
+        self._close_stale(handshake, plan, now)
+        while (slot := handshake.idle.tail) is not None:
+            waiter = handshake.first_waiter()
+            if waiter is None:
+                break
+            self._unpark(slot)
+            self._serve(waiter, slot, plan, now)
+        while handshake.orphans and (waiter := handshake.placeless.head) is not None:
+            orphan = next(iter(handshake.orphans))
+            self._adopt(orphan)
+            self._leave_line(waiter)
+            self._own(waiter, orphan)
+        return 0
+
+    cdef int _leave_line(self, Waiter waiter) except -1:
+        waiter.handshake.placeless.remove(waiter)
+        waiter.handshake.endpoint.waiting.remove(waiter)
+        return 0
+
+    cdef int _leave(self, Waiter waiter, double now) except -1:
+        """Take a waiter out; a handshake of its own passes to the next of its kind."""
+        cdef Handshake handshake
+        cdef Endpoint endpoint
+        cdef Slot slot
+        cdef Waiter heir
+        handshake = waiter.handshake
+        endpoint = handshake.endpoint
+        slot = waiter.opening
+        if slot is None:
+            self._leave_line(waiter)
+        else:
+            waiter.opening = None
+            handshake.opening.remove(waiter)
+            heir = handshake.placeless.head
+            if heir is None:
+                self._orphan(slot, now)
+            else:
+                self._leave_line(heir)
+                self._own(heir, slot)
+        waiter.queued = False
+        handshake.live -= 1
+        endpoint.waiters -= 1
+        endpoint.wait_seconds += now - waiter.since
+        self._waiters -= 1
+        return 0
+
+    cdef Waiter _take_back(self, Slot slot):
+        """Undo a gift that has not been taken yet."""
+        cdef Waiter waiter
+        waiter = slot.waiter
+        if waiter is not None:
+            slot.waiter = None
+            waiter.slot = None
+        return waiter
+
+    cdef int _give(self, Slot slot, Waiter waiter) except -1:
+        slot.uses += 1
+        slot.waiter = waiter
+        waiter.slot = slot
+        if slot.uses > 1:
+            slot.handshake.endpoint.reused += 1
+        return 0
+
+    cdef int _serve(self, Waiter waiter, Slot slot, Plan plan, double now) except -1:
+        self._leave(waiter, now)
+        self._give(slot, waiter)
+        plan.woken.append(waiter)
+        return 0
+
+    # -- who gets what ---------------------------------------------------------------------------
+
+    cdef int _hand_on(self, Slot slot, Plan plan, double now) except -1:
+        """The one place where it is decided who gets a connection that has fallen free."""
+        cdef Handshake handshake
+        cdef Endpoint endpoint
+        cdef Waiter first
+        cdef int giving
+        handshake = slot.handshake
+        endpoint = handshake.endpoint
+        first = handshake.first_waiter()
+        if slot.retires <= now:
+            self._start_closing(slot, _LIFETIME)
+            plan.closing.append(slot)
+        elif first is None:
+            self._park(slot, now)
+        else:
+            giving = self._passed_over(endpoint, first)
+            if giving == _FOR_NOBODY:
+                self._serve(first, slot, plan, now)
+            else:
+                self._give_way(slot, giving, plan)
+        self._settle(endpoint, plan, now)
+        self._drop_dead(handshake)
+        return 0
+
+    cdef int _passed_over(self, Endpoint endpoint, Waiter first) except -1:
+        """Count that the oldest waiter that could use the place is passed over for ``first``.
+
+        Returns for whom the connection gives way, where that is one time too many.  A waiter for
+        which a place is being cleared already is not passed over.
+        """
+        cdef Waiter rival
+        cdef int giving
+        cdef Endpoint claimant
+        cdef Waiter waiter
+        rival = None
+        giving = _FOR_TOTAL
+        if not self._is_connecting_full(endpoint):
+            rival = endpoint.waiting.head
+            if self._is_at_limit(endpoint):
+                giving = _FOR_LIMIT
+        if self._is_at_total():
+            claimant = self._oldest_claimant()
+            if claimant is not None:
+                waiter = claimant.waiting.head
+                if rival is None or waiter.ticket < rival.ticket:
+                    rival, giving = waiter, _FOR_TOTAL
+        if rival is None or rival.ticket >= first.ticket:
+            return _FOR_NOBODY
+        if (endpoint.giving if giving == _FOR_LIMIT else self._giving) > 0:
+            return _FOR_NOBODY
+        rival.passed += 1
+        return giving if rival.passed > MAX_PASSED_OVER else _FOR_NOBODY
+
+    cdef bint _is_connecting_full(self, Endpoint endpoint) except -1:
+        return 0 < self._max_connecting <= endpoint.connecting
+
+    cdef bint _is_at_limit(self, Endpoint endpoint) except -1:
+        return 0 < self._limit <= endpoint.count
+
+    cdef bint _is_at_total(self) except -1:
+        return 0 < self._limit_total <= self._count
+
+    cdef bint _has_room(self, Endpoint endpoint) except -1:
+        return not (
+            self._is_connecting_full(endpoint) or self._is_at_limit(endpoint) or self._is_at_total()
+        )
+
+    cdef bint _is_full(self, Handshake handshake) except -1:
+        """Whether one more caller would have to queue, and may not."""
+        cdef Endpoint endpoint
+        endpoint = handshake.endpoint
+        if self._max_waiting < 0 or handshake.orphans:
+            return False
+        # Who has a place being cleared is as good as served.
+        waiting = endpoint.waiting.size - endpoint.giving - self._giving
+        return waiting >= self._max_waiting and not self._can_be_placed(endpoint)
+
+    cdef bint _can_be_placed(self, Endpoint endpoint) except -1:
+        if self._is_connecting_full(endpoint):
+            return bool(endpoint.orphans)
+        if self._is_at_limit(endpoint):
+            return endpoint.idle.head is not None or bool(endpoint.orphans)
+        if self._is_at_total():
+            return bool(self._orphans) or self._longest_idle() is not None
+        return True
+
+    cdef int _scarcity(self, Endpoint endpoint) except -1:
+        if self._is_at_limit(endpoint):
+            return _FOR_LIMIT
+        return _FOR_TOTAL if self._is_at_total() else _FOR_NOBODY
+
+    cdef int _settle(self, Endpoint endpoint, Plan plan, double now) except -1:
+        """Give free places to who waits for one, and clear places for the rest."""
+        self._grant(endpoint, plan, now)
+        while (
+            endpoint.waiting.head is not None
+            and endpoint.orphans
+            and self._is_connecting_full(endpoint)
+        ):
+            self._give_way(next(iter(endpoint.orphans)), self._scarcity(endpoint), plan)
+            self._grant(endpoint, plan, now)
+        self._make_room(endpoint, plan)
+        return 0
+
+    cdef int _grant(self, Endpoint endpoint, Plan plan, double now) except -1:
+        cdef Endpoint claimant
+        if not self._limit_total:
+            while endpoint.waiting.head is not None and self._has_room(endpoint):
+                self._open_for(endpoint.waiting.head, plan, now)
+            return 0
+        self._index(endpoint)
+        while not self._is_at_total():
+            claimant = self._oldest_claimant()
+            if claimant is None:
+                break
+            self._open_for(claimant.waiting.head, plan, now)
+            self._index(claimant)
+        return 0
+
+    cdef int _open_for(self, Waiter waiter, Plan plan, double now) except -1:
+        cdef Slot slot
+        self._leave_line(waiter)
+        slot = self._new_slot(waiter.handshake, now)
+        self._own(waiter, slot)
+        plan.opened.append(slot)
+        return 0
+
+    cdef int _index(self, Endpoint endpoint) except -1:
+        """Under ``limit_total``: keep an endpoint's place among those that want room, in order."""
+        cdef Waiter waiter
+        cdef Py_ssize_t claim
+        cdef list heap
+        if not self._limit_total:
+            return 0
+        waiter = endpoint.waiting.head
+        claim = self._wanted(endpoint)
+        if self._limit:
+            claim = max(0, min(claim, self._limit - endpoint.count))
+        self._claims += claim - endpoint.claim
+        endpoint.claim = claim
+        if waiter is None or claim == 0:
+            endpoint.indexed = -1
+        elif endpoint.indexed != waiter.ticket:
+            endpoint.indexed = waiter.ticket
+            heap = self._place_heap
+            if len(heap) > 2 * len(self._endpoints) + 16:
+                heap[:] = [entry for entry in heap if entry[2].indexed == entry[0]]
+                heapq.heapify(heap)
+            heapq.heappush(heap, (waiter.ticket, endpoint.serial, endpoint))
+        return 0
+
+    cdef Endpoint _oldest_claimant(self):
+        cdef list heap
+        cdef Endpoint endpoint
+        heap = self._place_heap
+        while heap:
+            ticket, _, endpoint = heap[0]
+            if endpoint.indexed == ticket:
+                return endpoint
+            heapq.heappop(heap)
+        return None
+
+    cdef int _wanted(self, Endpoint endpoint) except -1:
+        """Return how many more handshakes the endpoint would begin if there were places."""
+        cdef Py_ssize_t wanted
+        wanted = endpoint.waiting.size
+        if self._max_connecting:
+            wanted = max(0, min(wanted, self._max_connecting - endpoint.connecting))
+        return wanted
+
+    cdef int _make_room(self, Endpoint endpoint, Plan plan) except -1:
+        cdef Py_ssize_t wanted
+        cdef Slot victim
+        if endpoint.waiting.head is not None and self._is_at_limit(endpoint):
+            wanted = self._wanted(endpoint)
+            while endpoint.giving < wanted:
+                victim = next(iter(endpoint.orphans), None) or endpoint.idle.head
+                if victim is None:
+                    break
+                self._give_way(victim, _FOR_LIMIT, plan)
+        if self._claims > self._giving and self._is_at_total():
+            while self._giving < self._claims:
+                victim = next(iter(self._orphans), None) or self._longest_idle()
+                if victim is None:
+                    break
+                self._give_way(victim, _FOR_TOTAL, plan)
+        return 0
+
+    cdef int _give_way(self, Slot slot, int giving, Plan plan) except -1:
+        """Close a connection, or stop a handshake, so that its place can go to another."""
+        cdef Handshake handshake
+        cdef Endpoint endpoint
+        handshake = slot.handshake
+        endpoint = handshake.endpoint
+        if slot.state == CONNECTING:
+            self._stop_connecting(slot)
+            slot.state = CLOSING
+            handshake.live -= 1
+            endpoint.closing += 1
+        else:
+            if slot.state == IDLE:
+                self._unpark(slot)
+            self._start_closing(slot, _EVICTED)
+        slot.giving = giving
+        if giving == _FOR_LIMIT:
+            endpoint.giving += 1
+        elif giving == _FOR_TOTAL:
+            self._giving += 1
+        plan.closing.append(slot)
+        self._drop_dead(handshake)
+        return 0
+
+
+cdef class Handle:
+    """What a response adds to aiohttp's: the fields of one acquisition.
+
+    A handle borrows its instance dictionary from the connection (:func:`lend`) and loses it on
+    release (:func:`spend`), so that nothing done with it afterwards can reach the connection.
+    """
+
+    # Whom to tell when the handle is collected unreleased; None: it holds nothing (any more).
+    cdef public object _owner
+    cdef public Slot _slot
+    cdef public bint _spent, _reused
+
+    # A subclass's constructor takes aiohttp's arguments.
+    def __cinit__(self, *args, **kwargs):
+        pass
+
+    def __del__(self):
+        if self._owner is not None:
+            self._owner._handle_lost(self)
+
+
+def lend(cls, owner, Slot slot not None, dict state not None):
+    """Return a new handle of class ``cls`` on the connection whose attributes ``state`` holds."""
+    cdef Handle handle = cls.__new__(cls)
+    handle.__dict__ = state
+    handle._slot = slot
+    handle._reused = slot.uses > 1
+    handle._owner = owner
+    return handle
+
+
+def spend(Handle handle not None, dict state not None):
+    """Take the connection from a handle, and leave it ``state`` for attributes."""
+    handle._owner = None
+    handle._spent = True
+    handle.__dict__ = state

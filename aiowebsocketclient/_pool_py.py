@@ -1,0 +1,1283 @@
+"""The core of the pool in plain Python: the typed reference, and the fallback.
+
+``_pool.pyx`` is the same core compiled.  The two are changed together: the tests run on both, and a
+randomised comparison drives them side by side.
+
+The core counts places, keeps free lists and waiter queues, and decides who gets what.  It is
+synchronous, does no I/O and knows nothing of sessions, sockets and URLs.  Time comes in as an
+argument (seconds of one monotonic clock); what is to be opened, closed or woken comes out as a
+:class:`Plan`, to be carried out before anything else happens.
+
+A place (:class:`Slot`) moves ``CONNECTING -> ACQUIRED <-> IDLE -> CLOSING -> GONE`` and counts
+against the limits until it is gone.  Every path that frees a place ends in :meth:`Pool._freed`,
+every connection that falls free in :meth:`Pool._hand_on`.
+"""
+
+import heapq
+import math
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Any, Final
+
+__all__ = (
+    "ACQUIRED",
+    "CLOSE_REASONS",
+    "CLOSING",
+    "CONNECTING",
+    "COUNTERS",
+    "GAUGES",
+    "GONE",
+    "IDLE",
+    "MAX_PASSED_OVER",
+    "ORPHAN_GRACE",
+    "Handle",
+    "Plan",
+    "Pool",
+    "Slot",
+    "Waiter",
+)
+
+IMPLEMENTATION: Final = "py"
+
+#: The states of a slot.
+CONNECTING: Final = 0
+ACQUIRED: Final = 1
+IDLE: Final = 2
+CLOSING: Final = 3
+GONE: Final = 4
+
+#: Why a connection was closed; ``discard`` takes the index of one of these.
+CLOSE_REASONS: Final = (
+    "idle",
+    "lifetime",
+    "lost",
+    "dirty",
+    "evicted",
+    "forced",
+    "failed",
+    "user",
+)
+_IDLE: Final = 0
+_LIFETIME: Final = 1
+_EVICTED: Final = 4
+
+GAUGES: Final = ("connecting", "acquired", "idle", "closing", "waiting", "endpoints")
+COUNTERS: Final = (
+    "requests",
+    "reused",
+    "queued",
+    "wait_seconds",
+    "timeouts",
+    "rejected",
+    "connects",
+    "connect_errors",
+    "connect_seconds",
+    "released",
+    *(f"closed_{reason}" for reason in CLOSE_REASONS),
+)
+
+#: How often the oldest waiter that could use a place is passed over by a younger one of the
+#: released connection's own handshake, before that connection gives way.
+MAX_PASSED_OVER: Final = 16
+#: Seconds that a handshake nobody waits for any more is let run on.
+ORPHAN_GRACE: Final = 5.0
+
+# Who profits from a connection that gives way: nobody in particular, a waiter that stands at its
+# endpoint's limit, or one that stands at the limit over all endpoints.
+_FOR_NOBODY: Final = 0
+_FOR_LIMIT: Final = 1
+_FOR_TOTAL: Final = 2
+
+
+class Node:
+    """What stands in up to two lists at once: one of its handshake, one of its endpoint."""
+
+    __slots__ = ("inner_next", "inner_prev", "outer_next", "outer_prev")
+
+    def __init__(self) -> None:
+        self.inner_prev: Any = None
+        self.inner_next: Any = None
+        self.outer_prev: Any = None
+        self.outer_next: Any = None
+
+
+class InnerList:
+    """A doubly linked list through the ``inner`` links."""
+
+    __slots__ = ("head", "size", "tail")
+
+    def __init__(self) -> None:
+        self.head: Any = None
+        self.tail: Any = None
+        self.size = 0
+
+    def append(self, node: Any) -> None:
+        tail = self.tail
+        node.inner_prev = tail
+        if tail is None:
+            self.head = node
+        else:
+            tail.inner_next = node
+        self.tail = node
+        self.size += 1
+
+    def remove(self, node: Any) -> None:
+        before, after = node.inner_prev, node.inner_next
+        if before is None:
+            self.head = after
+        else:
+            before.inner_next = after
+            node.inner_prev = None
+        if after is None:
+            self.tail = before
+        else:
+            after.inner_prev = before
+            node.inner_next = None
+        self.size -= 1
+
+    def insert_by_ticket(self, waiter: Any) -> None:
+        """Keep the order of arrival; nearly every waiter belongs at one of the two ends."""
+        tail = self.tail
+        if tail is None or tail.ticket < waiter.ticket:
+            self.append(waiter)
+            return
+        after = self.head
+        while after.ticket < waiter.ticket:
+            after = after.inner_next
+        before = after.inner_prev
+        waiter.inner_prev, waiter.inner_next = before, after
+        after.inner_prev = waiter
+        if before is None:
+            self.head = waiter
+        else:
+            before.inner_next = waiter
+        self.size += 1
+
+
+class OuterList:
+    """A doubly linked list through the ``outer`` links."""
+
+    __slots__ = ("head", "size", "tail")
+
+    def __init__(self) -> None:
+        self.head: Any = None
+        self.tail: Any = None
+        self.size = 0
+
+    def append(self, node: Any) -> None:
+        tail = self.tail
+        node.outer_prev = tail
+        if tail is None:
+            self.head = node
+        else:
+            tail.outer_next = node
+        self.tail = node
+        self.size += 1
+
+    def remove(self, node: Any) -> None:
+        before, after = node.outer_prev, node.outer_next
+        if before is None:
+            self.head = after
+        else:
+            before.outer_next = after
+            node.outer_prev = None
+        if after is None:
+            self.tail = before
+        else:
+            after.outer_prev = before
+            node.outer_next = None
+        self.size -= 1
+
+    def insert_returned(self, waiter: Any) -> None:
+        """Put a waiter that lost what it had at the head of the line.
+
+        Only others that came back likewise, and had arrived before it, stay in front: their number
+        does not grow with the line.
+        """
+        after = self.head
+        while after is not None and after.returned and after.ticket < waiter.ticket:
+            after = after.outer_next
+        if after is None:
+            self.append(waiter)
+            return
+        before = after.outer_prev
+        waiter.outer_prev, waiter.outer_next = before, after
+        after.outer_prev = waiter
+        if before is None:
+            self.head = waiter
+        else:
+            before.outer_next = waiter
+        self.size += 1
+
+
+class Slot(Node):
+    """A place in the pool and, once it is connected, the connection in it."""
+
+    __slots__ = (
+        "born",
+        "conn",
+        "expires",
+        "giving",
+        "handshake",
+        "kept",
+        "owner",
+        "retires",
+        "since",
+        "state",
+        "task",
+        "uses",
+        "waiter",
+    )
+
+    def __init__(self, handshake: "Handshake", now: float) -> None:
+        super().__init__()
+        self.handshake = handshake
+        self.state = CONNECTING
+        #: The caller's own: the connection, and the task that opens it.  The core never looks.
+        self.conn: Any = None
+        self.task: Any = None
+        #: The waiter that this handshake belongs to, while it is under way.
+        self.owner: Waiter | None = None
+        #: The waiter that was given the connection and has not woken yet.
+        self.waiter: Waiter | None = None
+        #: When its handshake began, and since when it is idle, or an orphan.
+        self.born = now
+        self.since = now
+        #: When it may not be handed out again, whatever its use.
+        self.retires = math.inf
+        #: The same, and not longer than ``max_idle`` from the last release.
+        self.expires = math.inf
+        self.uses = 0
+        #: An orphan that somebody wants all the same: it is not stopped for want of a waiter.
+        self.kept = False
+        self.giving = _FOR_NOBODY
+
+    @property
+    def key(self) -> Hashable:
+        return self.handshake.key
+
+    @property
+    def endpoint(self) -> Hashable:
+        return self.handshake.endpoint.key
+
+
+class Waiter(Node):
+    """A caller that found nothing idle."""
+
+    __slots__ = (
+        "handshake",
+        "opening",
+        "passed",
+        "queued",
+        "returned",
+        "since",
+        "slot",
+        "ticket",
+        "token",
+    )
+
+    def __init__(self, handshake: "Handshake", token: Any, ticket: int, now: float) -> None:
+        super().__init__()
+        self.handshake = handshake
+        #: The caller's own; the core never looks.
+        self.token = token
+        self.ticket = ticket
+        self.since = now
+        #: The handshake under way that belongs to it; without one it waits for a place.
+        self.opening: Slot | None = None
+        #: The connection given to it and not yet taken.
+        self.slot: Slot | None = None
+        self.queued = False
+        self.returned = False
+        self.passed = 0
+
+
+class Plan:
+    """What is to be done, in this order, before anything else happens to the pool."""
+
+    __slots__ = ("closing", "opened", "woken")
+
+    def __init__(self) -> None:
+        #: Slots whose connection is to be opened; each has an owner.
+        self.opened: list[Slot] = []
+        #: Slots to be closed: the handshake stopped, or the connection closed.
+        self.closing: list[Slot] = []
+        #: Waiters that were given a connection.
+        self.woken: list[Waiter] = []
+
+
+class Handshake:
+    """Connections and callers of one handshake at one endpoint."""
+
+    __slots__ = ("endpoint", "idle", "key", "live", "opening", "orphans", "placeless")
+
+    def __init__(self, endpoint: "Endpoint", key: Hashable) -> None:
+        self.endpoint = endpoint
+        self.key = key
+        #: Free connections; the last one in is the first one out, so that surplus ones age.
+        self.idle = InnerList()
+        #: Waiters without a handshake of their own, and those with one, each in order of arrival.
+        self.placeless = InnerList()
+        self.opening = InnerList()
+        #: Handshakes under way that belong to nobody.
+        self.orphans: OrderedDict[Slot, None] = OrderedDict()
+        #: Slots that are not closing, and waiters: the record is dropped with the last of them.
+        self.live = 0
+
+    def first_waiter(self) -> Waiter | None:
+        placeless: Waiter | None = self.placeless.head
+        opening: Waiter | None = self.opening.head
+        if placeless is None:
+            return opening
+        if opening is None or placeless.ticket < opening.ticket:
+            return placeless
+        return opening
+
+
+class Endpoint:
+    """One ``(host, port, is_ssl)`` with what counts against its limit."""
+
+    __slots__ = (
+        "acquired",
+        "claim",
+        "closed",
+        "closing",
+        "connect_errors",
+        "connect_seconds",
+        "connecting",
+        "connects",
+        "count",
+        "giving",
+        "handshakes",
+        "hits",
+        "idle",
+        "in_idle_heap",
+        "indexed",
+        "key",
+        "orphans",
+        "queued",
+        "rejected",
+        "released",
+        "requests",
+        "reused",
+        "serial",
+        "timeouts",
+        "wait_seconds",
+        "waiters",
+        "waiting",
+    )
+
+    def __init__(self, key: Hashable, serial: int) -> None:
+        self.key = key
+        self.serial = serial
+        self.handshakes = 0
+        self.count = 0
+        self.connecting = 0
+        self.acquired = 0
+        self.closing = 0
+        #: Closing ones that make room for a waiter which stands at this endpoint's limit.
+        self.giving = 0
+        #: Idle connections, the longest idle first.
+        self.idle = OuterList()
+        #: Waiters without a place, in order of arrival, and all waiters.
+        self.waiting = OuterList()
+        self.waiters = 0
+        self.orphans: OrderedDict[Slot, None] = OrderedDict()
+        #: How many more places it could use if there were room over all endpoints.
+        self.claim = 0
+        #: The ticket under which it stands in the pool's queue for such room; -1: not at all.
+        self.indexed = -1
+        self.in_idle_heap = False
+        self.hits = 0
+        self.requests = 0
+        self.reused = 0
+        self.queued = 0
+        self.wait_seconds = 0.0
+        self.timeouts = 0
+        self.rejected = 0
+        self.connects = 0
+        self.connect_errors = 0
+        self.connect_seconds = 0.0
+        self.released = 0
+        self.closed = [0] * len(CLOSE_REASONS)
+
+    def counters(self) -> tuple[float, ...]:
+        """Return them in the order of ``COUNTERS``."""
+        # A hit is counted once, in one number, on the shortest path there is.
+        return (
+            self.requests + self.hits,
+            self.reused + self.hits,
+            self.queued,
+            self.wait_seconds,
+            self.timeouts,
+            self.rejected,
+            self.connects,
+            self.connect_errors,
+            self.connect_seconds,
+            self.released,
+            *self.closed,
+        )
+
+    def gauges(self) -> tuple[int, ...]:
+        """Return them in the order of ``GAUGES``."""
+        idle = self.idle.size
+        return (self.connecting, self.acquired, idle, self.closing, self.waiting.size, 1)
+
+
+class Pool:
+    """Places, free lists and queues of any number of endpoints.
+
+    ``limit``, ``limit_total`` and ``max_connecting`` are numbers of places, 0 for no limit;
+    ``max_waiting`` is a number of waiters, -1 for no limit; ``max_idle`` is in seconds.
+
+    Keys are any hashable objects; a handshake's key must determine its endpoint's.
+    """
+
+    __slots__ = (
+        "_claims",
+        "_count",
+        "_endpoints",
+        "_giving",
+        "_handshakes",
+        "_idle_heap",
+        "_limit",
+        "_limit_total",
+        "_max_connecting",
+        "_max_idle",
+        "_max_waiting",
+        "_orphans",
+        "_past",
+        "_place_heap",
+        "_retiring",
+        "_serial",
+        "_slots",
+        "_ticket",
+        "_waiters",
+    )
+
+    def __init__(
+        self,
+        *,
+        limit: int = 0,
+        limit_total: int = 0,
+        max_connecting: int = 0,
+        max_waiting: int = -1,
+        max_idle: float = math.inf,
+    ) -> None:
+        self._limit = limit
+        self._limit_total = limit_total
+        self._max_connecting = max_connecting
+        self._max_waiting = max_waiting
+        self._max_idle = max_idle
+        self._endpoints: dict[Hashable, Endpoint] = {}
+        self._handshakes: dict[Hashable, Handshake] = {}
+        #: Every slot that is not gone.
+        self._slots: dict[Slot, None] = {}
+        self._count = 0
+        self._waiters = 0
+        # Whether any connection has a limited lifetime.
+        self._retiring = False
+        self._ticket = 0
+        self._serial = 0
+        # Under limit_total: places wanted, and places being cleared for those who want them.
+        self._claims = 0
+        self._giving = 0
+        # Endpoints whose oldest waiter lacks only room over all endpoints: (ticket, ., endpoint).
+        self._place_heap: list[tuple[int, int, Endpoint]] = []
+        # Endpoints with idle connections: (lower bound of the longest idle one's since, ., endpoint).
+        self._idle_heap: list[tuple[float, int, Endpoint]] = []
+        self._orphans: OrderedDict[Slot, None] = OrderedDict()
+        # Counters of endpoints that are gone.
+        self._past: list[float] = [0] * len(COUNTERS)
+
+    # -- the two operations of the hot path ------------------------------------------------------
+
+    def acquire(self, key: Hashable, now: float) -> Slot | None:
+        """Take an idle connection of the handshake ``key``, if there is a fresh one on top."""
+        handshake = self._handshakes.get(key)
+        if handshake is None:
+            return None
+        slot: Slot | None = handshake.idle.tail
+        if slot is None or slot.expires <= now:
+            return None
+        endpoint = handshake.endpoint
+        handshake.idle.remove(slot)
+        endpoint.idle.remove(slot)
+        endpoint.acquired += 1
+        endpoint.hits += 1
+        slot.state = ACQUIRED
+        slot.uses += 1
+        return slot
+
+    def release(self, slot: Slot, now: float) -> Plan | None:
+        """Give an acquired connection back; it must be fit for another's use."""
+        if slot.state != ACQUIRED:
+            raise ValueError("only an acquired slot can be released")
+        slot.handshake.endpoint.released += 1
+        if self._waiters == 0 and now < slot.retires:
+            self._park(slot, now)
+            return None
+        plan = Plan()
+        self._hand_on(slot, plan, now)
+        return plan
+
+    # -- callers that found nothing idle ---------------------------------------------------------
+
+    def request(
+        self,
+        endpoint_key: Hashable,
+        key: Hashable,
+        token: Any,
+        now: float,
+        may_wait: bool = True,
+    ) -> tuple[Waiter | None, Plan]:
+        """Queue a caller.
+
+        The waiter that comes back may hold a connection already: see :meth:`take`.  ``None`` in its
+        place: the line at this endpoint is full, or it would have to wait and may not.
+        """
+        plan = Plan()
+        handshake = self._handshake(endpoint_key, key)
+        endpoint = handshake.endpoint
+        endpoint.requests += 1
+        self._close_stale(handshake, plan, now)
+        waiter = Waiter(handshake, token, self._ticket, now)
+        slot: Slot | None = handshake.idle.tail
+        if slot is not None:
+            self._unpark(slot)
+            self._give(slot, waiter)
+        elif not may_wait:
+            endpoint.timeouts += 1
+            self._drop_dead(handshake)
+            return None, plan
+        elif self._is_full(handshake):
+            endpoint.rejected += 1
+            self._drop_dead(handshake)
+            return None, plan
+        else:
+            self._ticket += 1
+            endpoint.queued += 1
+            self._line_up(waiter)
+            self._settle(endpoint, plan, now)
+        return waiter, plan
+
+    def take(self, waiter: Waiter) -> Slot | None:
+        """Return the connection given to a waiter, which is now its own to release or discard.
+
+        ``None``: it has none, or what it was given has died since; then it is back at the head of
+        its line.
+        """
+        slot = waiter.slot
+        if slot is not None:
+            waiter.slot = None
+            slot.waiter = None
+        return slot
+
+    def give_up(self, waiter: Waiter, now: float, timed_out: bool) -> Plan | None:
+        """Take a waiter out of the line; what it was given already, :meth:`take` returns."""
+        if not waiter.queued:
+            return None
+        plan = Plan()
+        handshake = waiter.handshake
+        if timed_out:
+            handshake.endpoint.timeouts += 1
+        self._leave(waiter, now)
+        self._settle(handshake.endpoint, plan, now)
+        self._drop_dead(handshake)
+        return plan
+
+    # -- handshakes ------------------------------------------------------------------------------
+
+    def open(self, endpoint_key: Hashable, key: Hashable, now: float) -> Slot | None:
+        """Return a place for a handshake that no caller waits for; ``None``: there is no room.
+
+        A caller that comes meanwhile takes it over.  It gives way to one that needs the place, but
+        is not stopped for want of a waiter until :meth:`abandon`.
+        """
+        handshake = self._handshake(endpoint_key, key)
+        if not self._has_room(handshake.endpoint):
+            self._drop_dead(handshake)
+            return None
+        slot = self._new_slot(handshake, now)
+        slot.kept = True
+        self._orphan(slot, now)
+        return slot
+
+    def abandon(self, slot: Slot, now: float) -> None:
+        """Say that nobody wants what :meth:`open` returned any more."""
+        slot.kept = False
+        if slot.state == CONNECTING:
+            slot.since = now
+
+    def connected(
+        self, slot: Slot, now: float, retires: float = math.inf, key: Hashable = None
+    ) -> Plan:
+        """Tell that a handshake succeeded.
+
+        ``retires`` is when the connection may not be handed out again.  ``key`` is the handshake
+        that it answers to from now on, where this is not the one it was opened for: callers that
+        wait for a place move along, since theirs would turn out the same.
+        """
+        plan = Plan()
+        handshake = slot.handshake
+        endpoint = handshake.endpoint
+        endpoint.connects += 1
+        endpoint.connect_seconds += now - slot.born
+        owner = slot.owner
+        self._stop_connecting(slot)
+        slot.state = ACQUIRED
+        endpoint.acquired += 1
+        slot.retires = retires
+        if retires != math.inf:
+            self._retiring = True
+        if key is not None and key != handshake.key:
+            self._rekey(slot, key, plan, now)
+            first = owner if owner is not None and owner.queued else None
+        else:
+            first = handshake.first_waiter()
+        if first is not None:
+            # Never a question of passing over: it was opened for one of these.
+            self._serve(first, slot, plan, now)
+            self._settle(endpoint, plan, now)
+        else:
+            self._hand_on(slot, plan, now)
+        self._drop_dead(handshake)
+        return plan
+
+    def connect_failed(self, slot: Slot, now: float) -> tuple[Waiter | None, Plan]:
+        """Tell that a handshake failed; returns the waiter that fails with it, if it has one."""
+        plan = Plan()
+        handshake = slot.handshake
+        endpoint = handshake.endpoint
+        endpoint.connect_errors += 1
+        endpoint.connect_seconds += now - slot.born
+        owner = slot.owner
+        self._stop_connecting(slot)
+        if owner is not None:
+            self._leave(owner, now)
+        handshake.live -= 1
+        self._freed(slot)
+        self._settle(endpoint, plan, now)
+        self._drop_dead(handshake)
+        return owner, plan
+
+    # -- connections that end --------------------------------------------------------------------
+
+    def discard(self, slot: Slot, reason: int, now: float) -> Plan | None:
+        """Tell that a connection is being closed; its place is kept until :meth:`closed`.
+
+        A waiter that was given it and has not woken goes back to the head of its line.
+        """
+        if slot.state == IDLE:
+            self._unpark(slot)
+        elif slot.state != ACQUIRED:
+            return None
+        plan: Plan | None = None
+        waiter = self._take_back(slot)
+        handshake = slot.handshake
+        self._start_closing(slot, reason)
+        if waiter is not None:
+            plan = Plan()
+            waiter.handshake = self._handshake(
+                waiter.handshake.endpoint.key, waiter.handshake.key
+            )
+            self._come_back(waiter, plan, now)
+        self._drop_dead(handshake)
+        return plan
+
+    def closed(self, slot: Slot, now: float) -> Plan | None:
+        """Tell that a closing connection's socket, or a stopped handshake's, is gone."""
+        if slot.state != CLOSING:
+            return None
+        endpoint = slot.handshake.endpoint
+        endpoint.closing -= 1
+        if slot.giving == _FOR_LIMIT:
+            endpoint.giving -= 1
+        elif slot.giving == _FOR_TOTAL:
+            self._giving -= 1
+        self._freed(slot)
+        plan: Plan | None = None
+        if self._waiters:
+            plan = Plan()
+            self._settle(endpoint, plan, now)
+        self._drop_dead(slot.handshake)
+        return plan
+
+    def expire(self, now: float) -> Plan:
+        """Close what has been idle, or has lived, too long, and handshakes nobody waits for."""
+        plan = Plan()
+        slot = self._longest_idle()
+        while slot is not None and slot.since + self._max_idle <= now:
+            self._close_idle(slot, _IDLE, plan)
+            slot = self._longest_idle()
+        if self._retiring:
+            for endpoint in list(self._endpoints.values()):
+                slot = endpoint.idle.head
+                while slot is not None:
+                    after: Slot | None = slot.outer_next
+                    if slot.retires <= now:
+                        self._close_idle(slot, _LIFETIME, plan)
+                    slot = after
+        for orphan in list(self._orphans):
+            if not orphan.kept and orphan.since + ORPHAN_GRACE <= now:
+                self._give_way(orphan, _FOR_NOBODY, plan)
+        return plan
+
+    def next_deadline(self) -> float:
+        """Return when :meth:`expire` next has something to do (lifetimes apart); may be early."""
+        slot = self._longest_idle()
+        deadline = math.inf if slot is None else slot.since + self._max_idle
+        for orphan in self._orphans:
+            if not orphan.kept:
+                return min(deadline, orphan.since + ORPHAN_GRACE)
+        return deadline
+
+    def shutdown(self, reason: int, now: float) -> tuple[list[Waiter], Plan]:
+        """Empty the line and start closing everything; returns who waited, and what to close."""
+        waiters: list[Waiter] = []
+        plan = Plan()
+        for handshake in list(self._handshakes.values()):
+            while (waiter := handshake.first_waiter()) is not None:
+                self._leave(waiter, now)
+                waiters.append(waiter)
+            self._index(handshake.endpoint)
+        for slot in list(self._slots):
+            if slot.state == CONNECTING:
+                self._give_way(slot, _FOR_NOBODY, plan)
+            elif slot.state in (IDLE, ACQUIRED):
+                if slot.state == IDLE:
+                    self._unpark(slot)
+                if (waiter := self._take_back(slot)) is not None:
+                    waiters.append(waiter)
+                self._start_closing(slot, reason)
+                plan.closing.append(slot)
+                self._drop_dead(slot.handshake)
+        for handshake in list(self._handshakes.values()):
+            self._drop_dead(handshake)
+        return waiters, plan
+
+    # -- what can be seen ------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """Return the number of places that are taken."""
+        return self._count
+
+    def slots(self) -> list[Slot]:
+        """Return every slot that is not gone."""
+        return list(self._slots)
+
+    def open_count(self, key: Hashable) -> int:
+        """Return how many connections of the handshake are open or being opened."""
+        handshake = self._handshakes.get(key)
+        if handshake is None:
+            return 0
+        return handshake.live - handshake.placeless.size - handshake.opening.size
+
+    def gauges(self) -> tuple[int, ...]:
+        """Return them over all endpoints, in the order of ``GAUGES``."""
+        totals = [0] * len(GAUGES)
+        for endpoint in self._endpoints.values():
+            totals = [a + b for a, b in zip(totals, endpoint.gauges(), strict=True)]
+        return tuple(totals)
+
+    def counters(self) -> tuple[float, ...]:
+        """Return them since the beginning, in the order of ``COUNTERS``."""
+        totals = self._past
+        for endpoint in self._endpoints.values():
+            totals = [a + b for a, b in zip(totals, endpoint.counters(), strict=True)]
+        return tuple(totals)
+
+    def by_endpoint(self) -> dict[Hashable, tuple[tuple[int, ...], tuple[float, ...]]]:
+        """Return the gauges and counters of each endpoint that has anything alive."""
+        return {key: (e.gauges(), e.counters()) for key, e in self._endpoints.items()}
+
+    def sizes(self) -> dict[str, int]:
+        """Return how many records of each kind are held, for tests of what is kept."""
+        return {
+            "endpoints": len(self._endpoints),
+            "handshakes": len(self._handshakes),
+            "slots": len(self._slots),
+            "waiters": self._waiters,
+            "orphans": len(self._orphans),
+            "place_heap": len(self._place_heap),
+            "idle_heap": len(self._idle_heap),
+        }
+
+    # -- records ---------------------------------------------------------------------------------
+
+    def _handshake(self, endpoint_key: Hashable, key: Hashable) -> Handshake:
+        handshake = self._handshakes.get(key)
+        if handshake is None:
+            endpoint = self._endpoints.get(endpoint_key)
+            if endpoint is None:
+                self._serial += 1
+                endpoint = self._endpoints[endpoint_key] = Endpoint(endpoint_key, self._serial)
+            endpoint.handshakes += 1
+            handshake = self._handshakes[key] = Handshake(endpoint, key)
+        return handshake
+
+    def _drop_dead(self, handshake: Handshake) -> None:
+        endpoint = handshake.endpoint
+        if handshake.live == 0 and self._handshakes.get(handshake.key) is handshake:
+            del self._handshakes[handshake.key]
+            endpoint.handshakes -= 1
+        if (
+            endpoint.handshakes == 0
+            and endpoint.count == 0
+            and self._endpoints.get(endpoint.key) is endpoint
+        ):
+            del self._endpoints[endpoint.key]
+            past = zip(self._past, endpoint.counters(), strict=True)
+            self._past = [a + b for a, b in past]
+
+    def _new_slot(self, handshake: Handshake, now: float) -> Slot:
+        slot = Slot(handshake, now)
+        self._slots[slot] = None
+        handshake.live += 1
+        handshake.endpoint.count += 1
+        handshake.endpoint.connecting += 1
+        self._count += 1
+        return slot
+
+    def _freed(self, slot: Slot) -> None:
+        """The one place where a place becomes free."""
+        slot.state = GONE
+        slot.handshake.endpoint.count -= 1
+        self._count -= 1
+        del self._slots[slot]
+
+    # -- idle connections ------------------------------------------------------------------------
+
+    def _park(self, slot: Slot, now: float) -> None:
+        handshake = slot.handshake
+        endpoint = handshake.endpoint
+        slot.state = IDLE
+        slot.since = now
+        expires = now + self._max_idle
+        slot.expires = expires if expires < slot.retires else slot.retires
+        endpoint.acquired -= 1
+        handshake.idle.append(slot)
+        endpoint.idle.append(slot)
+        if not endpoint.in_idle_heap:
+            self._index_idle(endpoint, now)
+
+    def _unpark(self, slot: Slot) -> None:
+        handshake = slot.handshake
+        endpoint = handshake.endpoint
+        handshake.idle.remove(slot)
+        endpoint.idle.remove(slot)
+        endpoint.acquired += 1
+        slot.state = ACQUIRED
+
+    def _index_idle(self, endpoint: Endpoint, since: float) -> None:
+        heap = self._idle_heap
+        if len(heap) > 2 * len(self._endpoints) + 16:
+            # Entries of endpoints that are gone would pile up where nothing ever expires.
+            heap[:] = [entry for entry in heap if self._endpoints.get(entry[2].key) is entry[2]]
+            heapq.heapify(heap)
+        endpoint.in_idle_heap = True
+        heapq.heappush(heap, (since, endpoint.serial, endpoint))
+
+    def _longest_idle(self) -> Slot | None:
+        # An endpoint's longest idle connection only ever gets younger, so an entry is a lower
+        # bound, put right when it comes to the top.
+        heap = self._idle_heap
+        while heap:
+            since, serial, endpoint = heap[0]
+            slot: Slot | None = endpoint.idle.head
+            if slot is None:
+                heapq.heappop(heap)
+                endpoint.in_idle_heap = False
+            elif slot.since > since:
+                heapq.heapreplace(heap, (slot.since, serial, endpoint))
+            else:
+                return slot
+        return None
+
+    def _close_stale(self, handshake: Handshake, plan: Plan, now: float) -> None:
+        while (slot := handshake.idle.tail) is not None and slot.expires <= now:
+            self._close_idle(slot, _LIFETIME if slot.retires <= now else _IDLE, plan)
+
+    def _close_idle(self, slot: Slot, reason: int, plan: Plan) -> None:
+        self._unpark(slot)
+        self._start_closing(slot, reason)
+        plan.closing.append(slot)
+        self._drop_dead(slot.handshake)
+
+    def _start_closing(self, slot: Slot, reason: int) -> None:
+        """From acquired to closing; what closes it is told by the caller."""
+        handshake = slot.handshake
+        endpoint = handshake.endpoint
+        slot.state = CLOSING
+        endpoint.acquired -= 1
+        endpoint.closing += 1
+        endpoint.closed[reason] += 1
+        handshake.live -= 1
+
+    # -- handshakes under way --------------------------------------------------------------------
+
+    def _own(self, waiter: Waiter, slot: Slot) -> None:
+        waiter.opening = slot
+        slot.owner = waiter
+        waiter.handshake.opening.insert_by_ticket(waiter)
+
+    def _orphan(self, slot: Slot, now: float) -> None:
+        handshake = slot.handshake
+        slot.owner = None
+        slot.since = now
+        handshake.orphans[slot] = None
+        handshake.endpoint.orphans[slot] = None
+        self._orphans[slot] = None
+
+    def _adopt(self, slot: Slot) -> None:
+        handshake = slot.handshake
+        del handshake.orphans[slot]
+        del handshake.endpoint.orphans[slot]
+        del self._orphans[slot]
+
+    def _stop_connecting(self, slot: Slot) -> None:
+        """Take a handshake from its owner, which then stands in line without a place."""
+        owner = slot.owner
+        if owner is None:
+            self._adopt(slot)
+        else:
+            slot.owner = None
+            owner.opening = None
+            owner.returned = True
+            handshake = owner.handshake
+            handshake.opening.remove(owner)
+            handshake.placeless.insert_by_ticket(owner)
+            handshake.endpoint.waiting.insert_returned(owner)
+        slot.handshake.endpoint.connecting -= 1
+
+    def _rekey(self, slot: Slot, key: Hashable, plan: Plan, now: float) -> None:
+        old = slot.handshake
+        new = self._handshake(old.endpoint.key, key)
+        old.live -= 1
+        new.live += 1
+        slot.handshake = new
+        while (waiter := old.placeless.head) is not None:
+            old.placeless.remove(waiter)
+            new.placeless.insert_by_ticket(waiter)
+            old.live -= 1
+            new.live += 1
+            waiter.handshake = new
+        self._serve_at_hand(new, plan, now)
+
+    # -- waiters ---------------------------------------------------------------------------------
+
+    def _line_up(self, waiter: Waiter) -> None:
+        handshake = waiter.handshake
+        endpoint = handshake.endpoint
+        waiter.queued = True
+        handshake.live += 1
+        endpoint.waiters += 1
+        self._waiters += 1
+        if handshake.orphans:
+            slot = next(iter(handshake.orphans))
+            self._adopt(slot)
+            self._own(waiter, slot)
+        else:
+            handshake.placeless.insert_by_ticket(waiter)
+            if waiter.returned:
+                endpoint.waiting.insert_returned(waiter)
+            else:
+                endpoint.waiting.append(waiter)
+
+    def _come_back(self, waiter: Waiter, plan: Plan, now: float) -> None:
+        waiter.returned = True
+        self._line_up(waiter)
+        self._serve_at_hand(waiter.handshake, plan, now)
+        self._settle(waiter.handshake.endpoint, plan, now)
+
+    def _serve_at_hand(self, handshake: Handshake, plan: Plan, now: float) -> None:
+        """Serve waiters that have come to a handshake with what lies there."""
+        self._close_stale(handshake, plan, now)
+        while (slot := handshake.idle.tail) is not None:
+            waiter = handshake.first_waiter()
+            if waiter is None:
+                break
+            self._unpark(slot)
+            self._serve(waiter, slot, plan, now)
+        while handshake.orphans and (waiter := handshake.placeless.head) is not None:
+            orphan = next(iter(handshake.orphans))
+            self._adopt(orphan)
+            self._leave_line(waiter)
+            self._own(waiter, orphan)
+
+    def _leave_line(self, waiter: Waiter) -> None:
+        waiter.handshake.placeless.remove(waiter)
+        waiter.handshake.endpoint.waiting.remove(waiter)
+
+    def _leave(self, waiter: Waiter, now: float) -> None:
+        """Take a waiter out; a handshake of its own passes to the next of its kind."""
+        handshake = waiter.handshake
+        endpoint = handshake.endpoint
+        slot = waiter.opening
+        if slot is None:
+            self._leave_line(waiter)
+        else:
+            waiter.opening = None
+            handshake.opening.remove(waiter)
+            heir: Waiter | None = handshake.placeless.head
+            if heir is None:
+                self._orphan(slot, now)
+            else:
+                self._leave_line(heir)
+                self._own(heir, slot)
+        waiter.queued = False
+        handshake.live -= 1
+        endpoint.waiters -= 1
+        endpoint.wait_seconds += now - waiter.since
+        self._waiters -= 1
+
+    def _take_back(self, slot: Slot) -> Waiter | None:
+        """Undo a gift that has not been taken yet."""
+        waiter = slot.waiter
+        if waiter is not None:
+            slot.waiter = None
+            waiter.slot = None
+        return waiter
+
+    def _give(self, slot: Slot, waiter: Waiter) -> None:
+        slot.uses += 1
+        slot.waiter = waiter
+        waiter.slot = slot
+        if slot.uses > 1:
+            slot.handshake.endpoint.reused += 1
+
+    def _serve(self, waiter: Waiter, slot: Slot, plan: Plan, now: float) -> None:
+        self._leave(waiter, now)
+        self._give(slot, waiter)
+        plan.woken.append(waiter)
+
+    # -- who gets what ---------------------------------------------------------------------------
+
+    def _hand_on(self, slot: Slot, plan: Plan, now: float) -> None:
+        """The one place where it is decided who gets a connection that has fallen free."""
+        handshake = slot.handshake
+        endpoint = handshake.endpoint
+        first = handshake.first_waiter()
+        if slot.retires <= now:
+            self._start_closing(slot, _LIFETIME)
+            plan.closing.append(slot)
+        elif first is None:
+            self._park(slot, now)
+        else:
+            giving = self._passed_over(endpoint, first)
+            if giving == _FOR_NOBODY:
+                self._serve(first, slot, plan, now)
+            else:
+                self._give_way(slot, giving, plan)
+        self._settle(endpoint, plan, now)
+        self._drop_dead(handshake)
+
+    def _passed_over(self, endpoint: Endpoint, first: Waiter) -> int:
+        """Count that the oldest waiter that could use the place is passed over for ``first``.
+
+        Returns for whom the connection gives way, where that is one time too many.  A waiter for
+        which a place is being cleared already is not passed over.
+        """
+        rival: Waiter | None = None
+        giving = _FOR_TOTAL
+        if not self._is_connecting_full(endpoint):
+            rival = endpoint.waiting.head
+            if self._is_at_limit(endpoint):
+                giving = _FOR_LIMIT
+        if self._is_at_total():
+            claimant = self._oldest_claimant()
+            if claimant is not None:
+                waiter: Waiter = claimant.waiting.head
+                if rival is None or waiter.ticket < rival.ticket:
+                    rival, giving = waiter, _FOR_TOTAL
+        if rival is None or rival.ticket >= first.ticket:
+            return _FOR_NOBODY
+        if (endpoint.giving if giving == _FOR_LIMIT else self._giving) > 0:
+            return _FOR_NOBODY
+        rival.passed += 1
+        return giving if rival.passed > MAX_PASSED_OVER else _FOR_NOBODY
+
+    def _is_connecting_full(self, endpoint: Endpoint) -> bool:
+        return 0 < self._max_connecting <= endpoint.connecting
+
+    def _is_at_limit(self, endpoint: Endpoint) -> bool:
+        return 0 < self._limit <= endpoint.count
+
+    def _is_at_total(self) -> bool:
+        return 0 < self._limit_total <= self._count
+
+    def _has_room(self, endpoint: Endpoint) -> bool:
+        return not (
+            self._is_connecting_full(endpoint) or self._is_at_limit(endpoint) or self._is_at_total()
+        )
+
+    def _is_full(self, handshake: Handshake) -> bool:
+        """Whether one more caller would have to queue, and may not."""
+        endpoint = handshake.endpoint
+        if self._max_waiting < 0 or handshake.orphans:
+            return False
+        # Who has a place being cleared is as good as served.
+        waiting = endpoint.waiting.size - endpoint.giving - self._giving
+        return waiting >= self._max_waiting and not self._can_be_placed(endpoint)
+
+    def _can_be_placed(self, endpoint: Endpoint) -> bool:
+        if self._is_connecting_full(endpoint):
+            return bool(endpoint.orphans)
+        if self._is_at_limit(endpoint):
+            return endpoint.idle.head is not None or bool(endpoint.orphans)
+        if self._is_at_total():
+            return bool(self._orphans) or self._longest_idle() is not None
+        return True
+
+    def _scarcity(self, endpoint: Endpoint) -> int:
+        if self._is_at_limit(endpoint):
+            return _FOR_LIMIT
+        return _FOR_TOTAL if self._is_at_total() else _FOR_NOBODY
+
+    def _settle(self, endpoint: Endpoint, plan: Plan, now: float) -> None:
+        """Give free places to who waits for one, and clear places for the rest."""
+        self._grant(endpoint, plan, now)
+        while (
+            endpoint.waiting.head is not None
+            and endpoint.orphans
+            and self._is_connecting_full(endpoint)
+        ):
+            self._give_way(next(iter(endpoint.orphans)), self._scarcity(endpoint), plan)
+            self._grant(endpoint, plan, now)
+        self._make_room(endpoint, plan)
+
+    def _grant(self, endpoint: Endpoint, plan: Plan, now: float) -> None:
+        if not self._limit_total:
+            while endpoint.waiting.head is not None and self._has_room(endpoint):
+                self._open_for(endpoint.waiting.head, plan, now)
+            return
+        self._index(endpoint)
+        while not self._is_at_total():
+            claimant = self._oldest_claimant()
+            if claimant is None:
+                break
+            self._open_for(claimant.waiting.head, plan, now)
+            self._index(claimant)
+
+    def _open_for(self, waiter: Waiter, plan: Plan, now: float) -> None:
+        self._leave_line(waiter)
+        slot = self._new_slot(waiter.handshake, now)
+        self._own(waiter, slot)
+        plan.opened.append(slot)
+
+    def _index(self, endpoint: Endpoint) -> None:
+        """Under ``limit_total``: keep an endpoint's place among those that want room, in order."""
+        if not self._limit_total:
+            return
+        waiter: Waiter | None = endpoint.waiting.head
+        claim = self._wanted(endpoint)
+        if self._limit:
+            claim = max(0, min(claim, self._limit - endpoint.count))
+        self._claims += claim - endpoint.claim
+        endpoint.claim = claim
+        if waiter is None or claim == 0:
+            endpoint.indexed = -1
+        elif endpoint.indexed != waiter.ticket:
+            endpoint.indexed = waiter.ticket
+            heap = self._place_heap
+            if len(heap) > 2 * len(self._endpoints) + 16:
+                heap[:] = [entry for entry in heap if entry[2].indexed == entry[0]]
+                heapq.heapify(heap)
+            heapq.heappush(heap, (waiter.ticket, endpoint.serial, endpoint))
+
+    def _oldest_claimant(self) -> Endpoint | None:
+        heap = self._place_heap
+        while heap:
+            ticket, _, endpoint = heap[0]
+            if endpoint.indexed == ticket:
+                return endpoint
+            heapq.heappop(heap)
+        return None
+
+    def _wanted(self, endpoint: Endpoint) -> int:
+        """Return how many more handshakes the endpoint would begin if there were places."""
+        wanted = endpoint.waiting.size
+        if self._max_connecting:
+            wanted = max(0, min(wanted, self._max_connecting - endpoint.connecting))
+        return wanted
+
+    def _make_room(self, endpoint: Endpoint, plan: Plan) -> None:
+        if endpoint.waiting.head is not None and self._is_at_limit(endpoint):
+            wanted = self._wanted(endpoint)
+            while endpoint.giving < wanted:
+                victim = next(iter(endpoint.orphans), None) or endpoint.idle.head
+                if victim is None:
+                    break
+                self._give_way(victim, _FOR_LIMIT, plan)
+        if self._claims > self._giving and self._is_at_total():
+            while self._giving < self._claims:
+                victim = next(iter(self._orphans), None) or self._longest_idle()
+                if victim is None:
+                    break
+                self._give_way(victim, _FOR_TOTAL, plan)
+
+    def _give_way(self, slot: Slot, giving: int, plan: Plan) -> None:
+        """Close a connection, or stop a handshake, so that its place can go to another."""
+        handshake = slot.handshake
+        endpoint = handshake.endpoint
+        if slot.state == CONNECTING:
+            self._stop_connecting(slot)
+            slot.state = CLOSING
+            handshake.live -= 1
+            endpoint.closing += 1
+        else:
+            if slot.state == IDLE:
+                self._unpark(slot)
+            self._start_closing(slot, _EVICTED)
+        slot.giving = giving
+        if giving == _FOR_LIMIT:
+            endpoint.giving += 1
+        elif giving == _FOR_TOTAL:
+            self._giving += 1
+        plan.closing.append(slot)
+        self._drop_dead(handshake)
+
+
+class Handle:
+    """What a response adds to aiohttp's: the fields of one acquisition.
+
+    A handle borrows its instance dictionary from the connection (:func:`lend`) and loses it on
+    release (:func:`spend`), so that nothing done with it afterwards can reach the connection.
+    """
+
+    __slots__ = ("_owner", "_reused", "_slot", "_spent")
+
+    #: Whom to tell when the handle is collected unreleased; None: it holds nothing (any more).
+    _owner: Any
+    _slot: Slot | None
+    _spent: bool
+    _reused: bool
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Handle":
+        self = super().__new__(cls)
+        self._owner = None
+        self._slot = None
+        self._spent = False
+        self._reused = False
+        return self
+
+    def __del__(self) -> None:
+        if self._owner is not None:
+            self._owner._handle_lost(self)
+
+
+def lend(cls: Any, owner: Any, slot: Slot, state: dict[str, Any]) -> Any:
+    """Return a new handle of class ``cls`` on the connection whose attributes ``state`` holds."""
+    handle = cls.__new__(cls)
+    handle.__dict__ = state
+    handle._slot = slot
+    handle._reused = slot.uses > 1
+    handle._owner = owner
+    return handle
+
+
+def spend(handle: Handle, state: dict[str, Any]) -> None:
+    """Take the connection from a handle, and leave it ``state`` for attributes."""
+    handle._owner = None
+    handle._spent = True
+    handle.__dict__ = state

@@ -1,0 +1,276 @@
+"""Watches parked connections: nobody reads them, yet what arrives must be seen at once.
+
+aiohttp handles PING, PONG and CLOSE only inside ``receive()``, and notices neither CLOSE nor EOF
+without one (``closed`` stays False on a dead socket).  So while a connection is parked, a
+:class:`Connection` stands where aiohttp's protocol keeps its WebSocket parser: it hands everything
+to the real one and then drains the queue.  Whatever happens to the connection arrives as an event
+in the tick in which the loop learns of it; there is no task and no timer for a parked connection.
+
+The private names of aiohttp that this relies on are pinned by ``tests/test_aiohttp_internals.py``.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+import aiohttp
+from aiohttp import WSMsgType
+
+__all__ = ("DIRTY", "LOST", "Connection")
+
+#: How a parked connection ended: by the server or the network, or by a message nobody asked for.
+LOST: Final = "lost"
+DIRTY: Final = "dirty"
+
+# What the connection stands in its protocol for.
+_IN_USE: Final = 0
+_PARKED: Final = 1
+_CLOSING: Final = 2
+
+# What a parser returns for "go on". The real one's "protocol error" is kept from the protocol,
+# which would drop its parser, and with it the only one to be told that the socket is gone.
+_GO_ON: Final = (False, b"")
+
+# RFC 6455, 7.1.5: the code of a CLOSE frame that has none.
+_NO_CLOSE_CODE: Final = 1005
+
+
+class Connection:
+    """One WebSocket connection of the pool, in use, parked or closing.
+
+    ``ws`` is the response that aiohttp made, which is never handed out; ``state`` is its instance
+    dictionary, which handles borrow.  ``on_ended(connection, how)`` is called when it ends while
+    parked, ``on_gone(connection)`` when its socket is gone after :meth:`watch_closing`; both run
+    inside the protocol's callbacks, where only what is synchronous and short may be done.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_buffer",
+        "_failed",
+        "_is_eof",
+        "_mode",
+        "_on_ended",
+        "_on_gone",
+        "_parser",
+        "_protocol",
+        "_reader",
+        "_resets_heartbeat",
+        "_send_lock",
+        "_transport",
+        "_transport_is_closing",
+        "_writer",
+        "acquired_at",
+        "closed",
+        "slot",
+        "state",
+        "timer",
+        "ws",
+    )
+
+    def __init__(
+        self,
+        ws: aiohttp.ClientWebSocketResponse,
+        slot: Any,
+        on_ended: Callable[["Connection", str], None],
+        on_gone: Callable[["Connection"], None],
+    ) -> None:
+        self.ws = ws
+        self.slot = slot
+        self._on_ended = on_ended
+        self._on_gone = on_gone
+        # Shared between the response and its handles. CPython keeps the keys of an ordinary
+        # instance dictionary apart from its values, which makes lookups through a second object
+        # several times slower; one that is filled by update() is whole.
+        self.state: dict[str, Any] = {}
+        self.state.update(ws.__dict__)
+        ws.__dict__ = self.state
+        conn: Any = ws._conn
+        self._protocol: Any = conn.protocol
+        self._transport: asyncio.Transport = conn.transport
+        self._parser: Any = self._protocol._payload_parser
+        self._reader: Any = ws._reader
+        self._writer: Any = ws._writer
+        # aiohttp < 3.13 has no such lock.
+        self._send_lock: asyncio.Lock | None = getattr(ws._writer, "_send_lock", None)
+        # Looked up once, since every release asks them.
+        self._buffer = self._reader._buffer
+        self._is_eof = self._reader.is_eof
+        self._transport_is_closing = self._transport.is_closing
+        # aiohttp < 3.14 resets its heartbeat in receive() only, that is, never while parked.
+        self._resets_heartbeat = ws._heartbeat is not None and not hasattr(ws, "_on_data_received")
+        self._mode = _IN_USE
+        self._failed = False
+        self.timer: asyncio.TimerHandle | None = None
+        self.closed: asyncio.Future[None] | None = None
+        self.acquired_at: Any = None
+        # ClientTimeout(sock_read=...) of a given session is for HTTP bodies; left armed, it would
+        # poison an idle connection with SocketTimeoutError. ws_receive has a timer of its own.
+        self._protocol.read_timeout = None
+        self._protocol.start_timeout()
+
+    # -- parking ---------------------------------------------------------------------------------
+
+    def is_clean(self) -> bool:
+        """Whether it can go to another user: nothing unread, nothing under way, no error seen."""
+        ws = self.state
+        return not (
+            self._mode == _CLOSING
+            or self._buffer
+            or ws["_waiting"]
+            or ws["_closed"]
+            or ws["_closing"]
+            or ws["_close_code"] is not None
+            or ws["_exception"] is not None
+            or self._is_eof()
+            or self._transport_is_closing()
+            or self._protocol._paused
+            or self._protocol._reading_paused
+            or (self._send_lock is not None and self._send_lock.locked())
+        )
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the server or the network has ended it."""
+        ws = self.state
+        return bool(ws["_closed"] or ws["_closing"] or self._is_eof() or self._transport_is_closing())
+
+    @property
+    def is_receiving(self) -> bool:
+        """Whether a ``receive()`` is under way."""
+        return bool(self.state["_waiting"])
+
+    def park(self) -> None:
+        """Begin to watch a clean connection that nobody reads."""
+        self._mode = _PARKED
+        self._protocol._payload_parser = self
+
+    def unpark(self) -> None:
+        """Give the connection back to who reads it."""
+        if self._mode == _PARKED:
+            self._mode = _IN_USE
+            self._protocol._payload_parser = self._parser
+
+    # -- closing ---------------------------------------------------------------------------------
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether :meth:`watch_closing` was called."""
+        return self._mode == _CLOSING
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the socket is closed."""
+        # The protocol's connection_lost() drops its HTTP parser, and nothing else does.
+        return self._protocol._parser is None
+
+    def watch_closing(self) -> None:
+        """Tell ``on_gone`` when the socket is gone; the connection is not used again."""
+        self._mode = _CLOSING
+        # A protocol that saw an error has dropped its parser; then there is nothing to hand on to.
+        self._failed = self._failed or self._protocol._payload_parser is None
+        if self.is_gone:
+            self._on_gone(self)
+        else:
+            self._protocol._payload_parser = self
+
+    async def close(self, code: int, message: bytes) -> None:
+        """Do the closing handshake as aiohttp does; whoever calls this bounds it."""
+        ws = self.ws
+        self.forget_cancelled_receive()
+        try:
+            await ws.close(code=code, message=message)
+        finally:
+            self.shut()
+
+    def forget_cancelled_receive(self) -> None:
+        """Let ``close()`` do its handshake after a ``receive()`` that was cancelled or timed out.
+
+        That leaves 1006 for the close code, which ``close()`` takes for a connection that is lost.
+        """
+        ws = self.state
+        if not (ws["_closed"] or ws["_closing"] or self._is_eof()):
+            ws["_close_code"] = None
+
+    def wake_pending_receive(self) -> None:
+        """End a ``receive()`` that still runs as aiohttp's ``close()`` would."""
+        if self.state["_waiting"]:
+            self.state["_waiting"] = False
+            self._reader.feed_data(aiohttp.http.WS_CLOSING_MESSAGE, 0)
+
+    def shut(self) -> None:
+        """Close the transport without a closing handshake."""
+        # aiohttp marks a response closed without closing it where receive() meets an error.
+        self.ws._response.close()
+
+    def abort(self) -> None:
+        """Close the transport without waiting for anything, unsent data included."""
+        self._transport.abort()
+
+    # -- what the protocol calls -----------------------------------------------------------------
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        """Take what the transport received, in place of the real parser."""
+        if self._failed:
+            return _GO_ON
+        self._failed, _ = self._parser.feed_data(data)
+        if self._mode == _PARKED:
+            if self._resets_heartbeat:
+                self.ws._reset_heartbeat()
+            self._drain()
+        return _GO_ON
+
+    def feed_eof(self) -> None:
+        """Take the end of the connection, in place of the real parser."""
+        if not self._failed:
+            self._parser.feed_eof()
+        if self._mode == _PARKED:
+            self._end(LOST)
+        elif self._mode == _CLOSING:
+            self._on_gone(self)
+
+    def _drain(self) -> None:
+        """Take what lies in the queue; each of it is there, so nothing here waits."""
+        while self._buffer:
+            message = self._read()
+            if message.type is WSMsgType.PING:
+                if not self._pong(message.data):
+                    self._end(LOST)
+                    return
+            elif message.type is WSMsgType.CLOSE:
+                # So that close() answers it and does not wait for another one.
+                self.state["_close_code"] = message.data or _NO_CLOSE_CODE
+                self._end(LOST)
+                return
+            elif message.type is not WSMsgType.PONG:
+                self._end(DIRTY)
+                return
+        if self._failed or self._is_eof():
+            self._end(LOST)
+
+    def _read(self) -> aiohttp.WSMessage:
+        step = self._reader.read()
+        try:
+            step.send(None)
+        except StopIteration as stop:
+            message: aiohttp.WSMessage = stop.value
+            return message
+        raise AssertionError("a read of a queue with something in it waited")
+
+    def _pong(self, payload: bytes) -> bool:
+        """Answer a PING; False: the connection cannot take it."""
+        step = self._writer.send_frame(payload, WSMsgType.PONG)
+        try:
+            step.send(None)
+        except StopIteration:
+            return True
+        except (aiohttp.ClientError, ConnectionError):
+            return False
+        # Written, but the transport is full: a peer that sends and does not read. To go on
+        # answering would only fill memory.
+        step.close()
+        return False
+
+    def _end(self, how: str) -> None:
+        self._mode = _IN_USE
+        self._on_ended(self, how)

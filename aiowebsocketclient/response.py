@@ -1,0 +1,208 @@
+"""What ``ws_connect`` returns: aiohttp's response, which can be given back.
+
+aiohttp makes one response for a connection; that one is never handed out.  Each acquisition gets a
+handle of its own, an object of the same class that borrows the instance dictionary of aiohttp's:
+what aiohttp's methods find and change through ``self`` is the connection's.  On release the handle
+is left with a dictionary of its own, an empty one, so that every look-up of what belongs to the
+connection ends at the class, where :class:`_Spent` raises.
+"""
+
+import asyncio
+from collections.abc import Coroutine, Generator
+from types import TracebackType
+from typing import Any, Final, Self
+
+import aiohttp
+from aiohttp import WSCloseCode
+
+from ._compat import Handle, spend
+from .exceptions import ConnectionReleasedError
+
+__all__ = ("DONE", "ClientWebSocketResponse", "Completion")
+
+
+class Completion(Coroutine[Any, Any, None]):
+    """What ``release()`` returns: it need not be awaited, and can be, any number of times.
+
+    It is a coroutine to asyncio, so that ``gather``, ``wait_for`` and ``create_task`` take it.
+    """
+
+    __slots__ = ("_future", "_steps")
+
+    def __init__(self, future: asyncio.Future[None] | None) -> None:
+        self._future = future
+        self._steps: Generator[Any, Any, None] | None = None
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        """Wait until the connection is pooled or closed."""
+        if self._future is not None and not self._future.done():
+            # Not the future itself: who is cancelled here must not cancel it for all the others.
+            yield from asyncio.shield(self._future).__await__()
+
+    def send(self, value: Any) -> Any:
+        """Step it, as ``asyncio.Task`` does."""
+        if self._future is None:
+            raise StopIteration
+        if self._steps is None:
+            self._steps = self.__await__()
+        return self._steps.send(value)
+
+    def throw(self, typ: Any, val: Any = None, tb: TracebackType | None = None) -> Any:
+        """Throw into it, as ``asyncio.Task`` does on cancellation."""
+        if self._steps is None:
+            self._steps = self.__await__()
+        return self._steps.throw(typ if val is None else val)
+
+    def close(self) -> None:
+        """Stop waiting."""
+        if self._steps is not None:
+            self._steps.close()
+
+
+#: The completion of what is complete already.
+DONE: Final = Completion(None)
+
+
+class _Spent:
+    """Stands at the class for what a handle finds in its connection's dictionary.
+
+    Not a data descriptor: an instance that has the name finds its own.
+    """
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        if instance is None:
+            return self
+        raise ConnectionReleasedError(
+            f"{instance!r} was used after its release(): acquire another with ws_connect()"
+        )
+
+
+class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
+    """One acquisition of a pooled WebSocket connection.
+
+    Everything of :class:`aiohttp.ClientWebSocketResponse` is there and behaves the same, until
+    :meth:`release`.  Handles of one connection are equal and have the same hash, but each is good
+    for one acquisition only: once released it is spent.  ``send_*()``, ``receive*()``, ``ping()``
+    and ``pong()`` then raise :exc:`ConnectionReleasedError`, :attr:`closed` is True, and
+    :meth:`release` and :meth:`close` change nothing, whoever uses the connection by then.
+
+    In a subclass, ``__init__`` runs once for each connection, on the object that aiohttp made; the
+    attributes it sets are found through every handle of that connection, and are gone (that is,
+    ``AttributeError``) on a spent one.  Do not keep that ``self`` elsewhere: it is not the handle.
+    """
+
+    _writer: Any = _Spent()
+    _reader: Any = _Spent()
+    _response: Any = _Spent()
+    _timeout: Any = _Spent()
+    _waiting: Any = _Spent()
+    _closed: Any = _Spent()
+    # What may be asked of a spent handle tells nothing of the connection.
+    _conn: Any = None
+    _close_code: Any = None
+    _protocol: Any = None
+    _exception: Any = None
+    _compress: Any = 0
+    _client_notakeover: Any = False
+
+    def __repr__(self) -> str:
+        """Return the class and the endpoint."""
+        slot = self._slot
+        where = "unpooled" if slot is None else str(slot.endpoint)
+        return f"<{type(self).__name__}({where})>"
+
+    def __eq__(self, other: object) -> bool:
+        """Tell whether both are handles of one connection."""
+        if not isinstance(other, ClientWebSocketResponse):
+            return NotImplemented
+        return self is other or (self._slot is not None and self._slot is other._slot)
+
+    def __hash__(self) -> int:
+        """Return the same for all handles of one connection."""
+        return object.__hash__(self) if self._slot is None else hash(self._slot)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is closed, or was released and is not this caller's any more."""
+        return self._spent or bool(self._closed)
+
+    @property
+    def reused(self) -> bool:
+        """Whether the connection had been used before this acquisition began."""
+        return self._reused
+
+    def release(self) -> Completion:
+        """Give the connection back.
+
+        It takes effect when called.  A connection that is fit for another's use goes to the pool,
+        or straight to the caller that has waited longest; one that has an unread message, a
+        ``receive()`` under way, or that saw an error or the beginning of a close, is closed.
+
+        What it returns can be awaited, by many and more than once, and ends when the connection is
+        pooled or closed (at most ``close_timeout`` seconds later).
+        """
+        owner = self._owner
+        if owner is None:
+            return DONE
+        completion: Completion = owner._release(self)
+        return completion
+
+    async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"") -> bool:
+        """Close the connection, as aiohttp does, instead of giving it back.
+
+        Returns whether this call closed it.  The place in the pool is free when the socket is gone.
+        """
+        if self._spent:
+            return False
+        owner, self._owner = self._owner, None
+        if owner is None:
+            return await super().close(code=code, message=message)
+        owner._begin_close(self)
+        try:
+            return await super().close(code=code, message=message)
+        finally:
+            self._response.close()
+
+    async def __aenter__(self) -> Self:
+        """Return the handle itself."""
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        """Give the connection back; after an exception close it, as a reply may be on its way."""
+        if exc_type is None:
+            completion = self.release()
+            if completion is not DONE:
+                await completion
+        elif self._owner is not None:
+            completion = self._owner._fail(self)
+            # A cancelled caller is wanted elsewhere; the closing handshake goes on without it.
+            if issubclass(exc_type, Exception):
+                await completion
+
+    def _reset_heartbeat(self) -> None:
+        # Called from receive() in aiohttp < 3.14. It arms timers that hold their response: were it
+        # the handle, a lost one would live for ever and a spent one would ping another's connection.
+        slot = self._slot
+        if slot is None:
+            super()._reset_heartbeat()
+        elif slot.conn is not None:
+            slot.conn.ws._reset_heartbeat()
+
+    def _spend(self) -> None:
+        """Cut the handle off from its connection."""
+        spend(self, {})
+
+    def _spend_receiving(self) -> None:
+        """Cut it off while a ``receive()`` runs on it in another task.
+
+        That one still has to find, and to set, its own flags; not so the means to read or write.
+        """
+        state = dict(self.__dict__)
+        for name in ("_writer", "_reader", "_response", "_timeout", "_closed"):
+            del state[name]
+        spend(self, state)

@@ -1,0 +1,1046 @@
+"""The session: the thin layer between callers, the core and aiohttp.
+
+It turns calls into keys, asks the core, and carries out what the core decides: opens, closes and
+wakes.  What may be open and who gets it is decided in ``_pool.pyx`` and ``_pool_py.py`` alone.
+"""
+
+import asyncio
+import logging
+import math
+import operator
+import random
+import time
+import traceback
+import warnings
+import weakref
+from asyncio.events import _get_running_loop
+from collections.abc import Callable, Coroutine, Generator, Hashable
+from contextlib import AbstractAsyncContextManager
+from contextvars import Context, copy_context
+from functools import partial
+from types import TracebackType
+from typing import Any, Final, Self
+
+import aiohttp
+from multidict import CIMultiDict, getversion
+from yarl import URL
+
+from ._compat import Plan, Pool, Slot, Waiter, lend
+from ._pool_py import ACQUIRED, CLOSE_REASONS, CLOSING
+from .exceptions import (
+    PoolClosedError,
+    PoolTimeoutError,
+    TooManyWaitersError,
+    WebSocketPoolError,
+)
+from .idle import Connection
+from .keys import EndpointKey, HandshakeKey, Target, cookies_for, resolve
+from .response import DONE, ClientWebSocketResponse, Completion
+from .stats import PoolStats
+
+__all__ = ("WebSocketClientSession",)
+
+logger = logging.getLogger("aiowebsocketclient")
+
+_REASON: Final = {name: index for index, name in enumerate(CLOSE_REASONS)}
+
+# An argument that was not given, where None means something.
+_UNSET: Final[Any] = object()
+
+# URLs whose target is remembered; a service has few, and one that has many pays for a parse.
+_MAX_TARGETS: Final = 1024
+
+# The largest share of max_lifetime that is taken off at random, so that connections that were
+# opened together do not all end together.
+_LIFETIME_JITTER: Final = 0.05
+# The share of max_lifetime after which idle connections are looked through for old ones.
+_LIFETIME_TICK: Final = 0.05
+
+# Seconds that transports which were aborted have to go away; they need a few turns of the loop.
+_ABORT_GRACE: Final = 1.0
+
+
+class _Caller:
+    """What the session keeps of a caller that waits; a waiter of the core points at it."""
+
+    __slots__ = ("context", "error", "future", "target")
+
+    def __init__(self, target: Target, future: asyncio.Future[None]) -> None:
+        self.target = target
+        self.future = future
+        # A handshake made for this caller is traced and logged as the caller's.
+        self.context: Context = copy_context()
+        self.error: BaseException | None = None
+
+    def wake(self) -> None:
+        if not self.future.done():
+            self.future.set_result(None)
+
+
+class _AsOurs:
+    """Stands for a client session in aiohttp's ``_ws_connect``, but for the class of the response.
+
+    A given session goes on returning its own class from its own ``ws_connect``.
+    """
+
+    __slots__ = ("_session", "_ws_response_class")
+
+    def __init__(self, session: aiohttp.ClientSession, ws_response_class: Any) -> None:
+        self._session = session
+        self._ws_response_class = ws_response_class
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+
+class _Acquisition(Coroutine[Any, Any, ClientWebSocketResponse]):
+    """What ``ws_connect`` returns: a coroutine, and an asynchronous context manager."""
+
+    __slots__ = ("_coro", "_ws")
+
+    def __init__(self, coro: Coroutine[Any, Any, ClientWebSocketResponse]) -> None:
+        self._coro = coro
+
+    def __await__(self) -> Generator[Any, Any, ClientWebSocketResponse]:
+        return self._coro.__await__()
+
+    def send(self, value: Any) -> Any:
+        return self._coro.send(value)
+
+    def throw(self, typ: Any, val: Any = None, tb: TracebackType | None = None) -> Any:
+        return self._coro.throw(typ if val is None else val)
+
+    def close(self) -> None:
+        self._coro.close()
+
+    async def __aenter__(self) -> ClientWebSocketResponse:
+        self._ws = await self._coro
+        return self._ws
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        await self._ws.__aexit__(exc_type, exc_val, exc_tb)
+
+
+class WebSocketClientSession:
+    """A pool of WebSocket client connections.
+
+    :param conn_timeout: seconds for one connection to be established: DNS, TCP, TLS and the
+        upgrade; then ``aiohttp.ConnectionTimeoutError``.  0 or None: no timeout.
+    :param force_close: close the connection on release instead of pooling it.
+    :param limit: simultaneous connections to one endpoint ``(host, port, is_ssl)``; None or 0: no
+        limit.
+    :param headers: sent with every handshake.
+    :param client_session: the ``aiohttp.ClientSession`` used to connect; default: one of its own,
+        without limit and without cookies.
+    :param loop: the event loop; default: the one running at first use.
+    :param ws_response_class: a subclass of :class:`ClientWebSocketResponse` to return.
+    :param limit_total: simultaneous connections over all endpoints; None or 0: no limit.
+    :param max_connecting: handshakes under way at once to one endpoint; None or 0: no limit.
+    :param acquire_timeout: seconds a caller waits for a connection, whatever the cause; then
+        :exc:`PoolTimeoutError`.  None: no timeout.  0: only if one can be had at once.
+    :param max_waiting: callers queued for one endpoint; one more gets :exc:`TooManyWaitersError`.
+        None: no limit.
+    :param max_idle: seconds unused before an idle connection is closed.  None: never.
+    :param max_lifetime: seconds since its handshake began after which a connection is not handed
+        out again, less up to 5 % at random.  None: no limit.
+    :param close_timeout: seconds for a closing handshake before the transport is aborted;
+        :meth:`close` as a whole takes no longer either.
+    :param client_session_owner: whether :meth:`close` closes ``client_session``.
+    :param connect_limiter: an asynchronous context manager entered around each handshake, such as
+        ``aiolimiter.AsyncLimiter(300, 300)`` or ``asyncio.Semaphore(10)``.
+
+    Bad arguments raise ``TypeError`` or ``ValueError`` here.  A session belongs to one event loop
+    and is not thread-safe.
+    """
+
+    def __init__(
+        self,
+        *,
+        conn_timeout: float | None = None,
+        force_close: bool = False,
+        limit: int | None = None,
+        headers: Any = None,
+        client_session: aiohttp.ClientSession | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
+        ws_response_class: type[ClientWebSocketResponse] = ClientWebSocketResponse,
+        limit_total: int | None = None,
+        max_connecting: int | None = 100,
+        acquire_timeout: float | None = None,
+        max_waiting: int | None = None,
+        max_idle: float | None = 600.0,
+        max_lifetime: float | None = None,
+        close_timeout: float = 10.0,
+        client_session_owner: bool = True,
+        connect_limiter: AbstractAsyncContextManager[Any, Any] | None = None,
+    ) -> None:
+        # Read by __del__, which runs even where an argument is refused.
+        self._closed = True
+        self._conn_timeout = _seconds("conn_timeout", conn_timeout) or None
+        self._force_close = bool(force_close)
+        self._limit = _places("limit", limit) or None
+        self._headers = _headers(headers)
+        self._client_session = _client_session(client_session)
+        self._client_session_owner = bool(client_session_owner)
+        self._loop = _loop(loop)
+        self._bound = False
+        self._response_class = _response_class(ws_response_class)
+        self._limit_total = _places("limit_total", limit_total) or None
+        self._acquire_timeout = _seconds("acquire_timeout", acquire_timeout)
+        self._max_lifetime = _positive("max_lifetime", max_lifetime)
+        timeout = _seconds("close_timeout", close_timeout)
+        if timeout is None:
+            raise TypeError("close_timeout must be a number of seconds, not None")
+        self._close_timeout = timeout
+        self._connect_limiter = _limiter(connect_limiter)
+        waiting = _places("max_waiting", max_waiting)
+        self._pool = Pool(
+            limit=self._limit or 0,
+            limit_total=self._limit_total or 0,
+            max_connecting=_places("max_connecting", max_connecting) or 0,
+            max_waiting=-1 if waiting is None else waiting,
+            max_idle=_positive("max_idle", max_idle) or math.inf,
+        )
+        # Targets of calls without options, by URL as given.
+        self._targets: dict[str | URL, Target] = {}
+        self._has_cookies = False
+        self._default_headers: CIMultiDict[str] = CIMultiDict()
+        self._default_headers_version = 0
+        self._debug = False
+        self._time: Callable[[], float] = time.monotonic
+        # One timer serves the whole pool.
+        self._expires = max_idle is not None or max_lifetime is not None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_when = math.inf
+        self._close_task: asyncio.Task[None] | None = None
+        self._drained: asyncio.Future[None] | None = None
+        # Closing handshakes; the loop itself holds tasks by weak references only.
+        self._goodbyes: set[asyncio.Task[None]] = set()
+        # What a connection calls must not keep alive a session that its user has dropped.
+        this = weakref.ref(self)
+        self._on_ended = partial(_call_ended, this)
+        self._on_gone = partial(_call_gone, this)
+        self._closed = False
+
+    # -- what can be seen ------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` has been called."""
+        return self._closed
+
+    @property
+    def limit(self) -> int | None:
+        """Simultaneous connections to one endpoint; None: no limit."""
+        return self._limit
+
+    @property
+    def force_close(self) -> bool:
+        """Whether a connection is closed on release instead of being pooled."""
+        return self._force_close
+
+    @property
+    def client_session(self) -> aiohttp.ClientSession:
+        """The ``aiohttp.ClientSession`` used to connect.
+
+        The session's own is made at first use, which needs a running event loop.
+        """
+        if self._client_session is None:
+            self._bind()
+        assert self._client_session is not None
+        return self._client_session
+
+    def stats(self) -> PoolStats:
+        """Return gauges and counters over all endpoints."""
+        return PoolStats.from_core(self._pool.gauges(), self._pool.counters())
+
+    def stats_by_endpoint(self) -> dict[EndpointKey, PoolStats]:
+        """Return the same for each endpoint that has anything alive."""
+        by_endpoint: Any = self._pool.by_endpoint()
+        return {key: PoolStats.from_core(*numbers) for key, numbers in by_endpoint.items()}
+
+    def __repr__(self) -> str:
+        """Return the class with live counts."""
+        connecting, acquired, idle, closing, waiting, endpoints = self._pool.gauges()
+        state = "closed " if self._closed else ""
+        return (
+            f"<{type(self).__name__} {state}{acquired=} {idle=} {connecting=} {closing=}"
+            f" {waiting=} {endpoints=}>"
+        )
+
+    # -- acquiring -------------------------------------------------------------------------------
+
+    def ws_connect(
+        self,
+        url: str | URL,
+        *,
+        reuse_key: Hashable = None,
+        acquire_timeout: float | None = _UNSET,
+        **options: Any,
+    ) -> _Acquisition:
+        """Acquire a connection to ``url``: an open one where there is one, or a new one.
+
+        The result is a coroutine that returns a :class:`ClientWebSocketResponse`, or is used as
+        ``async with session.ws_connect(url) as ws``: a clean exit releases the connection, any
+        exception closes it.
+
+        :param reuse_key: stands for the headers and the cookies when it is decided which open
+            connections will do; any hashable.
+        :param acquire_timeout: overrides the session's.
+        :param options: those of :meth:`aiohttp.ClientSession.ws_connect`, with its defaults.
+
+        Raises :exc:`PoolTimeoutError`, :exc:`TooManyWaitersError`, :exc:`PoolClosedError`, and what
+        aiohttp raises while connecting.  A wrong argument is refused at the call.
+        """
+        if acquire_timeout is _UNSET:
+            acquire_timeout = self._acquire_timeout
+        else:
+            acquire_timeout = _seconds("acquire_timeout", acquire_timeout)
+        if options or reuse_key is not None:
+            target = self._resolve(url, options, reuse_key)
+        else:
+            target = self._target(url)
+        return _Acquisition(self._acquire(target, acquire_timeout))
+
+    async def prewarm(
+        self,
+        url: str | URL,
+        count: int,
+        *,
+        progress: Callable[[int, int], object] | None = None,
+        reuse_key: Hashable = None,
+        **options: Any,
+    ) -> int:
+        """See to it that at least ``count`` connections of this handshake are open.
+
+        Limits and ``max_connecting`` hold: it opens what there is room for, closes nothing for it
+        and gives way to callers.  A caller that comes meanwhile gets what is being opened.
+
+        :param progress: called with the number opened so far and the number begun or opened.
+        :return: how many it opened.
+
+        Raises what the first handshake that failed raised, after the others have ended; what was
+        opened stays open.  The rest as for :meth:`ws_connect`.
+        """
+        wanted = _places("count", count)
+        if wanted is None:
+            raise TypeError("count must be a number of connections, not None")
+        self._bind()
+        target = self._with_cookies(self._resolve(url, options, reuse_key))
+        opened = 0
+        pending: dict[asyncio.Future[None], Slot] = {}
+        error: BaseException | None = None
+        try:
+            while True:
+                while error is None and self._pool.open_count(target.key) < wanted:
+                    slot = self._pool.open(target.key.endpoint, target.key, self._time())
+                    if slot is None:
+                        break
+                    pending[self._start_connecting(slot, target, copy_context())] = slot
+                if not pending:
+                    break
+                done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for future in done:
+                    del pending[future]
+                    if future.cancelled():
+                        # It gave way to a caller that needed the place.
+                        wanted = min(wanted, self._pool.open_count(target.key))
+                    elif (failure := future.exception()) is not None:
+                        error = error or failure
+                    else:
+                        opened += 1
+                        if progress is not None:
+                            progress(opened, opened + len(pending))
+        finally:
+            for slot in pending.values():
+                self._pool.abandon(slot, self._time())
+            self._arm()
+        if error is not None:
+            raise error
+        if self._closed:
+            raise _closed_error()
+        return opened
+
+    def _target(self, url: str | URL) -> Target:
+        """Return the target of a call without options, parsed once for each URL."""
+        if getversion(self._default_headers) != self._default_headers_version:
+            # The client session's headers go with every handshake, and anybody may change them.
+            self._targets.clear()
+            self._default_headers_version = getversion(self._default_headers)
+        try:
+            return self._targets[url]
+        except (KeyError, TypeError):
+            target = self._resolve(url, {}, None)
+        if len(self._targets) >= _MAX_TARGETS:
+            self._targets.clear()
+        self._targets[url] = target
+        return target
+
+    def _resolve(
+        self, url: str | URL, options: dict[str, Any], reuse_key: Hashable
+    ) -> Target:
+        return resolve(
+            url,
+            options,
+            headers=self._headers,
+            reuse_key=reuse_key,
+            client_session=self._client_session,
+        )
+
+    def _with_cookies(self, target: Target) -> Target:
+        if not self._has_cookies or target.has_reuse_key:
+            return target
+        jar = self.client_session.cookie_jar
+        if not len(jar):
+            return target
+        return target._replace(key=target.key._replace(cookies=cookies_for(jar, target.url)))
+
+    async def _acquire(
+        self, target: Target, acquire_timeout: float | None
+    ) -> ClientWebSocketResponse:
+        if self._closed or not self._bound or _get_running_loop() is not self._loop:
+            self._bind()
+        if self._has_cookies:
+            target = self._with_cookies(target)
+        slot = self._pool.acquire(target.key, self._time())
+        if slot is None:
+            slot = await self._wait(target, acquire_timeout)
+        conn: Connection = slot.conn
+        conn.unpark()
+        if self._debug:
+            conn.acquired_at = traceback.extract_stack()
+        ws: ClientWebSocketResponse = lend(self._response_class, self, slot, conn.state)
+        return ws
+
+    async def _wait(self, target: Target, acquire_timeout: float | None) -> Slot:
+        """Wait for whichever comes first: a connection that is released, or one being opened."""
+        assert self._loop is not None
+        pool = self._pool
+        key = target.key
+        caller = _Caller(target, self._loop.create_future())
+        now = self._time()
+        waiter, plan = pool.request(key.endpoint, key, caller, now, acquire_timeout != 0)
+        self._carry_out(plan)
+        if waiter is None:
+            if acquire_timeout == 0:
+                raise _timeout_error(key.endpoint, 0)
+            raise TooManyWaitersError(
+                f"max_waiting callers are queued for {key.endpoint} already:"
+                " try again later, or raise limit or max_waiting"
+            )
+        slot = pool.take(waiter)
+        if slot is not None:
+            return slot
+        timer = None
+        if acquire_timeout is not None:
+            timer = self._loop.call_later(acquire_timeout, self._time_out, waiter, acquire_timeout)
+        try:
+            while True:
+                await caller.future
+                slot = pool.take(waiter)
+                if slot is not None:
+                    return slot
+                if caller.error is not None:
+                    raise caller.error
+                # What it was given died before it woke. It stands at the head of its line again.
+                caller.future = self._loop.create_future()
+        except BaseException:
+            self._give_up(waiter)
+            raise
+        finally:
+            caller.error = None
+            if timer is not None:
+                timer.cancel()
+
+    def _time_out(self, waiter: Waiter, acquire_timeout: float) -> None:
+        if waiter.queued:
+            error = _timeout_error(waiter.handshake.endpoint.key, acquire_timeout)
+            plan = self._pool.give_up(waiter, self._time(), True)
+            _fail_waiter(waiter, error)
+            self._carry_out(plan)
+
+    def _give_up(self, waiter: Waiter) -> None:
+        """Undo a wait that ends without a connection: cancelled, or failed."""
+        slot = self._pool.take(waiter)
+        if slot is None:
+            self._carry_out(self._pool.give_up(waiter, self._time(), False))
+            return
+        # It was given one all the same, which goes on to the next.
+        conn: Connection = slot.conn
+        if conn.is_clean():
+            conn.park()
+            self._carry_out(self._pool.release(slot, self._time()))
+        else:
+            self._close_acquired(slot, "dirty")
+
+    def _bind(self) -> None:
+        """Make sure of an open session, of its loop and of its client session."""
+        if self._closed:
+            raise _closed_error()
+        running = _get_running_loop()
+        if running is None:
+            raise RuntimeError("a WebSocketClientSession is used inside a running event loop only")
+        if self._loop is None:
+            self._loop = running
+        if self._loop is not running:
+            raise RuntimeError(
+                "this WebSocketClientSession belongs to another event loop"
+                + (", which is closed" if self._loop.is_closed() else "")
+                + ": make one for each loop"
+            )
+        if self._bound:
+            return
+        client_session = self._client_session
+        if client_session is None:
+            client_session = self._client_session = _own_client_session()
+        elif client_session._loop is not running:
+            raise RuntimeError("client_session belongs to another event loop")
+        else:
+            self._warn_of_connector_limit(client_session)
+        self._has_cookies = not isinstance(client_session.cookie_jar, aiohttp.DummyCookieJar)
+        self._default_headers = client_session.headers
+        self._default_headers_version = getversion(client_session.headers)
+        self._connect_as: Any = _AsOurs(client_session, self._response_class)
+        self._debug = running.get_debug()
+        self._time = running.time
+        self._bound = True
+
+    def _warn_of_connector_limit(self, client_session: aiohttp.ClientSession) -> None:
+        connector = client_session.connector
+        if connector is None or not connector.limit:
+            return
+        ours = self._limit_total or math.inf
+        if connector.limit < ours:
+            logger.warning(
+                "The connector of client_session allows %d connections at once, the pool more:"
+                " handshakes beyond that will hang. Give it limit=0.",
+                connector.limit,
+            )
+
+    # -- carrying out what the core decides ------------------------------------------------------
+
+    def _carry_out(self, plan: Plan | None) -> None:
+        if plan is None:
+            return
+        for slot in plan.opened:
+            owner = slot.owner
+            # Opened for somebody, in this very plan.
+            assert owner is not None
+            self._start_connecting(slot, owner.token.target, owner.token.context)
+        for slot in plan.closing:
+            self._start_closing(slot)
+        for waiter in plan.woken:
+            waiter.token.wake()
+        self._arm()
+
+    def _start_closing(self, slot: Slot) -> None:
+        if slot.conn is None:
+            slot.task.cancel()
+        else:
+            self._watch_closing(slot.conn)
+            self._say_goodbye(slot.conn)
+
+    def _arm(self) -> None:
+        """See to it that the pool's one timer goes off in time for whatever expires next."""
+        deadline = self._pool.next_deadline()
+        if self._max_lifetime is not None and len(self._pool):
+            deadline = min(deadline, self._time() + self._max_lifetime * _LIFETIME_TICK)
+        if deadline >= self._timer_when or self._closed:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        assert self._loop is not None
+        self._timer_when = deadline
+        self._timer = self._loop.call_at(deadline, _call_expire, weakref.ref(self))
+
+    def _expire(self) -> None:
+        self._timer = None
+        self._timer_when = math.inf
+        self._carry_out(self._pool.expire(self._time()))
+
+    # -- opening ---------------------------------------------------------------------------------
+
+    def _start_connecting(
+        self, slot: Slot, target: Target, context: Context
+    ) -> asyncio.Future[None]:
+        """Begin a handshake in a task of the pool's; returns what ends with it."""
+        assert self._loop is not None
+        finished: asyncio.Future[None] = self._loop.create_future()
+        # Not by create_task(): a task factory may start tasks eagerly, and the core must not be
+        # entered again while one of its plans is being carried out.
+        task = asyncio.Task(self._connect(target), loop=self._loop, context=context)
+        slot.task = task
+        # Not inside the coroutine: one that is cancelled before its first step never runs.
+        task.add_done_callback(partial(self._finish_connecting, slot, target, finished))
+        return finished
+
+    async def _connect(self, target: Target) -> aiohttp.ClientWebSocketResponse:
+        if self._connect_limiter is None:
+            return await self._handshake(target)
+        ws: aiohttp.ClientWebSocketResponse | None = None
+        try:
+            async with self._connect_limiter:
+                ws = await self._handshake(target)
+        except BaseException:
+            if ws is not None:
+                # The limiter failed on the way out.
+                ws._response.close()
+            raise
+        if ws is None:
+            raise WebSocketPoolError("connect_limiter suppressed the failure of a handshake")
+        return ws
+
+    async def _handshake(self, target: Target) -> aiohttp.ClientWebSocketResponse:
+        connect_as = self._connect_as
+        connect = type(connect_as._session)._ws_connect
+        if self._conn_timeout is None:
+            ws: aiohttp.ClientWebSocketResponse = await connect(
+                connect_as, target.url, **target.options
+            )
+            return ws
+        try:
+            async with asyncio.timeout(self._conn_timeout) as scope:
+                ws = await connect(connect_as, target.url, **target.options)
+                return ws
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            raise aiohttp.ConnectionTimeoutError(
+                f"no connection to {target.key.endpoint} within conn_timeout"
+                f" ({self._conn_timeout:g} s)"
+            ) from None
+
+    def _finish_connecting(
+        self,
+        slot: Slot,
+        target: Target,
+        finished: asyncio.Future[None],
+        task: asyncio.Task[aiohttp.ClientWebSocketResponse],
+    ) -> None:
+        slot.task = None
+        error: BaseException | None = None
+        if task.cancelled():
+            error = WebSocketPoolError(f"the handshake with {slot.endpoint} was cancelled")
+        else:
+            error = task.exception()
+        if error is None:
+            slot.conn = Connection(task.result(), slot, self._on_ended, self._on_gone)
+        if slot.state == CLOSING:
+            self._finish_stopped(slot, finished)
+        elif error is None:
+            self._finish_connected(slot, target)
+            finished.set_result(None)
+        else:
+            owner, plan = self._pool.connect_failed(slot, self._time())
+            if owner is not None:
+                _fail_waiter(owner, error)
+            if not finished.cancelled():
+                finished.set_exception(error)
+                # Only prewarm() looks at it.
+                finished.exception()
+            self._carry_out(plan)
+
+    def _finish_connected(self, slot: Slot, target: Target) -> None:
+        now = self._time()
+        retires = math.inf
+        if self._max_lifetime is not None:
+            jitter = 1 - _LIFETIME_JITTER * random.random()  # noqa: S311
+            retires = slot.born + self._max_lifetime * jitter
+        conn: Connection = slot.conn
+        key: HandshakeKey = self._with_cookies(target).key
+        plan = self._pool.connected(slot, now, retires, key)
+        if slot.waiter is None and slot.state != CLOSING:
+            # Nobody waited: it is in the free list, and must be watched like all there.
+            if conn.is_clean():
+                conn.park()
+            else:
+                self._close_acquired(slot, "dirty")
+        self._carry_out(plan)
+
+    def _finish_stopped(self, slot: Slot, finished: asyncio.Future[None]) -> None:
+        """End a handshake that was told to stop, which it may have been too late for."""
+        finished.cancel()
+        if slot.conn is None:
+            self._closed_slot(slot)
+        else:
+            self._start_closing(slot)
+
+    # -- releasing and closing -------------------------------------------------------------------
+
+    def _release(self, handle: ClientWebSocketResponse) -> Completion:
+        slot: Any = handle._slot
+        conn: Connection | None = slot.conn
+        if conn is None or self._force_close or not conn.is_clean():
+            return self._release_unfit(handle, slot, conn)
+        conn.park()
+        handle._spend()
+        plan = self._pool.release(slot, self._time())
+        if plan is not None:
+            self._carry_out(plan)
+        elif self._timer is None and self._expires:
+            self._arm()
+        return DONE
+
+    def _release_unfit(
+        self, handle: ClientWebSocketResponse, slot: Slot, conn: Connection | None
+    ) -> Completion:
+        if conn is None or slot.state == CLOSING:
+            # The session was closed under it.
+            handle._spend()
+            return DONE if conn is None else self._completion(conn)
+        if not conn.is_clean():
+            reason = "lost" if conn.has_ended else "dirty"
+        else:
+            reason = "forced"
+        if conn.is_receiving:
+            handle._spend_receiving()
+            conn.wake_pending_receive()
+        else:
+            handle._spend()
+        self._close_acquired(slot, reason)
+        return self._completion(conn)
+
+    def _fail(self, handle: ClientWebSocketResponse) -> Completion:
+        """Close a connection whose user was left by an exception."""
+        slot: Any = handle._slot
+        conn: Connection | None = slot.conn
+        handle._owner = None
+        if conn is None:
+            return DONE
+        if slot.state != CLOSING:
+            self._close_acquired(slot, "failed")
+        return self._completion(conn)
+
+    def _begin_close(self, handle: ClientWebSocketResponse) -> None:
+        """Take a connection out of the pool that its user is about to close."""
+        slot: Any = handle._slot
+        conn: Connection | None = slot.conn
+        if conn is None or slot.state == CLOSING:
+            return
+        reason = "lost" if conn.has_ended else "user"
+        conn.forget_cancelled_receive()
+        self._discard(slot, reason)
+        self._watch_closing(conn)
+
+    def _close_acquired(self, slot: Slot, reason: str) -> None:
+        self._discard(slot, reason)
+        self._watch_closing(slot.conn)
+        self._say_goodbye(slot.conn)
+
+    def _discard(self, slot: Slot, reason: str) -> None:
+        self._carry_out(self._pool.discard(slot, _REASON[reason], self._time()))
+
+    def _completion(self, conn: Connection) -> Completion:
+        if conn.is_gone:
+            return DONE
+        if conn.closed is None:
+            assert self._loop is not None
+            conn.closed = self._loop.create_future()
+        return Completion(conn.closed)
+
+    def _watch_closing(self, conn: Connection) -> None:
+        """Bound a closing connection, and learn when its socket is gone."""
+        if conn.is_closing:
+            return
+        assert self._loop is not None
+        conn.timer = self._loop.call_later(self._close_timeout, conn.abort)
+        conn.watch_closing()
+
+    def _say_goodbye(self, conn: Connection) -> None:
+        """Do the closing handshake in the background."""
+        assert self._loop is not None
+        task = asyncio.Task(_goodbye(conn), loop=self._loop)
+        self._goodbyes.add(task)
+        task.add_done_callback(self._goodbyes.discard)
+
+    def _ended(self, conn: Connection, how: str) -> None:
+        """Take a connection that ended while parked out of the pool, at once."""
+        slot: Slot = conn.slot
+        if slot.state != CLOSING:
+            self._close_acquired(slot, how)
+
+    def _gone(self, conn: Connection) -> None:
+        if conn.timer is not None:
+            conn.timer.cancel()
+            conn.timer = None
+        if conn.closed is not None and not conn.closed.done():
+            conn.closed.set_result(None)
+        conn.slot.conn = None
+        self._closed_slot(conn.slot)
+
+    def _closed_slot(self, slot: Slot) -> None:
+        self._carry_out(self._pool.closed(slot, self._time()))
+        if self._drained is not None and not self._drained.done() and not len(self._pool):
+            self._drained.set_result(None)
+
+    def _handle_lost(self, handle: ClientWebSocketResponse) -> None:
+        """Get back what a handle held that was collected unreleased; called by its finalizer."""
+        slot: Any = handle._slot
+        if slot.state != ACQUIRED:
+            # The session was closed under it.
+            return
+        assert self._loop is not None
+        if not self._loop.is_closed():
+            # The garbage collector may run in any thread.
+            self._loop.call_soon_threadsafe(self._reclaim, slot)
+        acquired_at = None if slot.conn is None else slot.conn.acquired_at
+        where = "" if acquired_at is None else "\nAcquired at (most recent call last):\n"
+        where += "".join(traceback.format_list(acquired_at or []))
+        warnings.warn(
+            f"{handle!r} was never released: its connection is closed{where}",
+            ResourceWarning,
+            source=handle,
+            stacklevel=2,
+        )
+
+    def _reclaim(self, slot: Slot) -> None:
+        if slot.conn is not None and slot.state != CLOSING:
+            self._close_acquired(slot, "failed")
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def detach(self) -> None:
+        """Leave the client session open when this session is closed."""
+        self._client_session_owner = False
+
+    async def close(self) -> None:
+        """Close every connection, in use or not, and the client session if it is owned.
+
+        Callers that wait get :exc:`PoolClosedError`.  All connections are closed at once; after
+        ``close_timeout`` seconds those whose server does not answer are aborted.  It can be called
+        again; cancelled, it goes on in the background.
+        """
+        if self._close_task is None:
+            if self._closed:
+                return
+            running = asyncio.get_running_loop()
+            if self._loop is not None and self._loop is not running:
+                self._check_other_loop(self._loop)
+            self._closed = True
+            if not self._bound:
+                await self._close_client_session()
+                return
+            self._start_shutdown()
+            self._close_task = asyncio.Task(self._finish_shutdown(), loop=running)
+        await asyncio.shield(self._close_task)
+
+    def _check_other_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not loop.is_closed():
+            raise RuntimeError("this WebSocketClientSession belongs to another event loop")
+        # Whatever was open went with its loop.
+        self._closed = True
+        raise RuntimeError(
+            "the event loop of this WebSocketClientSession is closed: close a session in its loop"
+        )
+
+    def _start_shutdown(self) -> None:
+        assert self._loop is not None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._drained = self._loop.create_future()
+        waiters, plan = self._pool.shutdown(_REASON["forced"], self._time())
+        for waiter in waiters:
+            _fail_waiter(waiter, _closed_error())
+        self._carry_out(plan)
+        if not len(self._pool):
+            self._drained.set_result(None)
+
+    async def _finish_shutdown(self) -> None:
+        assert self._drained is not None
+        assert self._loop is not None
+        # A connection is aborted by its own timer; what else may hang is a handshake that does not
+        # let itself be cancelled, in a connect_limiter say.
+        await asyncio.wait({self._drained}, timeout=self._close_timeout)
+        if not self._drained.done():
+            for slot in self._pool.slots():
+                if slot.conn is not None:
+                    slot.conn.abort()
+            await asyncio.wait({self._drained}, timeout=_ABORT_GRACE)
+        if not self._drained.done():
+            logger.warning("%r: handshakes that do not let themselves be cancelled", self)
+        self._targets.clear()
+        await self._close_client_session()
+
+    async def _close_client_session(self) -> None:
+        if self._client_session is not None and self._client_session_owner:
+            await self._client_session.close()
+
+    async def __aenter__(self) -> Self:
+        """Return the session."""
+        self._bind()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        """Close the session."""
+        await self.close()
+
+    def __del__(self) -> None:
+        """Warn of a session that was not closed, and close what can be closed."""
+        if self._closed or not self._bound:
+            return
+        self._closed = True
+        assert self._loop is not None
+        aborts = [slot.conn.abort for slot in self._pool.slots() if slot.conn is not None]
+        if self._client_session is not None and self._client_session_owner:
+            # It would warn a second time of the same.
+            self._client_session.detach()
+        if not self._loop.is_closed():
+            for abort in aborts:
+                # The garbage collector may run in any thread.
+                self._loop.call_soon_threadsafe(abort)
+        warnings.warn(f"Unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+        if not self._loop.is_closed():
+            context = {"session": self, "message": "Unclosed WebSocketClientSession"}
+            self._loop.call_exception_handler(context)
+
+
+async def _goodbye(conn: Connection) -> None:
+    try:
+        await conn.close(aiohttp.WSCloseCode.OK, b"")
+    except asyncio.CancelledError:
+        conn.abort()
+        raise
+    except Exception:
+        logger.exception("Closing a pooled connection failed")
+        conn.abort()
+
+
+def _call_ended(
+    this: "weakref.ref[WebSocketClientSession]", conn: Connection, how: str
+) -> None:
+    session = this()
+    if session is None:
+        conn.abort()
+    else:
+        session._ended(conn, how)
+
+
+def _call_gone(this: "weakref.ref[WebSocketClientSession]", conn: Connection) -> None:
+    session = this()
+    if session is not None:
+        assert session._loop is not None
+        # aiohttp swallows what is raised inside connection_lost().
+        session._loop.call_soon(session._gone, conn)
+
+
+def _call_expire(this: "weakref.ref[WebSocketClientSession]") -> None:
+    session = this()
+    if session is not None:
+        session._expire()
+
+
+def _fail_waiter(waiter: Waiter, error: BaseException) -> None:
+    caller: _Caller = waiter.token
+    caller.error = error
+    caller.wake()
+
+
+def _timeout_error(endpoint: Hashable, seconds: float) -> PoolTimeoutError:
+    if seconds == 0:
+        return PoolTimeoutError(f"no idle connection to {endpoint}, and acquire_timeout is 0")
+    return PoolTimeoutError(f"no connection to {endpoint} within acquire_timeout ({seconds:g} s)")
+
+
+def _closed_error() -> PoolClosedError:
+    return PoolClosedError("the WebSocketClientSession is closed")
+
+
+def _own_client_session() -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        # The pool limits and pools; what is left to the connector is to connect.
+        connector=aiohttp.TCPConnector(limit=0, force_close=True),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        # conn_timeout bounds a handshake as a whole.
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+    )
+
+
+# -- arguments -----------------------------------------------------------------------------------
+
+
+def _places(name: str, value: Any) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number or None, not a bool")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(
+            f"{name} must be a whole number or None, not {type(value).__name__}"
+        ) from None
+    if number < 0:
+        raise ValueError(f"{name} must be 0 or more, not {number}")
+    return number
+
+
+def _seconds(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be 0 or more seconds, and finite, not {value!r}")
+    return value
+
+
+def _positive(name: str, value: Any) -> float | None:
+    seconds = _seconds(name, value)
+    if seconds == 0:
+        raise ValueError(f"{name} must be more than 0 seconds; None: no limit")
+    return seconds
+
+
+def _headers(headers: Any) -> CIMultiDict[str]:
+    try:
+        return CIMultiDict(headers or ())
+    except (TypeError, ValueError):
+        raise TypeError("headers must be a mapping of str to str, or pairs of them") from None
+
+
+def _client_session(client_session: Any) -> aiohttp.ClientSession | None:
+    if client_session is None:
+        return None
+    if not isinstance(client_session, aiohttp.ClientSession):
+        raise TypeError(
+            f"client_session must be an aiohttp.ClientSession, not {type(client_session).__name__}"
+        )
+    if client_session.closed:
+        raise ValueError("client_session is closed: give an open one, or none")
+    return client_session
+
+
+def _loop(loop: Any) -> asyncio.AbstractEventLoop | None:
+    if loop is None:
+        return None
+    if not isinstance(loop, asyncio.AbstractEventLoop):
+        raise TypeError(f"loop must be an event loop, not {type(loop).__name__}")
+    if loop.is_closed():
+        raise ValueError("loop is closed: give an open one, or none")
+    return loop
+
+
+def _response_class(response_class: Any) -> type[ClientWebSocketResponse]:
+    if not isinstance(response_class, type) or not issubclass(
+        response_class, ClientWebSocketResponse
+    ):
+        raise TypeError(
+            "ws_response_class must be a subclass of aiowebsocketclient.ClientWebSocketResponse"
+        )
+    return response_class
+
+
+def _limiter(limiter: Any) -> Any:
+    if limiter is not None and not hasattr(type(limiter), "__aenter__"):
+        raise TypeError("connect_limiter must be an asynchronous context manager")
+    return limiter

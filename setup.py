@@ -1,0 +1,30 @@
+"""Builds the compiled core, unless AIOWEBSOCKETCLIENT_NO_EXTENSIONS is set and not empty.
+
+Everything else about the package is in pyproject.toml.
+"""
+
+import os
+import platform
+
+from setuptools import Extension, setup
+
+# Elsewhere the compiled core would not be faster, and the pure one is chosen at import anyway.
+WITH_EXTENSION = platform.python_implementation() == "CPython" and not os.environ.get(
+    "AIOWEBSOCKETCLIENT_NO_EXTENSIONS"
+)
+
+
+def extensions() -> list[Extension]:
+    if not WITH_EXTENSION:
+        return []
+    from Cython.Build import cythonize
+
+    module: list[Extension] = cythonize(
+        [Extension("aiowebsocketclient._pool", ["aiowebsocketclient/_pool.pyx"])],
+        # The generated C stays out of the source tree, and so out of sdists.
+        build_dir="build/cython",
+    )
+    return module
+
+
+setup(ext_modules=extensions())
