@@ -21,14 +21,41 @@ def _use_extension() -> bool:
 
 
 if TYPE_CHECKING or not _use_extension():
-    from ._pool_py import IMPLEMENTATION, Handle, Plan, Pool, Slot, Waiter, lend, spend
+    from ._pool_py import (
+        IMPLEMENTATION,
+        Acquisition,
+        Express,
+        Handle,
+        Parkable,
+        Plan,
+        Pool,
+        Slot,
+        Waiter,
+        lend,
+        spend,
+    )
 else:
-    from ._pool import IMPLEMENTATION, Handle, Plan, Pool, Slot, Waiter, lend, spend
+    from ._pool import (
+        IMPLEMENTATION,
+        Acquisition,
+        Express,
+        Handle,
+        Parkable,
+        Plan,
+        Pool,
+        Slot,
+        Waiter,
+        lend,
+        spend,
+    )
 
 __all__ = (
     "IMPLEMENTATION",
     "NO_EXTENSIONS",
+    "Acquisition",
+    "Express",
     "Handle",
+    "Parkable",
     "Plan",
     "Pool",
     "Slot",

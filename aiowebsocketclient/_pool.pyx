@@ -1,4 +1,4 @@
-# cython: language_level=3, nonecheck=True, embedsignature=True
+# cython: language_level=3, nonecheck=True, embedsignature=False, binding=False, always_allow_keywords=False
 """The core of the pool, compiled.
 
 It is ``_pool_py.py`` line for line, with types: read that one for the reference, and change the two
@@ -7,9 +7,22 @@ together.  The tests run on both, and a randomised comparison drives them side b
 
 import heapq
 import math
+import warnings
 from collections import OrderedDict
 
+cimport cython
+from cpython.time cimport monotonic
+
 from ._pool_py import CLOSE_REASONS, COUNTERS, GAUGES
+
+
+cdef extern from "Python.h":
+    int PyObject_GenericSetDict(object obj, object value, void *context) except -1
+    unsigned long PyThread_get_thread_ident()
+
+    ctypedef struct PyTypeObject:
+        object (*tp_new)(PyTypeObject *cls, tuple args, void *kwargs)
+
 
 IMPLEMENTATION = "c"
 
@@ -401,7 +414,7 @@ cdef class Pool:
 
     # -- the two operations of the hot path ------------------------------------------------------
 
-    def acquire(self, key, double now):
+    cpdef Slot acquire(self, key, double now):
         """Take an idle connection of the handshake ``key``, if there is a fresh one on top."""
         cdef Handshake handshake
         cdef Slot slot
@@ -421,7 +434,7 @@ cdef class Pool:
         slot.uses += 1
         return slot
 
-    def release(self, Slot slot not None, double now):
+    cpdef Plan release(self, Slot slot, double now):
         """Give an acquired connection back; it must be fit for another's use."""
         cdef Plan plan
         if slot.state != ACQUIRED:
@@ -1264,6 +1277,52 @@ cdef class Pool:
         return 0
 
 
+
+cdef class Parkable:
+    """What release and hand-out ask of a connection and do to it, without the connection.
+
+    The names are those of aiohttp's WebSocket response (``state``: its instance dictionary) and of
+    its protocol; ``idle.py`` says what they mean and sets the fields.
+    """
+
+    cdef public object _background, _buffer, _is_eof, _is_transport_closing, _parser, _protocol
+    cdef public dict state
+    cdef public bint closing, parked
+
+    cpdef bint is_clean(self) except -1:
+        """Whether it can go to another user: nothing unread, nothing under way, no error seen."""
+        cdef dict ws = self.state
+        protocol = self._protocol
+        return not (
+            self.closing
+            or self._buffer
+            or ws["_waiting"]
+            # aiohttp sets it wherever it sets _closing or _exception.
+            or ws["_close_code"] is not None
+            or ws["_closed"]
+            or self._background
+            or protocol._paused
+            or protocol._reading_paused
+            or self._is_eof()
+            or self._is_transport_closing()
+        )
+
+    cpdef bint park(self) except -1:
+        """Begin to watch a connection that nobody reads; False: it is not clean."""
+        if not self.is_clean():
+            return False
+        self.parked = True
+        self._protocol._payload_parser = self
+        return True
+
+    cpdef int unpark(self) except -1:
+        """Give the connection back to who reads it."""
+        if self.parked:
+            self.parked = False
+            self._protocol._payload_parser = self._parser
+        return 0
+
+
 cdef class Handle:
     """What a response adds to aiohttp's: the fields of one acquisition.
 
@@ -1276,27 +1335,131 @@ cdef class Handle:
     cdef public Slot _slot
     cdef public bint _spent, _reused
 
-    # A subclass's constructor takes aiohttp's arguments.
-    def __cinit__(self, *args, **kwargs):
-        pass
-
     def __del__(self):
         if self._owner is not None:
             self._owner._handle_lost(self)
 
 
-def lend(cls, owner, Slot slot not None, dict state not None):
-    """Return a new handle of class ``cls`` on the connection whose attributes ``state`` holds."""
-    cdef Handle handle = cls.__new__(cls)
-    handle.__dict__ = state
+cpdef object lend(type cls, owner, Slot slot):
+    """Return a new handle of class ``cls`` on the connection in ``slot``, which leaves its parking."""
+    cdef Parkable conn = slot.conn
+    if conn.parked:
+        conn.unpark()
+    cdef Handle handle = (<PyTypeObject *> cls).tp_new(<PyTypeObject *> cls, (), NULL)
+    PyObject_GenericSetDict(handle, conn.state, NULL)
     handle._slot = slot
     handle._reused = slot.uses > 1
     handle._owner = owner
     return handle
 
 
-def spend(Handle handle not None, dict state not None):
+cpdef int spend(Handle handle, dict state) except -1:
     """Take the connection from a handle, and leave it ``state`` for attributes."""
     handle._owner = None
     handle._spent = True
-    handle.__dict__ = state
+    PyObject_GenericSetDict(handle, state, NULL)
+    return 0
+
+
+cdef class Express:
+    """The way of a hit: an idle connection goes out and comes back without the session.
+
+    While it is ``open``, in the thread and the loop it was made for, nothing but the core need be
+    asked; otherwise the session is.
+    """
+
+    cdef Pool _pool
+    cdef type _cls
+    cdef object _is_running
+    cdef unsigned long _thread
+    cdef public bint open, pooling
+
+    def __init__(self, Pool pool not None, type cls not None, is_running, unsigned long thread):
+        self._pool = pool
+        self._cls = cls
+        # A loop that runs, in the thread that asks, is the running loop. (To ask for that one costs
+        # a system call on CPython 3.11.)
+        self._is_running = is_running
+        self._thread = thread
+        self.open = False
+        # Whether what is released is pooled.
+        self.pooling = True
+
+    cpdef object acquire(self, owner, key):
+        """Return a handle on an idle connection; None: ask the session."""
+        cdef Slot slot
+        if not self.open or PyThread_get_thread_ident() != self._thread or not self._is_running():
+            return None
+        slot = self._pool.acquire(key, monotonic())
+        return None if slot is None else lend(self._cls, owner, slot)
+
+    def release(self, Handle handle not None):
+        """Park the connection of a handle, and release it: what :meth:`Pool.release` returns.
+
+        ``False``: it is not fit for another's use, and nothing was done.
+        """
+        cdef Slot slot = handle._slot
+        cdef Parkable conn = slot.conn
+        if not self.pooling or conn is None or not conn.park():
+            return False
+        spend(handle, {})
+        return self._pool.release(slot, monotonic())
+
+
+@cython.freelist(64)
+cdef class Acquisition:
+    """What ``ws_connect`` returns: a coroutine to asyncio, and an asynchronous context manager.
+
+    A hit goes by :class:`Express`; for all else it runs the owner's ``_acquire``.
+    """
+
+    cdef Express _express
+    cdef object _owner, _target, _acquire_timeout, _handle, _steps
+    cdef bint _begun
+
+    def __cinit__(self, Express express not None, owner, target, acquire_timeout):
+        if not isinstance(target, tuple):
+            raise TypeError("target must be a tuple")
+        self._express = express
+        self._owner = owner
+        self._target = target
+        self._acquire_timeout = acquire_timeout
+
+    def __await__(self):
+        self._begun = True
+        handle = self._express.acquire(self._owner, (<tuple> self._target)[0])
+        if handle is None:
+            slow = self._owner._acquire(self._target, self._acquire_timeout)
+            handle = yield from slow.__await__()
+        self._handle = handle
+        return handle
+
+    def send(self, value):
+        """Step it, as ``asyncio.Task`` does."""
+        if self._steps is None:
+            self._steps = self.__await__()
+        return self._steps.send(value)
+
+    def throw(self, typ, val=None, tb=None):
+        """Throw into it, as ``asyncio.Task`` does on cancellation."""
+        if self._steps is None:
+            self._steps = self.__await__()
+        return self._steps.throw(typ if val is None else val)
+
+    def close(self):
+        """End it where it stands, or before it began."""
+        self._begun = True
+        if self._steps is not None:
+            self._steps.close()
+
+    def __aenter__(self):
+        return self
+
+    def __aexit__(self, exc_type, exc_val, exc_tb):
+        if exc_type is None:
+            return self._handle.release()
+        return self._handle.__aexit__(exc_type, exc_val, exc_tb)
+
+    def __del__(self):
+        if not self._begun:
+            warnings.warn("ws_connect() was never awaited", RuntimeWarning, stacklevel=2)

@@ -15,8 +15,11 @@ every connection that falls free in :meth:`Pool._hand_on`.
 
 import heapq
 import math
+import warnings
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Generator, Hashable
+from threading import get_ident
+from time import monotonic
 from typing import Any, Final
 
 __all__ = (
@@ -30,7 +33,10 @@ __all__ = (
     "IDLE",
     "MAX_PASSED_OVER",
     "ORPHAN_GRACE",
+    "Acquisition",
+    "Express",
     "Handle",
+    "Parkable",
     "Plan",
     "Pool",
     "Slot",
@@ -1238,6 +1244,69 @@ class Pool:
         self._drop_dead(handshake)
 
 
+
+class Parkable:
+    """What release and hand-out ask of a connection and do to it, without the connection.
+
+    The names are those of aiohttp's WebSocket response (``state``: its instance dictionary) and of
+    its protocol; ``idle.py`` says what they mean and sets the fields.
+    """
+
+    __slots__ = (
+        "_background",
+        "_buffer",
+        "_is_eof",
+        "_is_transport_closing",
+        "_parser",
+        "_protocol",
+        "closing",
+        "parked",
+        "state",
+    )
+
+    _background: Any
+    _buffer: Any
+    _is_eof: Any
+    _is_transport_closing: Any
+    _parser: Any
+    _protocol: Any
+    closing: bool
+    parked: bool
+    state: dict[str, Any]
+
+    def is_clean(self) -> bool:
+        """Whether it can go to another user: nothing unread, nothing under way, no error seen."""
+        ws = self.state
+        protocol = self._protocol
+        return not (
+            self.closing
+            or self._buffer
+            or ws["_waiting"]
+            # aiohttp sets it wherever it sets _closing or _exception.
+            or ws["_close_code"] is not None
+            or ws["_closed"]
+            or self._background
+            or protocol._paused
+            or protocol._reading_paused
+            or self._is_eof()
+            or self._is_transport_closing()
+        )
+
+    def park(self) -> bool:
+        """Begin to watch a connection that nobody reads; False: it is not clean."""
+        if not self.is_clean():
+            return False
+        self.parked = True
+        self._protocol._payload_parser = self
+        return True
+
+    def unpark(self) -> None:
+        """Give the connection back to who reads it."""
+        if self.parked:
+            self.parked = False
+            self._protocol._payload_parser = self._parser
+
+
 class Handle:
     """What a response adds to aiohttp's: the fields of one acquisition.
 
@@ -1266,10 +1335,13 @@ class Handle:
             self._owner._handle_lost(self)
 
 
-def lend(cls: Any, owner: Any, slot: Slot, state: dict[str, Any]) -> Any:
-    """Return a new handle of class ``cls`` on the connection whose attributes ``state`` holds."""
+def lend(cls: Any, owner: Any, slot: Slot) -> Any:
+    """Return a new handle of class ``cls`` on the connection in ``slot``, which leaves its parking."""
+    conn = slot.conn
+    if conn.parked:
+        conn.unpark()
     handle = cls.__new__(cls)
-    handle.__dict__ = state
+    handle.__dict__ = conn.state
     handle._slot = slot
     handle._reused = slot.uses > 1
     handle._owner = owner
@@ -1280,4 +1352,112 @@ def spend(handle: Handle, state: dict[str, Any]) -> None:
     """Take the connection from a handle, and leave it ``state`` for attributes."""
     handle._owner = None
     handle._spent = True
-    handle.__dict__ = state
+    handle.__dict__ = state  # type: ignore[attr-defined]
+
+
+class Express:
+    """The way of a hit: an idle connection goes out and comes back without the session.
+
+    While it is ``open``, in the thread and the loop it was made for, nothing but the core need be
+    asked; otherwise the session is.
+    """
+
+    __slots__ = ("_cls", "_is_running", "_pool", "_thread", "open", "pooling")
+
+    def __init__(self, pool: Pool, cls: Any, is_running: Callable[[], bool], thread: int) -> None:
+        self._pool = pool
+        self._cls = cls
+        # A loop that runs, in the thread that asks, is the running loop. (To ask for that one costs
+        # a system call on CPython 3.11.)
+        self._is_running = is_running
+        self._thread = thread
+        self.open = False
+        # Whether what is released is pooled.
+        self.pooling = True
+
+    def acquire(self, owner: Any, key: Hashable) -> Any:
+        """Return a handle on an idle connection; None: ask the session."""
+        if not self.open or get_ident() != self._thread or not self._is_running():
+            return None
+        slot = self._pool.acquire(key, monotonic())
+        return None if slot is None else lend(self._cls, owner, slot)
+
+    def release(self, handle: Handle) -> Any:
+        """Park the connection of a handle, and release it: what :meth:`Pool.release` returns.
+
+        ``False``: it is not fit for another's use, and nothing was done.
+        """
+        slot = handle._slot
+        assert slot is not None
+        conn = slot.conn
+        if not self.pooling or conn is None or not conn.park():
+            return False
+        spend(handle, {})
+        return self._pool.release(slot, monotonic())
+
+
+class Acquisition:
+    """What ``ws_connect`` returns: a coroutine to asyncio, and an asynchronous context manager.
+
+    A hit goes by :class:`Express`; for all else it runs the owner's ``_acquire``.
+    """
+
+    __slots__ = (
+        "_acquire_timeout",
+        "_begun",
+        "_express",
+        "_handle",
+        "_owner",
+        "_steps",
+        "_target",
+    )
+
+    def __init__(
+        self, express: Express, owner: Any, target: Any, acquire_timeout: float | None
+    ) -> None:
+        self._express = express
+        self._owner = owner
+        self._target = target
+        self._acquire_timeout = acquire_timeout
+        self._begun = False
+        self._handle: Any = None
+        self._steps: Any = None
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        self._begun = True
+        handle = self._express.acquire(self._owner, self._target[0])
+        if handle is None:
+            slow = self._owner._acquire(self._target, self._acquire_timeout)
+            handle = yield from slow.__await__()
+        self._handle = handle
+        return handle
+
+    def send(self, value: Any) -> Any:
+        """Step it, as ``asyncio.Task`` does."""
+        if self._steps is None:
+            self._steps = self.__await__()
+        return self._steps.send(value)
+
+    def throw(self, typ: Any, val: Any = None, tb: Any = None) -> Any:
+        """Throw into it, as ``asyncio.Task`` does on cancellation."""
+        if self._steps is None:
+            self._steps = self.__await__()
+        return self._steps.throw(typ if val is None else val)
+
+    def close(self) -> None:
+        """End it where it stands, or before it began."""
+        self._begun = True
+        if self._steps is not None:
+            self._steps.close()
+
+    def __aenter__(self) -> Any:
+        return self
+
+    def __aexit__(self, exc_type: Any, exc_val: Any, exc_tb: Any) -> Any:
+        if exc_type is None:
+            return self._handle.release()
+        return self._handle.__aexit__(exc_type, exc_val, exc_tb)
+
+    def __del__(self) -> None:
+        if not self._begun:
+            warnings.warn("ws_connect() was never awaited", RuntimeWarning, stacklevel=2)

@@ -16,16 +16,13 @@ from typing import Any, Final
 import aiohttp
 from aiohttp import WSMsgType
 
+from ._compat import Parkable
+
 __all__ = ("DIRTY", "LOST", "Connection")
 
 #: How a parked connection ended: by the server or the network, or by a message nobody asked for.
 LOST: Final = "lost"
 DIRTY: Final = "dirty"
-
-# What the connection stands in its protocol for.
-_IN_USE: Final = 0
-_PARKED: Final = 1
-_CLOSING: Final = 2
 
 # What a parser returns for "go on". The real one's "protocol error" is kept from the protocol,
 # which would drop its parser, and with it the only one to be told that the socket is gone.
@@ -35,8 +32,8 @@ _GO_ON: Final = (False, b"")
 _NO_CLOSE_CODE: Final = 1005
 
 
-class Connection:
-    """One WebSocket connection of the pool, in use, parked or closing.
+class Connection(Parkable):
+    """One WebSocket connection of the pool, in use, ``parked`` or ``closing``.
 
     ``ws`` is the response that aiohttp made, which is never handed out; ``state`` is its instance
     dictionary, which handles borrow.  ``on_ended(connection, how)`` is called when it ends while
@@ -45,25 +42,16 @@ class Connection:
     """
 
     __slots__ = (
-        "__weakref__",
-        "_buffer",
         "_failed",
-        "_is_eof",
-        "_mode",
         "_on_ended",
         "_on_gone",
-        "_parser",
-        "_protocol",
         "_reader",
         "_resets_heartbeat",
-        "_send_lock",
         "_transport",
-        "_transport_is_closing",
         "_writer",
         "acquired_at",
         "closed",
         "slot",
-        "state",
         "timer",
         "ws",
     )
@@ -82,24 +70,25 @@ class Connection:
         # Shared between the response and its handles. CPython keeps the keys of an ordinary
         # instance dictionary apart from its values, which makes lookups through a second object
         # several times slower; one that is filled by update() is whole.
-        self.state: dict[str, Any] = {}
+        self.state = {}
         self.state.update(ws.__dict__)
         ws.__dict__ = self.state
+        self.parked = False
+        self.closing = False
         conn: Any = ws._conn
-        self._protocol: Any = conn.protocol
+        self._protocol = conn.protocol
         self._transport: asyncio.Transport = conn.transport
-        self._parser: Any = self._protocol._payload_parser
+        self._parser = self._protocol._payload_parser
         self._reader: Any = ws._reader
         self._writer: Any = ws._writer
-        # aiohttp < 3.13 has no such lock.
-        self._send_lock: asyncio.Lock | None = getattr(ws._writer, "_send_lock", None)
         # Looked up once, since every release asks them.
         self._buffer = self._reader._buffer
         self._is_eof = self._reader.is_eof
-        self._transport_is_closing = self._transport.is_closing
+        self._is_transport_closing = self._transport.is_closing
+        # Frames being compressed in a thread, which keep the writer's lock; older aiohttp has none.
+        self._background = getattr(self._writer, "_background_tasks", None)
         # aiohttp < 3.14 resets its heartbeat in receive() only, that is, never while parked.
         self._resets_heartbeat = ws._heartbeat is not None and not hasattr(ws, "_on_data_received")
-        self._mode = _IN_USE
         self._failed = False
         self.timer: asyncio.TimerHandle | None = None
         self.closed: asyncio.Future[None] | None = None
@@ -109,54 +98,20 @@ class Connection:
         self._protocol.read_timeout = None
         self._protocol.start_timeout()
 
-    # -- parking ---------------------------------------------------------------------------------
-
-    def is_clean(self) -> bool:
-        """Whether it can go to another user: nothing unread, nothing under way, no error seen."""
-        ws = self.state
-        return not (
-            self._mode == _CLOSING
-            or self._buffer
-            or ws["_waiting"]
-            or ws["_closed"]
-            or ws["_closing"]
-            or ws["_close_code"] is not None
-            or ws["_exception"] is not None
-            or self._is_eof()
-            or self._transport_is_closing()
-            or self._protocol._paused
-            or self._protocol._reading_paused
-            or (self._send_lock is not None and self._send_lock.locked())
-        )
+    # -- in use ------------------------------------------------------------------------------------
 
     @property
     def has_ended(self) -> bool:
         """Whether the server or the network has ended it."""
         ws = self.state
-        return bool(ws["_closed"] or ws["_closing"] or self._is_eof() or self._transport_is_closing())
+        return bool(ws["_closed"] or ws["_closing"] or self._is_eof() or self._is_transport_closing())
 
     @property
     def is_receiving(self) -> bool:
         """Whether a ``receive()`` is under way."""
         return bool(self.state["_waiting"])
 
-    def park(self) -> None:
-        """Begin to watch a clean connection that nobody reads."""
-        self._mode = _PARKED
-        self._protocol._payload_parser = self
-
-    def unpark(self) -> None:
-        """Give the connection back to who reads it."""
-        if self._mode == _PARKED:
-            self._mode = _IN_USE
-            self._protocol._payload_parser = self._parser
-
     # -- closing ---------------------------------------------------------------------------------
-
-    @property
-    def is_closing(self) -> bool:
-        """Whether :meth:`watch_closing` was called."""
-        return self._mode == _CLOSING
 
     @property
     def is_gone(self) -> bool:
@@ -166,7 +121,8 @@ class Connection:
 
     def watch_closing(self) -> None:
         """Tell ``on_gone`` when the socket is gone; the connection is not used again."""
-        self._mode = _CLOSING
+        self.parked = False
+        self.closing = True
         # A protocol that saw an error has dropped its parser; then there is nothing to hand on to.
         self._failed = self._failed or self._protocol._payload_parser is None
         if self.is_gone:
@@ -214,7 +170,7 @@ class Connection:
         if self._failed:
             return _GO_ON
         self._failed, _ = self._parser.feed_data(data)
-        if self._mode == _PARKED:
+        if self.parked:
             if self._resets_heartbeat:
                 self.ws._reset_heartbeat()
             self._drain()
@@ -224,9 +180,9 @@ class Connection:
         """Take the end of the connection, in place of the real parser."""
         if not self._failed:
             self._parser.feed_eof()
-        if self._mode == _PARKED:
+        if self.parked:
             self._end(LOST)
-        elif self._mode == _CLOSING:
+        elif self.closing:
             self._on_gone(self)
 
     def _drain(self) -> None:
@@ -272,5 +228,5 @@ class Connection:
         return False
 
     def _end(self, how: str) -> None:
-        self._mode = _IN_USE
+        self.parked = False
         self._on_ended(self, how)

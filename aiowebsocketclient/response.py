@@ -8,7 +8,7 @@ connection ends at the class, where :class:`_Spent` raises.
 """
 
 import asyncio
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine, Generator, Iterator
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -59,8 +59,20 @@ class Completion(Coroutine[Any, Any, None]):
             self._steps.close()
 
 
+class _Done(Completion):
+    """Complete from the start, for which there need not even be steps."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Iterator[Any]:  # type: ignore[override]
+        return _NO_STEPS
+
+
+# Used up, as an iterator over nothing is from the start.
+_NO_STEPS: Final[Iterator[Any]] = iter(())
+
 #: The completion of what is complete already.
-DONE: Final = Completion(None)
+DONE: Final = _Done(None)
 
 
 class _Spent:
@@ -144,7 +156,10 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
         owner = self._owner
         if owner is None:
             return DONE
-        completion: Completion = owner._release(self)
+        plan = owner._express.release(self)
+        if plan is None:
+            return DONE
+        completion: Completion = owner._released(self, plan)
         return completion
 
     async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"") -> bool:

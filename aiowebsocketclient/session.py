@@ -9,7 +9,6 @@ import logging
 import math
 import operator
 import random
-import time
 import traceback
 import warnings
 import weakref
@@ -18,14 +17,16 @@ from collections.abc import Callable, Coroutine, Generator, Hashable
 from contextlib import AbstractAsyncContextManager
 from contextvars import Context, copy_context
 from functools import partial
+from threading import get_ident
+from time import monotonic
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 import aiohttp
 from multidict import CIMultiDict, getversion
 from yarl import URL
 
-from ._compat import Plan, Pool, Slot, Waiter, lend
+from ._compat import Acquisition, Express, Plan, Pool, Slot, Waiter, lend
 from ._pool_py import ACQUIRED, CLOSE_REASONS, CLOSING
 from .exceptions import (
     PoolClosedError,
@@ -93,37 +94,27 @@ class _AsOurs:
         return getattr(self._session, name)
 
 
-class _Acquisition(Coroutine[Any, Any, ClientWebSocketResponse]):
-    """What ``ws_connect`` returns: a coroutine, and an asynchronous context manager."""
+# asyncio asks this of what it is to run.
+Coroutine.register(Acquisition)
 
-    __slots__ = ("_coro", "_ws")
 
-    def __init__(self, coro: Coroutine[Any, Any, ClientWebSocketResponse]) -> None:
-        self._coro = coro
+class _Targets(dict[str | URL, Target]):
+    """Targets of calls without options, by URL as given: each is parsed once."""
 
-    def __await__(self) -> Generator[Any, Any, ClientWebSocketResponse]:
-        return self._coro.__await__()
+    __slots__ = ("client_session", "headers")
 
-    def send(self, value: Any) -> Any:
-        return self._coro.send(value)
+    def __init__(self, headers: CIMultiDict[str]) -> None:
+        self.headers = headers
+        self.client_session: aiohttp.ClientSession | None = None
 
-    def throw(self, typ: Any, val: Any = None, tb: TracebackType | None = None) -> Any:
-        return self._coro.throw(typ if val is None else val)
-
-    def close(self) -> None:
-        self._coro.close()
-
-    async def __aenter__(self) -> ClientWebSocketResponse:
-        self._ws = await self._coro
-        return self._ws
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        await self._ws.__aexit__(exc_type, exc_val, exc_tb)
+    def __missing__(self, url: str | URL) -> Target:
+        target = resolve(
+            url, {}, headers=self.headers, reuse_key=None, client_session=self.client_session
+        )
+        if len(self) >= _MAX_TARGETS:
+            self.clear()
+        self[url] = target
+        return target
 
 
 class WebSocketClientSession:
@@ -205,15 +196,15 @@ class WebSocketClientSession:
             max_waiting=-1 if waiting is None else waiting,
             max_idle=_positive("max_idle", max_idle) or math.inf,
         )
-        # Targets of calls without options, by URL as given.
-        self._targets: dict[str | URL, Target] = {}
+        self._express = Express(self._pool, self._response_class, _never, 0)
+        self._targets = _Targets(self._headers)
         self._has_cookies = False
         self._default_headers: CIMultiDict[str] = CIMultiDict()
         self._default_headers_version = 0
+        self._had_default_headers = False
         self._debug = False
-        self._time: Callable[[], float] = time.monotonic
         # One timer serves the whole pool.
-        self._expires = max_idle is not None or max_lifetime is not None
+        self._tick = min(max_idle or math.inf, (max_lifetime or math.inf) * _LIFETIME_TICK)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_when = math.inf
         self._close_task: asyncio.Task[None] | None = None
@@ -281,7 +272,7 @@ class WebSocketClientSession:
         reuse_key: Hashable = None,
         acquire_timeout: float | None = _UNSET,
         **options: Any,
-    ) -> _Acquisition:
+    ) -> Acquisition:
         """Acquire a connection to ``url``: an open one where there is one, or a new one.
 
         The result is a coroutine that returns a :class:`ClientWebSocketResponse`, or is used as
@@ -302,9 +293,11 @@ class WebSocketClientSession:
             acquire_timeout = _seconds("acquire_timeout", acquire_timeout)
         if options or reuse_key is not None:
             target = self._resolve(url, options, reuse_key)
+        elif self._default_headers or self._had_default_headers:
+            target = self._target_with_default_headers(url)
         else:
-            target = self._target(url)
-        return _Acquisition(self._acquire(target, acquire_timeout))
+            target = self._targets[url]
+        return Acquisition(self._express, self, target, acquire_timeout)
 
     async def prewarm(
         self,
@@ -337,7 +330,7 @@ class WebSocketClientSession:
         try:
             while True:
                 while error is None and self._pool.open_count(target.key) < wanted:
-                    slot = self._pool.open(target.key.endpoint, target.key, self._time())
+                    slot = self._pool.open(target.key.endpoint, target.key, monotonic())
                     if slot is None:
                         break
                     pending[self._start_connecting(slot, target, copy_context())] = slot
@@ -357,7 +350,7 @@ class WebSocketClientSession:
                             progress(opened, opened + len(pending))
         finally:
             for slot in pending.values():
-                self._pool.abandon(slot, self._time())
+                self._pool.abandon(slot, monotonic())
             self._arm()
         if error is not None:
             raise error
@@ -365,20 +358,14 @@ class WebSocketClientSession:
             raise _closed_error()
         return opened
 
-    def _target(self, url: str | URL) -> Target:
-        """Return the target of a call without options, parsed once for each URL."""
-        if getversion(self._default_headers) != self._default_headers_version:
-            # The client session's headers go with every handshake, and anybody may change them.
+    def _target_with_default_headers(self, url: str | URL) -> Target:
+        headers = self._default_headers
+        # They go with every handshake, and anybody may change them.
+        self._had_default_headers = True
+        if getversion(headers) != self._default_headers_version:
+            self._default_headers_version = getversion(headers)
             self._targets.clear()
-            self._default_headers_version = getversion(self._default_headers)
-        try:
-            return self._targets[url]
-        except (KeyError, TypeError):
-            target = self._resolve(url, {}, None)
-        if len(self._targets) >= _MAX_TARGETS:
-            self._targets.clear()
-        self._targets[url] = target
-        return target
+        return self._targets[url]
 
     def _resolve(
         self, url: str | URL, options: dict[str, Any], reuse_key: Hashable
@@ -402,18 +389,15 @@ class WebSocketClientSession:
     async def _acquire(
         self, target: Target, acquire_timeout: float | None
     ) -> ClientWebSocketResponse:
-        if self._closed or not self._bound or _get_running_loop() is not self._loop:
-            self._bind()
-        if self._has_cookies:
-            target = self._with_cookies(target)
-        slot = self._pool.acquire(target.key, self._time())
+        """Acquire where there is more to do than to hand out what is idle."""
+        self._bind()
+        target = self._with_cookies(target)
+        slot = self._pool.acquire(target.key, monotonic())
         if slot is None:
             slot = await self._wait(target, acquire_timeout)
-        conn: Connection = slot.conn
-        conn.unpark()
         if self._debug:
-            conn.acquired_at = traceback.extract_stack()
-        ws: ClientWebSocketResponse = lend(self._response_class, self, slot, conn.state)
+            slot.conn.acquired_at = traceback.extract_stack()
+        ws: ClientWebSocketResponse = lend(self._response_class, self, slot)
         return ws
 
     async def _wait(self, target: Target, acquire_timeout: float | None) -> Slot:
@@ -422,7 +406,7 @@ class WebSocketClientSession:
         pool = self._pool
         key = target.key
         caller = _Caller(target, self._loop.create_future())
-        now = self._time()
+        now = monotonic()
         waiter, plan = pool.request(key.endpoint, key, caller, now, acquire_timeout != 0)
         self._carry_out(plan)
         if waiter is None:
@@ -459,7 +443,7 @@ class WebSocketClientSession:
     def _time_out(self, waiter: Waiter, acquire_timeout: float) -> None:
         if waiter.queued:
             error = _timeout_error(waiter.handshake.endpoint.key, acquire_timeout)
-            plan = self._pool.give_up(waiter, self._time(), True)
+            plan = self._pool.give_up(waiter, monotonic(), True)
             _fail_waiter(waiter, error)
             self._carry_out(plan)
 
@@ -467,13 +451,12 @@ class WebSocketClientSession:
         """Undo a wait that ends without a connection: cancelled, or failed."""
         slot = self._pool.take(waiter)
         if slot is None:
-            self._carry_out(self._pool.give_up(waiter, self._time(), False))
+            self._carry_out(self._pool.give_up(waiter, monotonic(), False))
             return
         # It was given one all the same, which goes on to the next.
         conn: Connection = slot.conn
-        if conn.is_clean():
-            conn.park()
-            self._carry_out(self._pool.release(slot, self._time()))
+        if conn.park():
+            self._carry_out(self._pool.release(slot, monotonic()))
         else:
             self._close_acquired(slot, "dirty")
 
@@ -503,10 +486,15 @@ class WebSocketClientSession:
             self._warn_of_connector_limit(client_session)
         self._has_cookies = not isinstance(client_session.cookie_jar, aiohttp.DummyCookieJar)
         self._default_headers = client_session.headers
+        self._had_default_headers = bool(client_session.headers)
         self._default_headers_version = getversion(client_session.headers)
+        self._targets.clear()
+        self._targets.client_session = client_session
         self._connect_as: Any = _AsOurs(client_session, self._response_class)
         self._debug = running.get_debug()
-        self._time = running.time
+        self._express = Express(self._pool, self._response_class, running.is_running, get_ident())
+        self._express.open = not (self._has_cookies or self._debug)
+        self._express.pooling = not self._force_close
         self._bound = True
 
     def _warn_of_connector_limit(self, client_session: aiohttp.ClientSession) -> None:
@@ -545,22 +533,29 @@ class WebSocketClientSession:
             self._say_goodbye(slot.conn)
 
     def _arm(self) -> None:
-        """See to it that the pool's one timer goes off in time for whatever expires next."""
-        deadline = self._pool.next_deadline()
-        if self._max_lifetime is not None and len(self._pool):
-            deadline = min(deadline, self._time() + self._max_lifetime * _LIFETIME_TICK)
-        if deadline >= self._timer_when or self._closed:
+        """See to it that the pool's one timer goes off in time for whatever expires next.
+
+        It runs as long as there is any connection: what is released later than now does not expire
+        earlier than what would be released now, so release need not look at it.
+        """
+        if self._closed or not len(self._pool):
+            return
+        now = monotonic()
+        deadline = min(self._pool.next_deadline(), now + self._tick)
+        if deadline >= self._timer_when:
             return
         if self._timer is not None:
             self._timer.cancel()
         assert self._loop is not None
         self._timer_when = deadline
-        self._timer = self._loop.call_at(deadline, _call_expire, weakref.ref(self))
+        # The core's clock need not be the loop's.
+        delay = max(0.0, deadline - now)
+        self._timer = self._loop.call_later(delay, _call_expire, weakref.ref(self))
 
     def _expire(self) -> None:
         self._timer = None
         self._timer_when = math.inf
-        self._carry_out(self._pool.expire(self._time()))
+        self._carry_out(self._pool.expire(monotonic()))
 
     # -- opening ---------------------------------------------------------------------------------
 
@@ -635,7 +630,7 @@ class WebSocketClientSession:
             self._finish_connected(slot, target)
             finished.set_result(None)
         else:
-            owner, plan = self._pool.connect_failed(slot, self._time())
+            owner, plan = self._pool.connect_failed(slot, monotonic())
             if owner is not None:
                 _fail_waiter(owner, error)
             if not finished.cancelled():
@@ -645,7 +640,7 @@ class WebSocketClientSession:
             self._carry_out(plan)
 
     def _finish_connected(self, slot: Slot, target: Target) -> None:
-        now = self._time()
+        now = monotonic()
         retires = math.inf
         if self._max_lifetime is not None:
             jitter = 1 - _LIFETIME_JITTER * random.random()  # noqa: S311
@@ -655,9 +650,7 @@ class WebSocketClientSession:
         plan = self._pool.connected(slot, now, retires, key)
         if slot.waiter is None and slot.state != CLOSING:
             # Nobody waited: it is in the free list, and must be watched like all there.
-            if conn.is_clean():
-                conn.park()
-            else:
+            if not conn.park():
                 self._close_acquired(slot, "dirty")
         self._carry_out(plan)
 
@@ -671,23 +664,16 @@ class WebSocketClientSession:
 
     # -- releasing and closing -------------------------------------------------------------------
 
-    def _release(self, handle: ClientWebSocketResponse) -> Completion:
-        slot: Any = handle._slot
-        conn: Connection | None = slot.conn
-        if conn is None or self._force_close or not conn.is_clean():
-            return self._release_unfit(handle, slot, conn)
-        conn.park()
-        handle._spend()
-        plan = self._pool.release(slot, self._time())
-        if plan is not None:
-            self._carry_out(plan)
-        elif self._timer is None and self._expires:
-            self._arm()
+    def _released(self, handle: ClientWebSocketResponse, plan: Plan | Literal[False]) -> Completion:
+        """Do what is left after ``Express.release``."""
+        if plan is False:
+            return self._release_unfit(handle)
+        self._carry_out(plan)
         return DONE
 
-    def _release_unfit(
-        self, handle: ClientWebSocketResponse, slot: Slot, conn: Connection | None
-    ) -> Completion:
+    def _release_unfit(self, handle: ClientWebSocketResponse) -> Completion:
+        slot: Any = handle._slot
+        conn: Connection | None = slot.conn
         if conn is None or slot.state == CLOSING:
             # The session was closed under it.
             handle._spend()
@@ -732,7 +718,7 @@ class WebSocketClientSession:
         self._say_goodbye(slot.conn)
 
     def _discard(self, slot: Slot, reason: str) -> None:
-        self._carry_out(self._pool.discard(slot, _REASON[reason], self._time()))
+        self._carry_out(self._pool.discard(slot, _REASON[reason], monotonic()))
 
     def _completion(self, conn: Connection) -> Completion:
         if conn.is_gone:
@@ -744,7 +730,7 @@ class WebSocketClientSession:
 
     def _watch_closing(self, conn: Connection) -> None:
         """Bound a closing connection, and learn when its socket is gone."""
-        if conn.is_closing:
+        if conn.closing:
             return
         assert self._loop is not None
         conn.timer = self._loop.call_later(self._close_timeout, conn.abort)
@@ -773,7 +759,7 @@ class WebSocketClientSession:
         self._closed_slot(conn.slot)
 
     def _closed_slot(self, slot: Slot) -> None:
-        self._carry_out(self._pool.closed(slot, self._time()))
+        self._carry_out(self._pool.closed(slot, monotonic()))
         if self._drained is not None and not self._drained.done() and not len(self._pool):
             self._drained.set_result(None)
 
@@ -821,6 +807,7 @@ class WebSocketClientSession:
             if self._loop is not None and self._loop is not running:
                 self._check_other_loop(self._loop)
             self._closed = True
+            self._express.open = False
             if not self._bound:
                 await self._close_client_session()
                 return
@@ -843,7 +830,7 @@ class WebSocketClientSession:
             self._timer.cancel()
             self._timer = None
         self._drained = self._loop.create_future()
-        waiters, plan = self._pool.shutdown(_REASON["forced"], self._time())
+        waiters, plan = self._pool.shutdown(_REASON["forced"], monotonic())
         for waiter in waiters:
             _fail_waiter(waiter, _closed_error())
         self._carry_out(plan)
@@ -937,6 +924,10 @@ def _call_expire(this: "weakref.ref[WebSocketClientSession]") -> None:
     session = this()
     if session is not None:
         session._expire()
+
+
+def _never() -> bool:
+    return False
 
 
 def _fail_waiter(waiter: Waiter, error: BaseException) -> None:
