@@ -406,7 +406,7 @@ cdef class Pool:
         self._giving = 0
         # Endpoints whose oldest waiter lacks only room over all endpoints: (ticket, ., endpoint).
         self._place_heap = []
-        # Endpoints with idle connections: (lower bound of the longest idle one's since, ., endpoint).
+        # Endpoints with idle connections: (not after the longest idle one's since, ., endpoint).
         self._idle_heap = []
         self._orphans = OrderedDict()
         # Counters of endpoints that are gone.
@@ -802,7 +802,7 @@ cdef class Pool:
         return slot
 
     cdef int _freed(self, Slot slot) except -1:
-        """The one place where a place becomes free."""
+        """Set a place free; nothing else does."""
         slot.state = GONE
         slot.handshake.endpoint.count -= 1
         self._count -= 1
@@ -1065,7 +1065,7 @@ cdef class Pool:
     # -- who gets what ---------------------------------------------------------------------------
 
     cdef int _hand_on(self, Slot slot, Plan plan, double now) except -1:
-        """The one place where it is decided who gets a connection that has fallen free."""
+        """Decide who gets a connection that has fallen free; nothing else does."""
         cdef Handshake handshake
         cdef Endpoint endpoint
         cdef Waiter first
@@ -1341,7 +1341,7 @@ cdef class Handle:
 
 
 cpdef object lend(type cls, owner, Slot slot):
-    """Return a new handle of class ``cls`` on the connection in ``slot``, which leaves its parking."""
+    """Return a new handle of class ``cls`` on the connection in ``slot``, and unpark that."""
     cdef Parkable conn = slot.conn
     if conn.parked:
         conn.unpark()

@@ -20,7 +20,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Generator, Hashable
 from threading import get_ident
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, Self
 
 __all__ = (
     "ACQUIRED",
@@ -490,7 +490,7 @@ class Pool:
         self._giving = 0
         # Endpoints whose oldest waiter lacks only room over all endpoints: (ticket, ., endpoint).
         self._place_heap: list[tuple[int, int, Endpoint]] = []
-        # Endpoints with idle connections: (lower bound of the longest idle one's since, ., endpoint).
+        # Endpoints with idle connections: (not after the longest idle one's since, ., endpoint).
         self._idle_heap: list[tuple[float, int, Endpoint]] = []
         self._orphans: OrderedDict[Slot, None] = OrderedDict()
         # Counters of endpoints that are gone.
@@ -684,9 +684,7 @@ class Pool:
         self._start_closing(slot, reason)
         if waiter is not None:
             plan = Plan()
-            waiter.handshake = self._handshake(
-                waiter.handshake.endpoint.key, waiter.handshake.key
-            )
+            waiter.handshake = self._handshake(waiter.handshake.endpoint.key, waiter.handshake.key)
             self._come_back(waiter, plan, now)
         self._drop_dead(handshake)
         return plan
@@ -846,7 +844,7 @@ class Pool:
         return slot
 
     def _freed(self, slot: Slot) -> None:
-        """The one place where a place becomes free."""
+        """Set a place free; nothing else does."""
         slot.state = GONE
         slot.handshake.endpoint.count -= 1
         self._count -= 1
@@ -1060,7 +1058,7 @@ class Pool:
     # -- who gets what ---------------------------------------------------------------------------
 
     def _hand_on(self, slot: Slot, plan: Plan, now: float) -> None:
-        """The one place where it is decided who gets a connection that has fallen free."""
+        """Decide who gets a connection that has fallen free; nothing else does."""
         handshake = slot.handshake
         endpoint = handshake.endpoint
         first = handshake.first_waiter()
@@ -1244,7 +1242,6 @@ class Pool:
         self._drop_dead(handshake)
 
 
-
 class Parkable:
     """What release and hand-out ask of a connection and do to it, without the connection.
 
@@ -1322,7 +1319,7 @@ class Handle:
     _spent: bool
     _reused: bool
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> "Handle":
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
         self._owner = None
         self._slot = None
@@ -1336,7 +1333,7 @@ class Handle:
 
 
 def lend(cls: Any, owner: Any, slot: Slot) -> Any:
-    """Return a new handle of class ``cls`` on the connection in ``slot``, which leaves its parking."""
+    """Return a new handle of class ``cls`` on the connection in ``slot``, and unpark that."""
     conn = slot.conn
     if conn.parked:
         conn.unpark()
@@ -1352,7 +1349,7 @@ def spend(handle: Handle, state: dict[str, Any]) -> None:
     """Take the connection from a handle, and leave it ``state`` for attributes."""
     handle._owner = None
     handle._spent = True
-    handle.__dict__ = state  # type: ignore[attr-defined]
+    handle.__dict__ = state  # type: ignore[misc]
 
 
 class Express:

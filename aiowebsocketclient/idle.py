@@ -104,7 +104,9 @@ class Connection(Parkable):
     def has_ended(self) -> bool:
         """Whether the server or the network has ended it."""
         ws = self.state
-        return bool(ws["_closed"] or ws["_closing"] or self._is_eof() or self._is_transport_closing())
+        return bool(
+            ws["_closed"] or ws["_closing"] or self._is_eof() or self._is_transport_closing()
+        )
 
     @property
     def is_receiving(self) -> bool:

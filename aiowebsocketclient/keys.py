@@ -116,8 +116,7 @@ def resolve(
 
     ``headers`` are the pool's own; ``client_session`` is the one that will connect, if there is one
     already: its base URL and default headers count.  Raises ``TypeError`` for an argument of the
-    wrong type, ``aiohttp.InvalidURL`` and ``aiohttp.NonHttpUrlClientError`` for a URL that cannot be
-    connected to.
+    wrong type, ``aiohttp.InvalidURL`` and its subclasses for a URL that cannot be connected to.
     """
     options = _checked(options)
     url = parse_url(url, client_session)
@@ -307,4 +306,4 @@ def _ssl(options: dict[str, Any]) -> Hashable:
         fingerprint = ssl.fingerprint
     if fingerprint is not None:
         return ("fingerprint", fingerprint)
-    return True if ssl is None else ssl  # type: ignore[no-any-return]
+    return True if ssl is None else ssl

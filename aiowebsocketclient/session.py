@@ -13,7 +13,7 @@ import traceback
 import warnings
 import weakref
 from asyncio.events import _get_running_loop
-from collections.abc import Callable, Coroutine, Generator, Hashable
+from collections.abc import Callable, Coroutine, Hashable
 from contextlib import AbstractAsyncContextManager
 from contextvars import Context, copy_context
 from functools import partial
@@ -27,7 +27,7 @@ from multidict import CIMultiDict, getversion
 from yarl import URL
 
 from ._compat import Acquisition, Express, Plan, Pool, Slot, Waiter, lend
-from ._pool_py import ACQUIRED, CLOSE_REASONS, CLOSING
+from ._pool_py import ACQUIRED, CLOSE_REASONS, CLOSING, IDLE
 from .exceptions import (
     PoolClosedError,
     PoolTimeoutError,
@@ -362,14 +362,12 @@ class WebSocketClientSession:
         headers = self._default_headers
         # They go with every handshake, and anybody may change them.
         self._had_default_headers = True
-        if getversion(headers) != self._default_headers_version:
-            self._default_headers_version = getversion(headers)
+        if _version(headers) != self._default_headers_version:
+            self._default_headers_version = _version(headers)
             self._targets.clear()
         return self._targets[url]
 
-    def _resolve(
-        self, url: str | URL, options: dict[str, Any], reuse_key: Hashable
-    ) -> Target:
+    def _resolve(self, url: str | URL, options: dict[str, Any], reuse_key: Hashable) -> Target:
         return resolve(
             url,
             options,
@@ -487,7 +485,7 @@ class WebSocketClientSession:
         self._has_cookies = not isinstance(client_session.cookie_jar, aiohttp.DummyCookieJar)
         self._default_headers = client_session.headers
         self._had_default_headers = bool(client_session.headers)
-        self._default_headers_version = getversion(client_session.headers)
+        self._default_headers_version = _version(client_session.headers)
         self._targets.clear()
         self._targets.client_session = client_session
         self._connect_as: Any = _AsOurs(client_session, self._response_class)
@@ -600,7 +598,6 @@ class WebSocketClientSession:
         try:
             async with asyncio.timeout(self._conn_timeout) as scope:
                 ws = await connect(connect_as, target.url, **target.options)
-                return ws
         except TimeoutError:
             if not scope.expired():
                 raise
@@ -608,6 +605,7 @@ class WebSocketClientSession:
                 f"no connection to {target.key.endpoint} within conn_timeout"
                 f" ({self._conn_timeout:g} s)"
             ) from None
+        return ws
 
     def _finish_connecting(
         self,
@@ -643,15 +641,14 @@ class WebSocketClientSession:
         now = monotonic()
         retires = math.inf
         if self._max_lifetime is not None:
-            jitter = 1 - _LIFETIME_JITTER * random.random()  # noqa: S311
+            jitter = 1 - _LIFETIME_JITTER * random.random()
             retires = slot.born + self._max_lifetime * jitter
         conn: Connection = slot.conn
         key: HandshakeKey = self._with_cookies(target).key
         plan = self._pool.connected(slot, now, retires, key)
-        if slot.waiter is None and slot.state != CLOSING:
-            # Nobody waited: it is in the free list, and must be watched like all there.
-            if not conn.park():
-                self._close_acquired(slot, "dirty")
+        # If nobody waited it is in the free list, and must be watched like all there.
+        if slot.state == IDLE and not conn.park():
+            self._close_acquired(slot, "dirty")
         self._carry_out(plan)
 
     def _finish_stopped(self, slot: Slot, finished: asyncio.Future[None]) -> None:
@@ -678,10 +675,9 @@ class WebSocketClientSession:
             # The session was closed under it.
             handle._spend()
             return DONE if conn is None else self._completion(conn)
+        reason = "forced"
         if not conn.is_clean():
             reason = "lost" if conn.has_ended else "dirty"
-        else:
-            reason = "forced"
         if conn.is_receiving:
             handle._spend_receiving()
             conn.wake_pending_receive()
@@ -902,9 +898,7 @@ async def _goodbye(conn: Connection) -> None:
         conn.abort()
 
 
-def _call_ended(
-    this: "weakref.ref[WebSocketClientSession]", conn: Connection, how: str
-) -> None:
+def _call_ended(this: "weakref.ref[WebSocketClientSession]", conn: Connection, how: str) -> None:
     session = this()
     if session is None:
         conn.abort()
@@ -924,6 +918,11 @@ def _call_expire(this: "weakref.ref[WebSocketClientSession]") -> None:
     session = this()
     if session is not None:
         session._expire()
+
+
+def _version(headers: Any) -> int:
+    # It takes any multidict, and is typed for those of objects only.
+    return getversion(headers)
 
 
 def _never() -> bool:

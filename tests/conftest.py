@@ -1,0 +1,135 @@
+"""Loops, servers, and the check that nothing is left behind."""
+
+import asyncio
+import gc
+import importlib
+import importlib.util
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from types import ModuleType
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+import trustme
+
+import aiowebsocketclient
+from aiowebsocketclient import WebSocketClientSession
+
+from .servers import Server, serving
+
+try:
+    import uvloop
+except ImportError:  # it has no wheels for some interpreters
+    uvloop = None
+
+
+def pytest_report_header() -> str:
+    return (
+        f"aiowebsocketclient {aiowebsocketclient.__version__}"
+        f" ({aiowebsocketclient.IMPLEMENTATION}: {aiowebsocketclient.__file__}),"
+        f" aiohttp {aiohttp.__version__}, uvloop {getattr(uvloop, '__version__', 'absent')}"
+    )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--impl", choices=("c", "py"), help="fail at once unless this core is the one in use"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    expected = config.getoption("--impl")
+    if expected not in (None, aiowebsocketclient.IMPLEMENTATION):
+        raise pytest.UsageError(
+            f"the core in use is {aiowebsocketclient.IMPLEMENTATION!r}, not {expected!r}"
+        )
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run every asynchronous test on each loop."""
+    factories: dict[str, Any] = {"asyncio": asyncio.new_event_loop}
+    if uvloop is not None:
+        factories["uvloop"] = uvloop.new_event_loop
+    return factories
+
+
+@pytest.fixture(params=["c", "py"])
+def core(request: pytest.FixtureRequest) -> ModuleType:
+    """Return each core. A missing extension fails, but where a pure build is asked for."""
+    if request.param == "py":
+        return importlib.import_module("aiowebsocketclient._pool_py")
+    if request.config.getoption("--impl") == "py":
+        if importlib.util.find_spec("aiowebsocketclient._pool") is None:
+            pytest.skip("a pure build is installed")
+    return importlib.import_module("aiowebsocketclient._pool")
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def server_tls(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1", "localhost").configure_cert(context)
+    return context
+
+
+@pytest.fixture(scope="session")
+def client_tls(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+@pytest_asyncio.fixture
+async def server() -> AsyncIterator[Server]:
+    async with serving(Server()) as server:
+        yield server
+
+
+@pytest_asyncio.fixture
+async def tls_server(server_tls: ssl.SSLContext) -> AsyncIterator[Server]:
+    async with serving(Server(), ssl_context=server_tls) as server:
+        yield server
+
+
+SessionFactory = Callable[..., WebSocketClientSession]
+
+
+@pytest_asyncio.fixture
+async def make_session() -> AsyncIterator[SessionFactory]:
+    """Make sessions that are closed at the end, after which nothing of them may be left."""
+    before = asyncio.all_tasks()
+    async with AsyncExitStack() as stack:
+
+        def make(**arguments: Any) -> WebSocketClientSession:
+            arguments.setdefault("close_timeout", 2.0)
+            session = WebSocketClientSession(**arguments)
+            stack.push_async_callback(check_closed, session)
+            return session
+
+        yield make
+    # What a test dropped by mistake must warn here, and not in the next test.
+    gc.collect()
+    await asyncio.sleep(0)
+    left = {task for task in asyncio.all_tasks() - before if "aiowebsocketclient" in repr(task)}
+    assert not left
+
+
+async def check_closed(session: WebSocketClientSession) -> None:
+    await session.close()
+    assert session._pool.sizes() == dict.fromkeys(session._pool.sizes(), 0) | {
+        name: size for name, size in session._pool.sizes().items() if name.endswith("_heap")
+    }
+
+
+async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+    """Wait for something that happens in other tasks, or on the other side of a socket."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.001)

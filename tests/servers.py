@@ -1,0 +1,103 @@
+"""Real aiohttp servers on loopback, which do what a test tells them and count what they see."""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator
+from typing import Any
+
+from aiohttp import WSMsgType, web
+
+
+class Server:
+    """An echo server that counts, and can be told to misbehave.
+
+    ``/`` and every other path echo text.  ``server.sockets`` are the connections open now, oldest
+    first, to be spoken to from a test.  Paths with a meaning of their own:
+
+    * ``/silent``: reads nothing, so answers no PING and no CLOSE;
+    * ``/refuse``: 403;
+    * ``/hang``: never answers the handshake;
+    * ``/once``: refuses after the first handshake;
+    * ``/cookie``: sets a cookie with the handshake;
+    * ``/greet``: sends a message before it is asked.
+
+    A handshake waits for ``server.gate`` (open at first).
+    """
+
+    def __init__(self, *, heartbeat: float | None = None) -> None:
+        self.heartbeat = heartbeat
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.handshakes = 0
+        self.arrived = 0
+        self.peak = 0
+        self.sockets: list[web.WebSocketResponse] = []
+        self.requests: list[web.Request] = []
+        self.received: list[Any] = []
+        self.close_codes: list[int | None] = []
+        self.port = 0
+        self.scheme = "http"
+
+    def url(self, path: str = "/") -> str:
+        return f"{self.scheme}://127.0.0.1:{self.port}{path}"
+
+    @property
+    def open(self) -> int:
+        return len(self.sockets)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.arrived += 1
+        await self.gate.wait()
+        if request.path == "/hang":
+            await asyncio.Event().wait()
+        if request.path == "/refuse" or (request.path == "/once" and self.handshakes):
+            raise web.HTTPForbidden
+        offered = request.headers.get("Sec-WebSocket-Protocol", "")
+        protocols = tuple(name.strip() for name in offered.split(",") if name)
+        ws = web.WebSocketResponse(heartbeat=self.heartbeat, protocols=protocols, timeout=1.0)
+        if request.path == "/cookie":
+            ws.set_cookie("visited", "yes")
+        await ws.prepare(request)
+        self.handshakes += 1
+        self.requests.append(request)
+        self.sockets.append(ws)
+        self.peak = max(self.peak, len(self.sockets))
+        try:
+            if request.path == "/silent":
+                await asyncio.Event().wait()
+            if request.path == "/greet":
+                await ws.send_str("welcome")
+            async for message in ws:
+                self.received.append(message.data)
+                if message.type is WSMsgType.TEXT:
+                    await ws.send_str(message.data)
+        finally:
+            self.sockets.remove(ws)
+            self.close_codes.append(ws.close_code)
+        return ws
+
+    def transport(self, index: int = 0) -> asyncio.Transport:
+        """Return the transport of the connection that is ``index``-th now."""
+        transport = self.requests[-self.open :][index].transport
+        assert isinstance(transport, asyncio.Transport)
+        return transport
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    server: Server, *, ssl_context: ssl.SSLContext | None = None, port: int = 0
+) -> AsyncIterator[Server]:
+    app = web.Application()
+    app.router.add_route("GET", "/{path:.*}", server.handle)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", port, ssl_context=ssl_context, backlog=2048)
+    await site.start()
+    server.scheme = "https" if ssl_context else "http"
+    server.port = runner.addresses[0][1]
+    try:
+        yield server
+    finally:
+        server.gate.set()
+        await runner.cleanup()
