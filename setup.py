@@ -5,13 +5,27 @@ Everything else about the package is in pyproject.toml.
 
 import os
 import platform
+import shutil
+from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build import build
 
 # Elsewhere the compiled core would not be faster, and the pure one is chosen at import anyway.
 WITH_EXTENSION = platform.python_implementation() == "CPython" and not os.environ.get(
     "AIOWEBSOCKETCLIENT_NO_EXTENSIONS"
 )
+
+
+class FreshBuild(build):
+    """Builds into an empty directory."""
+
+    def run(self) -> None:
+        """Empty the directory first."""
+        # A wheel takes all there is, so also what an earlier build of another kind left there.
+        if Path(self.build_base) in Path(self.build_lib).parents:
+            shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
 
 
 def extensions() -> list[Extension]:
@@ -27,4 +41,4 @@ def extensions() -> list[Extension]:
     return module
 
 
-setup(ext_modules=extensions())
+setup(ext_modules=extensions(), cmdclass={"build": FreshBuild})

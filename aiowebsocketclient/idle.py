@@ -43,6 +43,7 @@ class Connection(Parkable):
 
     __slots__ = (
         "_failed",
+        "_gone",
         "_on_ended",
         "_on_gone",
         "_reader",
@@ -90,6 +91,7 @@ class Connection(Parkable):
         # aiohttp < 3.14 resets its heartbeat in receive() only, that is, never while parked.
         self._resets_heartbeat = ws._heartbeat is not None and not hasattr(ws, "_on_data_received")
         self._failed = False
+        self._gone = False
         self.timer: asyncio.TimerHandle | None = None
         self.closed: asyncio.Future[None] | None = None
         self.acquired_at: Any = None
@@ -118,8 +120,9 @@ class Connection(Parkable):
     @property
     def is_gone(self) -> bool:
         """Whether the socket is closed."""
-        # The protocol's connection_lost() drops its HTTP parser, and nothing else does.
-        return self._protocol._parser is None
+        # Told while parked or closing. While in use nobody tells; then the protocol's
+        # connection_lost() has dropped its HTTP parser, which nothing else does.
+        return self._gone or self._protocol._parser is None
 
     def watch_closing(self) -> None:
         """Tell ``on_gone`` when the socket is gone; the connection is not used again."""
@@ -180,6 +183,7 @@ class Connection(Parkable):
 
     def feed_eof(self) -> None:
         """Take the end of the connection, in place of the real parser."""
+        self._gone = True
         if not self._failed:
             self._parser.feed_eof()
         if self.parked:

@@ -13,7 +13,7 @@ class Server:
     """An echo server that counts, and can be told to misbehave.
 
     ``/`` and every other path echo text.  ``server.sockets`` are the connections open now, oldest
-    first, to be spoken to from a test.  Paths with a meaning of their own:
+    first, to be spoken to from a test, ``server.transports`` what is under them.  Paths with a meaning of their own:
 
     * ``/silent``: reads nothing, so answers no PING and no CLOSE;
     * ``/refuse``: 403;
@@ -29,10 +29,12 @@ class Server:
         self.heartbeat = heartbeat
         self.gate = asyncio.Event()
         self.gate.set()
+        self.stopped = asyncio.Event()
         self.handshakes = 0
         self.arrived = 0
         self.peak = 0
         self.sockets: list[web.WebSocketResponse] = []
+        self.transports: list[asyncio.Transport] = []
         self.requests: list[web.Request] = []
         self.received: list[Any] = []
         self.close_codes: list[int | None] = []
@@ -50,7 +52,7 @@ class Server:
         self.arrived += 1
         await self.gate.wait()
         if request.path == "/hang":
-            await asyncio.Event().wait()
+            await self.stopped.wait()
         if request.path == "/refuse" or (request.path == "/once" and self.handshakes):
             raise web.HTTPForbidden
         offered = request.headers.get("Sec-WebSocket-Protocol", "")
@@ -62,10 +64,13 @@ class Server:
         self.handshakes += 1
         self.requests.append(request)
         self.sockets.append(ws)
+        transport = request.transport
+        assert transport is not None
+        self.transports.append(transport)
         self.peak = max(self.peak, len(self.sockets))
         try:
             if request.path == "/silent":
-                await asyncio.Event().wait()
+                await self.stopped.wait()
             if request.path == "/greet":
                 await ws.send_str("welcome")
             async for message in ws:
@@ -74,14 +79,9 @@ class Server:
                     await ws.send_str(message.data)
         finally:
             self.sockets.remove(ws)
+            self.transports.remove(transport)
             self.close_codes.append(ws.close_code)
         return ws
-
-    def transport(self, index: int = 0) -> asyncio.Transport:
-        """Return the transport of the connection that is ``index``-th now."""
-        transport = self.requests[-self.open :][index].transport
-        assert isinstance(transport, asyncio.Transport)
-        return transport
 
 
 @contextlib.asynccontextmanager
@@ -99,5 +99,7 @@ async def serving(
     try:
         yield server
     finally:
+        # aiohttp waits for its handlers.
         server.gate.set()
+        server.stopped.set()
         await runner.cleanup()

@@ -1,0 +1,76 @@
+# Each target makes the virtual environment that it needs; nothing else is to be done first.
+# PYTHON=python3.13 chooses the interpreter; each has environments of its own.
+
+PYTHON ?= python3
+# For demo, bench and matrix: what else goes to the command.
+ARGS ?=
+
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+TEST := .venv/test-$(VERSION)
+DEMO := .venv/demo-$(VERSION)
+
+# The directory too: its time changes when a file is added or removed.
+SOURCES := LICENSE MANIFEST.in README.rst pyproject.toml setup.py aiowebsocketclient \
+	$(wildcard aiowebsocketclient/*.py aiowebsocketclient/*.pyx aiowebsocketclient/py.typed)
+
+# Whatever the caller's shell has set: what is tested is the compiled core, unless said otherwise
+# below, and the package that was installed.
+COMPILED := env -u AIOWEBSOCKETCLIENT_NO_EXTENSIONS
+unexport PYTHONPATH PYTHONHOME
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint bench matrix wheel clean
+
+help:
+	@echo 'make demo    run the pool against an echo server of its own'
+	@echo 'make test    lint, both cores, source distribution and wheels'
+	@echo 'make lint    ruff and mypy'
+	@echo 'make bench   what a cycle costs, on both cores'
+	@echo 'make matrix  the suite on every CPython found, old and new aiohttp, both cores'
+	@echo 'make wheel   build a wheel into dist/'
+	@echo 'make clean   remove what was built, and the virtual environments'
+	@echo 'Also: PYTHON=python3.13, and ARGS="..." for demo, bench and matrix.'
+
+# -P: the package that was installed, and not the one in this directory, which is not compiled.
+demo: $(DEMO)/.installed
+	$(DEMO)/bin/python -P -m aiowebsocketclient $(ARGS)
+
+# Not "python -m pytest", which would put this directory in front of what was installed.
+test: lint
+	$(COMPILED) $(TEST)/bin/pytest --impl c --ignore tests/test_packaging.py
+	AIOWEBSOCKETCLIENT_NO_EXTENSIONS=1 $(TEST)/bin/pytest --impl py --ignore tests/test_packaging.py
+	$(TEST)/bin/pytest tests/test_packaging.py
+
+lint: $(TEST)/.installed
+	$(TEST)/bin/ruff check .
+	$(TEST)/bin/ruff format --check .
+	$(TEST)/bin/mypy
+
+bench: $(TEST)/.installed
+	$(TEST)/bin/python -m bench $(ARGS)
+
+matrix:
+	$(PYTHON) tests/matrix.py $(ARGS)
+
+# The flag AIOWEBSOCKETCLIENT_NO_EXTENSIONS counts here: with it the wheel is a pure one.
+wheel: $(TEST)/.installed
+	$(TEST)/bin/python -m build --wheel --outdir dist .
+
+clean:
+	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find aiowebsocketclient bench tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(TEST)/.installed: $(SOURCES) | $(TEST)/bin/pip
+	$(COMPILED) $(TEST)/bin/pip install --quiet --group test .
+	touch $@
+
+$(DEMO)/.installed: $(SOURCES) | $(DEMO)/bin/pip
+	$(COMPILED) $(DEMO)/bin/pip install --quiet '.[cli]'
+	touch $@
+
+.venv/%/bin/pip:
+	@test -n "$(VERSION)" || { echo 'No $(PYTHON) here: say PYTHON=...' >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv/$*
+	# --group is new in pip 25.1.
+	.venv/$*/bin/python -m pip install --quiet --upgrade 'pip>=25.1'

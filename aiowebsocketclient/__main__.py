@@ -1,0 +1,596 @@
+"""``python -m aiowebsocketclient [URL]``: many callers share a few connections, and it is measured.
+
+Without a URL the server is an echo server of its own, in another process.  The same traffic is then
+sampled with a new connection for every request, which is what the pool is there to avoid.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import errno
+import importlib.util
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from importlib.metadata import version
+from time import perf_counter
+from typing import Any, Final
+
+import aiohttp
+from aiohttp import hdrs, web
+from multidict import CIMultiDict
+
+from . import IMPLEMENTATION, EndpointKey, WebSocketClientSession, __version__
+from .keys import resolve
+
+__all__ = ("main", "serve")
+
+# What is sampled with a new connection for every request: enough to tell, and soon over.
+_SAMPLE_REQUESTS: Final = 1000
+_SAMPLE_SECONDS: Final = 2.0
+
+# Seconds for a closing handshake: all is measured by then, and nobody wants to wait for it.
+_CLOSE_TIMEOUT: Final = 1.0
+
+# Seconds between two steps of a progress bar.
+_TICK: Final = 0.1
+
+# A name of a header or of a subprotocol, as HTTP has it.
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+# What is shown of a result: its name, its key, its format.
+_ROWS: Final = (
+    ("requests", "requests", "{:,}"),
+    ("time", "seconds", "{:.2f} s"),
+    ("throughput", "throughput", "{:,.0f} /s"),
+    ("latency p50", "p50_ms", "{:.2f} ms"),
+    ("latency p90", "p90_ms", "{:.2f} ms"),
+    ("latency p99", "p99_ms", "{:.2f} ms"),
+    ("latency max", "max_ms", "{:.2f} ms"),
+    ("handshakes", "handshakes", "{:,}"),
+    ("connections reused", "reused", "{:.2%}"),
+    ("waited, each request", "wait_ms", "{:.2f} ms"),
+    ("waited, altogether", "wait_seconds", "{:,.1f} s"),
+    ("peak connections", "peak_connections", "{:,}"),
+)
+
+
+# -- measuring -----------------------------------------------------------------------------------
+
+
+class NoReplyError(Exception):
+    """The server ended the connection instead of answering a message."""
+
+
+class Latencies:
+    """Latencies in buckets 1 % wide: a run of days takes no more memory than one of seconds."""
+
+    _WIDTH: Final = math.log(1.01)
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.max = 0.0
+        self._buckets: Counter[int] = Counter()
+
+    def record(self, seconds: float) -> None:
+        """Count one; what the clock is too coarse to see counts as a nanosecond."""
+        self.count += 1
+        self.max = max(self.max, seconds)
+        self._buckets[math.floor(math.log(max(seconds, 1e-9)) / self._WIDTH)] += 1
+
+    def quantile(self, share: float) -> float:
+        """Return the seconds within which ``share`` (0 to 1) of all were done."""
+        left = share * self.count
+        for bucket in sorted(self._buckets):
+            left -= self._buckets[bucket]
+            if left <= 0:
+                return min(self.max, math.exp((bucket + 0.5) * self._WIDTH))
+        return self.max
+
+
+class Traffic:
+    """Requests that are made one way, and how they fare.
+
+    :param requests: how many to make; ``math.inf``: until the time is up.
+    :param duration: seconds after which no more is waited for; ``math.inf``: until all are made.
+    """
+
+    def __init__(self, requests: float, duration: float) -> None:
+        self.requests = requests
+        self.duration = duration
+        self.latencies = Latencies()
+        #: Seconds since the first request.
+        self.seconds = 0.0
+        self._begun = 0
+
+    @property
+    def done(self) -> int:
+        """Requests that were answered."""
+        return self.latencies.count
+
+    @property
+    def throughput(self) -> float:
+        """Requests answered per second."""
+        return self.done / self.seconds if self.seconds else 0.0
+
+    async def run(
+        self,
+        request: Callable[[], Awaitable[None]],
+        callers: int,
+        update: Callable[["Traffic"], None],
+    ) -> None:
+        """Make the requests by so many callers at once; the first that fails ends it."""
+        start = perf_counter()
+        tasks = {asyncio.create_task(self._call(request)) for _ in range(callers)}
+        pending = tasks
+        try:
+            while pending and (left := self.duration - self.seconds) > 0:
+                done, pending = await asyncio.wait(
+                    pending, timeout=min(left, _TICK), return_when=asyncio.FIRST_EXCEPTION
+                )
+                self.seconds = perf_counter() - start
+                for task in done:
+                    task.result()
+                update(self)
+        finally:
+            self.seconds = perf_counter() - start
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _call(self, request: Callable[[], Awaitable[None]]) -> None:
+        while self._begun < self.requests:
+            self._begun += 1
+            begun = perf_counter()
+            await request()
+            self.latencies.record(perf_counter() - begun)
+
+    def result(self) -> dict[str, float]:
+        """Return what was measured; throughput is in requests per second."""
+        shares = {"p50_ms": 0.5, "p90_ms": 0.9, "p99_ms": 0.99}
+        return {
+            "requests": self.done,
+            "seconds": self.seconds,
+            "throughput": self.throughput,
+            **{name: self.latencies.quantile(share) * 1e3 for name, share in shares.items()},
+            "max_ms": self.latencies.max * 1e3,
+        }
+
+
+class Run:
+    """One run against one server: what was asked for, and what has come of it so far.
+
+    :param args: as the command line's parser makes them.
+    :param url: of the server.
+    """
+
+    def __init__(self, args: argparse.Namespace, url: str) -> None:
+        self.args = args
+        self.url = url
+        self.endpoint = _endpoint(url)
+        duration = args.duration or math.inf
+        requests = math.inf if args.duration else args.requests
+        self.pooled = Traffic(requests, duration)
+        self.unpooled = Traffic(min(requests, _SAMPLE_REQUESTS), min(duration, _SAMPLE_SECONDS))
+        self._peak = 0
+        self._of_pool: dict[str, float] = {}
+        # None but what differs from the default, so that ws_connect() is called as it mostly is.
+        self._options: dict[str, Any] = {}
+        if args.protocol:
+            self._options["protocols"] = tuple(args.protocol)
+        if args.no_verify:
+            self._options["ssl"] = False
+
+    async def measure(self, output: "Output") -> None:
+        """Make the requests through the pool, then a sample of them without."""
+        with output.bar("through the pool") as update:
+            await self._measure_pooled(update)
+        if not self.pooled.done:
+            raise TimeoutError
+        with output.bar("connecting each time") as update:
+            await self._measure_unpooled(update)
+
+    async def _measure_pooled(self, update: Callable[[Traffic], None]) -> None:
+        async with WebSocketClientSession(
+            limit=self.args.limit,
+            headers=self.args.header,
+            conn_timeout=self.args.timeout,
+            close_timeout=_CLOSE_TIMEOUT,
+        ) as session:
+
+            async def request() -> None:
+                async with session.ws_connect(self.url, **self._options) as ws:
+                    # It takes a new connection to reach a new peak.
+                    if not ws.reused:
+                        self._note_peak(session)
+                    await self._exchange(ws)
+
+            try:
+                await self.pooled.run(request, self.args.callers, update)
+            finally:
+                self._note_stats(session)
+
+    async def _measure_unpooled(self, update: Callable[[Traffic], None]) -> None:
+        places = asyncio.Semaphore(self.args.limit)
+        # As in the pool: nothing is left to the client session but to connect.
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
+        jar = aiohttp.DummyCookieJar()
+        timeout = aiohttp.ClientWSTimeout(ws_close=_CLOSE_TIMEOUT)
+        async with aiohttp.ClientSession(
+            connector=connector, cookie_jar=jar, headers=self.args.header
+        ) as session:
+
+            async def request() -> None:
+                async with (
+                    places,
+                    asyncio.timeout(self.args.timeout),
+                    session.ws_connect(self.url, timeout=timeout, **self._options) as ws,
+                ):
+                    await self._exchange(ws)
+
+            await self.unpooled.run(request, self.args.callers, update)
+
+    async def _exchange(self, ws: aiohttp.ClientWebSocketResponse) -> None:
+        """Send the message and wait for one reply."""
+        # Around both: a server that does not read holds up the sender.
+        async with asyncio.timeout(self.args.timeout):
+            await ws.send_str(self.args.message)
+            reply = await ws.receive()
+        if reply.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
+            raise NoReplyError
+
+    def _note_peak(self, session: WebSocketClientSession) -> None:
+        stats = session.stats()
+        now = stats.connecting + stats.acquired + stats.idle + stats.closing
+        self._peak = max(self._peak, now)
+
+    def _note_stats(self, session: WebSocketClientSession) -> None:
+        stats = session.stats()
+        # Not stats.requests: those that were cut short were handed nothing.
+        handed_out = stats.reused + stats.connects
+        self._of_pool = {
+            "handshakes": stats.connects + stats.connect_errors,
+            "reused": stats.reused / max(1, handed_out),
+            "wait_ms": stats.wait_seconds / max(1, handed_out) * 1e3,
+            "wait_seconds": stats.wait_seconds,
+            "peak_connections": self._peak,
+        }
+
+    def result(self) -> dict[str, Any]:
+        """Return what was measured; what was not is None."""
+        without = self.unpooled
+        counted = {"handshakes": without.done, "reused": 0.0}
+        return {
+            "version": __version__,
+            "implementation": IMPLEMENTATION,
+            "aiohttp": aiohttp.__version__,
+            "python": platform.python_version(),
+            "uvloop": self.args.uvloop,
+            "endpoint": str(self.endpoint),
+            "callers": self.args.callers,
+            "limit": self.args.limit,
+            "pool": self.pooled.result() | self._of_pool,
+            "connecting_each_time": without.result() | counted if without.done else None,
+            "speedup": self.pooled.throughput / without.throughput if without.done else None,
+        }
+
+
+# -- telling -------------------------------------------------------------------------------------
+
+
+class Output:
+    """Standard output: JSON alone where asked for; a terminal with rich; or else plain lines."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self._console: Any = None
+        if sys.stdout.isatty() and not as_json:
+            with contextlib.suppress(ImportError):
+                from rich.console import Console
+
+                self._console = Console()
+
+    def say(self, line: str) -> None:
+        """Print a line, which no machine asked for."""
+        if not self._as_json:
+            print(line, flush=True)
+
+    @contextlib.contextmanager
+    def bar(self, title: str) -> Iterator[Callable[[Traffic], None]]:
+        """Show a progress bar while entered; yields what moves it."""
+        if self._console is None:
+            yield lambda traffic: None
+            return
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+        columns = (
+            TextColumn(f"{title:<20}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[done]:,} requests"),
+        )
+        with Progress(*columns, console=self._console, auto_refresh=False) as progress:
+            task = progress.add_task(title, total=1.0, done=0)
+
+            def update(traffic: Traffic) -> None:
+                share = max(traffic.done / traffic.requests, traffic.seconds / traffic.duration)
+                progress.update(task, completed=share, done=traffic.done, refresh=True)
+
+            yield update
+
+    def report(self, result: dict[str, Any]) -> None:
+        """Print what :meth:`Run.result` returned."""
+        if self._as_json:
+            print(json.dumps(result, indent=2))
+            return
+        ways = result["pool"], result["connecting_each_time"] or {}
+        rows = [
+            (name, *(form.format(way[key]) if key in way else "" for way in ways))
+            for name, key, form in _ROWS
+        ]
+        self._table(("", "pool", "connecting each time"), rows)
+        if result["speedup"] is not None:
+            self.say(f"\nThe pool makes it {result['speedup']:.1f} times as fast.")
+
+    def _table(self, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+        if self._console is None:
+            for name, pool, each in (head, *rows):
+                self.say(f"{name:<20}{pool:>14}{each:>23}".rstrip())
+            return
+        from rich.table import Table
+
+        table = Table(*head)
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for row in rows:
+            table.add_row(*row)
+        self._console.print(table)
+
+
+def _heading(args: argparse.Namespace) -> str:
+    loop = f"uvloop {version('uvloop')}" if args.uvloop else "asyncio"
+    return (
+        f"aiowebsocketclient {__version__} ({IMPLEMENTATION} core), aiohttp {aiohttp.__version__},"
+        f" Python {platform.python_version()}, {loop}"
+    )
+
+
+def _task(run: Run) -> str:
+    whose = "" if run.args.url else " (its own, in another process)"
+    return f"{run.args.callers:,} callers, limit {run.args.limit:,}, server {run.endpoint}{whose}\n"
+
+
+def _complaint(error: Exception, args: argparse.Namespace) -> str:
+    """Say what the server did, in our words: aiohttp's may quote what was sent to it."""
+    match error:
+        case aiohttp.WSServerHandshakeError(status=101):
+            return f"broke the handshake: {error.message}"
+        case aiohttp.WSServerHandshakeError():
+            return f"refused the handshake: HTTP status {error.status}"
+        case aiohttp.ClientResponseError():
+            return "does not answer as an HTTP server does"
+        case aiohttp.ClientConnectorCertificateError():
+            return "has a certificate that is not trusted (--no-verify trusts any)"
+        case aiohttp.ClientSSLError():
+            return "cannot be reached by TLS"
+        case aiohttp.ClientConnectorDNSError():
+            return "cannot be reached: no such host"
+        case aiohttp.ClientConnectorError():
+            return f"cannot be reached: {os.strerror(error.errno or errno.EHOSTUNREACH)}"
+        case aiohttp.ConnectionTimeoutError():
+            return f"did not complete the handshake within {args.timeout:g} s"
+        case TimeoutError():
+            return f"did not answer within {min(args.timeout, args.duration or math.inf):g} s"
+        case NoReplyError() | aiohttp.ClientConnectionError() | ConnectionError():
+            return "closed the connection instead of answering"
+        case ValueError():
+            return "cannot be sent these headers with this URL"
+    return f"failed: {type(error).__name__}"
+
+
+# -- the server of its own -----------------------------------------------------------------------
+
+
+def serve(use_uvloop: bool) -> None:
+    """Echo on a free port of loopback, which is printed, until standard input ends."""
+    with asyncio.Runner(loop_factory=_loop_factory(use_uvloop)) as runner:
+        runner.run(_serve())
+
+
+async def _serve() -> None:
+    app = web.Application()
+    app.router.add_get("/", _echo)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, backlog=4096).start()
+    print(runner.addresses[0][1], flush=True)
+    # It ends with its parent, in whatever way that ends: even killed.
+    await asyncio.to_thread(os.read, sys.stdin.fileno(), 1)
+
+
+async def _echo(request: web.Request) -> web.WebSocketResponse:
+    offered = request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, "")
+    ws = web.WebSocketResponse(protocols=[name.strip() for name in offered.split(",") if name])
+    await ws.prepare(request)
+    async for message in ws:
+        await ws.send_str(message.data)
+    return ws
+
+
+@contextlib.contextmanager
+def _own_server(use_uvloop: bool) -> Iterator[str]:
+    """Run :func:`serve` in another process; yields its URL."""
+    code = f"from {__package__}.__main__ import serve; serve({use_uvloop})"
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        # It must find the package where this process did.
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        # Ctrl-C is for this process; the server is needed until all is measured.
+        start_new_session=True,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            port = process.stdout.readline().strip()
+            if not port:
+                sys.exit("aiowebsocketclient: the echo server did not start")
+            yield f"ws://127.0.0.1:{port}/"
+        finally:
+            process.kill()
+
+
+# -- the command line ----------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m aiowebsocketclient",
+        description="Show what a pool of WebSocket connections does: many callers make requests\n"
+        "(one message, one reply) over few connections, and then a sample of them with a\n"
+        "new connection for every request.",
+        epilog="examples:\n"
+        "  python -m aiowebsocketclient --callers 500 --limit 20\n"
+        "  python -m aiowebsocketclient wss://example.com/ws --duration 10 --json\n\n"
+        "Progress bar and table need rich: pip install 'aiowebsocketclient[cli]'.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add, default = parser.add_argument, "(default: %(default)s)"
+    add(
+        "url",
+        metavar="URL",
+        nargs="?",
+        type=_url,
+        help="server (default: an echo server of its own)",
+    )
+    amount = parser.add_mutually_exclusive_group().add_argument
+    amount(
+        "--requests", metavar="N", type=_count, default=50000, help=f"requests to make {default}"
+    )
+    amount("--duration", metavar="SECONDS", type=_seconds, help="go on for so long instead")
+    add("--callers", metavar="N", type=_count, default=100, help=f"callers at once {default}")
+    add("--limit", metavar="N", type=_count, default=10, help=f"connections at most {default}")
+    add("--message", metavar="TEXT", default="hello", help=f"message to send {default}")
+    header = "'Name: value' to send with every handshake; repeatable"
+    add("--header", metavar="HEADER", type=_header, action="append", help=header)
+    protocol = "subprotocol to offer; repeatable"
+    add("--protocol", metavar="NAME", type=_protocol, action="append", help=protocol)
+    timeout = f"for one handshake, and for one reply {default}"
+    add("--timeout", metavar="SECONDS", type=_seconds, default=5.0, help=timeout)
+    add("--no-verify", action="store_true", help="trust any TLS certificate")
+    add("--uvloop", action="store_true", help="run on uvloop")
+    add("--json", action="store_true", help="print one JSON object and nothing else")
+    return parser
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = _parser()
+    try:
+        "".join(argv).encode()
+    except UnicodeEncodeError:
+        parser.error("an argument is not valid text in this locale")
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        # What is no name may be a header's value or a password.
+        names = [word.partition("=")[0] for word in unknown if word.startswith("-")]
+        parser.error(f"unknown option: {names[0]}" if names else "more than one URL")
+    if args.uvloop and importlib.util.find_spec("uvloop") is None:
+        parser.error("--uvloop needs uvloop: pip install 'aiowebsocketclient[uvloop]'")
+    return args
+
+
+def _endpoint(url: str) -> EndpointKey:
+    target = resolve(url, {}, headers=CIMultiDict(), reuse_key=None, client_session=None)
+    return target.key.endpoint
+
+
+def _url(value: str) -> str:
+    try:
+        _endpoint(value)
+    except aiohttp.ClientError as error:
+        # The URL itself may be secret, and is what precedes the description.
+        raise argparse.ArgumentTypeError(error.args[-1]) from None
+    except ValueError:
+        raise argparse.ArgumentTypeError("user or password cannot be sent") from None
+    return value
+
+
+def _header(value: str) -> tuple[str, str]:
+    name, colon, rest = value.partition(":")
+    if not colon or not _TOKEN.fullmatch(name):
+        raise argparse.ArgumentTypeError("must look like 'Name: value'")
+    if not rest.replace("\t", " ").isprintable():
+        raise argparse.ArgumentTypeError(f"the value of {name} has unprintable characters")
+    return name, rest.strip()
+
+
+def _protocol(value: str) -> str:
+    if not _TOKEN.fullmatch(value):
+        raise argparse.ArgumentTypeError(f"no name of a subprotocol: {value!r}")
+    return value
+
+
+def _count(value: str) -> int:
+    with contextlib.suppress(ValueError):
+        if (number := int(value)) > 0:
+            return number
+    raise argparse.ArgumentTypeError(f"must be a whole number, 1 or more, not {value!r}")
+
+
+def _seconds(value: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (seconds := float(value)) < math.inf:
+            return seconds
+    raise argparse.ArgumentTypeError(f"must be seconds, more than 0, not {value!r}")
+
+
+def _loop_factory(use_uvloop: bool) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    return importlib.import_module("uvloop").new_event_loop if use_uvloop else None
+
+
+def _run(args: argparse.Namespace, output: Output) -> int:
+    run: Run | None = None
+    status, complaint = 0, ""
+    try:
+        with contextlib.ExitStack() as stack:
+            run = Run(args, args.url or stack.enter_context(_own_server(args.uvloop)))
+            output.say(_heading(args))
+            output.say(_task(run))
+            runner = stack.enter_context(asyncio.Runner(loop_factory=_loop_factory(args.uvloop)))
+            runner.run(run.measure(output))
+    except KeyboardInterrupt:
+        status, complaint = 130, "interrupted"
+    except (aiohttp.ClientError, ConnectionError, NoReplyError, TimeoutError, ValueError) as error:
+        if run is None or isinstance(error, BrokenPipeError):
+            raise
+        status, complaint = 1, f"{run.endpoint} {_complaint(error, args)}"
+    if run is not None and run.pooled.done:
+        output.report(run.result())
+    if complaint:
+        print(f"aiowebsocketclient: {complaint}", file=sys.stderr)
+    return status
+
+
+def main() -> int:
+    """Run the command line; returns the exit status.
+
+    0: all done; 1: the server refused, hung or did not answer; 2: bad arguments; 130: Ctrl-C.
+    """
+    args = _parse(sys.argv[1:])
+    try:
+        return _run(args, Output(args.json))
+    except BrokenPipeError:
+        # Nobody reads on, as with "| head"; the interpreter's own flush must not fail as well.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

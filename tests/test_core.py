@@ -1,0 +1,1675 @@
+"""The core alone: who gets what, what is opened and closed for it, and what is kept."""
+
+from collections.abc import Callable, Hashable
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from aiowebsocketclient._pool_py import (
+    ACQUIRED,
+    CLOSE_REASONS,
+    CLOSING,
+    CONNECTING,
+    COUNTERS,
+    GAUGES,
+    GONE,
+    IDLE,
+    MAX_PASSED_OVER,
+    ORPHAN_GRACE,
+)
+
+NEVER = float("inf")
+
+
+class Driver:
+    """A pool with a clock, and what the last operation's plan says.
+
+    The first item of a handshake's key is its endpoint's: "a1" and "a2" are at "a".
+    """
+
+    def __init__(self, core: ModuleType, **limits: float) -> None:
+        self.core = core.Pool(**limits)
+        self.now = 0.0
+        self._plan(None)
+
+    def _plan(self, plan: Any) -> None:
+        self.opened = [] if plan is None else plan.opened
+        self.closing = [] if plan is None else plan.closing
+        self.woken = [] if plan is None else plan.woken
+
+    def acquire(self, key: Any) -> Any:
+        return self.core.acquire(key, self.now)
+
+    def request(self, key: Any, may_wait: bool = True) -> Any:
+        waiter, plan = self.core.request(key[0], key, None, self.now, may_wait)
+        self._plan(plan)
+        return waiter
+
+    def take(self, waiter: Any) -> Any:
+        return self.core.take(waiter)
+
+    def give_up(self, waiter: Any, timed_out: bool = False) -> None:
+        self._plan(self.core.give_up(waiter, self.now, timed_out))
+
+    def connected(self, slot: Any, retires: float = NEVER, key: Hashable = None) -> None:
+        self._plan(self.core.connected(slot, self.now, retires, key))
+
+    def failed(self, slot: Any) -> Any:
+        owner, plan = self.core.connect_failed(slot, self.now)
+        self._plan(plan)
+        return owner
+
+    def release(self, slot: Any) -> None:
+        self._plan(self.core.release(slot, self.now))
+
+    def discard(self, slot: Any, reason: str = "lost") -> None:
+        self._plan(self.core.discard(slot, CLOSE_REASONS.index(reason), self.now))
+
+    def closed(self, slot: Any) -> None:
+        self._plan(self.core.closed(slot, self.now))
+
+    def open(self, key: Any) -> Any:
+        return self.core.open(key[0], key, self.now)
+
+    def abandon(self, slot: Any) -> None:
+        self.core.abandon(slot, self.now)
+
+    def expire(self) -> None:
+        self._plan(self.core.expire(self.now))
+
+    def shutdown(self) -> list[Any]:
+        waiters, plan = self.core.shutdown(CLOSE_REASONS.index("forced"), self.now)
+        self._plan(plan)
+        return waiters
+
+    # -- several operations at once --------------------------------------------------------------
+
+    def opening(self, key: Any) -> tuple[Any, Any]:
+        """Return a caller, and the handshake that was begun for it."""
+        waiter = self.request(key)
+        (slot,) = self.opened
+        assert slot.owner is waiter
+        return waiter, slot
+
+    def hold(self, key: Any, retires: float = NEVER) -> Any:
+        """Return a new connection in a caller's hands."""
+        waiter, slot = self.opening(key)
+        self.connected(slot, retires)
+        assert self.take(waiter) is slot
+        return slot
+
+    def idle(self, key: Any, retires: float = NEVER) -> Any:
+        """Return a new connection that was used once."""
+        slot = self.hold(key, retires)
+        self.release(slot)
+        return slot
+
+    def orphan(self, key: Any) -> Any:
+        """Return a handshake whose caller has left."""
+        waiter, slot = self.opening(key)
+        self.give_up(waiter)
+        assert slot.owner is None
+        return slot
+
+    def lose(self, slot: Any) -> None:
+        """Let a connection end, socket and all; the plan is that of the freed place."""
+        self.discard(slot)
+        self.closed(slot)
+
+    # -- what can be seen ------------------------------------------------------------------------
+
+    def gauge(self, name: str) -> int:
+        return self.core.gauges()[GAUGES.index(name)]
+
+    def counter(self, name: str) -> float:
+        return self.core.counters()[COUNTERS.index(name)]
+
+    def size(self, name: str) -> int:
+        return self.core.sizes()[name]
+
+    def did_nothing(self) -> bool:
+        return not any((self.opened, self.closing, self.woken))
+
+    def is_empty(self) -> bool:
+        """Whether no record is left of anything; heaps are cleared on occasion."""
+        sizes = self.core.sizes()
+        return not any(size for name, size in sizes.items() if not name.endswith("_heap"))
+
+
+Drive = Callable[..., Driver]
+
+
+@pytest.fixture
+def drive(core: ModuleType) -> Drive:
+    return partial(Driver, core)
+
+
+# -- idle connections ----------------------------------------------------------------------------
+
+
+def test_release_with_nobody_waiting_parks(drive: Drive) -> None:
+    pool = drive()
+    slot = pool.hold("a1")
+    pool.release(slot)
+    assert slot.state == IDLE
+    assert not pool.closing
+    assert pool.core.gauges() == (0, 0, 1, 0, 0, 1)
+
+
+def test_idle_connection_is_handed_out(drive: Drive) -> None:
+    pool = drive()
+    slot = pool.idle("a1")
+    assert pool.acquire("a1") is slot
+    assert slot.state == ACQUIRED
+    assert slot.uses == 2
+    assert pool.acquire("a1") is None
+
+
+def test_last_in_is_first_out(drive: Drive) -> None:
+    pool = drive()
+    slots = [pool.hold("a1") for _ in range(3)]
+    for slot in slots:
+        pool.release(slot)
+    assert [pool.acquire("a1") for _ in range(3)] == slots[::-1]
+
+
+def test_unknown_handshake_has_nothing_idle(drive: Drive) -> None:
+    pool = drive()
+    pool.idle("a1")
+    assert pool.acquire("a2") is None
+    assert pool.acquire("b1") is None
+    assert pool.size("handshakes") == 1
+
+
+def test_request_gives_what_is_idle(drive: Drive) -> None:
+    pool = drive(limit=1)
+    slot = pool.idle("a1")
+    waiter = pool.request("a1")
+    assert not waiter.queued
+    assert not pool.woken
+    assert pool.take(waiter) is slot
+    assert pool.take(waiter) is None
+
+
+def test_connection_idle_too_long_is_not_handed_out(drive: Drive) -> None:
+    pool = drive(max_idle=10.0)
+    slot = pool.idle("a1")
+    pool.now = 9.75
+    assert pool.acquire("a1") is slot
+    pool.release(slot)
+    pool.now = 19.75
+    assert pool.acquire("a1") is None
+    assert slot.state == IDLE
+
+
+def test_connection_past_its_lifetime_is_not_handed_out(drive: Drive) -> None:
+    pool = drive()
+    pool.idle("a1", retires=10.0)
+    pool.now = 10.0
+    assert pool.acquire("a1") is None
+
+
+def test_connection_past_its_lifetime_is_closed_at_release(drive: Drive) -> None:
+    pool = drive()
+    slot = pool.hold("a1", retires=10.0)
+    pool.now = 10.0
+    pool.release(slot)
+    assert pool.closing == [slot]
+    assert pool.counter("closed_lifetime") == 1
+
+
+def test_connection_past_its_lifetime_goes_to_no_waiter(drive: Drive) -> None:
+    pool = drive(limit=1)
+    slot = pool.hold("a1", retires=10.0)
+    waiter = pool.request("a1")
+    pool.now = 10.0
+    pool.release(slot)
+    assert not pool.woken
+    assert pool.closing == [slot]
+    pool.closed(slot)
+    assert pool.opened == [waiter.opening]
+
+
+def test_request_closes_stale_ones_and_takes_the_fresh_one_below(drive: Drive) -> None:
+    pool = drive()
+    fresh, stale = pool.hold("a1"), pool.hold("a1", retires=10.0)
+    pool.release(fresh)
+    pool.release(stale)
+    pool.now = 10.0
+    waiter = pool.request("a1")
+    assert pool.closing == [stale]
+    assert not pool.opened
+    assert pool.take(waiter) is fresh
+
+
+@pytest.mark.parametrize(("retires", "reason"), [(NEVER, "idle"), (10.0, "lifetime")])
+def test_request_says_why_it_closed_a_stale_one(drive: Drive, retires: float, reason: str) -> None:
+    pool = drive(max_idle=10.0)
+    slot = pool.idle("a1", retires)
+    pool.now = 10.0
+    pool.request("a1")
+    assert pool.closing == [slot]
+    assert pool.counter(f"closed_{reason}") == 1
+
+
+def test_what_follows_a_stale_connection_is_pooled(drive: Drive) -> None:
+    pool = drive(max_idle=10.0)
+    pool.idle("a1")
+    pool.now = 10.0
+    slot = pool.idle("a1")
+    assert pool.core.open_count("a1") == 1
+    assert pool.acquire("a1") is slot
+
+
+def test_callers_that_find_a_stale_connection_keep_to_the_limit(drive: Drive) -> None:
+    pool = drive(limit=2, limit_total=3, max_connecting=1, max_idle=10.0)
+    stale, held = pool.idle("a1"), pool.hold("c1")
+    waiter, slot = pool.opening("b1")
+    rival = pool.request("b2")
+    pool.now = 10.0
+    caller = pool.request("a1")
+    assert pool.closing == [stale]
+    # Now the oldest of all can use a place; the stale one's goes to it.
+    pool.connected(slot)
+    pool.closed(stale)
+    assert pool.opened == [rival.opening]
+    assert caller.queued
+    assert set(pool.core.by_endpoint()) == {"a", "b", "c"}
+    pool.lose(held)
+    assert pool.opened == [caller.opening]
+    pool.connected(caller.opening)
+    pool.failed(rival.opening)
+    pool.lose(pool.take(waiter))
+    pool.hold("a1")
+    pool.request("a1")
+    assert pool.did_nothing()
+    assert pool.core.gauges() == (0, 2, 0, 0, 1, 1)
+
+
+# -- limits --------------------------------------------------------------------------------------
+
+
+def test_caller_queues_at_the_limit(drive: Drive) -> None:
+    pool = drive(limit=2)
+    for _ in range(2):
+        pool.hold("a1")
+    waiter = pool.request("a1")
+    assert waiter.queued
+    assert waiter.opening is None
+    assert not pool.opened
+    assert pool.gauge("waiting") == 1
+
+
+def test_limit_is_per_endpoint(drive: Drive) -> None:
+    pool = drive(limit=1)
+    for key in ("a1", "b1", "c1"):
+        pool.hold(key)
+    assert len(pool.core) == 3
+    pool.request("a2")
+    assert not pool.opened
+
+
+def test_limit_total_is_over_endpoints(drive: Drive) -> None:
+    pool = drive(limit_total=2)
+    pool.hold("a1")
+    pool.hold("b1")
+    pool.request("c1")
+    assert not pool.opened
+    assert pool.gauge("waiting") == 1
+
+
+def test_zero_is_no_limit(drive: Drive) -> None:
+    pool = drive(limit=0, limit_total=0, max_connecting=0)
+    for _ in range(300):
+        pool.opening("a1")
+    assert pool.gauge("connecting") == 300
+
+
+def test_max_connecting_bounds_the_handshakes_of_an_endpoint(drive: Drive) -> None:
+    pool = drive(max_connecting=2)
+    (_, first), (_, second) = pool.opening("a1"), pool.opening("a2")
+    third, fourth = pool.request("a1"), pool.request("a3")
+    assert not pool.opened
+    pool.opening("b1")
+    pool.connected(second)
+    assert pool.opened == [third.opening]
+    pool.failed(first)
+    assert pool.opened == [fourth.opening]
+
+
+def test_place_is_free_only_when_its_socket_is_closed(drive: Drive) -> None:
+    pool = drive(limit=1)
+    slot = pool.hold("a1")
+    waiter = pool.request("a1")
+    pool.discard(slot)
+    assert slot.state == CLOSING
+    assert not pool.opened
+    assert waiter.opening is None
+    assert pool.core.gauges() == (0, 0, 0, 1, 1, 1)
+    pool.closed(slot)
+    assert slot.state == GONE
+    assert pool.opened == [waiter.opening]
+
+
+def test_connection_is_discarded_and_closed_once(drive: Drive) -> None:
+    pool = drive()
+    slot = pool.idle("a1")
+    pool.discard(slot, "lost")
+    pool.discard(slot, "user")
+    pool.closed(slot)
+    pool.closed(slot)
+    pool.discard(slot, "user")
+    assert pool.counter("closed_lost") == 1
+    assert pool.counter("closed_user") == 0
+    assert pool.is_empty()
+
+
+def test_idle_connection_that_ends_leaves_the_free_list(drive: Drive) -> None:
+    pool = drive()
+    first, second, third = (pool.hold("a1") for _ in range(3))
+    for slot in (first, second, third):
+        pool.release(slot)
+    pool.discard(second)
+    assert pool.acquire("a1") is third
+    assert pool.acquire("a1") is first
+    assert pool.acquire("a1") is None
+
+
+# -- queues --------------------------------------------------------------------------------------
+
+
+def test_released_connection_goes_to_who_came_first(drive: Drive) -> None:
+    pool = drive(limit=1)
+    slot = pool.hold("a1")
+    waiters = [pool.request("a1") for _ in range(4)]
+    for waiter in waiters:
+        pool.release(slot)
+        assert pool.woken == [waiter]
+        assert slot.waiter is waiter
+        assert not waiter.queued
+        assert pool.take(waiter) is slot
+    pool.release(slot)
+    assert slot.state == IDLE
+
+
+def test_nobody_overtakes_a_waiter(drive: Drive) -> None:
+    pool = drive(limit=1)
+    slot = pool.hold("a1")
+    waiter = pool.request("a1")
+    pool.release(slot)
+    assert pool.acquire("a1") is None
+    late = pool.request("a1")
+    assert late.queued
+    assert pool.take(waiter) is slot
+
+
+def test_freed_place_goes_to_the_oldest_of_the_endpoint(drive: Drive) -> None:
+    pool = drive(limit=1)
+    slot = pool.hold("a1")
+    waiters = [pool.request(key) for key in ("a2", "a1", "a3")]
+    for waiter in waiters:
+        pool.lose(slot)
+        (slot,) = pool.opened
+        assert slot.owner is waiter
+        assert slot.key == waiter.handshake.key
+        pool.connected(slot)
+        assert pool.take(waiter) is slot
+
+
+def test_freed_place_goes_to_the_oldest_of_all_endpoints(drive: Drive) -> None:
+    pool = drive(limit_total=3)
+    slots = [pool.hold(key) for key in ("a1", "b1", "b1")]
+    waiters = [pool.request(key) for key in ("c1", "b2", "a2")]
+    for waiter, slot in zip(waiters, slots, strict=True):
+        pool.lose(slot)
+        assert pool.opened == [waiter.opening]
+
+
+def test_freed_place_passes_by_who_stands_at_its_own_limit(drive: Drive) -> None:
+    pool = drive(limit=1, limit_total=2)
+    first, second = pool.hold("a1"), pool.hold("b1")
+    older, younger = pool.request("a2"), pool.request("c1")
+    pool.lose(second)
+    assert pool.opened == [younger.opening]
+    pool.lose(first)
+    assert pool.opened == [older.opening]
+
+
+def test_max_waiting_zero_never_queues(drive: Drive) -> None:
+    pool = drive(limit=1, max_waiting=0)
+    slot = pool.hold("a1")
+    assert pool.request("a1") is None
+    assert pool.counter("rejected") == 1
+    pool.release(slot)
+    assert pool.take(pool.request("a1")) is slot
+
+
+def test_max_waiting_bounds_the_line_of_an_endpoint(drive: Drive) -> None:
+    pool = drive(limit=1, max_waiting=2)
+    pool.hold("a1")
+    pool.hold("b1")
+    first, _ = pool.request("a1"), pool.request("a2")
+    assert pool.request("a3") is None
+    assert pool.request("b1") is not None
+    pool.give_up(first)
+    assert pool.request("a3") is not None
+    assert pool.request("a3") is None
+
+
+def test_rejection_changes_nothing(drive: Drive) -> None:
+    pool = drive(limit=1, max_waiting=0)
+    pool.hold("a1")
+    gauges, sizes = pool.core.gauges(), pool.core.sizes()
+    assert pool.request("a2") is None
+    assert pool.did_nothing()
+    assert (pool.core.gauges(), pool.core.sizes()) == (gauges, sizes)
+
+
+def test_max_waiting_admits_who_can_be_placed(drive: Drive) -> None:
+    pool = drive(limit=1, limit_total=2, max_waiting=0)
+    idle = pool.idle("a1")
+    assert pool.request("a2") is not None
+    assert pool.closing == [idle]
+    other = pool.idle("b1")
+    assert pool.request("c1") is not None
+    assert pool.closing == [other]
+
+
+def test_max_waiting_admits_who_takes_over_a_handshake(drive: Drive) -> None:
+    pool = drive(limit=1, max_waiting=0)
+    slot = pool.orphan("a1")
+    waiter = pool.request("a1")
+    assert slot.owner is waiter
+
+
+def test_place_cleared_for_another_endpoint_admits_nobody_here(drive: Drive) -> None:
+    pool = drive(limit=1, limit_total=2, max_waiting=0)
+    pool.hold("a1")
+    idle = pool.idle("b1")
+    pool.request("c1")
+    assert pool.closing == [idle]
+    assert pool.request("a1") is None
+
+
+def test_max_waiting_holds_where_max_connecting_is_what_lacks(drive: Drive) -> None:
+    pool = drive(limit=3, max_connecting=1, max_waiting=1)
+    for slot in [pool.hold("a1") for _ in range(3)]:
+        pool.release(slot)
+    # One place is being cleared, one caller may wait; there is no third handshake to begin.
+    pool.request("a2")
+    pool.request("a2")
+    assert pool.request("a2") is None
+
+
+def test_who_may_not_wait_gets_only_what_is_idle(drive: Drive) -> None:
+    pool = drive()
+    assert pool.request("a1", may_wait=False) is None
+    assert pool.is_empty()
+    assert pool.counter("timeouts") == 1
+    slot = pool.idle("a1")
+    assert pool.take(pool.request("a1", may_wait=False)) is slot
+
+
+def test_who_may_not_wait_evicts_nothing(drive: Drive) -> None:
+    pool = drive(limit=1)
+    pool.idle("a1")
+    assert pool.request("a2", may_wait=False) is None
+    assert not pool.closing
+    pool.open("b1")
+    assert pool.request("b1", may_wait=False) is None
+
+
+# -- giving way ----------------------------------------------------------------------------------
+
+
+def test_idle_connection_of_another_handshake_gives_way(drive: Drive) -> None:
+    pool = drive(limit=1)
+    slot = pool.idle("a1")
+    waiter = pool.request("a2")
+    assert pool.closing == [slot]
+    assert not pool.opened
+    assert pool.counter("closed_evicted") == 1
+    pool.closed(slot)
+    assert pool.opened == [waiter.opening]
+
+
+def test_longest_idle_of_the_endpoint_gives_way(drive: Drive) -> None:
+    pool = drive(limit=3)
+    slots = [pool.hold(key) for key in ("a1", "a2", "a1")]
+    pool.idle("b1")
+    for slot in (slots[1], slots[2], slots[0]):
+        pool.now += 1.0
+        pool.release(slot)
+    for slot in (slots[1], slots[2], slots[0]):
+        pool.request("a3")
+        assert pool.closing == [slot]
+    pool.request("a3")
+    assert not pool.closing
+
+
+def test_longest_idle_of_all_endpoints_gives_way(drive: Drive) -> None:
+    pool = drive(limit_total=3)
+    slots = [pool.hold(key) for key in ("a1", "b1", "c1")]
+    for slot in (slots[1], slots[2], slots[0]):
+        pool.now += 1.0
+        pool.release(slot)
+    # It is the longest idle one no more.
+    pool.now += 1.0
+    pool.release(pool.acquire("b1"))
+    for slot in (slots[2], slots[0], slots[1]):
+        pool.request("d1")
+        assert pool.closing == [slot]
+    pool.request("d1")
+    assert not pool.closing
+
+
+def test_nothing_gives_way_below_the_limit(drive: Drive) -> None:
+    pool = drive(limit=2, limit_total=2)
+    pool.idle("a1")
+    pool.request("a2")
+    assert pool.opened
+    assert not pool.closing
+
+
+def test_nothing_gives_way_where_max_connecting_is_what_lacks(drive: Drive) -> None:
+    pool = drive(limit=2, limit_total=2, max_connecting=1)
+    pool.idle("a1")
+    pool.opening("a2")
+    pool.request("a3")
+    assert not pool.closing
+
+
+def test_released_connection_nobody_wants_gives_way(drive: Drive) -> None:
+    pool = drive(limit=1)
+    slot = pool.hold("a1")
+    pool.request("a2")
+    pool.release(slot)
+    assert pool.closing == [slot]
+
+
+def test_released_connection_gives_way_to_another_endpoint(drive: Drive) -> None:
+    pool = drive(limit_total=1)
+    slot = pool.hold("a1")
+    waiter = pool.request("b1")
+    pool.release(slot)
+    assert pool.closing == [slot]
+    pool.closed(slot)
+    assert pool.opened == [waiter.opening]
+
+
+def test_each_waiter_has_one_place_cleared(drive: Drive) -> None:
+    pool = drive(limit=3)
+    for slot in [pool.hold("a1") for _ in range(3)]:
+        pool.release(slot)
+    first = pool.request("a2")
+    assert len(pool.closing) == 1
+    pool.give_up(first)
+    assert not pool.closing
+    # What was being cleared for the first serves the second.
+    pool.request("a2")
+    assert not pool.closing
+    pool.request("a2")
+    assert len(pool.closing) == 1
+
+
+def test_handshakes_nobody_waits_for_give_way_first(drive: Drive) -> None:
+    pool = drive(limit=2)
+    pool.idle("a1")
+    orphan = pool.orphan("a2")
+    waiter = pool.request("a3")
+    assert pool.closing == [orphan]
+    assert orphan.state == CLOSING
+    pool.closed(orphan)
+    assert pool.opened == [waiter.opening]
+
+
+def test_handshakes_nobody_waits_for_give_way_to_other_endpoints(drive: Drive) -> None:
+    pool = drive(limit_total=2)
+    pool.idle("a1")
+    orphan = pool.open("b1")
+    waiter = pool.request("c1")
+    assert pool.closing == [orphan]
+    pool.closed(orphan)
+    assert pool.opened == [waiter.opening]
+
+
+def test_handshakes_nobody_waits_for_give_way_under_max_connecting(drive: Drive) -> None:
+    pool = drive(max_connecting=1)
+    orphan = pool.orphan("a1")
+    waiter = pool.request("a2")
+    assert pool.closing == [orphan]
+    # It begins while the other one is stopped: only the latter's place is still taken.
+    assert pool.opened == [waiter.opening]
+    assert pool.core.gauges() == (1, 0, 0, 1, 0, 1)
+
+
+def test_handshake_given_up_gives_way_at_once(drive: Drive) -> None:
+    pool = drive(limit=1)
+    waiter, slot = pool.opening("a1")
+    other = pool.request("a2")
+    pool.give_up(waiter)
+    assert pool.closing == [slot]
+    pool.closed(slot)
+    assert pool.opened == [other.opening]
+
+
+def test_all_handshakes_that_must_give_way_do_so_at_once(drive: Drive) -> None:
+    pool = drive(limit=3, max_connecting=3)
+    orphans = [pool.open("a1") for _ in range(3)]
+    closing = []
+    for _ in range(3):
+        pool.request("a2")
+        closing += pool.closing
+    assert closing == orphans
+
+
+def test_place_from_another_endpoint_clears_the_next_one_here(drive: Drive) -> None:
+    pool = drive(limit=2, limit_total=3)
+    older = pool.idle("b1")
+    pool.hold("b2")
+    pool.now = 1.0
+    idle = pool.idle("a1")
+    first, second = pool.request("a2"), pool.request("a3")
+    assert first.queued
+    assert older.state == CLOSING
+    pool.closed(older)
+    assert pool.opened == [first.opening]
+    # Now the second stands at the limit of its endpoint, where one is idle.
+    assert second.queued
+    assert idle.state == CLOSING
+
+
+def test_place_from_another_endpoint_stops_handshakes_nobody_waits_for(drive: Drive) -> None:
+    pool = drive(limit_total=2, max_connecting=2)
+    idle = pool.idle("b1")
+    leaver, orphan = pool.opening("a1")
+    first, second = pool.request("a2"), pool.request("a3")
+    assert first.queued
+    pool.give_up(leaver)
+    pool.closed(idle)
+    assert first.opening is not None
+    assert second.queued
+    assert orphan.state == CLOSING
+
+
+# -- fairness between handshakes -----------------------------------------------------------------
+
+
+def pass_over(pool: Driver, slot: Any, times: int) -> None:
+    """Release a connection to one waiter of its own after the other."""
+    for _ in range(times):
+        pool.release(slot)
+        (waiter,) = pool.woken
+        assert waiter.handshake.key == slot.key
+        pool.take(waiter)
+
+
+@pytest.mark.parametrize(
+    ("limits", "other"), [({"limit": 1}, "a2"), ({"limit_total": 1}, "b1")], ids=str
+)
+def test_oldest_waiter_is_passed_over_a_few_times_only(
+    drive: Drive, limits: dict[str, int], other: str
+) -> None:
+    pool = drive(**limits)
+    slot = pool.hold("a1")
+    rival = pool.request(other)
+    for _ in range(MAX_PASSED_OVER + 3):
+        pool.request("a1")
+    pass_over(pool, slot, MAX_PASSED_OVER)
+    assert rival.passed == MAX_PASSED_OVER
+    pool.release(slot)
+    assert not pool.woken
+    assert pool.closing == [slot]
+    pool.closed(slot)
+    assert pool.opened == [rival.opening]
+
+
+def test_younger_waiter_is_not_passed_over(drive: Drive) -> None:
+    pool = drive(limit=1, limit_total=1)
+    slot = pool.hold("a1")
+    for _ in range(MAX_PASSED_OVER + 3):
+        pool.request("a1")
+    younger = [pool.request("a2"), pool.request("b1")]
+    pass_over(pool, slot, MAX_PASSED_OVER + 3)
+    assert [waiter.passed for waiter in younger] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("limits", "idle", "other"),
+    [({"limit": 2}, "a9", "a2"), ({"limit_total": 2}, "b9", "b1")],
+    ids=str,
+)
+def test_who_has_a_place_being_cleared_is_not_passed_over(
+    drive: Drive, limits: dict[str, int], idle: str, other: str
+) -> None:
+    pool = drive(**limits)
+    slot = pool.hold("a1")
+    giving = pool.idle(idle)
+    rival = pool.request(other)
+    assert pool.closing == [giving]
+    for _ in range(MAX_PASSED_OVER + 3):
+        pool.request("a1")
+    pass_over(pool, slot, MAX_PASSED_OVER + 3)
+    assert rival.passed == 0
+    pool.closed(giving)
+    assert pool.opened == [rival.opening]
+
+
+def test_who_could_not_use_the_place_is_not_passed_over(drive: Drive) -> None:
+    pool = drive(limit=2, max_connecting=1)
+    slot = pool.hold("a1")
+    pool.opening("a2")
+    rival = pool.request("a3")
+    pool.request("a1")
+    pass_over(pool, slot, 1)
+    assert rival.passed == 0
+
+
+def test_who_is_passed_over_is_the_oldest_of_all_endpoints(drive: Drive) -> None:
+    pool = drive(limit=1, limit_total=1)
+    slot = pool.hold("a1")
+    older, younger = pool.request("b1"), pool.request("a2")
+    for _ in range(MAX_PASSED_OVER + 1):
+        pool.request("a1")
+    pass_over(pool, slot, MAX_PASSED_OVER)
+    assert (older.passed, younger.passed) == (MAX_PASSED_OVER, 0)
+    pool.release(slot)
+    pool.closed(slot)
+    assert pool.opened == [older.opening]
+
+
+def test_connection_that_is_lost_is_no_reason_to_pass_over_again(drive: Drive) -> None:
+    pool = drive(limit=1)
+    slot = pool.hold("a1")
+    rival = pool.request("a2")
+    late = pool.request("a1")
+    pass_over(pool, slot, 1)
+    assert not late.queued
+    pool.lose(slot)
+    assert pool.opened == [rival.opening]
+
+
+def test_waiter_that_came_back_hides_nobody_who_is_passed_over(drive: Drive) -> None:
+    pool = drive(limit=2)
+    slot, fragile = pool.hold("a1"), pool.hold("a3")
+    rival = pool.request("a2")
+    for _ in range(MAX_PASSED_OVER + 3):
+        pool.request("a1")
+    # It stands in front of the oldest, but is younger than all that are served.
+    returned = pool.request("a3")
+    pool.release(fragile)
+    assert pool.woken == [returned]
+    pool.discard(fragile)
+    assert returned.queued
+    for _ in range(MAX_PASSED_OVER + 3):
+        pool.release(slot)
+        if slot.state == CLOSING:
+            break
+        pool.take(slot.waiter)
+    assert rival.passed > MAX_PASSED_OVER
+    assert slot.state == CLOSING
+
+
+# -- handshakes under way ------------------------------------------------------------------------
+
+
+def test_handshake_serves_who_came_first(drive: Drive) -> None:
+    pool = drive()
+    (first, slot1), (second, slot2) = pool.opening("a1"), pool.opening("a1")
+    pool.connected(slot2)
+    assert pool.woken == [first]
+    assert slot1.owner is second
+    pool.connected(slot1)
+    assert pool.woken == [second]
+
+
+def test_handshake_of_who_is_served_otherwise_passes_on(drive: Drive) -> None:
+    pool = drive(limit=2)
+    slot = pool.hold("a1")
+    first, opening = pool.opening("a1")
+    second, third = pool.request("a1"), pool.request("a1")
+    pool.release(slot)
+    assert pool.woken == [first]
+    assert opening.owner is second
+    assert second.opening is opening
+    assert third.opening is None
+    pool.connected(opening)
+    assert pool.woken == [second]
+
+
+def test_handshake_left_with_nobody_is_pooled(drive: Drive) -> None:
+    pool = drive(limit=2)
+    slot = pool.hold("a1")
+    _, opening = pool.opening("a1")
+    pool.release(slot)
+    assert opening.owner is None
+    assert pool.size("orphans") == 1
+    pool.connected(opening)
+    assert opening.state == IDLE
+    assert pool.acquire("a1") is opening
+    assert pool.size("orphans") == 0
+
+
+def test_finished_handshake_nobody_wants_gives_way(drive: Drive) -> None:
+    pool = drive(limit=1, max_connecting=1)
+    waiter, slot = pool.opening("a1")
+    pool.connected(slot)
+    pool.request("a2")
+    pool.give_up(waiter)
+    pool.release(pool.take(waiter))
+    assert pool.closing == [slot]
+
+
+def test_caller_takes_over_a_handshake_nobody_waits_for(drive: Drive) -> None:
+    pool = drive()
+    slot = pool.orphan("a1")
+    waiter = pool.request("a1")
+    assert not pool.opened
+    assert slot.owner is waiter
+    assert waiter.opening is slot
+    pool.connected(slot)
+    assert pool.woken == [waiter]
+
+
+def test_handshake_given_up_passes_to_the_next(drive: Drive) -> None:
+    pool = drive(limit=1)
+    first, slot = pool.opening("a1")
+    second, third = pool.request("a1"), pool.request("a1")
+    pool.give_up(first)
+    assert slot.owner is second
+    assert third.opening is None
+    assert not pool.closing
+
+
+def test_failed_handshake_fails_its_owner_only(drive: Drive) -> None:
+    pool = drive(limit=1)
+    first, slot = pool.opening("a1")
+    second, third = pool.request("a1"), pool.request("a1")
+    assert pool.failed(slot) is first
+    assert slot.state == GONE
+    assert not first.queued
+    assert pool.opened == [second.opening]
+    assert third.queued
+
+
+def test_failed_handshake_fails_whom_it_passed_to(drive: Drive) -> None:
+    pool = drive(limit=2)
+    slot = pool.hold("a1")
+    _, opening = pool.opening("a1")
+    second = pool.request("a1")
+    pool.release(slot)
+    assert pool.failed(opening) is second
+
+
+def test_failed_handshake_nobody_waits_for_fails_nobody(drive: Drive) -> None:
+    pool = drive(limit=1)
+    slot = pool.open("a1")
+    assert pool.failed(slot) is None
+    assert pool.is_empty()
+    assert pool.counter("connect_errors") == 1
+
+
+def test_new_connection_goes_to_its_caller_past_its_lifetime_too(drive: Drive) -> None:
+    pool = drive()
+    waiter, slot = pool.opening("a1")
+    pool.now = 10.0
+    pool.connected(slot, retires=5.0)
+    assert pool.woken == [waiter]
+
+
+def test_new_connection_nobody_wants_past_its_lifetime_is_closed(drive: Drive) -> None:
+    pool = drive()
+    slot = pool.open("a1")
+    pool.now = 10.0
+    pool.connected(slot, retires=5.0)
+    assert pool.closing == [slot]
+
+
+# -- giving up -----------------------------------------------------------------------------------
+
+
+def test_who_gave_up_is_skipped(drive: Drive) -> None:
+    pool = drive(limit=1)
+    slot = pool.hold("a1")
+    first, second = pool.request("a1"), pool.request("a1")
+    pool.give_up(first)
+    assert not first.queued
+    pool.release(slot)
+    assert pool.woken == [second]
+
+
+def test_giving_up_lets_the_next_begin(drive: Drive) -> None:
+    pool = drive(max_connecting=1)
+    first, slot = pool.opening("a1")
+    second = pool.request("a2")
+    pool.give_up(first)
+    assert pool.closing == [slot]
+    assert pool.opened == [second.opening]
+
+
+@pytest.mark.parametrize("timed_out", [False, True])
+def test_only_timeouts_are_counted(drive: Drive, timed_out: bool) -> None:
+    pool = drive(limit=1)
+    pool.hold("a1")
+    waiter = pool.request("a1")
+    pool.give_up(waiter, timed_out)
+    pool.give_up(waiter, timed_out)
+    assert pool.counter("timeouts") == timed_out
+
+
+def test_who_gives_up_too_late_has_a_connection(drive: Drive) -> None:
+    pool = drive(limit=1)
+    slot = pool.hold("a1")
+    first, second = pool.request("a1"), pool.request("a1")
+    pool.release(slot)
+    assert pool.core.give_up(first, pool.now, True) is None
+    assert pool.counter("timeouts") == 0
+    assert pool.take(first) is slot
+    pool.release(slot)
+    assert pool.woken == [second]
+
+
+# -- connections that die between gift and wake --------------------------------------------------
+
+
+def test_waiter_whose_connection_died_is_next_again(drive: Drive) -> None:
+    pool = drive(limit=1)
+    slot = pool.hold("a1")
+    first, second = pool.request("a1"), pool.request("a1")
+    pool.release(slot)
+    pool.discard(slot)
+    assert first.queued
+    assert pool.take(first) is None
+    pool.closed(slot)
+    assert pool.opened == [first.opening]
+    assert second.opening is None
+
+
+def test_waiter_whose_connection_died_is_at_the_head_of_the_endpoint(drive: Drive) -> None:
+    pool = drive(limit=1)
+    slot = pool.hold("a1")
+    other, waiter = pool.request("a2"), pool.request("a1")
+    pool.release(slot)
+    assert pool.woken == [waiter]
+    pool.lose(slot)
+    assert pool.opened == [waiter.opening]
+    assert other.queued
+
+
+def test_waiter_whose_connection_died_gets_another_idle_one(drive: Drive) -> None:
+    pool = drive(limit=2)
+    first, second = pool.hold("a1"), pool.hold("a1")
+    waiter = pool.request("a1")
+    pool.release(first)
+    pool.release(second)
+    assert second.state == IDLE
+    pool.discard(first)
+    assert pool.woken == [waiter]
+    assert pool.take(waiter) is second
+
+
+def test_waiter_whose_connection_died_gets_no_stale_one(drive: Drive) -> None:
+    pool = drive(limit=2)
+    first, second = pool.hold("a1"), pool.hold("a1", retires=10.0)
+    waiter = pool.request("a1")
+    pool.release(first)
+    pool.release(second)
+    pool.now = 10.0
+    pool.discard(first)
+    assert waiter.queued
+    assert pool.closing == [second]
+    pool.closed(second)
+    assert pool.opened == [waiter.opening]
+
+
+def test_waiter_whose_connection_died_takes_its_handshake_back(drive: Drive) -> None:
+    pool = drive(limit=2)
+    slot = pool.hold("a1")
+    waiter, opening = pool.opening("a1")
+    pool.release(slot)
+    assert opening.owner is None
+    pool.discard(slot)
+    assert opening.owner is waiter
+    assert pool.size("orphans") == 0
+
+
+def test_waiter_whose_connection_died_is_served_by_the_next_release(drive: Drive) -> None:
+    pool = drive(limit=2)
+    first, second = pool.hold("a1"), pool.hold("a1")
+    waiter, late = pool.request("a1"), pool.request("a1")
+    pool.release(first)
+    pool.discard(first)
+    pool.release(second)
+    assert pool.woken == [waiter]
+    assert late.queued
+
+
+def test_waiters_whose_connections_died_keep_their_order(drive: Drive) -> None:
+    pool = drive(limit=3)
+    slots = [pool.hold("a1") for _ in range(3)]
+    waiters = [pool.request("a1") for _ in range(4)]
+    for slot in slots:
+        pool.release(slot)
+    for slot in (slots[1], slots[0], slots[2]):
+        pool.discard(slot)
+    for slot, waiter in zip(slots, waiters, strict=False):
+        pool.closed(slot)
+        assert pool.opened == [waiter.opening]
+    assert waiters[3].queued
+
+
+def test_waiter_given_something_at_once_keeps_its_turn_too(drive: Drive) -> None:
+    pool = drive(limit=1)
+    slot = pool.idle("a1")
+    first, second = pool.request("a1"), pool.request("a1")
+    assert first.slot is slot
+    assert first.ticket < second.ticket
+    pool.discard(slot)
+    pool.closed(slot)
+    assert pool.opened == [first.opening]
+
+
+def test_connection_that_dies_after_it_was_taken_concerns_nobody(drive: Drive) -> None:
+    pool = drive(limit=1)
+    slot = pool.hold("a1")
+    waiter = pool.request("a1")
+    pool.release(slot)
+    pool.take(waiter)
+    pool.discard(slot)
+    assert not waiter.queued
+    pool.closed(slot)
+    assert pool.is_empty()
+
+
+def test_time_is_not_counted_twice_for_who_came_back(drive: Drive) -> None:
+    pool = drive(limit=1)
+    slot = pool.hold("a1")
+    waiter = pool.request("a1")
+    pool.now = 3.0
+    pool.release(slot)
+    pool.lose(slot)
+    pool.now = 4.0
+    pool.connected(waiter.opening)
+    assert pool.woken == [waiter]
+    assert pool.counter("wait_seconds") == 4.0
+
+
+# -- time ----------------------------------------------------------------------------------------
+
+
+def test_unused_connections_expire(drive: Drive) -> None:
+    pool = drive(max_idle=10.0)
+    first, used, other = pool.hold("a1"), pool.hold("a1"), pool.hold("b1")
+    for slot in (first, used, other):
+        pool.release(slot)
+        pool.now += 1.0
+    assert pool.core.next_deadline() == 10.0
+    pool.now = 9.75
+    pool.expire()
+    assert not pool.closing
+    assert pool.acquire("a1") is used
+    pool.release(used)
+    pool.now = 12.0
+    pool.expire()
+    assert pool.closing == [first, other]
+    assert pool.counter("closed_idle") == 2
+    assert pool.core.next_deadline() == 19.75
+
+
+def test_connections_past_their_lifetime_expire(drive: Drive) -> None:
+    pool = drive()
+    lasting, first, second = (
+        pool.idle(key, retires) for key, retires in (("a1", NEVER), ("a2", 10.0), ("b1", 20.0))
+    )
+    in_use = pool.hold("a3", retires=10.0)
+    pool.now = 10.0
+    pool.expire()
+    assert pool.closing == [first]
+    pool.now = 20.0
+    pool.expire()
+    assert pool.closing == [second]
+    assert pool.counter("closed_lifetime") == 2
+    assert lasting.state == IDLE
+    assert in_use.state == ACQUIRED
+
+
+def test_handshakes_nobody_waits_for_expire(drive: Drive) -> None:
+    pool = drive()
+    waiter, slot = pool.opening("a1")
+    pool.now = 2.0
+    assert pool.core.next_deadline() == NEVER
+    pool.give_up(waiter)
+    assert pool.core.next_deadline() == 2.0 + ORPHAN_GRACE
+    pool.now = 1.75 + ORPHAN_GRACE
+    pool.expire()
+    assert not pool.closing
+    pool.now = 2.0 + ORPHAN_GRACE
+    pool.expire()
+    assert pool.closing == [slot]
+    assert pool.core.gauges() == (0, 0, 0, 1, 0, 1)
+
+
+def test_handshakes_taken_over_do_not_expire(drive: Drive) -> None:
+    pool = drive()
+    pool.orphan("a1")
+    pool.request("a1")
+    pool.now = 100.0
+    pool.expire()
+    assert not pool.closing
+    assert pool.core.next_deadline() == NEVER
+
+
+def test_opened_handshakes_expire_once_they_are_abandoned(drive: Drive) -> None:
+    pool = drive()
+    slot = pool.open("a1")
+    pool.now = 100.0
+    pool.expire()
+    assert not pool.closing
+    assert pool.core.next_deadline() == NEVER
+    pool.abandon(slot)
+    assert pool.core.next_deadline() == 100.0 + ORPHAN_GRACE
+    pool.now = 100.0 + ORPHAN_GRACE
+    pool.expire()
+    assert pool.closing == [slot]
+
+
+def test_deadline_is_that_of_the_first_to_expire(drive: Drive) -> None:
+    pool = drive()
+    opened = pool.open("a1")
+    pool.now = 1.0
+    orphan = pool.orphan("a2")
+    pool.now = 4.0
+    pool.abandon(opened)
+    assert pool.core.next_deadline() <= 1.0 + ORPHAN_GRACE
+    pool.now = 1.0 + ORPHAN_GRACE
+    pool.expire()
+    assert pool.closing == [orphan]
+
+
+def test_deadline_of_nothing_is_never(drive: Drive) -> None:
+    assert drive().core.next_deadline() == NEVER
+    pool = drive(max_idle=10.0)
+    pool.hold("a1")
+    assert pool.core.next_deadline() == NEVER
+
+
+# -- handshakes that no caller waits for ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limits", "blocked", "free"),
+    [
+        ({"limit": 2}, "a2", "b1"),
+        ({"limit_total": 2}, "b1", None),
+        ({"max_connecting": 2}, "a2", "b1"),
+    ],
+    ids=str,
+)
+def test_open_takes_free_places_only(
+    drive: Drive, limits: dict[str, int], blocked: str, free: str | None
+) -> None:
+    pool = drive(**limits)
+    assert pool.open("a1").state == CONNECTING
+    assert pool.open("a1").kept
+    assert pool.open(blocked) is None
+    assert pool.size("handshakes") == 1
+    assert free is None or pool.open(free)
+
+
+def test_open_closes_nothing(drive: Drive) -> None:
+    pool = drive(limit=1)
+    slot = pool.idle("a1")
+    assert pool.open("a2") is None
+    assert slot.state == IDLE
+
+
+def test_opened_connection_is_pooled(drive: Drive) -> None:
+    pool = drive()
+    slot = pool.open("a1")
+    pool.connected(slot)
+    assert slot.state == IDLE
+    assert pool.acquire("a1") is slot
+    assert slot.uses == 1
+
+
+def test_opened_handshake_keeps_its_welcome(drive: Drive) -> None:
+    pool = drive()
+    slot = pool.open("a1")
+    waiter = pool.request("a1")
+    assert slot.owner is waiter
+    pool.give_up(waiter)
+    pool.now = 100.0
+    pool.expire()
+    assert not pool.closing
+    assert slot.kept
+
+
+def test_open_count_is_of_connections_not_of_waiters(drive: Drive) -> None:
+    pool = drive(limit=4)
+    assert pool.core.open_count("a1") == 0
+    pool.idle("a1")
+    held, _ = pool.acquire("a1"), pool.open("a1")
+    pool.idle("a2")
+    assert pool.core.open_count("a1") == 2
+    pool.request("a1")
+    pool.request("a1")
+    assert pool.core.open_count("a1") == 3
+    pool.request("a1")
+    pool.request("a1")
+    assert pool.core.open_count("a1") == 3
+    pool.discard(held)
+    assert pool.core.open_count("a1") == 2
+
+
+# -- handshakes that turn out to be others -------------------------------------------------------
+
+
+def test_owner_gets_what_turned_out_otherwise(drive: Drive) -> None:
+    pool = drive()
+    waiter, slot = pool.opening("a1")
+    pool.connected(slot, key="a9")
+    assert pool.woken == [waiter]
+    assert slot.key == "a9"
+    assert pool.take(waiter) is slot
+    pool.release(slot)
+    assert pool.acquire("a1") is None
+    assert pool.acquire("a9") is slot
+    assert pool.size("handshakes") == 1
+
+
+def test_waiters_without_a_place_move_along(drive: Drive) -> None:
+    pool = drive(limit=1)
+    first, slot = pool.opening("a1")
+    second, third = pool.request("a1"), pool.request("a1")
+    pool.connected(slot, key="a9")
+    for waiter in (first, second, third):
+        assert pool.woken == [waiter]
+        assert pool.take(waiter) is slot
+        pool.release(slot)
+    assert pool.size("handshakes") == 1
+
+
+def test_waiters_with_a_handshake_of_their_own_stay(drive: Drive) -> None:
+    pool = drive()
+    (first, slot1), (second, slot2) = pool.opening("a1"), pool.opening("a1")
+    pool.connected(slot1, key="a9")
+    assert pool.woken == [first]
+    assert slot2.owner is second
+    assert second.handshake.key == "a1"
+    pool.connected(slot2)
+    assert pool.woken == [second]
+
+
+def test_waiters_that_move_are_served_by_what_is_there(drive: Drive) -> None:
+    pool = drive(max_connecting=1)
+    idle = pool.idle("a9")
+    first, slot = pool.opening("a1")
+    second = pool.request("a1")
+    pool.connected(slot, key="a9")
+    assert pool.woken == [first, second]
+    assert {pool.take(first), pool.take(second)} == {idle, slot}
+
+
+def test_waiters_that_move_take_over_handshakes_nobody_waits_for(drive: Drive) -> None:
+    pool = drive(limit=2, max_connecting=1)
+    first, slot = pool.opening("a1")
+    second = pool.request("a1")
+    pool.connected(slot)
+    assert pool.take(first) is slot
+    assert second.opening is not None
+    third = pool.request("a1")
+    pool.connected(second.opening, key="a9")
+    assert pool.woken == [second]
+    pool.release(pool.take(second))
+    assert pool.woken == [third]
+
+
+def test_waiters_that_move_line_up_by_arrival(drive: Drive) -> None:
+    pool = drive(limit=2)
+    slot1 = pool.hold("a9")
+    owner, slot2 = pool.opening("a1")
+    waiters = [pool.request(key) for key in ("a9", "a1", "a9", "a1")]
+    pool.connected(slot2, key="a9")
+    assert pool.woken == [owner]
+    for waiter in waiters:
+        pool.release(slot1)
+        assert pool.woken == [waiter]
+        assert pool.take(waiter) is slot1
+
+
+def test_connection_nobody_waits_for_goes_to_waiters_of_its_new_kind(drive: Drive) -> None:
+    pool = drive(limit=2, max_connecting=1)
+    slot = pool.open("a1")
+    held = pool.hold("b9")
+    pool.connected(slot, key="a9")
+    assert slot.state == IDLE
+    assert pool.acquire("a9") is slot
+    assert held.state == ACQUIRED
+
+
+def test_same_key_changes_nothing(drive: Drive) -> None:
+    pool = drive()
+    waiter, slot = pool.opening("a1")
+    pool.connected(slot, key="a1")
+    assert pool.woken == [waiter]
+    assert slot.key == "a1"
+
+
+# -- the end -------------------------------------------------------------------------------------
+
+
+def test_shutdown_returns_all_waiters_and_all_to_close(drive: Drive) -> None:
+    pool = drive(limit=2, limit_total=4)
+    given, taken = pool.hold("a1"), pool.hold("a1")
+    receiver = pool.request("a1")
+    pool.release(given)
+    opener, opening = pool.opening("b1")
+    orphan = pool.open("b2")
+    waiters = [pool.request("a1"), pool.request("a2")]
+    assert set(pool.shutdown()) == {receiver, opener, *waiters}
+    assert set(pool.closing) == {given, taken, opening, orphan}
+    assert not pool.opened
+    assert not pool.woken
+    for waiter in (receiver, opener, *waiters):
+        assert not waiter.queued
+        assert pool.take(waiter) is None
+
+
+def test_nothing_is_left_after_shutdown(drive: Drive) -> None:
+    pool = drive(limit=2, limit_total=5, max_connecting=1)
+    pool.idle("a1")
+    pool.hold("a2")
+    pool.opening("b1")
+    pool.open("c1")
+    for key in ("a3", "b1", "b2", "d1"):
+        pool.request(key)
+    dead = pool.core.slots()[0]
+    pool.discard(dead)
+    pool.shutdown()
+    assert pool.gauge("waiting") == 0
+    for slot in pool.core.slots():
+        assert slot.state == CLOSING
+        pool.closed(slot)
+        assert pool.did_nothing()
+    assert pool.is_empty()
+    assert len(pool.core) == 0
+    assert pool.core.gauges() == (0, 0, 0, 0, 0, 0)
+    assert pool.core.by_endpoint() == {}
+
+
+def test_shutdown_tells_only_once(drive: Drive) -> None:
+    pool = drive()
+    first, second = pool.hold("a1"), pool.hold("a1")
+    pool.discard(first)
+    pool.shutdown()
+    assert pool.closing == [second]
+    assert pool.shutdown() == []
+    assert not pool.closing
+    assert pool.counter("closed_forced") == 1
+
+
+# -- what is kept --------------------------------------------------------------------------------
+
+
+def test_records_are_dropped_with_the_last_that_is_alive(drive: Drive) -> None:
+    pool = drive()
+    slots = [pool.idle((f"host{i}", j)) for i in range(100) for j in range(10)]
+    assert (pool.size("endpoints"), pool.size("handshakes")) == (100, 1000)
+    for slot in slots:
+        pool.discard(slot)
+    # The places are still taken, at endpoints that have no handshakes any more.
+    assert (pool.size("endpoints"), pool.size("handshakes")) == (100, 0)
+    for slot in slots:
+        pool.closed(slot)
+    assert pool.is_empty()
+
+
+@pytest.mark.parametrize("limits", [{}, {"limit_total": 1}], ids=str)
+def test_callers_that_leave_nothing_leave_no_record(drive: Drive, limits: dict[str, int]) -> None:
+    pool = drive(**limits)
+    for i in range(1000):
+        waiter, slot = pool.opening((f"host{i}", i))
+        if i % 2:
+            pool.failed(slot)
+        else:
+            pool.give_up(waiter)
+            pool.now += ORPHAN_GRACE
+            pool.expire()
+            pool.closed(slot)
+        assert pool.acquire((f"host{i}", i)) is None
+    assert pool.is_empty()
+
+
+def test_endpoint_lives_as_long_as_somebody_waits(drive: Drive) -> None:
+    pool = drive(limit_total=1)
+    pool.hold("a1")
+    waiter = pool.request("b1")
+    assert set(pool.core.by_endpoint()) == {"a", "b"}
+    pool.give_up(waiter)
+    assert set(pool.core.by_endpoint()) == {"a"}
+
+
+def test_cancelled_waiters_do_not_pile_up(drive: Drive) -> None:
+    pool = drive(limit_total=1)
+    pool.hold("a1")
+    pool.request("a1")
+    for i in range(10_000):
+        pool.give_up(pool.request((f"host{i % 7}", i)))
+    assert pool.size("place_heap") < 64
+    assert pool.size("endpoints") == 1
+
+
+def test_waiters_in_turns_do_not_pile_up(drive: Drive) -> None:
+    pool = drive(limit_total=1)
+    pool.hold("a1")
+    pool.request("a1")
+    waiters = [pool.request("b1") for _ in range(3)]
+    for _ in range(10_000):
+        pool.give_up(waiters.pop(0))
+        waiters.append(pool.request("b1"))
+    assert pool.size("place_heap") < 64
+
+
+def test_waiter_that_keeps_coming_back_does_not_pile_up(drive: Drive) -> None:
+    pool = drive(limit_total=500)
+    slots = [pool.hold("a1") for _ in range(500)]
+    pool.request("b1")
+    waiter = pool.request("a1")
+    for slot in slots:
+        pool.release(slot)
+        if slot.waiter is waiter:
+            pool.discard(slot)
+            assert waiter.queued
+    assert pool.size("place_heap") < 64
+
+
+def test_endpoints_that_come_and_go_do_not_pile_up(drive: Drive) -> None:
+    pool = drive()
+    # It stays on top of the heap, and nothing below it ever expires.
+    pool.idle("a1")
+    for i in range(10_000):
+        pool.lose(pool.idle((f"host{i}", i)))
+    assert pool.size("idle_heap") < 64
+    assert pool.size("endpoints") == 1
+
+
+# -- what is counted -----------------------------------------------------------------------------
+
+
+def test_counters_tell_the_story(drive: Drive) -> None:
+    pool = drive(limit=1, max_waiting=1, max_idle=10.0)
+    first, slot = pool.opening("a1")
+    pool.now = 1.0
+    pool.connected(slot)
+    pool.take(first)
+    second = pool.request("a1")
+    assert pool.request("a1") is None
+    pool.now = 3.0
+    pool.release(slot)
+    pool.release(pool.take(second))
+    pool.release(pool.acquire("a1"))
+    pool.request("a2", may_wait=False)
+    third = pool.request("a2")
+    pool.now = 3.5
+    pool.give_up(third, timed_out=True)
+    pool.closed(slot)
+    fourth, slot = pool.opening("b1")
+    pool.now = 4.0
+    assert pool.failed(slot) is fourth
+    assert pool.is_empty()
+    assert dict(zip(COUNTERS, pool.core.counters(), strict=True)) == dict.fromkeys(COUNTERS, 0) | {
+        "requests": 7,
+        "reused": 2,
+        "queued": 4,
+        "wait_seconds": 1.0 + 2.0 + 0.5 + 0.5,
+        "timeouts": 2,
+        "rejected": 1,
+        "connects": 1,
+        "connect_errors": 1,
+        "connect_seconds": 1.5,
+        "released": 3,
+        "closed_evicted": 1,
+    }
+
+
+def test_each_reason_is_counted(drive: Drive) -> None:
+    pool = drive()
+    for reason in CLOSE_REASONS:
+        pool.discard(pool.hold("a1"), reason)
+    assert [pool.counter(f"closed_{reason}") for reason in CLOSE_REASONS] == [1] * 8
+
+
+def test_gauges_tell_what_there_is(drive: Drive) -> None:
+    pool = drive(limit=4)
+    slots = [pool.hold("a1") for _ in range(3)]
+    pool.release(slots[0])
+    pool.discard(slots[1])
+    pool.opening("a2")
+    pool.opening("b1")
+    pool.hold("b2")
+    assert pool.core.gauges() == (2, 2, 1, 1, 0, 2)
+    by_endpoint = pool.core.by_endpoint()
+    assert by_endpoint["a"][0] == (1, 1, 1, 1, 0, 1)
+    assert by_endpoint["b"][0] == (1, 1, 0, 0, 0, 1)
+    # Of the two, one gets the idle connection's place, and one none.
+    pool.request("a3")
+    pool.request("a3")
+    assert pool.core.gauges() == (2, 2, 0, 2, 2, 2)
+
+
+def test_counters_of_an_endpoint_are_its_own(drive: Drive) -> None:
+    pool = drive()
+    pool.idle("a1")
+    pool.idle("b1")
+    pool.lose(pool.idle("b2"))
+    by_endpoint = pool.core.by_endpoint()
+    requests = COUNTERS.index("requests")
+    assert by_endpoint["a"][1][requests] == 1
+    assert by_endpoint["b"][1][requests] == 2
+    assert pool.counter("requests") == 3
+
+
+def test_slots_are_those_that_are_not_gone(drive: Drive) -> None:
+    pool = drive()
+    first, second = pool.hold("a1"), pool.idle("b1")
+    pool.discard(second)
+    assert pool.core.slots() == [first, second]
+    pool.closed(second)
+    assert pool.core.slots() == [first]
+    assert (first.key, first.endpoint) == ("a1", "a")
+
+
+# -- misuse --------------------------------------------------------------------------------------
+
+
+def test_release_of_what_is_not_acquired_is_refused(drive: Drive) -> None:
+    pool = drive()
+    _, connecting = pool.opening("a1")
+    closing, gone = pool.hold("a2"), pool.hold("a2")
+    pool.discard(closing)
+    pool.lose(gone)
+    idle = pool.idle("a2")
+    gauges = pool.core.gauges()
+    for slot in (connecting, idle, closing, gone):
+        with pytest.raises(ValueError, match="only an acquired slot"):
+            pool.release(slot)
+    assert pool.core.gauges() == gauges
+    assert pool.counter("released") == 1
+
+
+@pytest.mark.parametrize("garbage", [None, 1, "slot", object()], ids=repr)
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda pool, garbage: pool.release(garbage, 0.0),
+        lambda pool, garbage: pool.take(garbage),
+        lambda pool, garbage: pool.give_up(garbage, 0.0, False),
+        lambda pool, garbage: pool.abandon(garbage, 0.0),
+        lambda pool, garbage: pool.connected(garbage, 0.0),
+        lambda pool, garbage: pool.connect_failed(garbage, 0.0),
+        lambda pool, garbage: pool.discard(garbage, 0, 0.0),
+        lambda pool, garbage: pool.closed(garbage, 0.0),
+    ],
+    ids=["release", "take", "give_up", "abandon", "connected", "failed", "discard", "closed"],
+)
+def test_what_is_not_of_the_pool_is_refused(
+    drive: Drive, call: Callable[[Any, Any], object], garbage: Any
+) -> None:
+    pool = drive()
+    with pytest.raises((TypeError, AttributeError)):
+        call(pool.core, garbage)
+    assert pool.is_empty()
+
+
+def test_keys_must_be_hashable(drive: Drive) -> None:
+    pool = drive()
+    for call in (
+        lambda: pool.core.acquire([], 0.0),
+        lambda: pool.core.request([], "a1", None, 0.0),
+        lambda: pool.core.request("a", [], None, 0.0),
+        lambda: pool.core.open("a", [], 0.0),
+        lambda: pool.core.open_count([]),
+    ):
+        with pytest.raises(TypeError):
+            call()
+    assert pool.is_empty()
+
+
+def test_time_must_be_a_number(drive: Drive) -> None:
+    pool = drive(max_idle=10.0)
+    held, slot = pool.hold("a1"), pool.idle("a1")
+    for call in (
+        lambda: pool.core.acquire("a1", None),
+        lambda: pool.core.request("a", "a1", None, None),
+        lambda: pool.core.release(held, "now"),
+        lambda: pool.core.expire(None),
+    ):
+        with pytest.raises(TypeError):
+            call()
+    assert slot.state == IDLE
+
+
+def test_handshake_ends_once(drive: Drive) -> None:
+    pool = drive()
+    slot = pool.idle("a1")
+    for call in (pool.connected, pool.failed):
+        with pytest.raises(KeyError):
+            call(slot)
+    assert slot.state == IDLE
+
+
+def test_what_was_never_set_up_is_refused(core: ModuleType) -> None:
+    blank = core.Pool.__new__(core.Pool)
+    slot = core.Slot.__new__(core.Slot)
+    for call in (
+        lambda: blank.acquire("a1", 0.0),
+        lambda: blank.request("a", "a1", None, 0.0),
+        lambda: core.Pool().connected(slot, 0.0),
+        lambda: core.Pool().connect_failed(slot, 0.0),
+        lambda: slot.key,
+        lambda: slot.endpoint,
+    ):
+        with pytest.raises((TypeError, AttributeError)):
+            call()

@@ -1,0 +1,242 @@
+"""What happens to connections that nobody reads."""
+
+import asyncio
+import ssl
+import time
+
+import aiohttp
+import pytest
+
+from aiowebsocketclient import WebSocketClientSession
+
+from .conftest import SessionFactory, until
+from .servers import Server, serving
+
+
+@pytest.fixture(params=["plain", "tls"])
+def any_server(request: pytest.FixtureRequest) -> Server:
+    server: Server = request.getfixturevalue("server" if request.param == "plain" else "tls_server")
+    return server
+
+
+async def park(session: WebSocketClientSession, url: str, tls: ssl.SSLContext) -> None:
+    ws = await session.ws_connect(url, ssl=tls)
+    await ws.send_str("hello")
+    assert await ws.receive_str() == "hello"
+    await ws.release()
+    assert session.stats().idle == 1
+
+
+async def test_answers_pings(server_tls: ssl.SSLContext, make_session: SessionFactory) -> None:
+    async with serving(Server(heartbeat=0.1)) as server:
+        session = make_session()
+        ws = await session.ws_connect(server.url())
+        await ws.release()
+        await asyncio.sleep(0.6)
+        assert server.open == 1
+        ws = await session.ws_connect(server.url())
+        assert ws.reused
+        await ws.send_str("still there")
+        assert await ws.receive_str() == "still there"
+        await ws.release()
+
+
+async def test_close_by_server(
+    any_server: Server, make_session: SessionFactory, client_tls: ssl.SSLContext
+) -> None:
+    session = make_session()
+    await park(session, any_server.url(), client_tls)
+    await any_server.sockets[0].close(code=aiohttp.WSCloseCode.GOING_AWAY)
+    await until(lambda: not session.stats().closing)
+    assert session.stats().idle == 0
+    assert session.stats().closed_lost == 1
+    # Answered, so no abnormal closure.
+    assert any_server.close_codes == [aiohttp.WSCloseCode.OK]
+
+
+async def test_reset_by_server(
+    any_server: Server, make_session: SessionFactory, client_tls: ssl.SSLContext
+) -> None:
+    session = make_session()
+    await park(session, any_server.url(), client_tls)
+    any_server.transports[0].abort()
+    await until(lambda: not session.stats().idle and not session.stats().closing)
+    assert session.stats().closed_lost == 1
+    await park(session, any_server.url(), client_tls)
+    assert any_server.handshakes == 2
+
+
+async def test_end_of_stream(
+    any_server: Server, make_session: SessionFactory, client_tls: ssl.SSLContext
+) -> None:
+    session = make_session()
+    await park(session, any_server.url(), client_tls)
+    any_server.transports[0].close()
+    await until(lambda: not session.stats().idle and not session.stats().closing)
+    assert session.stats().closed_lost == 1
+
+
+async def test_message_while_idle(
+    any_server: Server, make_session: SessionFactory, client_tls: ssl.SSLContext
+) -> None:
+    session = make_session()
+    await park(session, any_server.url(), client_tls)
+    await any_server.sockets[0].send_str("not for the next one")
+    await until(lambda: not session.stats().idle and not session.stats().closing)
+    assert session.stats().closed_dirty == 1
+    assert any_server.close_codes == [aiohttp.WSCloseCode.OK]
+
+
+async def test_garbage_while_idle(
+    any_server: Server, make_session: SessionFactory, client_tls: ssl.SSLContext
+) -> None:
+    session = make_session()
+    await park(session, any_server.url(), client_tls)
+    any_server.transports[0].write(b"\xff" * 20)
+    await until(lambda: not session.stats().idle and not session.stats().closing)
+    assert session.stats().closed_lost == 1
+    assert any_server.open == 0
+
+
+async def test_leaves_the_pool_in_the_tick_in_which_it_dies(
+    server: Server, make_session: SessionFactory, client_tls: ssl.SSLContext
+) -> None:
+    session = make_session()
+    await park(session, server.url(), client_tls)
+    (slot,) = session._pool.slots()
+    # As the loop does when the kernel reports the end of the stream.
+    slot.conn._protocol.connection_lost(None)
+    assert session.stats().idle == 0
+
+
+async def test_own_heartbeat_is_kept(server: Server, make_session: SessionFactory) -> None:
+    """On aiohttp before 3.14 an idle connection dies after 1.5 of its own heartbeats."""
+    session = make_session()
+    ws = await session.ws_connect(server.url(), heartbeat=0.2)
+    await ws.send_str("before")
+    assert await ws.receive_str() == "before"
+    await ws.release()
+    started = time.monotonic()
+    while time.monotonic() - started < 3:
+        await asyncio.sleep(0.1)
+        assert session.stats().idle == 1
+    ws = await session.ws_connect(server.url(), heartbeat=0.2)
+    assert ws.reused
+    # In use it goes on.
+    started = time.monotonic()
+    while time.monotonic() - started < 1:
+        await ws.send_str("after")
+        assert await ws.receive_str() == "after"
+        await asyncio.sleep(0.15)
+    await ws.release()
+    assert server.handshakes == 1
+
+
+async def test_heartbeat_finds_a_silent_server(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(close_timeout=0.2)
+    ws = await session.ws_connect(server.url("/silent"), heartbeat=0.2)
+    await ws.release()
+    await until(lambda: not session.stats().idle)
+    await until(lambda: not session.stats().closing)
+    assert session.stats().closed_lost == 1
+
+
+async def test_pings_between_uses(make_session: SessionFactory) -> None:
+    async with serving(Server(heartbeat=0.02)) as server:
+        session = make_session()
+        for number in range(60):
+            async with session.ws_connect(server.url()) as ws:
+                await ws.send_str(str(number))
+                assert await ws.receive_str() == str(number)
+            await asyncio.sleep(0.01)
+        assert server.handshakes == 1
+
+
+async def test_pings_answered_though_autoping_is_off(make_session: SessionFactory) -> None:
+    async with serving(Server(heartbeat=0.1)) as server:
+        session = make_session()
+        async with session.ws_connect(server.url(), autoping=False):
+            pass
+        await asyncio.sleep(0.5)
+        assert server.open == 1
+
+
+async def test_max_idle(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(max_idle=0.2)
+    first = await session.ws_connect(server.url())
+    second = await session.ws_connect(server.url())
+    await first.release()
+    await asyncio.sleep(0.1)
+    await second.release()
+    await until(lambda: session.stats().closed_idle == 1)
+    assert session.stats().idle == 1
+    await until(lambda: session.stats().closed_idle == 2 and not session.stats().closing)
+    assert server.open == 0
+    # The timer ran out with nothing left, and is there again for the next one.
+    await (await session.ws_connect(server.url())).release()
+    await until(lambda: session.stats().closed_idle == 3)
+
+
+async def test_max_lifetime(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(max_lifetime=0.3)
+    ws = await session.ws_connect(server.url())
+    await ws.release()
+    await until(lambda: session.stats().closed_lifetime == 1)
+    ws = await session.ws_connect(server.url())
+    await asyncio.sleep(0.35)
+    # In use it is left alone; it is not handed out again.
+    await ws.send_str("late")
+    assert await ws.receive_str() == "late"
+    await ws.release()
+    assert session.stats().closed_lifetime == 2
+    assert session.stats().idle == 0
+
+
+async def test_lifetime_is_looked_at_before_handing_out(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(max_lifetime=0.2)
+    ws = await session.ws_connect(server.url())
+    await ws.release()
+    time.sleep(0.25)  # noqa: ASYNC251 - a loop too busy to run the timer
+    again = await session.ws_connect(server.url())
+    assert not again.reused
+    await again.release()
+
+
+async def test_sock_read_of_a_given_session(server: Server, make_session: SessionFactory) -> None:
+    timeout = aiohttp.ClientTimeout(sock_read=0.2)
+    session = make_session(client_session=aiohttp.ClientSession(timeout=timeout))
+    ws = await session.ws_connect(server.url())
+    await ws.send_str("armed")
+    assert await ws.receive_str() == "armed"
+    await ws.release()
+    await asyncio.sleep(0.4)
+    ws = await session.ws_connect(server.url())
+    assert ws.reused
+    await ws.send_str("not poisoned")
+    assert await ws.receive_str() == "not poisoned"
+    await ws.release()
+
+
+async def test_a_flood_does_not_fill_memory(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(close_timeout=0.5)
+    ws = await session.ws_connect(server.url())
+    await ws.release()
+    await server.sockets[0].send_bytes(bytes(3_000_000))
+    await until(lambda: not session.stats().idle and not session.stats().closing)
+    assert session.stats().closed_dirty == 1
+
+
+async def test_idle_connections_have_no_task_and_no_timer(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session()
+    handles = [await session.ws_connect(server.url()) for _ in range(20)]
+    before = len(asyncio.all_tasks())
+    for handle in handles:
+        await handle.release()
+    assert len(asyncio.all_tasks()) == before
+    assert session.stats().idle == 20
