@@ -252,12 +252,12 @@ class Run:
 
     def _note_stats(self, session: WebSocketClientSession) -> None:
         stats = session.stats()
-        # Not stats.requests: those that were cut short were handed nothing.
+        # Fewer than stats.requests, where some were cut short: those waited and got nothing.
         handed_out = stats.reused + stats.connects
         self._of_pool = {
             "handshakes": stats.connects + stats.connect_errors,
             "reused": stats.reused / max(1, handed_out),
-            "wait_ms": stats.wait_seconds / max(1, handed_out) * 1e3,
+            "wait_ms": stats.wait_seconds / max(1, stats.requests) * 1e3,
             "wait_seconds": stats.wait_seconds,
             "peak_connections": self._peak,
         }
@@ -463,17 +463,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add, default = parser.add_argument, "(default: %(default)s)"
-    add(
-        "url",
-        metavar="URL",
-        nargs="?",
-        type=_url,
-        help="server (default: an echo server of its own)",
-    )
+    server = "server (default: an echo server of its own)"
+    add("url", metavar="URL", nargs="?", type=_url, help=server)
     amount = parser.add_mutually_exclusive_group().add_argument
-    amount(
-        "--requests", metavar="N", type=_count, default=50000, help=f"requests to make {default}"
-    )
+    requests = f"requests to make {default}"
+    amount("--requests", metavar="N", type=_count, default=50000, help=requests)
     amount("--duration", metavar="SECONDS", type=_seconds, help="go on for so long instead")
     add("--callers", metavar="N", type=_count, default=100, help=f"callers at once {default}")
     add("--limit", metavar="N", type=_count, default=10, help=f"connections at most {default}")

@@ -10,7 +10,6 @@ import math
 import warnings
 from collections import OrderedDict
 
-cimport cython
 from cpython.time cimport monotonic
 
 from ._pool_py import CLOSE_REASONS, COUNTERS, GAUGES
@@ -1406,7 +1405,6 @@ cdef class Express:
         return self._pool.release(slot, monotonic())
 
 
-@cython.freelist(64)
 cdef class Acquisition:
     """What ``ws_connect`` returns: a coroutine to asyncio, and an asynchronous context manager.
 

@@ -116,7 +116,8 @@ def resolve(
 
     ``headers`` are the pool's own; ``client_session`` is the one that will connect, if there is one
     already: its base URL and default headers count.  Raises ``TypeError`` for an argument of the
-    wrong type, ``aiohttp.InvalidURL`` and its subclasses for a URL that cannot be connected to.
+    wrong type, ``ValueError`` where two say different things, ``aiohttp.InvalidURL`` and
+    ``aiohttp.NonHttpUrlClientError`` for a URL that cannot be connected to.
     """
     options = _checked(options)
     url = parse_url(url, client_session)
@@ -151,9 +152,11 @@ def parse_url(url: str | URL, client_session: aiohttp.ClientSession | None) -> U
     except ValueError:
         # The parser's own message may quote a password.
         raise aiohttp.InvalidUrlClientError("<url>", "url cannot be parsed") from None
+    if not parsed.scheme:
+        raise aiohttp.InvalidUrlClientError("<url>", "url must begin with ws:// or wss://")
     if parsed.scheme not in _SCHEMES:
         raise aiohttp.NonHttpUrlClientError(
-            f"{parsed.scheme or '<no scheme>'}:...", "url must be one of ws, wss, http, https"
+            f"{parsed.scheme}:...", "url must be one of ws, wss, http, https"
         )
     if not parsed.raw_host:
         raise aiohttp.InvalidUrlClientError(f"{parsed.scheme}:...", "url names no host")
@@ -234,9 +237,12 @@ def _wire_headers(
     by_name: dict[str, list[str]] = {}
     for name, value in (headers or {}).items():
         by_name.setdefault(name.lower(), []).append(value)
-    auth = options.get("auth") or BasicAuth.from_url(url)
-    if auth is not None:
-        by_name["authorization"] = [auth.encode()]
+    if (authorization := _authorization(url, options)) is not None:
+        if "authorization" in by_name:
+            raise ValueError(
+                "headers have an Authorization, and so have the URL or auth: give one of them"
+            )
+        by_name["authorization"] = [authorization]
     if options.get("origin") is not None:
         by_name[hdrs.ORIGIN.lower()] = [options["origin"]]
     by_name.pop("sec-websocket-key", None)
@@ -247,11 +253,28 @@ def _wire_headers(
     )
 
 
+def _authorization(url: URL, options: dict[str, Any]) -> str | None:
+    """Return what aiohttp makes of ``auth`` and of credentials in the URL."""
+    auth: BasicAuth | None = options.get("auth")
+    if url.raw_user is None and url.raw_password is None:
+        return None if auth is None else auth.encode()
+    if auth is not None:
+        raise ValueError("the URL has credentials, and auth is given: give one of them")
+    try:
+        in_url = BasicAuth.from_url(url)
+        return None if in_url is None else in_url.encode()
+    except ValueError:
+        # Its own message would show them.
+        raise aiohttp.InvalidUrlClientError(
+            "<url>", "url has credentials that cannot be sent (latin-1, no colon in the name)"
+        ) from None
+
+
 def _other_options(options: dict[str, Any]) -> Hashable:
     others: dict[str, Hashable] = {
-        name: _canonical(name, value)
+        name: canonical
         for name, value in options.items()
-        if name not in _FOLDED and value != _DEFAULTS[name]
+        if name not in _FOLDED and (canonical := _canonical(name, value)) != _DEFAULTS[name]
     }
     # With a reuse_key the headers do not say so; otherwise it says it twice.
     if options.get("origin") is not None:
@@ -266,20 +289,21 @@ def _other_options(options: dict[str, Any]) -> Hashable:
 def _canonical(name: str, value: Any) -> Hashable:
     if name == "method" and isinstance(value, str):
         return value.upper()
-    if name == "proxy":
+    if name == "proxy" and value is not None:
         return _proxy(value)
-    if name == "proxy_headers":
+    if name == "proxy_headers" and value is not None:
         return tuple(sorted((n.lower(), v) for n, v in value.items()))
     return value  # type: ignore[no-any-return]
 
 
-def _proxy(proxy: str | URL) -> str:
+def _proxy(proxy: str | URL) -> Hashable:
     if not isinstance(proxy, str | URL):
         raise TypeError(f"proxy must be a str or a yarl.URL, not {type(proxy).__name__}")
     try:
-        return str(URL(proxy))
+        url = URL(proxy)
     except ValueError:
         raise aiohttp.InvalidUrlClientError("<proxy>", "proxy cannot be parsed") from None
+    return (url.scheme, url.raw_host, url.port, url.user, url.password)
 
 
 def _timeout(options: dict[str, Any]) -> aiohttp.ClientWSTimeout:

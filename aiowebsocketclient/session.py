@@ -103,9 +103,11 @@ class _Targets(dict[str | URL, Target]):
 
     __slots__ = ("client_session", "headers")
 
-    def __init__(self, headers: CIMultiDict[str]) -> None:
+    def __init__(
+        self, headers: CIMultiDict[str], client_session: aiohttp.ClientSession | None
+    ) -> None:
         self.headers = headers
-        self.client_session: aiohttp.ClientSession | None = None
+        self.client_session = client_session
 
     def __missing__(self, url: str | URL) -> Target:
         target = resolve(
@@ -149,6 +151,9 @@ class WebSocketClientSession:
     and is not thread-safe.
     """
 
+    # Read by __del__, which runs even where the constructor is refused its arguments.
+    _closed = True
+
     def __init__(
         self,
         *,
@@ -169,8 +174,6 @@ class WebSocketClientSession:
         client_session_owner: bool = True,
         connect_limiter: AbstractAsyncContextManager[Any, Any] | None = None,
     ) -> None:
-        # Read by __del__, which runs even where an argument is refused.
-        self._closed = True
         self._conn_timeout = _seconds("conn_timeout", conn_timeout) or None
         self._force_close = bool(force_close)
         self._limit = _places("limit", limit) or None
@@ -197,7 +200,7 @@ class WebSocketClientSession:
             max_idle=_positive("max_idle", max_idle) or math.inf,
         )
         self._express = Express(self._pool, self._response_class, _never, 0)
-        self._targets = _Targets(self._headers)
+        self._targets = _Targets(self._headers, self._client_session)
         self._has_cookies = False
         self._default_headers: CIMultiDict[str] = CIMultiDict()
         self._default_headers_version = 0
@@ -296,7 +299,11 @@ class WebSocketClientSession:
         elif self._default_headers or self._had_default_headers:
             target = self._target_with_default_headers(url)
         else:
-            target = self._targets[url]
+            try:
+                target = self._targets[url]
+            except TypeError:
+                # Not hashable, so not a URL.
+                target = self._resolve(url, {}, None)
         return Acquisition(self._express, self, target, acquire_timeout)
 
     async def prewarm(
@@ -324,15 +331,21 @@ class WebSocketClientSession:
             raise TypeError("count must be a number of connections, not None")
         self._bind()
         target = self._with_cookies(self._resolve(url, options, reuse_key))
-        opened = 0
+        begun = opened = 0
         pending: dict[asyncio.Future[None], Slot] = {}
         error: BaseException | None = None
         try:
             while True:
-                while error is None and self._pool.open_count(target.key) < wanted:
+                # Never more than wanted altogether: what a server ends at once is not made anew.
+                while (
+                    error is None
+                    and begun < wanted
+                    and self._pool.open_count(target.key) < wanted
+                ):
                     slot = self._pool.open(target.key.endpoint, target.key, monotonic())
                     if slot is None:
                         break
+                    begun += 1
                     pending[self._start_connecting(slot, target, copy_context())] = slot
                 if not pending:
                     break
@@ -341,7 +354,7 @@ class WebSocketClientSession:
                     del pending[future]
                     if future.cancelled():
                         # It gave way to a caller that needed the place.
-                        wanted = min(wanted, self._pool.open_count(target.key))
+                        begun = wanted
                     elif (failure := future.exception()) is not None:
                         error = error or failure
                     else:
@@ -717,7 +730,7 @@ class WebSocketClientSession:
         self._carry_out(self._pool.discard(slot, _REASON[reason], monotonic()))
 
     def _completion(self, conn: Connection) -> Completion:
-        if conn.is_gone:
+        if conn.slot.conn is None:
             return DONE
         if conn.closed is None:
             assert self._loop is not None

@@ -128,8 +128,13 @@ async def check_closed(session: WebSocketClientSession) -> None:
     }
 
 
-async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
-    """Wait for something that happens in other tasks, or on the other side of a socket."""
+async def until(
+    condition: Callable[[], object], seconds: float = 5.0, *, pause: float = 0.001
+) -> None:
+    """Wait for something that happens in other tasks, or on the other side of a socket.
+
+    With ``pause=0`` it looks in every turn of the loop, so as to miss no state between two.
+    """
     async with asyncio.timeout(seconds):
         while not condition():
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(pause)

@@ -60,7 +60,11 @@ class Server:
         ws = web.WebSocketResponse(heartbeat=self.heartbeat, protocols=protocols, timeout=1.0)
         if request.path == "/cookie":
             ws.set_cookie("visited", "yes")
-        await ws.prepare(request)
+        try:
+            await ws.prepare(request)
+        except ConnectionResetError:
+            # The client went while the gate was closed.
+            return ws
         self.handshakes += 1
         self.requests.append(request)
         self.sockets.append(ws)
@@ -90,7 +94,7 @@ async def serving(
 ) -> AsyncIterator[Server]:
     app = web.Application()
     app.router.add_route("GET", "/{path:.*}", server.handle)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", port, ssl_context=ssl_context, backlog=2048)
     await site.start()
@@ -99,7 +103,9 @@ async def serving(
     try:
         yield server
     finally:
-        # aiohttp waits for its handlers.
+        # aiohttp waits for its handlers, and for ever where its timeout is 0.
         server.gate.set()
         server.stopped.set()
+        for transport in list(server.transports):
+            transport.abort()
         await runner.cleanup()

@@ -1,0 +1,261 @@
+"""Callers that give up, at every point where they may."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from aiowebsocketclient import PoolTimeoutError, WebSocketClientSession
+
+from .conftest import SessionFactory, until
+from .servers import Server
+
+
+def start(session: WebSocketClientSession, url: str, **options: Any) -> "asyncio.Task[Any]":
+    return asyncio.create_task(session.ws_connect(url, **options))  # type: ignore[arg-type]
+
+
+async def all_places_can_be_taken(
+    session: WebSocketClientSession, server: Server, limit: int
+) -> None:
+    async with asyncio.timeout(3):
+        held = await asyncio.gather(*[session.ws_connect(server.url()) for _ in range(limit)])
+    assert server.peak <= limit
+    await asyncio.gather(*[ws.release() for ws in held])
+
+
+async def test_while_waiting(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(limit=1)
+    ws = await session.ws_connect(server.url())
+    first, second, third = (start(session, server.url()) for _ in range(3))
+    await until(lambda: session.stats().waiting == 3)
+    second.cancel()
+    await asyncio.wait([second])
+    assert second.cancelled()
+    assert session.stats().waiting == 2
+    await ws.release()
+    ws = await first
+    await ws.release()
+    await (await third).release()
+    await all_places_can_be_taken(session, server, 1)
+
+
+async def test_just_after_being_handed_a_connection(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(limit=1)
+    ws = await session.ws_connect(server.url())
+    first, second = start(session, server.url()), start(session, server.url())
+    await until(lambda: session.stats().waiting == 2)
+    # Handed over, and cancelled before it wakes.
+    ws.release()
+    first.cancel()
+    ws = await second
+    assert ws.reused
+    assert first.cancelled()
+    await ws.release()
+    assert server.handshakes == 1
+    await all_places_can_be_taken(session, server, 1)
+
+
+async def test_just_after_its_handshake_succeeded(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(limit=1)
+    caller = start(session, server.url())
+    await until(lambda: any(slot.waiter for slot in session._pool.slots()), pause=0)
+    caller.cancel()
+    await asyncio.wait([caller])
+    assert caller.cancelled()
+    assert session.stats().idle == 1
+    await all_places_can_be_taken(session, server, 1)
+    assert server.handshakes == 1
+
+
+async def test_given_a_fresh_connection_that_was_greeted(
+    server: Server, make_session: SessionFactory
+) -> None:
+    """What came for the one who is gone must not reach the next."""
+    session = make_session(limit=1)
+    caller = start(session, server.url("/greet"))
+    await until(lambda: any(slot.waiter for slot in session._pool.slots()), pause=0)
+    (slot,) = session._pool.slots()
+    # The greeting arrives in the same turn; the caller has not woken yet.
+    slot.conn._parser.feed_data(b"\x81\x07welcome")
+    caller.cancel()
+    await asyncio.wait([caller])
+    assert caller.cancelled()
+    assert session.stats().idle == 0
+    assert session.stats().closed_dirty == 1
+
+
+async def test_while_connecting(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(limit=1)
+    server.gate.clear()
+    caller = start(session, server.url())
+    await until(lambda: server.arrived == 1)
+    caller.cancel()
+    await asyncio.wait([caller])
+    assert session.stats().connecting == 1
+    # What was begun is there for the next one.
+    server.gate.set()
+    await until(lambda: session.stats().idle == 1)
+    async with session.ws_connect(server.url()):
+        assert server.handshakes == 1
+
+
+async def test_while_connecting_with_the_place_needed(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(limit=1)
+    server.gate.clear()
+    caller = start(session, server.url("/a"))
+    await until(lambda: server.arrived == 1)
+    other = start(session, server.url("/b"))
+    await until(lambda: session.stats().waiting == 1)
+    caller.cancel()
+    # It gives way at once, and does not wait for the gate.
+    await until(lambda: server.arrived == 2)
+    server.gate.set()
+    await (await other).release()
+    assert session.stats().idle == 1
+
+
+async def test_orphaned_handshakes_are_stopped(
+    server: Server, make_session: SessionFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = make_session()
+    server.gate.clear()
+    caller = start(session, server.url())
+    await until(lambda: server.arrived == 1)
+    caller.cancel()
+    await asyncio.wait([caller])
+    await asyncio.sleep(4.5)
+    assert session.stats().connecting == 1
+    await until(lambda: session.stats().connecting == 0, 2)
+    await until(lambda: session.stats().closing == 0)
+
+
+async def test_before_the_first_step(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(limit=1)
+    caller = start(session, server.url())
+    caller.cancel()
+    await asyncio.wait([caller])
+    assert caller.cancelled()
+    # And the handshake's task, before its own.
+    caller = start(session, server.url("/a"))
+    await asyncio.sleep(0)
+    assert session.stats().connecting == 1
+    other = start(session, server.url("/b"))
+    await asyncio.sleep(0)
+    caller.cancel()
+    async with asyncio.timeout(2):
+        await (await other).release()
+    await all_places_can_be_taken(session, server, 1)
+
+
+async def test_a_released_connection_comes_before_the_one_being_opened(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(limit=2)
+    ws = await session.ws_connect(server.url())
+    server.gate.clear()
+    caller = start(session, server.url())
+    await until(lambda: server.arrived == 2)
+    await ws.release()
+    served = await caller
+    assert served == ws
+    assert session.stats().connecting == 1
+    server.gate.set()
+    await until(lambda: session.stats().idle == 1)
+    async with session.ws_connect(server.url()) as other:
+        assert other != served
+        # Nobody has used it yet, but for being opened.
+        assert not other.reused
+    await served.release()
+    assert server.handshakes == 2
+
+
+async def test_wait_for(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(limit=1)
+    async with session.ws_connect(server.url()):
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(session.ws_connect(server.url()), 0.02)
+        with pytest.raises(asyncio.TimeoutError):
+            async with asyncio.timeout(0.02), session.ws_connect(server.url()):
+                pass
+    await all_places_can_be_taken(session, server, 1)
+
+
+async def test_death_between_hand_over_and_waking(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(limit=1)
+    ws = await session.ws_connect(server.url())
+    first, second = start(session, server.url()), start(session, server.url())
+    await until(lambda: session.stats().waiting == 2)
+    (slot,) = session._pool.slots()
+    conn = slot.conn
+    ws.release()
+    # The connection dies in the same tick, before the first one wakes.
+    conn._transport.abort()
+    conn._protocol.connection_lost(None)
+    async with asyncio.timeout(2):
+        ws = await first
+    # It kept its turn.
+    assert not second.done()
+    assert not ws.reused
+    await ws.release()
+    await (await second).release()
+    assert server.handshakes == 2
+    await all_places_can_be_taken(session, server, 1)
+
+
+async def test_storm_of_cancellations(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(limit=3, acquire_timeout=0.2)
+    finished = 0
+
+    async def caller(number: int) -> None:
+        nonlocal finished
+        for turn in range(10):
+            try:
+                async with asyncio.timeout(0.0005 * ((number * 7 + turn * 3) % 11)):
+                    async with session.ws_connect(server.url()) as ws:
+                        await ws.send_str(f"{number} {turn}")
+                        assert await ws.receive_str() == f"{number} {turn}"
+            except TimeoutError:
+                pass
+            except PoolTimeoutError:
+                pass
+        finished += 1
+
+    await asyncio.gather(*[caller(number) for number in range(60)])
+    assert finished == 60
+    await until(lambda: session.stats().closing == 0)
+    assert session.stats().acquired == session.stats().waiting == 0
+    assert server.peak <= 3
+    await all_places_can_be_taken(session, server, 3)
+
+
+@pytest.mark.parametrize("eager", [False, True])
+async def test_with_eager_tasks(
+    server: Server, make_session: SessionFactory, eager: bool
+) -> None:
+    factory = getattr(asyncio, "eager_task_factory", None)
+    if eager and factory is None:
+        pytest.skip("Python 3.12 has eager tasks")
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(factory if eager else None)
+    try:
+        session = make_session(limit=2)
+
+        async def caller() -> None:
+            async with session.ws_connect(server.url()) as ws:
+                await ws.send_str("x")
+                assert await ws.receive_str() == "x"
+
+        await asyncio.gather(*[caller() for _ in range(20)])
+        assert server.peak == 2
+        await session.close()
+    finally:
+        loop.set_task_factory(None)

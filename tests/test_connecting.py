@@ -1,0 +1,346 @@
+"""Handshakes: failed, refused, hanging, limited, and made ahead."""
+
+import asyncio
+import socket
+import ssl
+from types import TracebackType
+from typing import Any
+
+import aiohttp
+import pytest
+from aiolimiter import AsyncLimiter
+
+from aiowebsocketclient import PoolTimeoutError, WebSocketPoolError
+
+from .conftest import SessionFactory, until
+from .servers import Server
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+async def test_connection_refused(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(limit=1)
+    url = f"ws://127.0.0.1:{free_port()}/"
+    for _ in range(3):
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await session.ws_connect(url)
+    assert session.stats().connect_errors == 3
+    assert session.stats().endpoints == 0
+
+
+async def test_refused_by_the_server(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(limit=1)
+    with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+        await session.ws_connect(server.url("/refuse"))
+    assert caught.value.status == 403
+    assert not isinstance(caught.value, WebSocketPoolError)
+    async with asyncio.timeout(2), session.ws_connect(server.url()):
+        pass
+
+
+async def test_a_failure_fails_one_caller_and_the_next_has_its_turn(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(limit=1)
+    server.gate.clear()
+    callers = [
+        asyncio.ensure_future(session.ws_connect(server.url(path)))
+        for path in ("/refuse", "/refuse", "/", "/")
+    ]
+    await until(lambda: server.arrived == 1)
+    server.gate.set()
+    for caller in callers[:2]:
+        with pytest.raises(aiohttp.WSServerHandshakeError):
+            await caller
+    ws = await callers[2]
+    await ws.release()
+    await (await callers[3]).release()
+    assert server.handshakes == 1
+
+
+async def test_of_one_handshake_each_failure_fails_its_own(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(max_connecting=2)
+    callers = [session.ws_connect(server.url("/once")) for _ in range(6)]
+    results = await asyncio.gather(*callers, return_exceptions=True)
+    served = [r for r in results if not isinstance(r, BaseException)]
+    assert len(served) == 1
+    assert sum(isinstance(r, aiohttp.WSServerHandshakeError) for r in results) == 5
+    await served[0].release()
+
+
+async def test_conn_timeout(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(limit=1, conn_timeout=0.1)
+    with pytest.raises(aiohttp.ConnectionTimeoutError, match="conn_timeout") as caught:
+        await session.ws_connect(server.url("/hang"))
+    assert not isinstance(caught.value, PoolTimeoutError)
+    async with asyncio.timeout(2), session.ws_connect(server.url()):
+        pass
+
+
+async def test_conn_timeout_covers_tcp_and_tls(make_session: SessionFactory) -> None:
+    """A server that accepts and says nothing."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        session = make_session(conn_timeout=0.1)
+        for scheme in ("ws", "wss"):
+            with pytest.raises(aiohttp.ConnectionTimeoutError):
+                await session.ws_connect(f"{scheme}://127.0.0.1:{port}/")
+
+
+@pytest.mark.parametrize("conn_timeout", [None, 0])
+async def test_no_conn_timeout(
+    server: Server, make_session: SessionFactory, conn_timeout: float | None
+) -> None:
+    session = make_session(conn_timeout=conn_timeout)
+    server.gate.clear()
+    caller = asyncio.ensure_future(session.ws_connect(server.url()))
+    await asyncio.sleep(0.2)
+    assert not caller.done()
+    server.gate.set()
+    await (await caller).release()
+
+
+async def test_a_timeout_of_the_users_own_is_not_taken_for_conn_timeout(
+    server: Server, make_session: SessionFactory
+) -> None:
+    timeout = aiohttp.ClientTimeout(total=0.1)
+    session = make_session(
+        client_session=aiohttp.ClientSession(timeout=timeout), conn_timeout=5
+    )
+    with pytest.raises(asyncio.TimeoutError) as caught:
+        await session.ws_connect(server.url("/hang"))
+    assert "conn_timeout" not in str(caught.value)
+
+
+async def test_certificate_is_verified(
+    tls_server: Server, make_session: SessionFactory, client_tls: ssl.SSLContext
+) -> None:
+    session = make_session()
+    with pytest.raises(aiohttp.ClientConnectorCertificateError):
+        await session.ws_connect(tls_server.url())
+    async with session.ws_connect(tls_server.url(), ssl=client_tls) as ws:
+        await ws.send_str("x")
+        assert await ws.receive_str() == "x"
+    async with session.ws_connect(tls_server.url(), ssl=False) as ws:
+        assert not ws.reused
+
+
+async def test_every_option_of_aiohttp_passes_through(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session()
+    async with session.ws_connect(
+        url=server.url("/path?a=1"),
+        method="GET",
+        protocols=("one", "two"),
+        timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
+        autoclose=False,
+        autoping=True,
+        heartbeat=5.0,
+        origin="http://origin",
+        params={"b": "2"},
+        headers={"X-Test": "1"},
+        compress=15,
+        max_msg_size=100,
+    ) as ws:
+        request = server.requests[0]
+        assert request.path_qs == "/path?a=1&b=2"
+        assert request.headers["Origin"] == "http://origin"
+        assert request.headers["X-Test"] == "1"
+        assert ws.protocol == "one"
+        assert ws.compress
+        await ws.send_str("x" * 50)
+        assert await ws.receive_str() == "x" * 50
+        with pytest.raises(aiohttp.WSMessageTypeError):
+            await ws.send_str("x" * 200)
+            await ws.receive_str()
+
+
+class Limiter:
+    """Counts who is inside."""
+
+    def __init__(self, places: int) -> None:
+        self.semaphore = asyncio.Semaphore(places)
+        self.inside = self.peak = self.entered = 0
+
+    async def __aenter__(self) -> None:
+        await self.semaphore.acquire()
+        self.entered += 1
+        self.inside += 1
+        self.peak = max(self.peak, self.inside)
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.inside -= 1
+        self.semaphore.release()
+
+
+async def test_connect_limiter(server: Server, make_session: SessionFactory) -> None:
+    limiter = Limiter(2)
+    session = make_session(connect_limiter=limiter)
+    held = await asyncio.gather(*[session.ws_connect(server.url()) for _ in range(8)])
+    assert (limiter.entered, limiter.peak, limiter.inside) == (8, 2, 0)
+    await asyncio.gather(*[ws.release() for ws in held])
+    # A connection at hand asks no limiter.
+    await (await session.ws_connect(server.url())).release()
+    assert limiter.entered == 8
+
+
+async def test_aiolimiter(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(connect_limiter=AsyncLimiter(2, 0.2))
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    held = await asyncio.gather(*[session.ws_connect(server.url()) for _ in range(4)])
+    assert loop.time() - started > 0.15
+    await asyncio.gather(*[ws.release() for ws in held])
+
+
+class Broken:
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    async def __aenter__(self) -> None:
+        if self.where == "enter":
+            raise ZeroDivisionError
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        if self.where == "exit":
+            raise ZeroDivisionError
+        return True
+
+
+@pytest.mark.parametrize("where", ["enter", "exit"])
+async def test_broken_connect_limiter(
+    server: Server, make_session: SessionFactory, where: str
+) -> None:
+    session = make_session(connect_limiter=Broken(where), limit=1)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            await session.ws_connect(server.url())
+    await until(lambda: server.open == 0)
+    assert session.stats().endpoints == 0
+
+
+async def test_limiter_that_swallows_failures(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(connect_limiter=Broken("nowhere"))
+    with pytest.raises(WebSocketPoolError, match="connect_limiter"):
+        await session.ws_connect(server.url("/refuse"))
+    async with session.ws_connect(server.url()):
+        pass
+
+
+# -- prewarm -----------------------------------------------------------------------------------
+
+
+async def test_prewarm(server: Server, make_session: SessionFactory) -> None:
+    session = make_session()
+    seen: list[tuple[int, int]] = []
+    assert await session.prewarm(server.url(), 5, progress=lambda *n: seen.append(n)) == 5
+    assert session.stats().idle == 5
+    assert seen == [(n, 5) for n in range(1, 6)]
+    assert await session.prewarm(server.url(), 5) == 0
+    assert await session.prewarm(server.url(), 7) == 2
+    async with session.ws_connect(server.url()) as ws:
+        assert not ws.reused
+    assert server.handshakes == 7
+
+
+async def test_prewarm_is_bounded(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(limit=4, max_connecting=2)
+    assert await session.prewarm(server.url(), 10) == 4
+    assert server.handshakes == 4
+    session = make_session(limit_total=3)
+    assert await session.prewarm(server.url(), 10) == 3
+
+
+async def test_prewarm_keeps_to_its_handshake(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session()
+    await session.prewarm(server.url(), 2, headers={"X": "1"})
+    async with session.ws_connect(server.url()):
+        assert server.handshakes == 3
+    async with session.ws_connect(server.url(), headers={"X": "1"}):
+        assert server.handshakes == 3
+
+
+async def test_a_caller_during_prewarm_gets_what_is_being_opened(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session()
+    server.gate.clear()
+    warming = asyncio.create_task(session.prewarm(server.url(), 2))
+    await until(lambda: server.arrived == 2)
+    caller = asyncio.ensure_future(session.ws_connect(server.url()))
+    await asyncio.sleep(0.02)
+    assert server.arrived == 2
+    server.gate.set()
+    ws = await caller
+    assert await warming == 2
+    await ws.release()
+
+
+async def test_prewarm_gives_way(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(limit=1)
+    server.gate.clear()
+    warming = asyncio.create_task(session.prewarm(server.url("/a"), 1))
+    await until(lambda: server.arrived == 1)
+    caller = asyncio.ensure_future(session.ws_connect(server.url("/b")))
+    await until(lambda: server.arrived == 2)
+    server.gate.set()
+    await (await caller).release()
+    assert await warming == 0
+
+
+async def test_failed_prewarm(server: Server, make_session: SessionFactory) -> None:
+    session = make_session()
+    with pytest.raises(aiohttp.WSServerHandshakeError):
+        await session.prewarm(server.url("/once"), 3)
+    assert session.stats().connecting == 0
+    assert session.stats().idle == 1
+
+
+async def test_cancelled_prewarm(server: Server, make_session: SessionFactory) -> None:
+    session = make_session()
+    server.gate.clear()
+    warming = asyncio.create_task(session.prewarm(server.url(), 3))
+    await until(lambda: server.arrived == 3)
+    warming.cancel()
+    await asyncio.wait([warming])
+    assert warming.cancelled()
+    server.gate.set()
+    await until(lambda: session.stats().idle == 3)
+
+
+@pytest.mark.parametrize("count", [-1, 1.5, True, None, "2"])
+async def test_bad_count(make_session: SessionFactory, count: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="count"):
+        await make_session().prewarm("ws://127.0.0.1:1/", count)
+
+
+async def test_prewarm_of_what_greets_first(
+    server: Server, make_session: SessionFactory
+) -> None:
+    """Nobody is there to read the greeting, so none of these can be kept."""
+    session = make_session()
+    await session.prewarm(server.url("/greet"), 2)
+    await until(lambda: session.stats().idle == 0 and session.stats().closing == 0)
+    assert session.stats().closed_dirty == 2
+    async with session.ws_connect(server.url("/greet")) as ws:
+        assert await ws.receive_str() == "welcome"
+    assert session.stats().idle == 1

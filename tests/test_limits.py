@@ -1,0 +1,292 @@
+"""Limits, queues and hand-over, as a server and callers see them."""
+
+import asyncio
+import ssl
+from collections import Counter
+
+import pytest
+
+from aiowebsocketclient import (
+    EndpointKey,
+    PoolTimeoutError,
+    TooManyWaitersError,
+    WebSocketPoolError,
+)
+
+from .conftest import SessionFactory, until
+from .servers import Server, serving
+
+
+async def test_limit_is_reached_waited_for_and_handed_over_in_order(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(limit=2)
+    held = [await session.ws_connect(server.url()) for _ in range(2)]
+    served: list[int] = []
+
+    async def caller(number: int) -> None:
+        async with session.ws_connect(server.url()) as ws:
+            served.append(number)
+            assert ws.reused
+            await asyncio.sleep(0)
+
+    callers = [asyncio.create_task(caller(number)) for number in range(10)]
+    await until(lambda: session.stats().waiting == 10)
+    assert server.handshakes == 2
+    for ws in held:
+        await ws.release()
+    await asyncio.gather(*callers)
+    assert served == list(range(10))
+    assert server.handshakes == server.peak == 2
+
+
+async def test_nobody_overtakes_a_waiter_by_coming_later(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(limit=1)
+    ws = await session.ws_connect(server.url())
+    waiter = asyncio.create_task(session.ws_connect(server.url()))  # type: ignore[arg-type]
+    await until(lambda: session.stats().waiting == 1)
+    await ws.release()
+    late = asyncio.create_task(session.ws_connect(server.url()))  # type: ignore[arg-type]
+    first = await waiter
+    assert not late.done()
+    await first.release()
+    await (await late).release()
+
+
+async def test_limit_is_per_endpoint(server: Server, make_session: SessionFactory) -> None:
+    async with serving(Server()) as other:
+        session = make_session(limit=1)
+        async with session.ws_connect(server.url()), session.ws_connect(other.url()):
+            assert session.stats().endpoints == 2
+            by_endpoint = session.stats_by_endpoint()
+            key = EndpointKey("127.0.0.1", server.port, False)
+            assert by_endpoint[key].acquired == 1
+            with pytest.raises(PoolTimeoutError):
+                await session.ws_connect(server.url(), acquire_timeout=0.05)
+
+
+async def test_plain_and_tls_are_different_endpoints(
+    server: Server,
+    tls_server: Server,
+    make_session: SessionFactory,
+    client_tls: ssl.SSLContext,
+) -> None:
+    session = make_session(limit=1)
+    async with (
+        session.ws_connect(server.url()),
+        session.ws_connect(tls_server.url(), ssl=client_tls),
+    ):
+        assert {key.is_ssl for key in session.stats_by_endpoint()} == {False, True}
+
+
+@pytest.mark.parametrize("limit", [None, 0])
+async def test_no_limit(
+    server: Server, make_session: SessionFactory, limit: int | None
+) -> None:
+    session = make_session(limit=limit)
+    held = await asyncio.gather(*[session.ws_connect(server.url()) for _ in range(150)])
+    assert session.limit is None
+    assert server.open == 150
+    await asyncio.gather(*[ws.release() for ws in held])
+
+
+async def test_max_connecting(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(max_connecting=3)
+    server.gate.clear()
+    callers = [asyncio.ensure_future(session.ws_connect(server.url())) for _ in range(10)]
+    await until(lambda: server.arrived == 3)
+    await asyncio.sleep(0.05)
+    assert server.arrived == 3
+    assert session.stats().connecting == 3
+    assert session.stats().waiting == 7
+    server.gate.set()
+    held = await asyncio.gather(*callers)
+    assert server.handshakes == 10
+    await asyncio.gather(*[ws.release() for ws in held])
+
+
+async def test_limit_total_closes_the_longest_idle(
+    server: Server, make_session: SessionFactory
+) -> None:
+    async with serving(Server()) as second, serving(Server()) as third:
+        session = make_session(limit_total=2)
+        await (await session.ws_connect(server.url())).release()
+        await (await session.ws_connect(second.url())).release()
+        async with session.ws_connect(third.url()):
+            assert (server.open, second.open, third.open) == (0, 1, 1)
+            assert session.stats().closed_evicted == 1
+        # Now the second server's is the longest idle.
+        async with session.ws_connect(server.url()):
+            assert (server.open, second.open, third.open) == (1, 0, 1)
+
+
+async def test_limit_total_is_waited_for_across_endpoints(
+    server: Server, make_session: SessionFactory
+) -> None:
+    async with serving(Server()) as other:
+        session = make_session(limit_total=1)
+        held = await session.ws_connect(server.url())
+        waiter = asyncio.ensure_future(session.ws_connect(other.url()))
+        await until(lambda: session.stats().waiting == 1)
+        await held.release()
+        ws = await waiter
+        assert (server.open, other.open) == (0, 1)
+        await ws.release()
+
+
+async def test_an_idle_connection_of_another_handshake_gives_way(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(limit=1)
+    await (await session.ws_connect(server.url("/a"))).release()
+    async with session.ws_connect(server.url("/b")) as ws:
+        assert not ws.reused
+        assert server.open == server.peak == 1
+    assert session.stats().closed_evicted == 1
+
+
+async def test_two_handshakes_share_a_limit_without_a_connect_for_each_use(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(limit=4)
+    used: Counter[str] = Counter()
+
+    async def caller(path: str) -> None:
+        for _ in range(20):
+            async with session.ws_connect(server.url(path)) as ws:
+                await ws.send_str(path)
+                assert await ws.receive_str() == path
+                used[path] += 1
+
+    await asyncio.gather(*[caller(path) for path in ("/a", "/b") for _ in range(8)])
+    assert used == {"/a": 160, "/b": 160}
+    assert server.peak <= 4
+    # In strict order of arrival it would be a handshake for nearly every second use.
+    assert server.handshakes <= 40
+
+
+async def test_fair_among_many_callers(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(limit=5)
+    uses = [0] * 50
+    stop = False
+
+    async def caller(number: int) -> None:
+        while not stop:
+            async with session.ws_connect(server.url()):
+                uses[number] += 1
+                await asyncio.sleep(0)
+
+    callers = [asyncio.create_task(caller(number)) for number in range(50)]
+    await until(lambda: sum(uses) > 5_000)
+    stop = True
+    await asyncio.gather(*callers)
+    assert min(uses) >= max(uses) - 2
+
+
+async def test_acquire_timeout(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(limit=1, acquire_timeout=0.05)
+    async with session.ws_connect(server.url()):
+        with pytest.raises(PoolTimeoutError, match="acquire_timeout") as caught:
+            await session.ws_connect(server.url())
+        assert isinstance(caught.value, asyncio.TimeoutError)
+        assert isinstance(caught.value, WebSocketPoolError)
+        assert session.stats().timeouts == 1
+        assert session.stats().waiting == 0
+    async with session.ws_connect(server.url()) as ws:
+        assert ws.reused
+
+
+async def test_acquire_timeout_while_connecting(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session()
+    server.gate.clear()
+    with pytest.raises(PoolTimeoutError):
+        await session.ws_connect(server.url(), acquire_timeout=0.05)
+    # The handshake is the pool's: it goes on, and is there for the next one.
+    server.gate.set()
+    async with session.ws_connect(server.url()):
+        assert server.handshakes == 1
+
+
+async def test_acquire_timeout_of_zero(server: Server, make_session: SessionFactory) -> None:
+    session = make_session()
+    with pytest.raises(PoolTimeoutError, match="is 0"):
+        await session.ws_connect(server.url(), acquire_timeout=0)
+    assert server.arrived == 0
+    await (await session.ws_connect(server.url())).release()
+    async with session.ws_connect(server.url(), acquire_timeout=0) as ws:
+        assert ws.reused
+    assert session.stats().timeouts == 1
+
+
+async def test_max_waiting(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(limit=1, max_waiting=1)
+    ws = await session.ws_connect(server.url())
+    waiter = asyncio.ensure_future(session.ws_connect(server.url()))
+    await until(lambda: session.stats().waiting == 1)
+    with pytest.raises(TooManyWaitersError, match="max_waiting"):
+        await session.ws_connect(server.url())
+    assert session.stats().rejected == 1
+    await ws.release()
+    await (await waiter).release()
+
+
+async def test_max_waiting_of_zero_never_queues(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(limit=1, max_waiting=0)
+    async with session.ws_connect(server.url("/a")):
+        with pytest.raises(TooManyWaitersError):
+            await session.ws_connect(server.url("/a"))
+    # Room can be made for this one, so it does not queue.
+    async with session.ws_connect(server.url("/b")):
+        pass
+
+
+async def test_force_close(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(force_close=True, limit=1)
+    assert session.force_close
+    for _ in range(3):
+        ws = await session.ws_connect(server.url())
+        await ws.send_str("x")
+        assert await ws.receive_str() == "x"
+        await ws.release()
+        assert session.stats().closing == 0 or server.open == 0
+    assert server.handshakes == 3
+    assert server.peak == 1
+    assert session.stats().closed_forced == 3
+
+
+async def test_place_is_free_only_when_the_socket_is_closed(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(limit=1, close_timeout=0.2)
+    ws = await session.ws_connect(server.url("/silent"))
+    closing = asyncio.ensure_future(ws.close())
+    waiter = asyncio.ensure_future(session.ws_connect(server.url()))
+    await asyncio.sleep(0.1)
+    assert session.stats().closing == 1
+    assert not waiter.done()
+    second = await waiter
+    await closing
+    await second.release()
+
+
+async def test_1000_connections(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(limit=1_000)
+    held = await asyncio.gather(*[session.ws_connect(server.url()) for _ in range(1_000)])
+    assert server.open == session.stats().acquired == 1_000
+
+    async def talk(number: int) -> None:
+        await held[number].send_str(str(number))
+        assert await held[number].receive_str() == str(number)
+
+    await asyncio.gather(*[talk(number) for number in range(1_000)])
+    await asyncio.gather(*[ws.release() for ws in held])
+    assert session.stats().idle == 1_000
+    await session.close()
+    await until(lambda: server.open == 0)
+    assert server.handshakes == 1_000

@@ -1,0 +1,500 @@
+"""What release does to a connection and to its handle."""
+
+import asyncio
+import gc
+from typing import Any
+
+import aiohttp
+import pytest
+
+from aiowebsocketclient import (
+    ClientWebSocketResponse,
+    ConnectionReleasedError,
+    WebSocketClientSession,
+    WebSocketPoolError,
+)
+
+from .conftest import SessionFactory, until
+from .servers import Server
+
+
+@pytest.fixture
+def session(make_session: SessionFactory) -> WebSocketClientSession:
+    return make_session()
+
+
+async def closed(session: WebSocketClientSession) -> None:
+    await until(lambda: not session.stats().closing and not session.stats().idle)
+
+
+# -- cleanness ---------------------------------------------------------------------------------
+
+
+async def test_unread_message(server: Server, session: WebSocketClientSession) -> None:
+    ws = await session.ws_connect(server.url())
+    await ws.send_str("one")
+    await ws.send_str("two")
+    assert await ws.receive_str() == "one"
+    await until(lambda: ws._reader._buffer)
+    await ws.release()
+    assert session.stats().closed_dirty == 1
+    assert session.stats().idle == session.stats().closing == 0
+    async with session.ws_connect(server.url()) as ws:
+        assert not ws.reused
+
+
+async def test_pending_receive(server: Server, session: WebSocketClientSession) -> None:
+    ws = await session.ws_connect(server.url())
+    receiver = asyncio.create_task(ws.receive())
+    await asyncio.sleep(0.01)
+    completion = ws.release()
+    assert session.stats().closed_dirty == 1
+    # As when aiohttp's own close() is called under it.
+    message = await receiver
+    assert message.type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.CLOSING)
+    with pytest.raises(ConnectionReleasedError):
+        await ws.receive()
+    with pytest.raises(ConnectionReleasedError):
+        await ws.send_str("late")
+    assert ws.closed
+    await completion
+    assert session.stats().closing == 0
+    assert server.close_codes == [aiohttp.WSCloseCode.OK]
+
+
+@pytest.mark.parametrize("how", ["cancelled", "timed out"])
+async def test_abandoned_receive(
+    server: Server, session: WebSocketClientSession, how: str
+) -> None:
+    ws = await session.ws_connect(server.url())
+    if how == "cancelled":
+        receiver = asyncio.create_task(ws.receive())
+        await asyncio.sleep(0.01)
+        receiver.cancel()
+        await asyncio.wait([receiver])
+    else:
+        with pytest.raises(asyncio.TimeoutError):
+            await ws.receive(timeout=0.01)
+    # A reply may still be on its way.
+    await ws.release()
+    assert session.stats().closed_dirty == 1
+    # The closing handshake was done all the same.
+    assert server.close_codes == [aiohttp.WSCloseCode.OK]
+
+
+async def test_half_closed(server: Server, session: WebSocketClientSession) -> None:
+    ws = await session.ws_connect(server.url())
+    await server.sockets[0].close()
+    await ws.receive()
+    await ws.release()
+    assert session.stats().closed_lost == 1
+    await closed(session)
+
+
+async def test_close_not_read_yet(server: Server, session: WebSocketClientSession) -> None:
+    ws = await session.ws_connect(server.url())
+    closing = asyncio.create_task(server.sockets[0].close())
+    await until(lambda: ws._reader._buffer)
+    await ws.release()
+    assert session.stats().idle == 0
+    await closing
+    assert server.close_codes == [aiohttp.WSCloseCode.OK]
+
+
+async def test_dead_connection(server: Server, session: WebSocketClientSession) -> None:
+    ws = await session.ws_connect(server.url())
+    server.transports[0].abort()
+    await until(lambda: ws._reader.is_eof())
+    assert not ws.closed
+    await ws.release()
+    assert session.stats().closed_lost == 1
+    assert session.stats().closing == 0
+
+
+async def test_transport_closing(server: Server, session: WebSocketClientSession) -> None:
+    ws = await session.ws_connect(server.url())
+    ws._conn.transport.close()
+    await ws.release()
+    assert session.stats().idle == 0
+
+
+async def test_protocol_error(server: Server, session: WebSocketClientSession) -> None:
+    ws = await session.ws_connect(server.url())
+    server.transports[0].write(b"\xff" * 20)
+    message = await ws.receive()
+    assert message.type is aiohttp.WSMsgType.ERROR
+    await ws.release()
+    assert session.stats().idle == 0
+    await closed(session)
+
+
+async def test_protocol_error_not_seen_by_the_user(
+    server: Server, session: WebSocketClientSession
+) -> None:
+    ws = await session.ws_connect(server.url())
+    server.transports[0].write(b"\xff" * 20)
+    await until(lambda: ws._reader.is_eof())
+    await ws.release()
+    assert session.stats().idle == 0
+    await closed(session)
+
+
+async def test_writing_paused(server: Server, session: WebSocketClientSession) -> None:
+    session._close_timeout = 0.2
+    ws = await session.ws_connect(server.url("/silent"))
+    sender = asyncio.create_task(ws.send_bytes(bytes(50_000_000)))
+    await asyncio.sleep(0.05)
+    assert ws._conn.protocol._paused
+    ws.release()
+    assert session.stats().closed_dirty == 1
+    await closed(session)
+    await asyncio.wait([sender])
+    sender.exception()
+
+
+# -- spent handles -----------------------------------------------------------------------------
+
+USES: dict[str, Any] = {
+    "send_str": lambda ws: ws.send_str("late"),
+    "send_bytes": lambda ws: ws.send_bytes(b"late"),
+    "send_json": lambda ws: ws.send_json("late"),
+    "send_frame": lambda ws: ws.send_frame(b"late", aiohttp.WSMsgType.TEXT),
+    "ping": lambda ws: ws.ping(),
+    "pong": lambda ws: ws.pong(),
+    "receive": lambda ws: ws.receive(),
+    "receive with a timeout": lambda ws: ws.receive(timeout=1.0),
+    "receive_str": lambda ws: ws.receive_str(),
+    "receive_bytes": lambda ws: ws.receive_bytes(),
+    "receive_json": lambda ws: ws.receive_json(),
+    "anext": lambda ws: anext(ws),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+async def test_use_after_release(
+    server: Server, session: WebSocketClientSession, use: str
+) -> None:
+    spent = await session.ws_connect(server.url())
+    await spent.release()
+    with pytest.raises(ConnectionReleasedError, match="release") as caught:
+        await USES[use](spent)
+    assert isinstance(caught.value, WebSocketPoolError | RuntimeError)
+    assert isinstance(caught.value, aiohttp.ClientError)
+    # The same while another holds the connection, who notices nothing of it.
+    async with session.ws_connect(server.url()) as ws:
+        assert ws == spent
+        with pytest.raises(ConnectionReleasedError):
+            await USES[use](spent)
+        await ws.send_str("mine")
+        assert await ws.receive_str() == "mine"
+    assert server.received == ["mine"]
+    assert server.handshakes == 1
+
+
+async def test_second_release_and_late_close(
+    server: Server, session: WebSocketClientSession
+) -> None:
+    spent = await session.ws_connect(server.url())
+    await spent.release()
+    async with session.ws_connect(server.url()) as ws:
+        await spent.release()
+        assert await spent.close() is False
+        async with spent:
+            pass
+        assert spent.closed
+        assert not ws.closed
+        assert session.stats().acquired == 1
+        await ws.send_str("mine")
+        assert await ws.receive_str() == "mine"
+        # Nor by an exception.
+        with pytest.raises(ZeroDivisionError):
+            async with spent:
+                raise ZeroDivisionError
+        assert not ws.closed
+    assert session.stats().idle == 1
+
+
+async def test_a_spent_handle_tells_nothing_of_the_connection(
+    server: Server, session: WebSocketClientSession
+) -> None:
+    ws = await session.ws_connect(server.url(), protocols=("chat",))
+    assert ws.protocol == "chat"
+    assert ws.get_extra_info("peername")
+    await ws.release()
+    assert ws.protocol is None
+    assert ws.close_code is None
+    assert ws.exception() is None
+    assert ws.compress == 0
+    assert not ws.client_notakeover
+    assert repr(ws) == f"<ClientWebSocketResponse(127.0.0.1:{server.port})>"
+    with pytest.raises(ConnectionReleasedError):
+        ws.get_extra_info("peername")
+
+
+async def test_attributes_of_a_spent_handle_reach_nobody(
+    server: Server, session: WebSocketClientSession
+) -> None:
+    spent = await session.ws_connect(server.url())
+    await spent.release()
+    spent._closed = True
+    spent._writer = None
+    async with session.ws_connect(server.url()) as ws:
+        await ws.send_str("mine")
+        assert await ws.receive_str() == "mine"
+
+
+async def test_release_takes_effect_when_called(
+    server: Server, session: WebSocketClientSession
+) -> None:
+    ws = await session.ws_connect(server.url())
+    completion = ws.release()
+    assert session.stats().idle == 1
+    assert ws.closed
+    for _ in range(2):
+        await completion
+
+
+async def test_what_release_returns_fits_asyncio(
+    server: Server, session: WebSocketClientSession
+) -> None:
+    held = [await session.ws_connect(server.url()) for _ in range(5)]
+    await asyncio.gather(held[0].release(), held[1].release())
+    await asyncio.wait_for(held[2].release(), 1)
+    await asyncio.create_task(held[3].release())
+    await asyncio.shield(held[4].release())
+    assert session.stats().idle == 5
+
+
+async def test_waiting_for_a_release_that_closes(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(force_close=True, close_timeout=0.3)
+    ws = await session.ws_connect(server.url("/silent"))
+    completion = ws.release()
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(completion, 0.05)
+    waiters = [asyncio.create_task(asyncio.wait_for(completion, 5)) for _ in range(1)]
+    await completion
+    await asyncio.gather(*waiters)
+    assert session.stats().closing == 0
+
+
+# -- the context manager -----------------------------------------------------------------------
+
+
+async def test_a_clean_exit_releases(server: Server, session: WebSocketClientSession) -> None:
+    async with session.ws_connect(server.url()) as ws:
+        await ws.send_str("x")
+        await ws.receive_str()
+    assert session.stats().idle == 1
+
+
+async def test_an_exception_closes(server: Server, session: WebSocketClientSession) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with session.ws_connect(server.url()):
+            raise ZeroDivisionError
+    assert session.stats().closed_failed == 1
+    assert session.stats().idle == session.stats().closing == 0
+    assert server.close_codes == [aiohttp.WSCloseCode.OK]
+
+
+async def test_cancellation_closes_and_is_not_waited_for(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(close_timeout=0.3)
+    inside = asyncio.Event()
+
+    async def caller() -> None:
+        async with session.ws_connect(server.url("/silent")):
+            inside.set()
+            await asyncio.sleep(10)
+
+    task = asyncio.create_task(caller())
+    await inside.wait()
+    task.cancel()
+    await asyncio.sleep(0.05)
+    assert task.cancelled()
+    assert session.stats().closing == 1
+    await closed(session)
+    assert session.stats().closed_failed == 1
+
+
+async def test_the_handle_as_a_context_manager(
+    server: Server, session: WebSocketClientSession
+) -> None:
+    async with await session.ws_connect(server.url()):
+        pass
+    assert session.stats().idle == 1
+
+
+async def test_inside_the_context_released_by_hand(
+    server: Server, session: WebSocketClientSession
+) -> None:
+    async with session.ws_connect(server.url()) as ws:
+        await ws.release()
+        other = await session.ws_connect(server.url())
+    assert session.stats().acquired == 1
+    await other.release()
+
+
+# -- close -------------------------------------------------------------------------------------
+
+
+async def test_close_behaves_as_aiohttp(server: Server, session: WebSocketClientSession) -> None:
+    ws = await session.ws_connect(server.url())
+    assert await ws.close(code=4000, message=b"bye") is True
+    assert ws.closed
+    assert ws.close_code == aiohttp.WSCloseCode.OK  # the server's answer
+    assert server.close_codes == [4000]
+    assert (await ws.receive()).type is aiohttp.WSMsgType.CLOSED
+    with pytest.raises(ConnectionError):
+        await ws.send_str("late")
+    assert await ws.close() is False
+    await ws.release()
+    await closed(session)
+    assert session.stats().closed_user == 1
+
+
+async def test_close_while_receiving(server: Server, session: WebSocketClientSession) -> None:
+    ws = await session.ws_connect(server.url())
+    receiver = asyncio.create_task(ws.receive())
+    await asyncio.sleep(0.01)
+    assert await ws.close()
+    assert (await receiver).type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.CLOSING)
+    await closed(session)
+
+
+async def test_close_by_the_server_while_in_use(
+    server: Server, session: WebSocketClientSession
+) -> None:
+    ws = await session.ws_connect(server.url())
+    closing = asyncio.create_task(server.sockets[0].close(code=4001))
+    messages = [message async for message in ws]
+    await closing
+    assert messages == []
+    assert ws.closed
+    assert ws.close_code == 4001
+    await closed(session)
+    assert session.stats().closed_lost == 1
+    await ws.release()
+
+
+async def test_close_to_a_silent_server_is_bounded(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(close_timeout=0.2)
+    timeout = aiohttp.ClientWSTimeout(ws_receive=5.0)  # which leaves ws_close unbounded
+    ws = await session.ws_connect(server.url("/silent"), timeout=timeout)
+    async with asyncio.timeout(2):
+        await ws.close()
+    await closed(session)
+
+
+async def test_cancelled_close(server: Server, make_session: SessionFactory) -> None:
+    session = make_session()
+    ws = await session.ws_connect(server.url("/silent"))
+    closing = asyncio.create_task(ws.close())
+    await asyncio.sleep(0.01)
+    closing.cancel()
+    await asyncio.wait([closing])
+    assert closing.cancelled()
+    await closed(session)
+
+
+# -- lost handles ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("heartbeat", [None, 0.05])
+@pytest.mark.parametrize("received", [False, True])
+async def test_lost_handle(
+    server: Server, make_session: SessionFactory, heartbeat: float | None, received: bool
+) -> None:
+    session = make_session(limit=1)
+    ws = await session.ws_connect(server.url(), heartbeat=heartbeat)
+    if received:
+        await ws.send_str("x")
+        await ws.receive()
+        await asyncio.sleep(0.12)
+        await ws.send_str("x")
+        await ws.receive()
+    with pytest.warns(ResourceWarning, match="never released"):
+        del ws
+        gc.collect()
+    # Its place comes back.
+    async with asyncio.timeout(2):
+        async with session.ws_connect(server.url()):
+            pass
+    assert session.stats().closed_failed == 1
+    assert server.peak == 1
+
+
+async def test_lost_handle_tells_where_it_was_acquired(
+    server: Server, make_session: SessionFactory
+) -> None:
+    asyncio.get_running_loop().set_debug(True)
+    session = make_session()
+    ws = await session.ws_connect(server.url())
+    with pytest.warns(ResourceWarning, match="test_lost_handle_tells"):
+        del ws
+        gc.collect()
+    await closed(session)
+
+
+async def test_released_handles_do_not_warn(
+    server: Server, session: WebSocketClientSession
+) -> None:
+    ws = await session.ws_connect(server.url())
+    await ws.release()
+    del ws
+    gc.collect()
+    ws = await session.ws_connect(server.url())
+    await ws.close()
+    del ws
+    gc.collect()
+    ws = await session.ws_connect(server.url())
+    await session.close()
+    del ws
+    gc.collect()
+
+
+# -- subclasses --------------------------------------------------------------------------------
+
+
+class Mine(ClientWebSocketResponse):
+    made = 0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        type(self).made += 1
+        self.greeting = "hello"
+        self.uses = 0
+
+    async def greet(self) -> str:
+        self.uses += 1
+        await self.send_str(self.greeting)
+        return await self.receive_str()
+
+
+async def test_subclass(server: Server, make_session: SessionFactory) -> None:
+    Mine.made = 0
+    session = make_session(ws_response_class=Mine)
+    for number in range(3):
+        async with session.ws_connect(server.url()) as ws:
+            assert type(ws) is Mine
+            assert await ws.greet() == "hello"
+            # Attributes stay with the connection.
+            assert ws.uses == number + 1
+    assert Mine.made == 1
+    assert repr(ws) == f"<Mine(127.0.0.1:{server.port})>"
+    with pytest.raises(AttributeError):
+        _ = ws.greeting
+    with pytest.raises((AttributeError, ConnectionReleasedError)):
+        await ws.greet()
+
+
+async def test_isinstance_of_aiohttps(server: Server, session: WebSocketClientSession) -> None:
+    async with session.ws_connect(server.url()) as ws:
+        assert isinstance(ws, aiohttp.ClientWebSocketResponse)
+        assert isinstance(ws, ClientWebSocketResponse)
+        assert ws != object()
+        assert {ws: 1}[ws] == 1

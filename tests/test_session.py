@@ -1,0 +1,557 @@
+"""The session itself: its arguments, its client session, its loop and its end."""
+
+import asyncio
+import gc
+import inspect
+import logging
+import math
+import warnings
+from typing import Any
+
+import aiohttp
+import pytest
+
+import aiowebsocketclient
+from aiowebsocketclient import (
+    ClientWebSocketResponse,
+    PoolClosedError,
+    WebSocketClientSession,
+)
+
+from .conftest import SessionFactory, until
+from .servers import Server
+
+URL = "ws://127.0.0.1:1/"
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # aiohttp 3.14
+    AUTH = aiohttp.BasicAuth("a", "b")
+
+# -- arguments ---------------------------------------------------------------------------------
+
+DEFAULTS = {
+    "conn_timeout": None,
+    "force_close": False,
+    "limit": None,
+    "headers": None,
+    "client_session": None,
+    "loop": None,
+    "ws_response_class": ClientWebSocketResponse,
+    "limit_total": None,
+    "max_connecting": 100,
+    "acquire_timeout": None,
+    "max_waiting": None,
+    "max_idle": 600.0,
+    "max_lifetime": None,
+    "close_timeout": 10.0,
+    "client_session_owner": True,
+    "connect_limiter": None,
+}
+
+
+def test_parameters_and_their_defaults() -> None:
+    parameters = inspect.signature(WebSocketClientSession).parameters
+    assert {name: p.default for name, p in parameters.items()} == DEFAULTS
+    assert {p.kind for p in parameters.values()} == {inspect.Parameter.KEYWORD_ONLY}
+    session = WebSocketClientSession()
+    assert session.limit is None
+    assert session.force_close is False
+    assert session.closed is False
+
+
+WHOLE = ["limit", "limit_total", "max_connecting", "max_waiting"]
+SECONDS = ["conn_timeout", "acquire_timeout", "max_idle", "max_lifetime", "close_timeout"]
+BAD: list[tuple[str, Any]] = [
+    *[(name, value) for name in WHOLE for value in (-1, 1.5, True, "3", math.nan, [], object())],
+    *[
+        (name, value)
+        for name in SECONDS
+        for value in (-0.1, True, "3", math.nan, math.inf, [], -math.inf)
+    ],
+    ("max_idle", 0),
+    ("max_lifetime", 0),
+    ("close_timeout", None),
+    ("headers", 3),
+    ("headers", [("a", "b", "c")]),
+    ("client_session", object()),
+    ("loop", object()),
+    ("ws_response_class", aiohttp.ClientWebSocketResponse),
+    ("ws_response_class", ClientWebSocketResponse.__name__),
+    ("connect_limiter", object()),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD, ids=[f"{n}={v!r:.20}" for n, v in BAD])
+def test_bad_arguments(name: str, value: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=name):
+        WebSocketClientSession(**{name: value})
+
+
+def test_unknown_and_positional_arguments() -> None:
+    with pytest.raises(TypeError, match="limits"):
+        WebSocketClientSession(limits=3)  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        WebSocketClientSession(1.0)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", ["limit", "force_close", "closed", "client_session"])
+async def test_read_only(make_session: SessionFactory, name: str) -> None:
+    with pytest.raises(AttributeError):
+        setattr(make_session(), name, 1)
+
+
+BAD_CALLS: dict[str, tuple[type[Exception], str, tuple[Any, dict[str, Any]]]] = {
+    "unknown option": (TypeError, "heartbeats", (URL, {"heartbeats": 1})),
+    "protocols": (TypeError, "protocols", (URL, {"protocols": "chat"})),
+    "protocols of none": (TypeError, "protocols", (URL, {"protocols": None})),
+    "headers": (TypeError, "headers", (URL, {"headers": 3})),
+    "proxy_headers": (TypeError, "proxy_headers", (URL, {"proxy_headers": 3})),
+    "auth": (TypeError, "auth", (URL, {"auth": "user:secret"})),
+    "proxy": (TypeError, "proxy", (URL, {"proxy": 3})),
+    "proxy's port": (aiohttp.InvalidURL, "proxy", (URL, {"proxy": "http://a:b:c"})),
+    "unhashable": (TypeError, "option", (URL, {"compress": []})),
+    "reuse_key": (TypeError, "reuse_key", (URL, {"reuse_key": []})),
+    "acquire_timeout": (ValueError, "acquire_timeout", (URL, {"acquire_timeout": -1})),
+    "url": (TypeError, "url", (3, {})),
+    "url of none": (TypeError, "url", (None, {})),
+    "unhashable url": (TypeError, "url", ([], {})),
+    "scheme": (aiohttp.NonHttpUrlClientError, "ws, wss", ("ftp://host/", {})),
+    "relative": (aiohttp.InvalidURL, "wss://", ("/path", {})),
+    "empty": (aiohttp.InvalidURL, "wss://", ("", {})),
+    "no host": (aiohttp.InvalidURL, "url", ("ws://", {})),
+    "auth twice": (ValueError, "auth", ("ws://a:b@host/", {"auth": AUTH})),
+    "authorization twice": (
+        ValueError,
+        "Authorization",
+        ("ws://a:b@host/", {"headers": {"Authorization": "x"}}),
+    ),
+    "credentials": (aiohttp.InvalidURL, "credentials", ("ws://a:\u20ac@host/", {})),
+    "colon in the name": (aiohttp.InvalidURL, "credentials", ("ws://a%3Ab:c@host/", {})),
+    "port": (aiohttp.InvalidURL, "url", ("ws://host:port/", {})),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CALLS)
+async def test_bad_calls_are_refused_at_once(make_session: SessionFactory, name: str) -> None:
+    error, match, (url, options) = BAD_CALLS[name]
+    session = make_session()
+    with pytest.raises(error, match=match):
+        session.ws_connect(url, **options)
+    assert session.stats().requests == 0
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://user:hidden@host/?token=hidden", "ws://user:hidden@host:port/", "hidden"]
+)
+async def test_errors_show_no_secret(make_session: SessionFactory, url: str) -> None:
+    with pytest.raises(aiohttp.ClientError) as caught:
+        make_session().ws_connect(url)
+    assert "hidden" not in str(caught.value) + repr(caught.value)
+
+
+async def test_ws_connect_that_is_never_awaited(make_session: SessionFactory) -> None:
+    session = make_session()
+    with pytest.warns(RuntimeWarning, match="never awaited"):
+        session.ws_connect(URL)
+        gc.collect()
+
+
+async def test_repr(server: Server, make_session: SessionFactory) -> None:
+    session = make_session()
+    async with session.ws_connect(server.url("/?token=hidden")):
+        assert repr(session) == (
+            "<WebSocketClientSession acquired=1 idle=0 connecting=0 closing=0"
+            " waiting=0 endpoints=1>"
+        )
+        assert "hidden" not in repr(session._targets) + repr(session.stats_by_endpoint())
+    await session.close()
+    assert "closed" in repr(session)
+
+
+# -- the client session ------------------------------------------------------------------------
+
+
+async def test_given_client_session_is_used_and_closed(
+    server: Server, make_session: SessionFactory
+) -> None:
+    class Own(aiohttp.ClientWebSocketResponse):
+        pass
+
+    client_session = aiohttp.ClientSession(headers={"X-Given": "1"}, ws_response_class=Own)
+    session = make_session(client_session=client_session)
+    assert session.client_session is client_session
+    async with session.ws_connect(server.url()) as ws:
+        assert type(ws) is ClientWebSocketResponse
+    assert server.requests[0].headers["X-Given"] == "1"
+    # Its own ws_connect goes on returning its own class.
+    async with client_session.ws_connect(server.url()) as own:
+        assert type(own) is Own
+    await session.close()
+    assert client_session.closed
+
+
+async def test_detached(server: Server, make_session: SessionFactory) -> None:
+    client_session = aiohttp.ClientSession()
+    session = make_session(client_session=client_session)
+    await (await session.ws_connect(server.url())).release()
+    session.detach()
+    await session.close()
+    assert session.closed
+    assert not client_session.closed
+    assert server.open == 0
+    async with client_session.ws_connect(server.url()):
+        pass
+    await client_session.close()
+
+
+async def test_not_owned(server: Server, make_session: SessionFactory) -> None:
+    client_session = aiohttp.ClientSession()
+    async with WebSocketClientSession(
+        client_session=client_session, client_session_owner=False
+    ) as session:
+        await (await session.ws_connect(server.url())).release()
+    assert not client_session.closed
+    await client_session.close()
+
+
+async def test_owned_and_never_used() -> None:
+    client_session = aiohttp.ClientSession()
+    await WebSocketClientSession(client_session=client_session).close()
+    assert client_session.closed
+
+
+async def test_closed_client_session() -> None:
+    client_session = aiohttp.ClientSession()
+    await client_session.close()
+    with pytest.raises(ValueError, match="client_session"):
+        WebSocketClientSession(client_session=client_session)
+
+
+async def test_client_session_closed_by_somebody_else(
+    server: Server, make_session: SessionFactory
+) -> None:
+    client_session = aiohttp.ClientSession()
+    session = make_session(client_session=client_session)
+    idle, used = [await session.ws_connect(server.url()) for _ in range(2)]
+    await idle.release()
+    await client_session.close()
+    await until(lambda: session.stats().idle == 0)
+    await used.release()
+    await until(lambda: session.stats().closing == 0)
+    with pytest.raises(RuntimeError, match="closed"):
+        await session.ws_connect(server.url())
+    assert session.stats().endpoints == 0
+
+
+async def test_base_url_of_a_given_session(server: Server, make_session: SessionFactory) -> None:
+    client_session = aiohttp.ClientSession(base_url=server.url("/base/"))
+    session = make_session(client_session=client_session)
+    async with session.ws_connect("room"):
+        assert server.requests[0].path == "/base/room"
+    async with session.ws_connect(server.url("/base/room")) as ws:
+        assert ws.reused
+
+
+async def test_a_connector_that_limits_lower_is_told_of(
+    server: Server, make_session: SessionFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "aiowebsocketclient")
+    connector = aiohttp.TCPConnector(limit=2)
+    session = make_session(
+        client_session=aiohttp.ClientSession(connector=connector), acquire_timeout=0.2
+    )
+    for _ in range(2):
+        await (await session.ws_connect(server.url())).release()
+    assert len(caplog.records) == 1
+    assert "limit=0" in caplog.text
+
+
+async def test_own_client_session_does_not_limit(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session()
+    held = await asyncio.gather(*[session.ws_connect(server.url()) for _ in range(130)])
+    assert server.open == 130
+    await asyncio.gather(*[ws.release() for ws in held])
+
+
+# -- the loop ----------------------------------------------------------------------------------
+
+
+def test_made_outside_a_loop() -> None:
+    session = WebSocketClientSession(limit=1)
+    with pytest.raises(RuntimeError, match="event loop"):
+        _ = session.client_session
+
+    async def main() -> None:
+        assert not session.client_session.closed
+        await session.close()
+
+    asyncio.run(main())
+
+
+def test_two_loops() -> None:
+    session = WebSocketClientSession()
+
+    async def use() -> None:
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await session.ws_connect(URL)
+
+    asyncio.run(use())
+
+    async def misuse() -> None:
+        with pytest.raises(RuntimeError, match="belongs to another event loop, which is closed"):
+            await session.ws_connect(URL)
+        with pytest.raises(RuntimeError, match="is closed"):
+            await session.close()
+        # Whatever was open went with its loop.
+        assert session._client_session is not None
+        session._client_session.detach()
+
+    asyncio.run(misuse())
+
+
+def test_idle_connections_of_a_closed_loop_are_not_handed_out() -> None:
+    from .servers import serving
+
+    session = WebSocketClientSession()
+
+    async def use() -> str:
+        nonlocal session
+        async with serving(Server()) as server:
+            await (await session.ws_connect(server.url())).release()
+            # To the next loop it would look like an open one.
+            (slot,) = session._pool.slots()
+            slot.conn._protocol._payload_parser = None
+            slot.conn._transport.abort()
+            return server.url()
+
+    async def misuse() -> None:
+        assert session.stats().idle == 1
+        with pytest.raises(RuntimeError, match="another event loop"):
+            await session.ws_connect(url)
+
+    url = asyncio.run(use())
+    asyncio.run(misuse())
+    # It went with its loop; that it was not closed is told when it is dropped.
+    with pytest.warns(ResourceWarning, match="Unclosed <WebSocketClientSession"):
+        del session
+        gc.collect()
+
+
+def test_given_loop() -> None:
+    loop = asyncio.new_event_loop()
+    session = WebSocketClientSession(loop=loop)
+
+    async def misuse() -> None:
+        with pytest.raises(RuntimeError, match="another event loop"):
+            await session.ws_connect(URL)
+
+    asyncio.run(misuse())
+    loop.close()
+    with pytest.raises(ValueError, match="loop"):
+        WebSocketClientSession(loop=loop)
+
+
+def test_client_session_of_another_loop() -> None:
+    async def make() -> aiohttp.ClientSession:
+        return aiohttp.ClientSession()
+
+    client_session = asyncio.run(make())
+    session = WebSocketClientSession(client_session=client_session, client_session_owner=False)
+
+    async def misuse() -> None:
+        with pytest.raises(RuntimeError, match="client_session"):
+            await session.ws_connect(URL)
+        await client_session.close()
+
+    asyncio.run(misuse())
+
+
+# -- the end -----------------------------------------------------------------------------------
+
+
+async def test_close_with_everything_going_on(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(limit=4, close_timeout=0.5)
+    used = await session.ws_connect(server.url())
+    silent = await session.ws_connect(server.url("/silent"))
+    idle = await session.ws_connect(server.url())
+    await idle.release()
+    receiver = asyncio.create_task(used.receive())
+    server.gate.clear()
+    connecting = asyncio.ensure_future(session.ws_connect(server.url("/connecting")))
+    await until(lambda: server.arrived == 4)
+    waiting = [asyncio.ensure_future(session.ws_connect(server.url("/waiting"))) for _ in range(3)]
+    await until(lambda: session.stats().waiting)
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    await session.close()
+    assert loop.time() - started < 1.5
+    for caller in [connecting, *waiting]:
+        with pytest.raises(PoolClosedError):
+            await caller
+    assert (await receiver).type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.CLOSING)
+    assert used.closed
+    with pytest.raises(ConnectionError):
+        await used.send_str("late")
+    for ws in (used, silent, idle):
+        await ws.release()
+        await ws.close()
+    assert session.client_session.closed
+    await until(lambda: server.open <= 1)  # the silent one does not look
+    assert session.stats().closing == 0
+
+
+async def test_close_during_prewarm(server: Server, make_session: SessionFactory) -> None:
+    session = make_session()
+    server.gate.clear()
+    warming = asyncio.create_task(session.prewarm(server.url(), 3))
+    await until(lambda: server.arrived == 3)
+    await session.close()
+    with pytest.raises(PoolClosedError):
+        await warming
+
+
+async def test_many_silent_servers_are_closed_at_once(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(close_timeout=0.3)
+    held = [await session.ws_connect(server.url("/silent")) for _ in range(20)]
+    for ws in held[:10]:
+        await ws.release()
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    await session.close()
+    assert loop.time() - started < 1.0
+    for ws in held:
+        await ws.release()
+
+
+async def test_a_limiter_that_cannot_be_cancelled_does_not_hold_up_close(
+    server: Server, make_session: SessionFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    released = asyncio.Event()
+
+    class Stubborn:
+        async def __aenter__(self) -> None:
+            while not released.is_set():
+                try:
+                    await released.wait()
+                except asyncio.CancelledError:
+                    pass
+
+        async def __aexit__(self, *exc: object) -> None:
+            pass
+
+    session = WebSocketClientSession(connect_limiter=Stubborn(), close_timeout=0.1)
+    caller = asyncio.ensure_future(session.ws_connect(server.url()))
+    await asyncio.sleep(0.01)
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    await session.close()
+    assert loop.time() - started < 2
+    assert "cancelled" in caplog.text
+    with pytest.raises(PoolClosedError):
+        await caller
+    released.set()
+    await until(lambda: session._pool.sizes()["slots"] == 0)
+
+
+async def test_closed_session(server: Server, make_session: SessionFactory) -> None:
+    session = make_session()
+    ws = await session.ws_connect(server.url())
+    await session.close()
+    await session.close()
+    assert session.closed
+    for use in (
+        lambda: session.ws_connect(server.url()),
+        lambda: session.prewarm(server.url(), 1),
+    ):
+        with pytest.raises(PoolClosedError, match="closed") as caught:
+            await use()
+        assert isinstance(caught.value, RuntimeError)
+    await ws.release()
+
+
+async def test_cancelled_close_goes_on(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(close_timeout=0.3)
+    ws = await session.ws_connect(server.url("/silent"))
+    closing = asyncio.create_task(session.close())
+    await asyncio.sleep(0.01)
+    closing.cancel()
+    await asyncio.wait([closing])
+    assert closing.cancelled()
+    async with asyncio.timeout(2):
+        await session.close()
+    assert session.client_session.closed
+    await ws.release()
+
+
+async def test_context_manager(server: Server) -> None:
+    async with WebSocketClientSession() as session:
+        await (await session.ws_connect(server.url())).release()
+    assert session.closed
+    await until(lambda: server.open == 0)
+
+
+async def test_unclosed_session(server: Server) -> None:
+    session = WebSocketClientSession()
+    ws = await session.ws_connect(server.url())
+    await ws.release()
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    with pytest.warns(ResourceWarning, match="Unclosed <WebSocketClientSession"):
+        del session
+        gc.collect()
+    # What can be closed is closed.
+    await until(lambda: server.open == 0)
+
+
+async def test_a_handle_keeps_its_session(server: Server) -> None:
+    async def acquire() -> ClientWebSocketResponse:
+        ws: ClientWebSocketResponse = await WebSocketClientSession().ws_connect(server.url())
+        return ws
+
+    ws = await acquire()
+    gc.collect()
+    await ws.send_str("x")
+    assert await ws.receive_str() == "x"
+    session = ws._owner
+    await ws.release()
+    await session.close()
+
+
+async def test_unused_session_does_not_warn() -> None:
+    WebSocketClientSession()
+    gc.collect()
+
+
+# -- statistics --------------------------------------------------------------------------------
+
+
+async def test_stats(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(limit=1)
+    async with session.ws_connect(server.url()):
+        waiter = asyncio.ensure_future(session.ws_connect(server.url()))
+        await asyncio.sleep(0.05)
+        stats = session.stats()
+        assert (stats.acquired, stats.waiting, stats.endpoints) == (1, 1, 1)
+    await (await waiter).release()
+    stats = session.stats()
+    assert (stats.requests, stats.reused, stats.queued) == (2, 1, 2)
+    assert stats.connects == 1
+    assert stats.released == 2
+    assert stats.wait_seconds > 0.04
+    assert 0 < stats.connect_seconds < stats.wait_seconds
+    assert list(session.stats_by_endpoint().values()) == [stats]
+    with pytest.raises(AttributeError):
+        stats.idle = 3  # type: ignore[misc]
+    await session.close()
+    assert session.stats().closed_forced == 1
+    assert session.stats().requests == 2
+
+
+def test_all_is_exported() -> None:
+    for name in aiowebsocketclient.__all__:
+        assert hasattr(aiowebsocketclient, name)
+    assert aiowebsocketclient.IMPLEMENTATION in ("c", "py")
