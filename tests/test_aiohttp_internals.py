@@ -1,0 +1,149 @@
+"""Every private name of aiohttp that the package relies on, and what it is relied on for.
+
+Where one of these fails on a new aiohttp, ``idle.py``, ``response.py`` or ``session.py`` must be
+looked at before that version is supported.
+"""
+
+import asyncio
+import inspect
+
+import aiohttp
+import pytest
+from aiohttp import WSMsgType
+from aiohttp.client_ws import DEFAULT_WS_CLIENT_TIMEOUT
+
+from aiowebsocketclient import WebSocketClientSession
+from aiowebsocketclient.response import ClientWebSocketResponse, _Spent
+
+from .conftest import SessionFactory, until
+from .servers import Server
+
+
+async def test_names_of_the_client_session() -> None:
+    async with aiohttp.ClientSession(headers={"X": "1"}) as session:
+        assert session._loop is asyncio.get_running_loop()
+        assert str(session._build_url("ws://host/a")) == "ws://host/a"
+        assert session._prepare_headers({"x": "2"}).getall("X") == ["2"]
+        assert session.headers is session._default_headers
+        assert isinstance(session.cookie_jar, aiohttp.CookieJar)
+    source = inspect.getsource(aiohttp.ClientSession._ws_connect)
+    assert "self._ws_response_class(" in source
+    assert DEFAULT_WS_CLIENT_TIMEOUT.ws_close == 10.0
+
+
+async def test_fields_of_a_response(server: Server, make_session: SessionFactory) -> None:
+    async with make_session().ws_connect(server.url()) as ws:
+        state = ws.__dict__
+        assert state["_waiting"] is state["_closed"] is state["_closing"] is False
+        assert state["_close_code"] is None
+        for name in ("_writer", "_reader", "_response", "_timeout", "_conn"):
+            assert name in state
+        # What is poison at the class must be found in every instance before.
+        poison = {n for n, v in vars(ClientWebSocketResponse).items() if isinstance(v, _Spent)}
+        assert poison <= state.keys()
+
+
+async def test_every_field_that_a_spent_handle_may_be_asked_for_has_a_value_at_the_class(
+    server: Server, make_session: SessionFactory
+) -> None:
+    ws = await make_session().ws_connect(server.url())
+    await ws.release()
+    for name, value in inspect.getmembers_static(aiohttp.ClientWebSocketResponse):
+        if isinstance(value, property):
+            getattr(ws, name)
+
+
+async def test_names_of_the_protocol(server: Server, make_session: SessionFactory) -> None:
+    async with make_session().ws_connect(server.url()) as ws:
+        protocol = ws._conn.protocol
+        assert protocol._paused is protocol._reading_paused is False
+        assert protocol._payload_parser is not None
+        assert protocol._parser is not None
+        assert protocol.read_timeout is None
+        reader = ws._reader
+        assert len(reader._buffer) == 0
+        assert reader.is_eof() is False
+    await ws.close()
+
+
+async def test_connection_lost_is_told_to_the_parser_before_the_http_parser_is_dropped(
+    server: Server,
+) -> None:
+    seen: list[bool] = []
+    async with aiohttp.ClientSession() as session:
+        ws = await session.ws_connect(server.url())
+        assert ws._conn is not None
+        protocol = ws._conn.protocol
+        assert protocol is not None
+
+        class Parser:
+            def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+                return False, b""
+
+            def feed_eof(self) -> None:
+                seen.append(protocol._parser is None)
+
+        protocol._payload_parser = Parser()  # type: ignore[assignment]
+        server.transports[0].abort()
+        await until(lambda: seen)
+        assert seen == [False]
+        assert protocol._parser is None
+        # close() would wait for an end of which nobody told the reader.
+        ws._reader.feed_eof()
+        await ws.close()
+
+
+@pytest.mark.parametrize("data", [b"\xff" * 20, b"\x83\x00"])
+async def test_the_real_parser_reports_protocol_errors(server: Server, data: bytes) -> None:
+    async with aiohttp.ClientSession() as session:
+        ws = await session.ws_connect(server.url())
+        assert ws._conn is not None
+        protocol = ws._conn.protocol
+        assert protocol is not None
+        failed, _ = protocol._payload_parser.feed_data(data)  # type: ignore[attr-defined]
+        assert failed
+        assert ws._reader.is_eof()
+        assert protocol._payload_parser.feed_data(b"")[0]  # type: ignore[attr-defined]
+        await ws.close()
+
+
+async def test_reading_what_lies_in_the_queue_never_waits(server: Server) -> None:
+    async with aiohttp.ClientSession() as session:
+        ws = await session.ws_connect(server.url())
+        await ws.send_str("x")
+        await until(lambda: ws._reader._buffer)
+        with pytest.raises(StopIteration) as stop:
+            ws._reader.read().send(None)
+        assert stop.value.value.type is WSMsgType.TEXT
+        with pytest.raises(StopIteration):
+            ws._writer.send_frame(b"", WSMsgType.PONG).send(None)
+        await ws.close()
+
+
+async def test_a_cancelled_receive_leaves_1006(server: Server) -> None:
+    async with aiohttp.ClientSession() as session:
+        ws = await session.ws_connect(server.url())
+        with pytest.raises(asyncio.TimeoutError):
+            await ws.receive(timeout=0.01)
+        assert ws._close_code == aiohttp.WSCloseCode.ABNORMAL_CLOSURE
+        await ws.close()
+
+
+async def test_the_close_code_is_set_wherever_closing_or_an_exception_is(
+    server: Server, make_session: SessionFactory
+) -> None:
+    """Release looks at the one only."""
+    source = inspect.getsource(aiohttp.ClientWebSocketResponse)
+    for name in ("receive", "_handle_ping_pong_exception"):
+        source = inspect.getsource(getattr(aiohttp.ClientWebSocketResponse, name))
+        for line in ("self._exception =", "self._set_closing()", "self._set_closed()"):
+            if line in source:
+                assert "self._close_code =" in source
+    session: WebSocketClientSession = make_session()
+    ws = await session.ws_connect(server.url())
+    conn = ws._slot.conn
+    assert conn.is_clean()
+    closing = asyncio.create_task(server.sockets[0].close())
+    await ws.receive()
+    await closing
+    assert not conn.is_clean()
