@@ -1440,6 +1440,7 @@ cdef class Acquisition:
 
     def throw(self, typ, val=None, tb=None):
         """Throw into it, as ``asyncio.Task`` does on cancellation."""
+        self._begun = True
         if self._steps is None:
             self._steps = self.__await__()
         return self._steps.throw(typ if val is None else val)
@@ -1452,6 +1453,10 @@ cdef class Acquisition:
 
     def __aenter__(self):
         return self
+
+    @classmethod
+    def __class_getitem__(cls, response):
+        return cls
 
     def __aexit__(self, exc_type, exc_val, exc_tb):
         if exc_type is None:

@@ -17,10 +17,10 @@ import heapq
 import math
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Hashable
+from collections.abc import Callable, Coroutine, Generator, Hashable
 from threading import get_ident
 from time import monotonic
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 __all__ = (
     "ACQUIRED",
@@ -1393,7 +1393,10 @@ class Express:
         return self._pool.release(slot, monotonic())
 
 
-class Acquisition:
+_Response = TypeVar("_Response")
+
+
+class Acquisition(Coroutine[Any, Any, _Response]):
     """What ``ws_connect`` returns: a coroutine to asyncio, and an asynchronous context manager.
 
     A hit goes by :class:`Express`; for all else it runs the owner's ``_acquire``.
@@ -1420,9 +1423,9 @@ class Acquisition:
         self._handle: Any = None
         self._steps: Any = None
 
-    def __await__(self) -> Generator[Any, Any, Any]:
+    def __await__(self) -> Generator[Any, Any, _Response]:
         self._begun = True
-        handle = self._express.acquire(self._owner, self._target[0])
+        handle: _Response | None = self._express.acquire(self._owner, self._target[0])
         if handle is None:
             slow = self._owner._acquire(self._target, self._acquire_timeout)
             handle = yield from slow.__await__()
@@ -1437,6 +1440,7 @@ class Acquisition:
 
     def throw(self, typ: Any, val: Any = None, tb: Any = None) -> Any:
         """Throw into it, as ``asyncio.Task`` does on cancellation."""
+        self._begun = True
         if self._steps is None:
             self._steps = self.__await__()
         return self._steps.throw(typ if val is None else val)
@@ -1447,7 +1451,7 @@ class Acquisition:
         if self._steps is not None:
             self._steps.close()
 
-    def __aenter__(self) -> Any:
+    def __aenter__(self) -> Self:
         return self
 
     def __aexit__(self, exc_type: Any, exc_val: Any, exc_tb: Any) -> Any:

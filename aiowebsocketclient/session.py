@@ -275,7 +275,7 @@ class WebSocketClientSession:
         reuse_key: Hashable = None,
         acquire_timeout: float | None = _UNSET,
         **options: Any,
-    ) -> Acquisition:
+    ) -> Acquisition[ClientWebSocketResponse]:
         """Acquire a connection to ``url``: an open one where there is one, or a new one.
 
         The result is a coroutine that returns a :class:`ClientWebSocketResponse`, or is used as

@@ -79,8 +79,8 @@ class Worker(Process):
     def __init__(self, name: str, url: str) -> None:
         super().__init__("worker", url, env=CONTENDERS[name])
         self.name = name
-        #: Its ``implementation`` and ``path``.
-        self.about: dict[str, str] = self.hear()
+        #: Its ``implementation`` and ``path``, and the version of ``cython`` that made it.
+        self.about: dict[str, str | None] = self.hear()
         found = self.about["implementation"]
         if found != name:
             raise BenchError(

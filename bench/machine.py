@@ -2,7 +2,7 @@
 
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +10,11 @@ from typing import Any
 def machine() -> dict[str, Any]:
     return {
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "aiohttp": _version("aiohttp"),
-        # An extension does not say what made it; this is what is installed now.
-        "cython": _version("Cython"),
+        "aiohttp": version("aiohttp"),
         "system": platform.platform(),
         "cpu": _cpu(),
         "cores": os.cpu_count(),
     }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _cpu() -> str:

@@ -77,11 +77,13 @@ def as_text(
 
 
 def _header(environment: dict[str, Any], rounds: int, seconds: float) -> list[str]:
-    about = environment["contenders"].items()
-    return [
-        f"{environment['python']}, aiohttp {environment['aiohttp']},"
-        f" Cython {environment['cython'] or 'unknown'}",
+    lines = [
+        f"{environment['python']}, aiohttp {environment['aiohttp']}",
         f"{environment['system']}, {environment['cpu']}, {environment['cores']} cores",
-        *(f"{name:<2}  IMPLEMENTATION {a['implementation']!r}, {a['path']}" for name, a in about),
-        f"{rounds} rounds, {seconds * 1000:g} ms each for a scenario and for the floor",
     ]
+    for name, about in environment["contenders"].items():
+        made_by = f", by Cython {about['cython']}" if about["cython"] else ""
+        lines.append(f"{name:<2}  IMPLEMENTATION {about['implementation']!r}{made_by}")
+        lines.append(f"    {about['path']}")
+    lines.append(f"{rounds} rounds, {seconds * 1000:g} ms each for a scenario and for the floor")
+    return lines

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import re
 import sys
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import aiowebsocketclient
 
@@ -52,14 +54,31 @@ class Bench:
 
 
 def main() -> None:
-    implementation, path = aiowebsocketclient.IMPLEMENTATION, aiowebsocketclient.__file__
-    _say({"implementation": implementation, "path": path})
+    _say(_about())
     stack = AsyncExitStack()
     bench = Bench(sys.argv[1], stack)
     with asyncio.Runner() as runner:
         for line in sys.stdin:
             _say(runner.run(bench.measure(**json.loads(line))))
         runner.run(stack.aclose())
+
+
+def _about() -> dict[str, str | None]:
+    return {
+        "implementation": aiowebsocketclient.IMPLEMENTATION,
+        "path": aiowebsocketclient.__file__,
+        "cython": _cython(),
+    }
+
+
+def _cython() -> str | None:
+    """Return the version of the Cython that made the core in use, if one did and it can be told."""
+    path = getattr(sys.modules.get("aiowebsocketclient._pool"), "__file__", None)
+    if path is None:
+        return None
+    # What Cython makes shares its types by a module that is named after the version.
+    found = re.search(rb"_cython_(\d+(?:_\d+)+)", Path(path).read_bytes())
+    return found[1].decode().replace("_", ".") if found else None
 
 
 def _say(message: object) -> None:

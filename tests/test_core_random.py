@@ -268,13 +268,14 @@ class History:
     def check_admission(self, waiter: int, endpoint: str) -> None:
         """Check that the line is not longer than it may be, without those as good as served."""
         if self.waiter(waiter).opening is None:
-            closing = (
+            # What lacks room over all endpoints only may have to wait for one after the other.
+            cleared = (
                 self.count(endpoint, CLOSING)
                 if self.is_at_limit(endpoint)
-                else len(self.in_state(CLOSING))
+                else len(self.in_state(CLOSING, IDLE)) + len(self.orphans())
             )
-            cleared = min(closing, self.wanted(endpoint))
-            assert len(self.line(endpoint)) - cleared <= self.limits.max_waiting
+            line = len(self.line(endpoint)) - min(cleared, self.wanted(endpoint))
+            assert line <= self.limits.max_waiting
 
     def take(self, a: int, b: int) -> None:
         waiter = pick((*self.given, *self.waiting), a)

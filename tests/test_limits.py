@@ -45,10 +45,10 @@ async def test_nobody_overtakes_a_waiter_by_coming_later(
 ) -> None:
     session = make_session(limit=1)
     ws = await session.ws_connect(server.url())
-    waiter = asyncio.create_task(session.ws_connect(server.url()))  # type: ignore[arg-type]
+    waiter = asyncio.create_task(session.ws_connect(server.url()))
     await until(lambda: session.stats().waiting == 1)
     await ws.release()
-    late = asyncio.create_task(session.ws_connect(server.url()))  # type: ignore[arg-type]
+    late = asyncio.create_task(session.ws_connect(server.url()))
     first = await waiter
     assert not late.done()
     await first.release()
