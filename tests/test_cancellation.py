@@ -251,6 +251,8 @@ async def test_with_eager_tasks(
     if eager and factory is None:
         pytest.skip("Python 3.12 has eager tasks")
     loop = asyncio.get_running_loop()
+    if eager and not isinstance(loop, asyncio.BaseEventLoop):
+        pytest.skip("uvloop calls a task factory with arguments that this one may not take")
     loop.set_task_factory(factory if eager else None)
     try:
         session = make_session(limit=2)

@@ -503,6 +503,16 @@ def test_max_waiting_holds_where_max_connecting_is_what_lacks(drive: Drive) -> N
     assert pool.request("a2") is None
 
 
+def test_max_waiting_holds_where_the_endpoint_has_no_more_places(drive: Drive) -> None:
+    pool = drive(limit=1, limit_total=2, max_waiting=0)
+    first, second = pool.idle("b1"), pool.idle("c1")
+    pool.request("a1")
+    assert pool.closing == [first]
+    # The other idle connection is of no use to one more.
+    assert pool.request("a1") is None
+    assert second.state == IDLE
+
+
 def test_who_may_not_wait_gets_only_what_is_idle(drive: Drive) -> None:
     pool = drive()
     assert pool.request("a1", may_wait=False) is None

@@ -185,11 +185,13 @@ class History:
             assert number not in self.states
             assert self.slot(number).owner is not None
             self.states[number] = CONNECTING
+        evicted = [number for number in plan.closing if self.states[number] != CONNECTING]
         for number in plan.closing:
             self.close(number)
         for number in plan.woken:
             self.serve(number)
         self.check_order(plan, owner)
+        self.check_giving(evicted)
 
     def close(self, number: int) -> None:
         if self.states[number] != CONNECTING:
@@ -231,6 +233,17 @@ class History:
                     first = min(self.line(endpoint), default=math.inf)
                     assert waiter.returned or first > self.reference.number(waiter)
 
+    def check_giving(self, evicted: list[int]) -> None:
+        """Check that no more connections give way than are asked for."""
+        pool = self.reference.pool
+        for number in evicted:
+            slot = self.reference.slots[number]
+            endpoint = self.endpoint_of(number)
+            if slot.giving == reference._FOR_LIMIT:
+                assert slot.handshake.endpoint.giving <= self.wanted(endpoint)
+            elif slot.giving == reference._FOR_TOTAL:
+                assert pool._giving <= sum(self.wanted(endpoint) for endpoint in "abc")
+
     # -- what is done ----------------------------------------------------------------------------
 
     def tick(self, a: int, b: int) -> None:
@@ -268,13 +281,12 @@ class History:
     def check_admission(self, waiter: int, endpoint: str) -> None:
         """Check that the line is not longer than it may be, without those as good as served."""
         if self.waiter(waiter).opening is None:
-            # What lacks room over all endpoints only may have to wait for one after the other.
-            cleared = (
-                self.count(endpoint, CLOSING)
-                if self.is_at_limit(endpoint)
-                else len(self.in_state(CLOSING, IDLE)) + len(self.orphans())
-            )
-            line = len(self.line(endpoint)) - min(cleared, self.wanted(endpoint))
+            wanted, cleared = self.wanted(endpoint), self.count(endpoint, CLOSING)
+            if not self.is_at_limit(endpoint):
+                # These may have to wait for one after the other.
+                wanted = min(wanted, self.places_below_limit(endpoint) + cleared)
+                cleared = len(self.in_state(CLOSING, IDLE)) + len(self.orphans())
+            line = len(self.line(endpoint)) - min(cleared, wanted)
             assert line <= self.limits.max_waiting
 
     def take(self, a: int, b: int) -> None:
@@ -403,9 +415,12 @@ class History:
     def count(self, endpoint: str, *states: int) -> int:
         return sum(self.endpoint_of(slot) == endpoint for slot in self.in_state(*states))
 
+    def places_below_limit(self, endpoint: str) -> float:
+        limit = self.limits.limit or math.inf
+        return limit - self.count(endpoint, CONNECTING, ACQUIRED, IDLE, CLOSING)
+
     def is_at_limit(self, endpoint: str) -> bool:
-        limit = self.limits.limit
-        return 0 < limit <= self.count(endpoint, CONNECTING, ACQUIRED, IDLE, CLOSING)
+        return self.places_below_limit(endpoint) <= 0
 
     def is_at_total(self) -> bool:
         return 0 < self.limits.limit_total <= len(self.states)
@@ -521,7 +536,7 @@ class History:
                 self.in_state(IDLE) or self.orphans()
             )
 
-    def check_liveness_of(self, endpoint: str) -> int:
+    def check_liveness_of(self, endpoint: str) -> float:
         """Return how many waiters at the endpoint lack room over all endpoints only."""
         wanted = self.wanted(endpoint)
         if wanted <= 0:
@@ -532,9 +547,7 @@ class History:
                 or any(self.endpoint_of(slot) == endpoint for slot in self.orphans())
             )
             return 0
-        if not self.limits.limit:
-            return wanted
-        return min(wanted, self.limits.limit - self.count(endpoint, *STATE_GAUGES.values()))
+        return min(wanted, self.places_below_limit(endpoint))
 
     def check_records(self) -> None:
         keys = {self.waiter(number).handshake.key for number in self.waiting}
