@@ -460,11 +460,15 @@ cdef class Pool:
         cdef Waiter waiter
         cdef Slot slot
         plan = Plan()
+        handshake = self._handshakes.get(key)
+        if handshake is not None:
+            # Which may drop the record.
+            self._close_stale(handshake, plan, now)
         handshake = self._handshake(endpoint_key, key)
         endpoint = handshake.endpoint
         endpoint.requests += 1
-        self._close_stale(handshake, plan, now)
         waiter = Waiter(handshake, token, self._ticket, now)
+        self._ticket += 1
         slot = handshake.idle.tail
         if slot is not None:
             self._unpark(slot)
@@ -478,9 +482,8 @@ cdef class Pool:
             self._drop_dead(handshake)
             return None, plan
         else:
-            self._ticket += 1
             endpoint.queued += 1
-            self._line_up(waiter)
+            self._line_up(waiter, now)
             self._settle(endpoint, plan, now)
         return waiter, plan
 
@@ -521,9 +524,11 @@ cdef class Pool:
         is not stopped for want of a waiter until :meth:`abandon`.
         """
         cdef Handshake handshake
+        cdef Endpoint endpoint
         cdef Slot slot
         handshake = self._handshake(endpoint_key, key)
-        if not self._has_room(handshake.endpoint):
+        endpoint = handshake.endpoint
+        if 0 < self._max_connecting <= endpoint.connecting or not self._has_room(endpoint):
             self._drop_dead(handshake)
             return None
         slot = self._new_slot(handshake, now)
@@ -534,8 +539,9 @@ cdef class Pool:
     def abandon(self, Slot slot not None, double now):
         """Say that nobody wants what :meth:`open` returned any more."""
         slot.kept = False
-        if slot.state == CONNECTING:
+        if slot in self._orphans:
             slot.since = now
+            self._orphans.move_to_end(slot)
 
     def connected(self, Slot slot not None, double now, double retires=INFINITY, key=None):
         """Tell that a handshake succeeded.
@@ -958,13 +964,14 @@ cdef class Pool:
 
     # -- waiters ---------------------------------------------------------------------------------
 
-    cdef int _line_up(self, Waiter waiter) except -1:
+    cdef int _line_up(self, Waiter waiter, double now) except -1:
         cdef Handshake handshake
         cdef Endpoint endpoint
         cdef Slot slot
         handshake = waiter.handshake
         endpoint = handshake.endpoint
         waiter.queued = True
+        waiter.since = now
         handshake.live += 1
         endpoint.waiters += 1
         self._waiters += 1
@@ -982,7 +989,7 @@ cdef class Pool:
 
     cdef int _come_back(self, Waiter waiter, Plan plan, double now) except -1:
         waiter.returned = True
-        self._line_up(waiter)
+        self._line_up(waiter, now)
         self._serve_at_hand(waiter.handshake, plan, now)
         self._settle(waiter.handshake.endpoint, plan, now)
         return 0
@@ -1101,6 +1108,9 @@ cdef class Pool:
         giving = _FOR_TOTAL
         if not self._is_connecting_full(endpoint):
             rival = endpoint.waiting.head
+            while rival is not None and rival.returned and rival.ticket >= first.ticket:
+                # It stands in front of older ones, having come back.
+                rival = rival.outer_next
             if self._is_at_limit(endpoint):
                 giving = _FOR_LIMIT
         if self._is_at_total():
@@ -1117,7 +1127,10 @@ cdef class Pool:
         return giving if rival.passed > MAX_PASSED_OVER else _FOR_NOBODY
 
     cdef bint _is_connecting_full(self, Endpoint endpoint) except -1:
-        return 0 < self._max_connecting <= endpoint.connecting
+        cdef Py_ssize_t busy
+        # What belongs to nobody is stopped for who needs its place.
+        busy = endpoint.connecting - len(endpoint.orphans)
+        return 0 < self._max_connecting <= busy
 
     cdef bint _is_at_limit(self, Endpoint endpoint) except -1:
         return 0 < self._limit <= endpoint.count
@@ -1133,37 +1146,30 @@ cdef class Pool:
     cdef bint _is_full(self, Handshake handshake) except -1:
         """Whether one more caller would have to queue, and may not."""
         cdef Endpoint endpoint
+        cdef Py_ssize_t cleared, waiting
         endpoint = handshake.endpoint
         if self._max_waiting < 0 or handshake.orphans:
             return False
         # Who has a place being cleared is as good as served.
-        waiting = endpoint.waiting.size - endpoint.giving - self._giving
+        cleared = endpoint.giving + min(self._giving, endpoint.claim)
+        waiting = endpoint.waiting.size - cleared
         return waiting >= self._max_waiting and not self._can_be_placed(endpoint)
 
     cdef bint _can_be_placed(self, Endpoint endpoint) except -1:
-        if self._is_connecting_full(endpoint):
-            return bool(endpoint.orphans)
-        if self._is_at_limit(endpoint):
+        cdef Py_ssize_t ahead, busy
+        ahead = endpoint.waiting.size
+        busy = endpoint.connecting - len(endpoint.orphans) + ahead
+        if 0 < self._max_connecting <= busy:
+            return False
+        if 0 < self._limit <= endpoint.count + ahead - endpoint.giving:
             return endpoint.idle.head is not None or bool(endpoint.orphans)
         if self._is_at_total():
             return bool(self._orphans) or self._longest_idle() is not None
         return True
 
-    cdef int _scarcity(self, Endpoint endpoint) except -1:
-        if self._is_at_limit(endpoint):
-            return _FOR_LIMIT
-        return _FOR_TOTAL if self._is_at_total() else _FOR_NOBODY
-
     cdef int _settle(self, Endpoint endpoint, Plan plan, double now) except -1:
         """Give free places to who waits for one, and clear places for the rest."""
         self._grant(endpoint, plan, now)
-        while (
-            endpoint.waiting.head is not None
-            and endpoint.orphans
-            and self._is_connecting_full(endpoint)
-        ):
-            self._give_way(next(iter(endpoint.orphans)), self._scarcity(endpoint), plan)
-            self._grant(endpoint, plan, now)
         self._make_room(endpoint, plan)
         return 0
 
@@ -1180,10 +1186,17 @@ cdef class Pool:
                 break
             self._open_for(claimant.waiting.head, plan, now)
             self._index(claimant)
+            if claimant is not endpoint:
+                # It may stand at its own limit now.
+                self._make_room(claimant, plan)
         return 0
 
     cdef int _open_for(self, Waiter waiter, Plan plan, double now) except -1:
+        cdef Endpoint endpoint
         cdef Slot slot
+        endpoint = waiter.handshake.endpoint
+        if 0 < self._max_connecting <= endpoint.connecting:
+            self._give_way(next(iter(endpoint.orphans)), _FOR_NOBODY, plan)
         self._leave_line(waiter)
         slot = self._new_slot(waiter.handshake, now)
         self._own(waiter, slot)
@@ -1193,6 +1206,7 @@ cdef class Pool:
     cdef int _index(self, Endpoint endpoint) except -1:
         """Under ``limit_total``: keep an endpoint's place among those that want room, in order."""
         cdef Waiter waiter
+        cdef Endpoint other
         cdef Py_ssize_t claim
         cdef list heap
         if not self._limit_total:
@@ -1209,9 +1223,13 @@ cdef class Pool:
             endpoint.indexed = waiter.ticket
             heap = self._place_heap
             if len(heap) > 2 * len(self._endpoints) + 16:
-                heap[:] = [entry for entry in heap if entry[2].indexed == entry[0]]
+                heap.clear()
+                for other in self._endpoints.values():
+                    if other.indexed >= 0:
+                        heap.append((other.indexed, other.serial, other))
                 heapq.heapify(heap)
-            heapq.heappush(heap, (waiter.ticket, endpoint.serial, endpoint))
+            else:
+                heapq.heappush(heap, (waiter.ticket, endpoint.serial, endpoint))
         return 0
 
     cdef Endpoint _oldest_claimant(self):
@@ -1227,10 +1245,11 @@ cdef class Pool:
 
     cdef int _wanted(self, Endpoint endpoint) except -1:
         """Return how many more handshakes the endpoint would begin if there were places."""
-        cdef Py_ssize_t wanted
+        cdef Py_ssize_t wanted, busy
         wanted = endpoint.waiting.size
         if self._max_connecting:
-            wanted = max(0, min(wanted, self._max_connecting - endpoint.connecting))
+            busy = endpoint.connecting - len(endpoint.orphans)
+            wanted = max(0, min(wanted, self._max_connecting - busy))
         return wanted
 
     cdef int _make_room(self, Endpoint endpoint, Plan plan) except -1:

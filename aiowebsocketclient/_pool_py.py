@@ -543,11 +543,15 @@ class Pool:
         place: the line at this endpoint is full, or it would have to wait and may not.
         """
         plan = Plan()
+        handshake = self._handshakes.get(key)
+        if handshake is not None:
+            # Which may drop the record.
+            self._close_stale(handshake, plan, now)
         handshake = self._handshake(endpoint_key, key)
         endpoint = handshake.endpoint
         endpoint.requests += 1
-        self._close_stale(handshake, plan, now)
         waiter = Waiter(handshake, token, self._ticket, now)
+        self._ticket += 1
         slot: Slot | None = handshake.idle.tail
         if slot is not None:
             self._unpark(slot)
@@ -561,9 +565,8 @@ class Pool:
             self._drop_dead(handshake)
             return None, plan
         else:
-            self._ticket += 1
             endpoint.queued += 1
-            self._line_up(waiter)
+            self._line_up(waiter, now)
             self._settle(endpoint, plan, now)
         return waiter, plan
 
@@ -601,7 +604,8 @@ class Pool:
         is not stopped for want of a waiter until :meth:`abandon`.
         """
         handshake = self._handshake(endpoint_key, key)
-        if not self._has_room(handshake.endpoint):
+        endpoint = handshake.endpoint
+        if 0 < self._max_connecting <= endpoint.connecting or not self._has_room(endpoint):
             self._drop_dead(handshake)
             return None
         slot = self._new_slot(handshake, now)
@@ -612,8 +616,9 @@ class Pool:
     def abandon(self, slot: Slot, now: float) -> None:
         """Say that nobody wants what :meth:`open` returned any more."""
         slot.kept = False
-        if slot.state == CONNECTING:
+        if slot in self._orphans:
             slot.since = now
+            self._orphans.move_to_end(slot)
 
     def connected(
         self, slot: Slot, now: float, retires: float = math.inf, key: Hashable = None
@@ -970,10 +975,11 @@ class Pool:
 
     # -- waiters ---------------------------------------------------------------------------------
 
-    def _line_up(self, waiter: Waiter) -> None:
+    def _line_up(self, waiter: Waiter, now: float) -> None:
         handshake = waiter.handshake
         endpoint = handshake.endpoint
         waiter.queued = True
+        waiter.since = now
         handshake.live += 1
         endpoint.waiters += 1
         self._waiters += 1
@@ -990,7 +996,7 @@ class Pool:
 
     def _come_back(self, waiter: Waiter, plan: Plan, now: float) -> None:
         waiter.returned = True
-        self._line_up(waiter)
+        self._line_up(waiter, now)
         self._serve_at_hand(waiter.handshake, plan, now)
         self._settle(waiter.handshake.endpoint, plan, now)
 
@@ -1086,6 +1092,9 @@ class Pool:
         giving = _FOR_TOTAL
         if not self._is_connecting_full(endpoint):
             rival = endpoint.waiting.head
+            while rival is not None and rival.returned and rival.ticket >= first.ticket:
+                # It stands in front of older ones, having come back.
+                rival = rival.outer_next
             if self._is_at_limit(endpoint):
                 giving = _FOR_LIMIT
         if self._is_at_total():
@@ -1102,7 +1111,9 @@ class Pool:
         return giving if rival.passed > MAX_PASSED_OVER else _FOR_NOBODY
 
     def _is_connecting_full(self, endpoint: Endpoint) -> bool:
-        return 0 < self._max_connecting <= endpoint.connecting
+        # What belongs to nobody is stopped for who needs its place.
+        busy = endpoint.connecting - len(endpoint.orphans)
+        return 0 < self._max_connecting <= busy
 
     def _is_at_limit(self, endpoint: Endpoint) -> bool:
         return 0 < self._limit <= endpoint.count
@@ -1121,33 +1132,24 @@ class Pool:
         if self._max_waiting < 0 or handshake.orphans:
             return False
         # Who has a place being cleared is as good as served.
-        waiting = endpoint.waiting.size - endpoint.giving - self._giving
+        cleared = endpoint.giving + min(self._giving, endpoint.claim)
+        waiting = endpoint.waiting.size - cleared
         return waiting >= self._max_waiting and not self._can_be_placed(endpoint)
 
     def _can_be_placed(self, endpoint: Endpoint) -> bool:
-        if self._is_connecting_full(endpoint):
-            return bool(endpoint.orphans)
-        if self._is_at_limit(endpoint):
+        ahead = endpoint.waiting.size
+        busy = endpoint.connecting - len(endpoint.orphans) + ahead
+        if 0 < self._max_connecting <= busy:
+            return False
+        if 0 < self._limit <= endpoint.count + ahead - endpoint.giving:
             return endpoint.idle.head is not None or bool(endpoint.orphans)
         if self._is_at_total():
             return bool(self._orphans) or self._longest_idle() is not None
         return True
 
-    def _scarcity(self, endpoint: Endpoint) -> int:
-        if self._is_at_limit(endpoint):
-            return _FOR_LIMIT
-        return _FOR_TOTAL if self._is_at_total() else _FOR_NOBODY
-
     def _settle(self, endpoint: Endpoint, plan: Plan, now: float) -> None:
         """Give free places to who waits for one, and clear places for the rest."""
         self._grant(endpoint, plan, now)
-        while (
-            endpoint.waiting.head is not None
-            and endpoint.orphans
-            and self._is_connecting_full(endpoint)
-        ):
-            self._give_way(next(iter(endpoint.orphans)), self._scarcity(endpoint), plan)
-            self._grant(endpoint, plan, now)
         self._make_room(endpoint, plan)
 
     def _grant(self, endpoint: Endpoint, plan: Plan, now: float) -> None:
@@ -1162,8 +1164,14 @@ class Pool:
                 break
             self._open_for(claimant.waiting.head, plan, now)
             self._index(claimant)
+            if claimant is not endpoint:
+                # It may stand at its own limit now.
+                self._make_room(claimant, plan)
 
     def _open_for(self, waiter: Waiter, plan: Plan, now: float) -> None:
+        endpoint = waiter.handshake.endpoint
+        if 0 < self._max_connecting <= endpoint.connecting:
+            self._give_way(next(iter(endpoint.orphans)), _FOR_NOBODY, plan)
         self._leave_line(waiter)
         slot = self._new_slot(waiter.handshake, now)
         self._own(waiter, slot)
@@ -1185,9 +1193,13 @@ class Pool:
             endpoint.indexed = waiter.ticket
             heap = self._place_heap
             if len(heap) > 2 * len(self._endpoints) + 16:
-                heap[:] = [entry for entry in heap if entry[2].indexed == entry[0]]
+                heap.clear()
+                for other in self._endpoints.values():
+                    if other.indexed >= 0:
+                        heap.append((other.indexed, other.serial, other))
                 heapq.heapify(heap)
-            heapq.heappush(heap, (waiter.ticket, endpoint.serial, endpoint))
+            else:
+                heapq.heappush(heap, (waiter.ticket, endpoint.serial, endpoint))
 
     def _oldest_claimant(self) -> Endpoint | None:
         heap = self._place_heap
@@ -1202,7 +1214,8 @@ class Pool:
         """Return how many more handshakes the endpoint would begin if there were places."""
         wanted = endpoint.waiting.size
         if self._max_connecting:
-            wanted = max(0, min(wanted, self._max_connecting - endpoint.connecting))
+            busy = endpoint.connecting - len(endpoint.orphans)
+            wanted = max(0, min(wanted, self._max_connecting - busy))
         return wanted
 
     def _make_room(self, endpoint: Endpoint, plan: Plan) -> None:
