@@ -374,7 +374,7 @@ cdef class Pool:
     cdef Py_ssize_t _count, _waiters, _ticket, _serial, _claims, _giving
     cdef bint _retiring
     cdef list _place_heap, _idle_heap, _past
-    cdef object _orphans
+    cdef object _orphans, _fading
 
     def __init__(
         self,
@@ -408,6 +408,8 @@ cdef class Pool:
         # Endpoints with idle connections: (not after the longest idle one's since, ., endpoint).
         self._idle_heap = []
         self._orphans = OrderedDict()
+        # Those of them that are not kept, in the order in which they are to be stopped.
+        self._fading = OrderedDict()
         # Counters of endpoints that are gone.
         self._past = [0] * len(COUNTERS)
 
@@ -541,7 +543,7 @@ cdef class Pool:
         slot.kept = False
         if slot in self._orphans:
             slot.since = now
-            self._orphans.move_to_end(slot)
+            self._fading[slot] = None
 
     def connected(self, Slot slot not None, double now, double retires=INFINITY, key=None):
         """Tell that a handshake succeeded.
@@ -554,19 +556,28 @@ cdef class Pool:
         cdef Handshake handshake
         cdef Endpoint endpoint
         cdef Waiter owner, first
+        cdef bint moves
         plan = Plan()
         handshake = slot.handshake
         endpoint = handshake.endpoint
         endpoint.connects += 1
         endpoint.connect_seconds += now - slot.born
         owner = slot.owner
+        first = handshake.first_waiter()
+        moves = key is not None and key != handshake.key
+        if not moves and owner and first and first is not owner and first.opening is not None:
+            # First come, first served: they change handshakes, and the owner keeps its place.
+            owner.opening = first.opening
+            owner.opening.owner = owner
+            first.opening = slot
+            slot.owner = owner = first
         self._stop_connecting(slot)
         slot.state = ACQUIRED
         endpoint.acquired += 1
         slot.retires = retires
         if retires != INFINITY:
             self._retiring = True
-        if key is not None and key != handshake.key:
+        if moves:
             self._rekey(slot, key, plan, now)
             first = owner if owner is not None and owner.queued else None
         else:
@@ -651,9 +662,8 @@ cdef class Pool:
     def expire(self, double now):
         """Close what has been idle, or has lived, too long, and handshakes nobody waits for."""
         cdef Plan plan
-        cdef Slot slot
         cdef Endpoint endpoint
-        cdef Slot orphan, after
+        cdef Slot slot, orphan, after
         plan = Plan()
         slot = self._longest_idle()
         while slot is not None and slot.since + self._max_idle <= now:
@@ -667,9 +677,11 @@ cdef class Pool:
                     if slot.retires <= now:
                         self._close_idle(slot, _LIFETIME, plan)
                     slot = after
-        for orphan in list(self._orphans):
-            if not orphan.kept and orphan.since + ORPHAN_GRACE <= now:
-                self._give_way(orphan, _FOR_NOBODY, plan)
+        while self._fading:
+            orphan = next(iter(self._fading))
+            if orphan.since + ORPHAN_GRACE > now:
+                break
+            self._give_way(orphan, _FOR_NOBODY, plan)
         return plan
 
     def next_deadline(self):
@@ -679,9 +691,9 @@ cdef class Pool:
         cdef Slot orphan
         slot = self._longest_idle()
         deadline = INFINITY if slot is None else slot.since + self._max_idle
-        for orphan in self._orphans:
-            if not orphan.kept:
-                return min(deadline, orphan.since + ORPHAN_GRACE)
+        if self._fading:
+            orphan = next(iter(self._fading))
+            deadline = min(deadline, orphan.since + ORPHAN_GRACE)
         return deadline
 
     def shutdown(self, int reason, double now):
@@ -917,6 +929,8 @@ cdef class Pool:
         handshake.orphans[slot] = None
         handshake.endpoint.orphans[slot] = None
         self._orphans[slot] = None
+        if not slot.kept:
+            self._fading[slot] = None
         return 0
 
     cdef int _adopt(self, Slot slot) except -1:
@@ -925,6 +939,7 @@ cdef class Pool:
         del handshake.orphans[slot]
         del handshake.endpoint.orphans[slot]
         del self._orphans[slot]
+        self._fading.pop(slot, None)
         return 0
 
     cdef int _stop_connecting(self, Slot slot) except -1:
@@ -1146,14 +1161,19 @@ cdef class Pool:
     cdef bint _is_full(self, Handshake handshake) except -1:
         """Whether one more caller would have to queue, and may not."""
         cdef Endpoint endpoint
-        cdef Py_ssize_t cleared, waiting
+        cdef Py_ssize_t ahead, served, busy
         endpoint = handshake.endpoint
         if self._max_waiting < 0 or handshake.orphans:
             return False
-        # Who has a place being cleared is as good as served.
-        cleared = endpoint.giving + min(self._giving, endpoint.claim)
-        waiting = endpoint.waiting.size - cleared
-        return waiting >= self._max_waiting and not self._can_be_placed(endpoint)
+        ahead = endpoint.waiting.size
+        # Who has a place being cleared, and may use it, is as good as served.
+        served = min(ahead + 1, endpoint.giving + min(self._giving, endpoint.claim))
+        if self._max_connecting:
+            busy = endpoint.connecting - len(endpoint.orphans)
+            served = min(served, max(0, self._max_connecting - busy))
+        if served > ahead:
+            return False
+        return ahead - served >= self._max_waiting and not self._can_be_placed(endpoint)
 
     cdef bint _can_be_placed(self, Endpoint endpoint) except -1:
         cdef Py_ssize_t ahead, busy
@@ -1363,7 +1383,8 @@ cpdef object lend(type cls, owner, Slot slot):
     cdef Parkable conn = slot.conn
     if conn.parked:
         conn.unpark()
-    cdef Handle handle = (<PyTypeObject *> cls).tp_new(<PyTypeObject *> cls, (), NULL)
+    # Not by the class's own: a subclass's may want aiohttp's arguments.
+    cdef Handle handle = (<PyTypeObject *> Handle).tp_new(<PyTypeObject *> cls, (), NULL)
     PyObject_GenericSetDict(handle, conn.state, NULL)
     handle._slot = slot
     handle._reused = slot.uses > 1
@@ -1390,7 +1411,7 @@ cdef class Express:
     cdef type _cls
     cdef object _is_running
     cdef unsigned long _thread
-    cdef public bint open, pooling
+    cdef public bint open, pooling, plain_exit
 
     def __init__(self, Pool pool not None, type cls not None, is_running, unsigned long thread):
         self._pool = pool
@@ -1400,8 +1421,9 @@ cdef class Express:
         self._is_running = is_running
         self._thread = thread
         self.open = False
-        # Whether what is released is pooled.
+        # Whether what is released is pooled, and whether the class leaves by that alone.
         self.pooling = True
+        self.plain_exit = True
 
     cpdef object acquire(self, owner, key):
         """Return a handle on an idle connection; None: ask the session."""
@@ -1443,6 +1465,8 @@ cdef class Acquisition:
         self._acquire_timeout = acquire_timeout
 
     def __await__(self):
+        if self._begun:
+            raise RuntimeError("what ws_connect() returned can be awaited only once")
         self._begun = True
         handle = self._express.acquire(self._owner, (<tuple> self._target)[0])
         if handle is None:
@@ -1453,7 +1477,7 @@ cdef class Acquisition:
 
     def send(self, value):
         """Step it, as ``asyncio.Task`` does."""
-        if self._steps is None:
+        if self._steps is None or self._handle is not None:
             self._steps = self.__await__()
         return self._steps.send(value)
 
@@ -1478,7 +1502,7 @@ cdef class Acquisition:
         return cls
 
     def __aexit__(self, exc_type, exc_val, exc_tb):
-        if exc_type is None:
+        if exc_type is None and self._express.plain_exit:
             return self._handle.release()
         return self._handle.__aexit__(exc_type, exc_val, exc_tb)
 

@@ -443,6 +443,7 @@ class Pool:
         "_claims",
         "_count",
         "_endpoints",
+        "_fading",
         "_giving",
         "_handshakes",
         "_idle_heap",
@@ -493,6 +494,8 @@ class Pool:
         # Endpoints with idle connections: (not after the longest idle one's since, ., endpoint).
         self._idle_heap: list[tuple[float, int, Endpoint]] = []
         self._orphans: OrderedDict[Slot, None] = OrderedDict()
+        # Those of them that are not kept, in the order in which they are to be stopped.
+        self._fading: OrderedDict[Slot, None] = OrderedDict()
         # Counters of endpoints that are gone.
         self._past: list[float] = [0] * len(COUNTERS)
 
@@ -618,7 +621,7 @@ class Pool:
         slot.kept = False
         if slot in self._orphans:
             slot.since = now
-            self._orphans.move_to_end(slot)
+            self._fading[slot] = None
 
     def connected(
         self, slot: Slot, now: float, retires: float = math.inf, key: Hashable = None
@@ -635,13 +638,21 @@ class Pool:
         endpoint.connects += 1
         endpoint.connect_seconds += now - slot.born
         owner = slot.owner
+        first = handshake.first_waiter()
+        moves = key is not None and key != handshake.key
+        if not moves and owner and first and first is not owner and first.opening is not None:
+            # First come, first served: they change handshakes, and the owner keeps its place.
+            owner.opening = first.opening
+            owner.opening.owner = owner
+            first.opening = slot
+            slot.owner = owner = first
         self._stop_connecting(slot)
         slot.state = ACQUIRED
         endpoint.acquired += 1
         slot.retires = retires
         if retires != math.inf:
             self._retiring = True
-        if key is not None and key != handshake.key:
+        if moves:
             self._rekey(slot, key, plan, now)
             first = owner if owner is not None and owner.queued else None
         else:
@@ -727,18 +738,20 @@ class Pool:
                     if slot.retires <= now:
                         self._close_idle(slot, _LIFETIME, plan)
                     slot = after
-        for orphan in list(self._orphans):
-            if not orphan.kept and orphan.since + ORPHAN_GRACE <= now:
-                self._give_way(orphan, _FOR_NOBODY, plan)
+        while self._fading:
+            orphan = next(iter(self._fading))
+            if orphan.since + ORPHAN_GRACE > now:
+                break
+            self._give_way(orphan, _FOR_NOBODY, plan)
         return plan
 
     def next_deadline(self) -> float:
         """Return when :meth:`expire` next has something to do (lifetimes apart); may be early."""
         slot = self._longest_idle()
         deadline = math.inf if slot is None else slot.since + self._max_idle
-        for orphan in self._orphans:
-            if not orphan.kept:
-                return min(deadline, orphan.since + ORPHAN_GRACE)
+        if self._fading:
+            orphan = next(iter(self._fading))
+            deadline = min(deadline, orphan.since + ORPHAN_GRACE)
         return deadline
 
     def shutdown(self, reason: int, now: float) -> tuple[list[Waiter], Plan]:
@@ -937,12 +950,15 @@ class Pool:
         handshake.orphans[slot] = None
         handshake.endpoint.orphans[slot] = None
         self._orphans[slot] = None
+        if not slot.kept:
+            self._fading[slot] = None
 
     def _adopt(self, slot: Slot) -> None:
         handshake = slot.handshake
         del handshake.orphans[slot]
         del handshake.endpoint.orphans[slot]
         del self._orphans[slot]
+        self._fading.pop(slot, None)
 
     def _stop_connecting(self, slot: Slot) -> None:
         """Take a handshake from its owner, which then stands in line without a place."""
@@ -1131,10 +1147,15 @@ class Pool:
         endpoint = handshake.endpoint
         if self._max_waiting < 0 or handshake.orphans:
             return False
-        # Who has a place being cleared is as good as served.
-        cleared = endpoint.giving + min(self._giving, endpoint.claim)
-        waiting = endpoint.waiting.size - cleared
-        return waiting >= self._max_waiting and not self._can_be_placed(endpoint)
+        ahead = endpoint.waiting.size
+        # Who has a place being cleared, and may use it, is as good as served.
+        served = min(ahead + 1, endpoint.giving + min(self._giving, endpoint.claim))
+        if self._max_connecting:
+            busy = endpoint.connecting - len(endpoint.orphans)
+            served = min(served, max(0, self._max_connecting - busy))
+        if served > ahead:
+            return False
+        return ahead - served >= self._max_waiting and not self._can_be_placed(endpoint)
 
     def _can_be_placed(self, endpoint: Endpoint) -> bool:
         ahead = endpoint.waiting.size
@@ -1350,7 +1371,8 @@ def lend(cls: Any, owner: Any, slot: Slot) -> Any:
     conn = slot.conn
     if conn.parked:
         conn.unpark()
-    handle = cls.__new__(cls)
+    # Not by the class's own: a subclass's may want aiohttp's arguments.
+    handle: Any = Handle.__new__(cls)
     handle.__dict__ = conn.state
     handle._slot = slot
     handle._reused = slot.uses > 1
@@ -1372,7 +1394,7 @@ class Express:
     asked; otherwise the session is.
     """
 
-    __slots__ = ("_cls", "_is_running", "_pool", "_thread", "open", "pooling")
+    __slots__ = ("_cls", "_is_running", "_pool", "_thread", "open", "plain_exit", "pooling")
 
     def __init__(self, pool: Pool, cls: Any, is_running: Callable[[], bool], thread: int) -> None:
         self._pool = pool
@@ -1382,8 +1404,9 @@ class Express:
         self._is_running = is_running
         self._thread = thread
         self.open = False
-        # Whether what is released is pooled.
+        # Whether what is released is pooled, and whether the class leaves by that alone.
         self.pooling = True
+        self.plain_exit = True
 
     def acquire(self, owner: Any, key: Hashable) -> Any:
         """Return a handle on an idle connection; None: ask the session."""
@@ -1437,6 +1460,8 @@ class Acquisition(Coroutine[Any, Any, _Response]):
         self._steps: Any = None
 
     def __await__(self) -> Generator[Any, Any, _Response]:
+        if self._begun:
+            raise RuntimeError("what ws_connect() returned can be awaited only once")
         self._begun = True
         handle: _Response | None = self._express.acquire(self._owner, self._target[0])
         if handle is None:
@@ -1447,7 +1472,7 @@ class Acquisition(Coroutine[Any, Any, _Response]):
 
     def send(self, value: Any) -> Any:
         """Step it, as ``asyncio.Task`` does."""
-        if self._steps is None:
+        if self._steps is None or self._handle is not None:
             self._steps = self.__await__()
         return self._steps.send(value)
 
@@ -1468,7 +1493,7 @@ class Acquisition(Coroutine[Any, Any, _Response]):
         return self
 
     def __aexit__(self, exc_type: Any, exc_val: Any, exc_tb: Any) -> Any:
-        if exc_type is None:
+        if exc_type is None and self._express.plain_exit:
             return self._handle.release()
         return self._handle.__aexit__(exc_type, exc_val, exc_tb)
 

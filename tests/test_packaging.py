@@ -46,7 +46,8 @@ STALE = (
 
 def run(*command: str | Path, cwd: Path, **env: str) -> str:
     """Run a command that must succeed, without what this environment would lend it."""
-    clean = {k: v for k, v in os.environ.items() if k not in (FLAG, "PYTHONPATH")}
+    lent = (FLAG, "PYTHONPATH", "PYTEST_ADDOPTS")
+    clean = {name: value for name, value in os.environ.items() if name not in lent}
     done = subprocess.run(
         command,
         cwd=cwd,

@@ -86,7 +86,7 @@ def server() -> Iterator[None]:
 @pytest.mark.parametrize("program", PROGRAMS, ids=[f"{n}" for n in range(len(PROGRAMS))])
 def test_program(program: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-P", "-X", "dev", "-W", "error", "-c", program],
+        [sys.executable, "-P", "-W", "error", "-c", program],
         capture_output=True,
         text=True,
         timeout=30,
