@@ -17,6 +17,7 @@ import aiohttp
 from aiohttp import WSMsgType
 
 from ._compat import Parkable
+from .response import CONNECTION
 
 __all__ = ("DIRTY", "LOST", "Connection")
 
@@ -27,6 +28,8 @@ DIRTY: Final = "dirty"
 # What a parser returns for "go on". The real one's "protocol error" is kept from the protocol,
 # which would drop its parser, and with it the only one to be told that the socket is gone.
 _GO_ON: Final = (False, b"")
+
+_CONTROL: Final = frozenset({WSMsgType.PING, WSMsgType.PONG})
 
 # RFC 6455, 7.1.5: the code of a CLOSE frame that has none.
 _NO_CLOSE_CODE: Final = 1005
@@ -64,6 +67,9 @@ class Connection(Parkable):
         on_ended: Callable[["Connection", str], None],
         on_gone: Callable[["Connection"], None],
     ) -> None:
+        conn: Any = ws._conn
+        if conn is None or conn.transport is None:
+            raise aiohttp.ServerDisconnectedError
         self.ws = ws
         self.slot = slot
         self._on_ended = on_ended
@@ -74,9 +80,9 @@ class Connection(Parkable):
         self.state = {}
         self.state.update(ws.__dict__)
         ws.__dict__ = self.state
+        self.state[CONNECTION] = self
         self.parked = False
         self.closing = False
-        conn: Any = ws._conn
         self._protocol = conn.protocol
         self._transport: asyncio.Transport = conn.transport
         self._parser = self._protocol._payload_parser
@@ -86,8 +92,10 @@ class Connection(Parkable):
         self._buffer = self._reader._buffer
         self._is_eof = self._reader.is_eof
         self._is_transport_closing = self._transport.is_closing
-        # Frames being compressed in a thread, which keep the writer's lock; older aiohttp has none.
+        # Frames that are being compressed in a thread. Older aiohttp does not keep account of them.
         self._background = getattr(self._writer, "_background_tasks", None)
+        if self._background is None:
+            self._background = _account_for_sends(self._writer)
         # aiohttp < 3.14 resets its heartbeat in receive() only, that is, never while parked.
         self._resets_heartbeat = ws._heartbeat is not None and not hasattr(ws, "_on_data_received")
         self._failed = False
@@ -110,10 +118,20 @@ class Connection(Parkable):
             ws["_closed"] or ws["_closing"] or self._is_eof() or self._is_transport_closing()
         )
 
-    @property
-    def is_receiving(self) -> bool:
-        """Whether a ``receive()`` is under way."""
-        return bool(self.state["_waiting"])
+    def answer_control_frames(self) -> bool:
+        """Take PINGs and PONGs that lie unread; True if nothing else keeps it from being clean.
+
+        Who holds a connection and does not receive has not answered the server's pings.
+        """
+        if not self._buffer or self.state["_waiting"]:
+            return False
+        if any(item[0].type not in _CONTROL for item in self._buffer):
+            return False
+        while self._buffer:
+            message = self._read()
+            if message.type is WSMsgType.PING and not self._pong(message.data):
+                return False
+        return self.is_clean()
 
     # -- closing ---------------------------------------------------------------------------------
 
@@ -168,6 +186,10 @@ class Connection(Parkable):
         """Close the transport without waiting for anything, unsent data included."""
         self._transport.abort()
 
+    def forget(self) -> None:
+        """Let go of what is kept alive by a handle that somebody still has."""
+        self.state.pop(CONNECTION, None)
+
     # -- what the protocol calls -----------------------------------------------------------------
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
@@ -190,6 +212,11 @@ class Connection(Parkable):
             self._end(LOST)
         elif self.closing:
             self._on_gone(self)
+
+    def end_of_heartbeat(self) -> None:
+        """Take it that the connection's own heartbeat has found it dead."""
+        if self.parked:
+            self._end(LOST)
 
     def _drain(self) -> None:
         """Take what lies in the queue; each of it is there, so nothing here waits."""
@@ -236,3 +263,23 @@ class Connection(Parkable):
     def _end(self, how: str) -> None:
         self.parked = False
         self._on_ended(self, how)
+
+
+def _account_for_sends(writer: Any) -> set[object]:
+    """Return a set that is empty only while nothing is being sent, and all was sent whole.
+
+    A send that is cancelled while a thread compresses leaves the compressor ahead of its peer.
+    """
+    under_way: set[object] = set()
+    send_frame = writer.send_frame
+
+    async def send_accounted(
+        message: bytes, opcode: WSMsgType, compress: int | None = None
+    ) -> None:
+        token = object()
+        under_way.add(token)
+        await send_frame(message, opcode, compress)
+        under_way.discard(token)
+
+    writer.send_frame = send_accounted
+    return under_way

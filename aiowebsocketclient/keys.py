@@ -76,7 +76,8 @@ class HandshakeKey(NamedTuple):
     endpoint: EndpointKey
     #: Path and query as on the wire, ``params`` included.
     target: str
-    #: Names folded and sorted, values in order; or the caller's ``reuse_key``.
+    #: Names folded and sorted, values in order; or the caller's ``reuse_key``, which stands for
+    #: headers and cookies, but not for ``auth``, ``origin`` and credentials in the URL.
     headers: Hashable
     #: What the jar sends with it.
     cookies: Hashable
@@ -134,7 +135,7 @@ def resolve(
         url.raw_path_qs,
         _reuse_key(reuse_key) or _wire_headers(url, options, client_session),
         (),
-        _other_options(options),
+        _other_options(url, options, with_auth=reuse_key is not None),
     )
     try:
         hash(key)
@@ -270,7 +271,7 @@ def _authorization(url: URL, options: dict[str, Any]) -> str | None:
         ) from None
 
 
-def _other_options(options: dict[str, Any]) -> Hashable:
+def _other_options(url: URL, options: dict[str, Any], *, with_auth: bool) -> Hashable:
     others: dict[str, Hashable] = {
         name: canonical
         for name, value in options.items()
@@ -279,6 +280,8 @@ def _other_options(options: dict[str, Any]) -> Hashable:
     # With a reuse_key the headers do not say so; otherwise it says it twice.
     if options.get("origin") is not None:
         others["origin"] = options["origin"]
+    if with_auth:
+        others["auth"] = _authorization(url, options)
     if (timeout := _timeout(options)) != DEFAULT_WS_CLIENT_TIMEOUT:
         others["timeout"] = (timeout.ws_receive, timeout.ws_close)
     if (ssl := _ssl(options)) is not True:
@@ -292,7 +295,7 @@ def _canonical(name: str, value: Any) -> Hashable:
     if name == "proxy" and value is not None:
         return _proxy(value)
     if name == "proxy_headers" and value is not None:
-        return tuple(sorted((n.lower(), v) for n, v in value.items()))
+        return tuple(sorted(((n.lower(), v) for n, v in value.items()), key=lambda item: item[0]))
     return value  # type: ignore[no-any-return]
 
 

@@ -41,8 +41,6 @@ class Completion(Coroutine[Any, Any, None]):
 
     def send(self, value: Any) -> Any:
         """Step it, as ``asyncio.Task`` does."""
-        if self._future is None:
-            raise StopIteration
         if self._steps is None:
             self._steps = self.__await__()
         return self._steps.send(value)
@@ -60,16 +58,28 @@ class Completion(Coroutine[Any, Any, None]):
 
 
 class _Done(Completion):
-    """Complete from the start, for which there need not even be steps."""
+    """Complete from the start: there are no steps, and nothing to keep between two uses."""
 
     __slots__ = ()
 
     def __await__(self) -> Iterator[Any]:  # type: ignore[override]
         return _NO_STEPS
 
+    def send(self, value: Any) -> Any:
+        raise StopIteration
+
+    def throw(self, typ: Any, val: Any = None, tb: TracebackType | None = None) -> Any:
+        raise typ if val is None else val
+
+    def close(self) -> None:
+        pass
+
 
 # Used up, as an iterator over nothing is from the start.
 _NO_STEPS: Final[Iterator[Any]] = iter(())
+
+#: Where the dictionary of a pooled connection's attributes holds the connection itself.
+CONNECTION: Final = "_aiowebsocketclient_connection"
 
 #: The completion of what is complete already.
 DONE: Final = _Done(None)
@@ -98,9 +108,11 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
     and ``pong()`` then raise :exc:`ConnectionReleasedError`, :attr:`closed` is True, and
     :meth:`release` and :meth:`close` change nothing, whoever uses the connection by then.
 
-    In a subclass, ``__init__`` runs once for each connection, on the object that aiohttp made; the
-    attributes it sets are found through every handle of that connection, and are gone (that is,
-    ``AttributeError``) on a spent one.  Do not keep that ``self`` elsewhere: it is not the handle.
+    Attributes belong to the connection, not to the handle: what one user sets, the next one finds,
+    and on a spent handle there are none (``AttributeError``).  In a subclass, ``__init__`` runs
+    once for each connection, on the object that aiohttp made.  Do not keep that ``self``: it is not
+    the handle.  Do not store a handle, or a method of one, in an attribute: lost, it would never be
+    collected.  Do not give the subclass ``__slots__``: they belong to one object only.
     """
 
     _writer: Any = _Spent()
@@ -208,15 +220,22 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
         elif slot.conn is not None:
             slot.conn.ws._reset_heartbeat()
 
-    def _spend(self) -> None:
-        """Cut the handle off from its connection."""
-        spend(self, {})
+    def _handle_ping_pong_exception(self, exc: BaseException) -> None:
+        # The connection's own heartbeat has found it dead. Over TLS it takes its time to go.
+        super()._handle_ping_pong_exception(exc)
+        connection = self.__dict__.get(CONNECTION)
+        if connection is not None:
+            connection.end_of_heartbeat()
 
-    def _spend_receiving(self) -> None:
-        """Cut it off while a ``receive()`` runs on it in another task.
+    def _cut_off(self) -> None:
+        """Spend the handle of a connection that is being closed.
 
-        That one still has to find, and to set, its own flags; not so the means to read or write.
+        A ``receive()`` that runs on it in another task still has to find, and to set, its own
+        flags; not so the means to read or write.
         """
+        if not self.__dict__.get("_waiting"):
+            spend(self, {})
+            return
         state = dict(self.__dict__)
         for name in ("_writer", "_reader", "_response", "_timeout", "_closed"):
             del state[name]

@@ -9,6 +9,7 @@ import logging
 import math
 import operator
 import random
+import sys
 import traceback
 import warnings
 import weakref
@@ -58,13 +59,13 @@ _LIFETIME_JITTER: Final = 0.05
 _LIFETIME_TICK: Final = 0.05
 
 # Seconds that transports which were aborted have to go away; they need a few turns of the loop.
-_ABORT_GRACE: Final = 1.0
+_ABORT_GRACE: Final = 0.1
 
 
 class _Caller:
     """What the session keeps of a caller that waits; a waiter of the core points at it."""
 
-    __slots__ = ("context", "error", "future", "target")
+    __slots__ = ("context", "error", "future", "overdue", "target")
 
     def __init__(self, target: Target, future: asyncio.Future[None]) -> None:
         self.target = target
@@ -72,26 +73,52 @@ class _Caller:
         # A handshake made for this caller is traced and logged as the caller's.
         self.context: Context = copy_context()
         self.error: BaseException | None = None
+        #: Its time ran out after it had been given a connection, which may yet turn out dead.
+        self.overdue: PoolTimeoutError | None = None
 
     def wake(self) -> None:
         if not self.future.done():
             self.future.set_result(None)
 
 
-class _AsOurs:
-    """Stands for a client session in aiohttp's ``_ws_connect``, but for the class of the response.
+class _Attempt:
+    """Stands for a client session in aiohttp's ``_ws_connect``, for one handshake.
 
-    A given session goes on returning its own class from its own ``ws_connect``.
+    It differs in the class of the response (a given session goes on returning its own class from
+    its own ``ws_connect``), and in keeping hold of what the handshake was answered with.
     """
 
-    __slots__ = ("_session", "_ws_response_class")
+    __slots__ = ("_response", "_session", "_transport", "_ws_response_class")
 
     def __init__(self, session: aiohttp.ClientSession, ws_response_class: Any) -> None:
         self._session = session
         self._ws_response_class = ws_response_class
+        self._response: aiohttp.ClientResponse | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
+
+    async def connect(self, target: Target) -> aiohttp.ClientWebSocketResponse:
+        connect: Any = type(self._session)._ws_connect
+        ws: aiohttp.ClientWebSocketResponse = await connect(self, target.url, **target.options)
+        return ws
+
+    async def request(self, *args: Any, **kwargs: Any) -> aiohttp.ClientResponse:
+        self._response = await self._session.request(*args, **kwargs)
+        connection = self._response.connection
+        self._transport = None if connection is None else connection.transport
+        return self._response
+
+    def abort(self) -> None:
+        """Close the socket of a handshake that failed after it was answered, at once.
+
+        aiohttp leaves it open where the class of the response raises, and waits for the other side
+        where there is TLS.
+        """
+        if self._response is not None:
+            self._response.close()
+            if self._transport is not None:
+                self._transport.abort()
 
 
 # asyncio asks this of what it is to run.
@@ -199,7 +226,7 @@ class WebSocketClientSession:
             max_waiting=-1 if waiting is None else waiting,
             max_idle=_positive("max_idle", max_idle) or math.inf,
         )
-        self._express = Express(self._pool, self._response_class, _never, 0)
+        self._express = self._make_express(_never, 0)
         self._targets = _Targets(self._headers, self._client_session)
         self._has_cookies = False
         self._default_headers: CIMultiDict[str] = CIMultiDict()
@@ -212,6 +239,8 @@ class WebSocketClientSession:
         self._timer_when = math.inf
         self._close_task: asyncio.Task[None] | None = None
         self._drained: asyncio.Future[None] | None = None
+        # What ends with each handshake under way.
+        self._handshakes: dict[Slot, asyncio.Future[None]] = {}
         # Closing handshakes; the loop itself holds tasks by weak references only.
         self._goodbyes: set[asyncio.Task[None]] = set()
         # What a connection calls must not keep alive a session that its user has dropped.
@@ -338,19 +367,20 @@ class WebSocketClientSession:
             while True:
                 # Never more than wanted altogether: what a server ends at once is not made anew.
                 while (
-                    error is None
-                    and begun < wanted
-                    and self._pool.open_count(target.key) < wanted
+                    error is None and begun < wanted and self._pool.open_count(target.key) < wanted
                 ):
                     slot = self._pool.open(target.key.endpoint, target.key, monotonic())
                     if slot is None:
                         break
                     begun += 1
                     pending[self._start_connecting(slot, target, copy_context())] = slot
-                if not pending:
+                others = () if error is not None else self._under_way(target.key)
+                if not pending and not others:
                     break
-                done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                for future in done:
+                done, _ = await asyncio.wait(
+                    {*pending, *others}, return_when=asyncio.FIRST_COMPLETED
+                )
+                for future in done & pending.keys():
                     del pending[future]
                     if future.cancelled():
                         # It gave way to a caller that needed the place.
@@ -370,6 +400,9 @@ class WebSocketClientSession:
         if self._closed:
             raise _closed_error()
         return opened
+
+    def _under_way(self, key: HandshakeKey) -> list[asyncio.Future[None]]:
+        return [finished for slot, finished in self._handshakes.items() if slot.key == key]
 
     def _target_with_default_headers(self, url: str | URL) -> Target:
         headers = self._default_headers
@@ -441,6 +474,9 @@ class WebSocketClientSession:
                     return slot
                 if caller.error is not None:
                     raise caller.error
+                if caller.overdue is not None:
+                    self._carry_out(pool.give_up(waiter, monotonic(), True))
+                    raise caller.overdue
                 # What it was given died before it woke. It stands at the head of its line again.
                 caller.future = self._loop.create_future()
         except BaseException:
@@ -452,11 +488,13 @@ class WebSocketClientSession:
                 timer.cancel()
 
     def _time_out(self, waiter: Waiter, acquire_timeout: float) -> None:
+        error = _timeout_error(waiter.handshake.endpoint.key, acquire_timeout)
         if waiter.queued:
-            error = _timeout_error(waiter.handshake.endpoint.key, acquire_timeout)
             plan = self._pool.give_up(waiter, monotonic(), True)
             _fail_waiter(waiter, error)
             self._carry_out(plan)
+        else:
+            waiter.token.overdue = error
 
     def _give_up(self, waiter: Waiter) -> None:
         """Undo a wait that ends without a connection: cancelled, or failed."""
@@ -466,7 +504,9 @@ class WebSocketClientSession:
             return
         # It was given one all the same, which goes on to the next.
         conn: Connection = slot.conn
-        if conn.park():
+        if self._force_close:
+            self._close_acquired(slot, "forced")
+        elif conn.park():
             self._carry_out(self._pool.release(slot, monotonic()))
         else:
             self._close_acquired(slot, "dirty")
@@ -501,24 +541,32 @@ class WebSocketClientSession:
         self._default_headers_version = _version(client_session.headers)
         self._targets.clear()
         self._targets.client_session = client_session
-        self._connect_as: Any = _AsOurs(client_session, self._response_class)
         self._debug = running.get_debug()
-        self._express = Express(self._pool, self._response_class, running.is_running, get_ident())
+        self._express = self._make_express(running.is_running, get_ident())
         self._express.open = not (self._has_cookies or self._debug)
-        self._express.pooling = not self._force_close
         self._bound = True
+
+    def _make_express(self, is_running: Callable[[], bool], thread: int) -> Express:
+        cls = self._response_class
+        express = Express(self._pool, cls, is_running, thread)
+        express.pooling = not self._force_close
+        express.plain_exit = cls.__aexit__ is ClientWebSocketResponse.__aexit__
+        return express
 
     def _warn_of_connector_limit(self, client_session: aiohttp.ClientSession) -> None:
         connector = client_session.connector
-        if connector is None or not connector.limit:
+        if connector is None:
             return
-        ours = self._limit_total or math.inf
-        if connector.limit < ours:
-            logger.warning(
-                "The connector of client_session allows %d connections at once, the pool more:"
-                " handshakes beyond that will hang. Give it limit=0.",
-                connector.limit,
-            )
+        for name, theirs, ours in (
+            ("limit", connector.limit, self._limit_total),
+            ("limit_per_host", connector.limit_per_host, self._limit),
+        ):
+            if theirs and theirs < (ours or math.inf):
+                logger.warning(
+                    "The connector of client_session has %s=%d, which is less than the pool's:"
+                    " handshakes beyond that will hang. Give it %s=0.",
+                    *(name, theirs, name),
+                )
 
     # -- carrying out what the core decides ------------------------------------------------------
 
@@ -580,6 +628,7 @@ class WebSocketClientSession:
         # entered again while one of its plans is being carried out.
         task = asyncio.Task(self._connect(target), loop=self._loop, context=context)
         slot.task = task
+        self._handshakes[slot] = finished
         # Not inside the coroutine: one that is cancelled before its first step never runs.
         task.add_done_callback(partial(self._finish_connecting, slot, target, finished))
         return finished
@@ -594,31 +643,28 @@ class WebSocketClientSession:
         except BaseException:
             if ws is not None:
                 # The limiter failed on the way out.
-                ws._response.close()
+                _abort(ws)
             raise
         if ws is None:
             raise WebSocketPoolError("connect_limiter suppressed the failure of a handshake")
         return ws
 
     async def _handshake(self, target: Target) -> aiohttp.ClientWebSocketResponse:
-        connect_as = self._connect_as
-        connect = type(connect_as._session)._ws_connect
-        if self._conn_timeout is None:
-            ws: aiohttp.ClientWebSocketResponse = await connect(
-                connect_as, target.url, **target.options
-            )
-            return ws
+        attempt = _Attempt(self.client_session, self._response_class)
         try:
             async with asyncio.timeout(self._conn_timeout) as scope:
-                ws = await connect(connect_as, target.url, **target.options)
+                return await attempt.connect(target)
         except TimeoutError:
+            attempt.abort()
             if not scope.expired():
                 raise
             raise aiohttp.ConnectionTimeoutError(
                 f"no connection to {target.key.endpoint} within conn_timeout"
                 f" ({self._conn_timeout:g} s)"
             ) from None
-        return ws
+        except BaseException:
+            attempt.abort()
+            raise
 
     def _finish_connecting(
         self,
@@ -634,7 +680,7 @@ class WebSocketClientSession:
         else:
             error = task.exception()
         if error is None:
-            slot.conn = Connection(task.result(), slot, self._on_ended, self._on_gone)
+            error = self._take_over(slot, task.result())
         if slot.state == CLOSING:
             self._finish_stopped(slot, finished)
         elif error is None:
@@ -644,21 +690,33 @@ class WebSocketClientSession:
             owner, plan = self._pool.connect_failed(slot, monotonic())
             if owner is not None:
                 _fail_waiter(owner, error)
-            if not finished.cancelled():
-                finished.set_exception(error)
-                # Only prewarm() looks at it.
-                finished.exception()
+            finished.set_exception(error)
+            # Only prewarm() looks at it.
+            finished.exception()
             self._carry_out(plan)
+        del self._handshakes[slot]
+
+    def _take_over(self, slot: Slot, ws: aiohttp.ClientWebSocketResponse) -> BaseException | None:
+        """Make a connection of what aiohttp opened; returns why it cannot be done."""
+        try:
+            slot.conn = Connection(ws, slot, self._on_ended, self._on_gone)
+        except Exception as error:
+            # No place and no waiter may be lost, whatever it is.
+            _abort(ws)
+            return error
+        return None
 
     def _finish_connected(self, slot: Slot, target: Target) -> None:
-        now = monotonic()
         retires = math.inf
         if self._max_lifetime is not None:
             jitter = 1 - _LIFETIME_JITTER * random.random()
             retires = slot.born + self._max_lifetime * jitter
         conn: Connection = slot.conn
-        key: HandshakeKey = self._with_cookies(target).key
-        plan = self._pool.connected(slot, now, retires, key)
+        try:
+            target = self._with_cookies(target)
+        except Exception:
+            logger.exception("The cookie jar of client_session failed")
+        plan = self._pool.connected(slot, monotonic(), retires, target.key)
         # If nobody waited it is in the free list, and must be watched like all there.
         if slot.state == IDLE and not conn.park():
             self._close_acquired(slot, "dirty")
@@ -677,8 +735,12 @@ class WebSocketClientSession:
     def _released(self, handle: ClientWebSocketResponse, plan: Plan | Literal[False]) -> Completion:
         """Do what is left after ``Express.release``."""
         if plan is False:
-            return self._release_unfit(handle)
-        self._carry_out(plan)
+            slot: Any = handle._slot
+            conn: Connection | None = slot.conn
+            if conn is None or self._force_close or not conn.answer_control_frames():
+                return self._release_unfit(handle)
+            plan = self._express.release(handle)
+        self._carry_out(plan or None)
         return DONE
 
     def _release_unfit(self, handle: ClientWebSocketResponse) -> Completion:
@@ -686,16 +748,13 @@ class WebSocketClientSession:
         conn: Connection | None = slot.conn
         if conn is None or slot.state == CLOSING:
             # The session was closed under it.
-            handle._spend()
+            handle._cut_off()
             return DONE if conn is None else self._completion(conn)
         reason = "forced"
         if not conn.is_clean():
             reason = "lost" if conn.has_ended else "dirty"
-        if conn.is_receiving:
-            handle._spend_receiving()
-            conn.wake_pending_receive()
-        else:
-            handle._spend()
+        handle._cut_off()
+        conn.wake_pending_receive()
         self._close_acquired(slot, reason)
         return self._completion(conn)
 
@@ -703,9 +762,10 @@ class WebSocketClientSession:
         """Close a connection whose user was left by an exception."""
         slot: Any = handle._slot
         conn: Connection | None = slot.conn
-        handle._owner = None
+        handle._cut_off()
         if conn is None:
             return DONE
+        conn.wake_pending_receive()
         if slot.state != CLOSING:
             self._close_acquired(slot, "failed")
         return self._completion(conn)
@@ -764,6 +824,7 @@ class WebSocketClientSession:
             conn.timer = None
         if conn.closed is not None and not conn.closed.done():
             conn.closed.set_result(None)
+        conn.forget()
         conn.slot.conn = None
         self._closed_slot(conn.slot)
 
@@ -822,7 +883,13 @@ class WebSocketClientSession:
                 return
             self._start_shutdown()
             self._close_task = asyncio.Task(self._finish_shutdown(), loop=running)
-        await asyncio.shield(self._close_task)
+        try:
+            await asyncio.shield(self._close_task)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling() or not self._close_task.cancelled():
+                raise
+            # Not this caller was cancelled: the task was, which then has closed all the faster.
 
     def _check_other_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         if not loop.is_closed():
@@ -848,19 +915,21 @@ class WebSocketClientSession:
 
     async def _finish_shutdown(self) -> None:
         assert self._drained is not None
-        assert self._loop is not None
-        # A connection is aborted by its own timer; what else may hang is a handshake that does not
-        # let itself be cancelled, in a connect_limiter say.
-        await asyncio.wait({self._drained}, timeout=self._close_timeout)
-        if not self._drained.done():
+        try:
+            # A connection is aborted by its own timer; what else may hang is a handshake that does
+            # not let itself be cancelled, in a connect_limiter say.
+            await asyncio.wait({self._drained}, timeout=self._close_timeout)
+        finally:
+            # Also where somebody has cancelled all the tasks there are.
             for slot in self._pool.slots():
                 if slot.conn is not None:
                     slot.conn.abort()
-            await asyncio.wait({self._drained}, timeout=_ABORT_GRACE)
-        if not self._drained.done():
-            logger.warning("%r: handshakes that do not let themselves be cancelled", self)
-        self._targets.clear()
-        await self._close_client_session()
+            if not self._drained.done():
+                await asyncio.wait({self._drained}, timeout=_ABORT_GRACE)
+            if not self._drained.done():
+                logger.warning("%r: handshakes that do not let themselves be cancelled", self)
+            self._targets.clear()
+            await self._close_client_session()
 
     async def _close_client_session(self) -> None:
         if self._client_session is not None and self._client_session_owner:
@@ -886,18 +955,27 @@ class WebSocketClientSession:
             return
         self._closed = True
         assert self._loop is not None
-        aborts = [slot.conn.abort for slot in self._pool.slots() if slot.conn is not None]
+        conns = [slot.conn for slot in self._pool.slots() if slot.conn is not None]
         if self._client_session is not None and self._client_session_owner:
             # It would warn a second time of the same.
             self._client_session.detach()
         if not self._loop.is_closed():
-            for abort in aborts:
+            for conn in conns:
                 # The garbage collector may run in any thread.
-                self._loop.call_soon_threadsafe(abort)
+                self._loop.call_soon_threadsafe(conn.shut)
+                self._loop.call_soon_threadsafe(conn.abort)
         warnings.warn(f"Unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
         if not self._loop.is_closed():
             context = {"session": self, "message": "Unclosed WebSocketClientSession"}
             self._loop.call_exception_handler(context)
+
+
+def _abort(ws: aiohttp.ClientWebSocketResponse) -> None:
+    """Close a connection that is not, or not yet, the pool's."""
+    transport = None if ws._conn is None else ws._conn.transport
+    ws._response.close()
+    if transport is not None:
+        transport.abort()
 
 
 async def _goodbye(conn: Connection) -> None:
@@ -984,6 +1062,8 @@ def _places(name: str, value: Any) -> int | None:
         ) from None
     if number < 0:
         raise ValueError(f"{name} must be 0 or more, not {number}")
+    if number > sys.maxsize:
+        raise ValueError(f"{name} must not be more than {sys.maxsize}; None: no limit")
     return number
 
 

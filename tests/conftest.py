@@ -61,9 +61,9 @@ def core(request: pytest.FixtureRequest) -> ModuleType:
     """Return each core. A missing extension fails, but where a pure build is asked for."""
     if request.param == "py":
         return importlib.import_module("aiowebsocketclient._pool_py")
-    if request.config.getoption("--impl") == "py":
-        if importlib.util.find_spec("aiowebsocketclient._pool") is None:
-            pytest.skip("a pure build is installed")
+    missing = importlib.util.find_spec("aiowebsocketclient._pool") is None
+    if missing and request.config.getoption("--impl") == "py":
+        pytest.skip("a pure build is installed")
     return importlib.import_module("aiowebsocketclient._pool")
 
 

@@ -13,13 +13,15 @@ class Server:
     """An echo server that counts, and can be told to misbehave.
 
     ``/`` and every other path echo text.  ``server.sockets`` are the connections open now, oldest
-    first, to be spoken to from a test, ``server.transports`` what is under them.  Paths with a meaning of their own:
+    first, to be spoken to from a test, ``server.transports`` what is under them.  Paths with a
+    meaning of their own:
 
     * ``/silent``: reads nothing, so answers no PING and no CLOSE;
     * ``/refuse``: 403;
     * ``/hang``: never answers the handshake;
     * ``/once``: refuses after the first handshake;
     * ``/cookie``: sets a cookie with the handshake;
+    * ``/short``: echoes short texts only;
     * ``/greet``: sends a message before it is asked.
 
     A handshake waits for ``server.gate`` (open at first).
@@ -79,6 +81,8 @@ class Server:
                 await ws.send_str("welcome")
             async for message in ws:
                 self.received.append(message.data)
+                if request.path == "/short" and len(message.data) > 1_000:
+                    continue
                 if message.type is WSMsgType.TEXT:
                     await ws.send_str(message.data)
         finally:

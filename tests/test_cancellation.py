@@ -217,6 +217,27 @@ async def test_death_between_hand_over_and_waking(
     await all_places_can_be_taken(session, server, 1)
 
 
+async def test_timeout_after_hand_over_of_what_dies(
+    server: Server, make_session: SessionFactory
+) -> None:
+    """Three things in one turn of the loop: given a connection, out of time, and that is dead."""
+    session = make_session(limit=1)
+    ws = await session.ws_connect(server.url())
+    caller = start(session, server.url(), acquire_timeout=30)
+    await until(lambda: session.stats().waiting == 1)
+    (slot,) = session._pool.slots()
+    conn = slot.conn
+    ws.release()
+    server.gate.clear()
+    session._time_out(slot.waiter, 30)
+    conn._transport.abort()
+    conn._protocol.connection_lost(None)
+    with pytest.raises(PoolTimeoutError):
+        await asyncio.wait_for(caller, 2)
+    server.gate.set()
+    await all_places_can_be_taken(session, server, 1)
+
+
 async def test_storm_of_cancellations(server: Server, make_session: SessionFactory) -> None:
     session = make_session(limit=3, acquire_timeout=0.2)
     finished = 0
@@ -244,9 +265,7 @@ async def test_storm_of_cancellations(server: Server, make_session: SessionFacto
 
 
 @pytest.mark.parametrize("eager", [False, True])
-async def test_with_eager_tasks(
-    server: Server, make_session: SessionFactory, eager: bool
-) -> None:
+async def test_with_eager_tasks(server: Server, make_session: SessionFactory, eager: bool) -> None:
     factory = getattr(asyncio, "eager_task_factory", None)
     if eager and factory is None:
         pytest.skip("Python 3.12 has eager tasks")

@@ -113,9 +113,7 @@ async def test_a_timeout_of_the_users_own_is_not_taken_for_conn_timeout(
     server: Server, make_session: SessionFactory
 ) -> None:
     timeout = aiohttp.ClientTimeout(total=0.1)
-    session = make_session(
-        client_session=aiohttp.ClientSession(timeout=timeout), conn_timeout=5
-    )
+    session = make_session(client_session=aiohttp.ClientSession(timeout=timeout), conn_timeout=5)
     with pytest.raises(asyncio.TimeoutError) as caught:
         await session.ws_connect(server.url("/hang"))
     assert "conn_timeout" not in str(caught.value)
@@ -234,9 +232,25 @@ async def test_broken_connect_limiter(
     assert session.stats().endpoints == 0
 
 
-async def test_limiter_that_swallows_failures(
+async def test_connection_that_ends_before_the_limiter_lets_go(
     server: Server, make_session: SessionFactory
 ) -> None:
+    class Slow:
+        async def __aenter__(self) -> None:
+            pass
+
+        async def __aexit__(self, *exc: object) -> None:
+            server.transports[0].abort()
+            await asyncio.sleep(0.05)
+
+    session = make_session(connect_limiter=Slow(), limit=1)
+    for _ in range(2):
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await session.ws_connect(server.url())
+    assert session.stats().endpoints == 0
+
+
+async def test_limiter_that_swallows_failures(server: Server, make_session: SessionFactory) -> None:
     session = make_session(connect_limiter=Broken("nowhere"))
     with pytest.raises(WebSocketPoolError, match="connect_limiter"):
         await session.ws_connect(server.url("/refuse"))
@@ -268,9 +282,7 @@ async def test_prewarm_is_bounded(server: Server, make_session: SessionFactory) 
     assert await session.prewarm(server.url(), 10) == 3
 
 
-async def test_prewarm_keeps_to_its_handshake(
-    server: Server, make_session: SessionFactory
-) -> None:
+async def test_prewarm_keeps_to_its_handshake(server: Server, make_session: SessionFactory) -> None:
     session = make_session()
     await session.prewarm(server.url(), 2, headers={"X": "1"})
     async with session.ws_connect(server.url()):
@@ -293,6 +305,21 @@ async def test_a_caller_during_prewarm_gets_what_is_being_opened(
     ws = await caller
     assert await warming == 2
     await ws.release()
+
+
+async def test_two_prewarms(server: Server, make_session: SessionFactory) -> None:
+    session = make_session()
+    server.gate.clear()
+    first = asyncio.create_task(session.prewarm(server.url(), 3))
+    await until(lambda: server.arrived == 3)
+    second = asyncio.create_task(session.prewarm(server.url(), 3))
+    await asyncio.sleep(0.02)
+    # They are not open yet.
+    assert not second.done()
+    server.gate.set()
+    assert await first == 3
+    assert await second == 0
+    assert session.stats().idle == 3
 
 
 async def test_prewarm_gives_way(server: Server, make_session: SessionFactory) -> None:
@@ -333,9 +360,7 @@ async def test_bad_count(make_session: SessionFactory, count: Any) -> None:
         await make_session().prewarm("ws://127.0.0.1:1/", count)
 
 
-async def test_prewarm_of_what_greets_first(
-    server: Server, make_session: SessionFactory
-) -> None:
+async def test_prewarm_of_what_greets_first(server: Server, make_session: SessionFactory) -> None:
     """Nobody is there to read the greeting, so none of these can be kept."""
     session = make_session()
     await session.prewarm(server.url("/greet"), 2)

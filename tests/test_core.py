@@ -655,6 +655,22 @@ def test_handshakes_nobody_waits_for_give_way_under_max_connecting(drive: Drive)
     assert pool.core.gauges() == (1, 0, 0, 1, 0, 1)
 
 
+@pytest.mark.parametrize(
+    ("limits", "idle"), [({"limit": 2}, "a9"), ({"limit_total": 2}, "b1")], ids=str
+)
+def test_nothing_else_gives_way_for_who_gets_a_handshakes_place(
+    drive: Drive, limits: dict[str, int], idle: str
+) -> None:
+    pool = drive(**limits, max_connecting=1)
+    pool.idle(idle)
+    orphan = pool.orphan("a1")
+    waiter = pool.request("a2")
+    assert pool.closing == [orphan]
+    pool.closed(orphan)
+    assert pool.opened == [waiter.opening]
+    assert not pool.closing
+
+
 def test_handshake_given_up_gives_way_at_once(drive: Drive) -> None:
     pool = drive(limit=1)
     waiter, slot = pool.opening("a1")
@@ -799,6 +815,20 @@ def test_connection_that_is_lost_is_no_reason_to_pass_over_again(drive: Drive) -
     assert not late.queued
     pool.lose(slot)
     assert pool.opened == [rival.opening]
+
+
+def test_waiter_that_came_back_is_not_passed_over_by_older_ones(drive: Drive) -> None:
+    pool = drive(limit=2)
+    slot, fragile = pool.hold("a1"), pool.hold("a2")
+    for _ in range(MAX_PASSED_OVER + 3):
+        pool.request("a1")
+    returned = pool.request("a2")
+    pool.release(fragile)
+    pool.discard(fragile)
+    pass_over(pool, slot, MAX_PASSED_OVER + 3)
+    assert returned.passed == 0
+    pool.closed(fragile)
+    assert pool.opened == [returned.opening]
 
 
 def test_waiter_that_came_back_hides_nobody_who_is_passed_over(drive: Drive) -> None:
@@ -1070,6 +1100,40 @@ def test_waiters_whose_connections_died_keep_their_order(drive: Drive) -> None:
     assert waiters[3].queued
 
 
+def test_waiter_with_its_handshake_back_keeps_its_turn(drive: Drive) -> None:
+    pool = drive()
+    slot = pool.hold("a1")
+    (first, slot1), (second, slot2) = pool.opening("a1"), pool.opening("a1")
+    pool.release(slot)
+    pool.discard(slot)
+    assert slot1.owner is first
+    pool.connected(slot2)
+    assert pool.woken == [first]
+    assert slot1.owner is second
+
+
+def test_waiter_whose_handshake_served_an_older_one_keeps_its_turn(drive: Drive) -> None:
+    pool = drive(limit=4)
+    slot, fragile = pool.hold("a1"), pool.hold("a2")
+    (first, _), (second, opening) = pool.opening("a1"), pool.opening("a1")
+    third, fourth = pool.request("a1"), pool.request("a2")
+    pool.release(slot)
+    pool.discard(slot)
+    assert third.opening is not None
+    # The first is back without a handshake, and takes what the second waited for.
+    pool.connected(opening)
+    assert pool.woken == [first]
+    assert second.queued
+    # Another one comes back, but had not arrived before the second.
+    pool.release(fragile)
+    assert pool.woken == [fourth]
+    pool.discard(fragile)
+    pool.closed(slot)
+    assert pool.opened == [second.opening]
+    pool.closed(fragile)
+    assert pool.opened == [fourth.opening]
+
+
 def test_waiter_given_something_at_once_keeps_its_turn_too(drive: Drive) -> None:
     pool = drive(limit=1)
     slot = pool.idle("a1")
@@ -1323,17 +1387,26 @@ def test_waiters_that_move_are_served_by_what_is_there(drive: Drive) -> None:
 
 
 def test_waiters_that_move_take_over_handshakes_nobody_waits_for(drive: Drive) -> None:
-    pool = drive(limit=2, max_connecting=1)
+    pool = drive(limit=3)
+    idle = pool.idle("a8")
     first, slot = pool.opening("a1")
+    leaver, orphan = pool.opening("a9")
     second = pool.request("a1")
-    pool.connected(slot)
-    assert pool.take(first) is slot
-    assert second.opening is not None
-    third = pool.request("a1")
-    pool.connected(second.opening, key="a9")
-    assert pool.woken == [second]
-    pool.release(pool.take(second))
-    assert pool.woken == [third]
+    assert pool.closing == [idle]
+    pool.give_up(leaver)
+    pool.connected(slot, key="a9")
+    assert pool.woken == [first]
+    assert orphan.owner is second
+    assert pool.size("orphans") == 0
+
+
+def test_owner_comes_before_older_ones_of_the_other_kind(drive: Drive) -> None:
+    pool = drive()
+    older, _ = pool.opening("a9")
+    owner, slot = pool.opening("a1")
+    pool.connected(slot, key="a9")
+    assert pool.woken == [owner]
+    assert older.queued
 
 
 def test_waiters_that_move_line_up_by_arrival(drive: Drive) -> None:
@@ -1350,13 +1423,13 @@ def test_waiters_that_move_line_up_by_arrival(drive: Drive) -> None:
 
 
 def test_connection_nobody_waits_for_goes_to_waiters_of_its_new_kind(drive: Drive) -> None:
-    pool = drive(limit=2, max_connecting=1)
+    pool = drive()
     slot = pool.open("a1")
-    held = pool.hold("b9")
+    waiter, opening = pool.opening("a9")
     pool.connected(slot, key="a9")
-    assert slot.state == IDLE
-    assert pool.acquire("a9") is slot
-    assert held.state == ACQUIRED
+    assert pool.woken == [waiter]
+    assert pool.take(waiter) is slot
+    assert opening.owner is None
 
 
 def test_same_key_changes_nothing(drive: Drive) -> None:

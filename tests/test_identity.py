@@ -64,7 +64,10 @@ DIFFERENT: dict[str, tuple[tuple[str, dict[str, Any]], tuple[str, dict[str, Any]
         ("/", {"reuse_key": 1, "protocols": ("a",)}),
         ("/", {"reuse_key": 1}),
     ),
-    "reuse_key and origin": (("/", {"reuse_key": 1, "origin": "http://a"}), ("/", {"reuse_key": 1})),
+    "reuse_key and origin": (
+        ("/", {"reuse_key": 1, "origin": "http://a"}),
+        ("/", {"reuse_key": 1}),
+    ),
 }
 
 
@@ -176,6 +179,21 @@ def test_credentials_are_a_header() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_reuse_key_does_not_stand_for_credentials() -> None:
+    def with_key(url: str, **options: Any) -> Target:
+        return resolve(url, options, headers=CIMultiDict(), reuse_key="k", client_session=None)
+
+    alice = aiohttp.BasicAuth("alice", "a")
+    bob = aiohttp.BasicAuth("bob", "b")
+    url = "ws://example.org/"
+    assert with_key(url, auth=alice).key != with_key(url, auth=bob).key
+    assert with_key(url, auth=alice).key == with_key("ws://alice:a@example.org/").key
+    assert with_key(url).key != with_key("ws://alice:a@example.org/").key
+    # A header is what it stands for.
+    assert with_key(url, headers={"Authorization": "x"}).key == with_key(url).key
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_proxies_and_tls() -> None:
     context = ssl.create_default_context()
     plain = target("wss://example.org/").key
@@ -185,6 +203,11 @@ def test_proxies_and_tls() -> None:
         == target("wss://example.org/", proxy=URL("HTTP://proxy/")).key
     )
     assert plain != target("wss://example.org/", proxy_headers={"X": "1"}).key
+    values = [("X", "1"), ("x", "2")]
+    assert (
+        target("wss://example.org/", proxy_headers=values).key
+        != target("wss://example.org/", proxy_headers=values[::-1]).key
+    )
     assert plain != target("wss://example.org/", ssl=context).key
     assert (
         target("wss://example.org/", ssl=context).key

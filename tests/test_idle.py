@@ -143,6 +143,20 @@ async def test_heartbeat_finds_a_silent_server(
     assert session.stats().closed_lost == 1
 
 
+async def test_heartbeat_finds_a_silent_tls_server(
+    tls_server: Server, make_session: SessionFactory, client_tls: ssl.SSLContext
+) -> None:
+    """A server that does not take part in the end of TLS either: it is not handed out."""
+    session = make_session(close_timeout=0.5)
+    url = tls_server.url("/silent")
+    ws = await session.ws_connect(url, heartbeat=0.2, ssl=client_tls)
+    await ws.release()
+    tls_server.transports[0].pause_reading()
+    await until(lambda: not session.stats().idle)
+    assert session.stats().closed_lost == 1
+    await until(lambda: not session.stats().closing)
+
+
 async def test_pings_between_uses(make_session: SessionFactory) -> None:
     async with serving(Server(heartbeat=0.02)) as server:
         session = make_session()

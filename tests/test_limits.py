@@ -82,9 +82,7 @@ async def test_plain_and_tls_are_different_endpoints(
 
 
 @pytest.mark.parametrize("limit", [None, 0])
-async def test_no_limit(
-    server: Server, make_session: SessionFactory, limit: int | None
-) -> None:
+async def test_no_limit(server: Server, make_session: SessionFactory, limit: int | None) -> None:
     session = make_session(limit=limit)
     held = await asyncio.gather(*[session.ws_connect(server.url()) for _ in range(150)])
     assert session.limit is None

@@ -2,7 +2,8 @@
 
 import asyncio
 import gc
-from typing import Any
+import os
+from typing import Any, Self
 
 import aiohttp
 import pytest
@@ -63,9 +64,7 @@ async def test_pending_receive(server: Server, session: WebSocketClientSession) 
 
 
 @pytest.mark.parametrize("how", ["cancelled", "timed out"])
-async def test_abandoned_receive(
-    server: Server, session: WebSocketClientSession, how: str
-) -> None:
+async def test_abandoned_receive(server: Server, session: WebSocketClientSession, how: str) -> None:
     ws = await session.ws_connect(server.url())
     if how == "cancelled":
         receiver = asyncio.create_task(ws.receive())
@@ -152,6 +151,69 @@ async def test_writing_paused(server: Server, session: WebSocketClientSession) -
     sender.exception()
 
 
+async def test_a_send_under_way(server: Server, session: WebSocketClientSession) -> None:
+    """A large frame is compressed in a thread."""
+    ws = await session.ws_connect(server.url(), compress=15)
+    sender = asyncio.create_task(ws.send_str("the first user's" + os.urandom(2_000_000).hex()))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    ws.release()
+    async with session.ws_connect(server.url(), compress=15) as ws:
+        assert not ws.reused
+        await ws.send_str("mine")
+        assert await ws.receive_str() == "mine"
+    await asyncio.wait([sender])
+    sender.exception()
+
+
+async def test_a_send_cancelled_half_way(server: Server, session: WebSocketClientSession) -> None:
+    for _ in range(10):
+        ws = await session.ws_connect(server.url("/short"), compress=15)
+        await ws.send_str("abcabc")
+        assert await ws.receive_str() == "abcabc"
+        sender = asyncio.create_task(ws.send_str("abc" * 1_000_000))
+        await asyncio.sleep(0.001)
+        sender.cancel()
+        await asyncio.wait([sender])
+        ws.release()
+        async with session.ws_connect(server.url("/short"), compress=15) as ws:
+            await ws.send_str("abcabcabc mine")
+            assert await ws.receive_str() == "abcabcabc mine"
+
+
+async def test_the_compression_context_survives_reuse(
+    server: Server, session: WebSocketClientSession
+) -> None:
+    for number in range(20):
+        async with session.ws_connect(server.url(), compress=15) as ws:
+            await ws.send_str(f"much the same each time {number}")
+            assert await ws.receive_str() == f"much the same each time {number}"
+    assert server.handshakes == 1
+
+
+async def test_unread_pings_are_answered(server: Server, session: WebSocketClientSession) -> None:
+    ws = await session.ws_connect(server.url())
+    await server.sockets[0].ping(b"are you there")
+    await until(lambda: ws._reader._buffer)
+    await ws.release()
+    assert session.stats().idle == 1
+    async with session.ws_connect(server.url()) as ws:
+        assert ws.reused
+        await ws.send_str("x")
+        assert await ws.receive_str() == "x"
+
+
+async def test_unread_pings_do_not_hide_a_message(
+    server: Server, session: WebSocketClientSession
+) -> None:
+    ws = await session.ws_connect(server.url())
+    await server.sockets[0].ping()
+    await server.sockets[0].send_str("unread")
+    await until(lambda: len(ws._reader._buffer) == 2)
+    await ws.release()
+    assert session.stats().closed_dirty == 1
+
+
 # -- spent handles -----------------------------------------------------------------------------
 
 USES: dict[str, Any] = {
@@ -171,9 +233,7 @@ USES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("use", USES)
-async def test_use_after_release(
-    server: Server, session: WebSocketClientSession, use: str
-) -> None:
+async def test_use_after_release(server: Server, session: WebSocketClientSession, use: str) -> None:
     spent = await session.ws_connect(server.url())
     await spent.release()
     with pytest.raises(ConnectionReleasedError, match="release") as caught:
@@ -265,6 +325,20 @@ async def test_what_release_returns_fits_asyncio(
     assert session.stats().idle == 5
 
 
+async def test_a_release_in_a_task_can_be_cancelled(
+    server: Server, session: WebSocketClientSession
+) -> None:
+    ws = await session.ws_connect(server.url())
+    task = asyncio.create_task(ws.release())
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    completion = ws.release()
+    completion.close()
+    await completion
+    assert session.stats().idle == 1
+
+
 async def test_waiting_for_a_release_that_closes(
     server: Server, make_session: SessionFactory
 ) -> None:
@@ -296,6 +370,33 @@ async def test_an_exception_closes(server: Server, session: WebSocketClientSessi
     assert session.stats().closed_failed == 1
     assert session.stats().idle == session.stats().closing == 0
     assert server.close_codes == [aiohttp.WSCloseCode.OK]
+
+
+async def test_after_an_exception_the_handle_is_spent(
+    server: Server, session: WebSocketClientSession
+) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with session.ws_connect(server.url()) as ws:
+            raise ZeroDivisionError
+    assert ws.closed
+    with pytest.raises(ConnectionReleasedError):
+        await ws.send_str("late")
+
+
+async def test_ws_connect_can_be_awaited_once(
+    server: Server, session: WebSocketClientSession
+) -> None:
+    acquisition = session.ws_connect(server.url())
+    async with acquisition:
+        with pytest.raises(RuntimeError, match="once"):
+            await acquisition
+        with pytest.raises(RuntimeError, match="once"):
+            await asyncio.create_task(acquisition)
+    stepped = session.ws_connect(server.url())
+    await (await asyncio.create_task(stepped)).release()
+    with pytest.raises(RuntimeError, match="once"):
+        await asyncio.create_task(stepped)
+    assert session.stats().acquired == 0
 
 
 async def test_cancellation_closes_and_is_not_waited_for(
@@ -490,6 +591,47 @@ async def test_subclass(server: Server, make_session: SessionFactory) -> None:
         _ = ws.greeting
     with pytest.raises((AttributeError, ConnectionReleasedError)):
         await ws.greet()
+
+
+class Particular(ClientWebSocketResponse):
+    exits = 0
+
+    def __new__(cls, reader: Any, *args: Any, **kwargs: Any) -> Self:
+        assert reader is not None
+        return super().__new__(cls)
+
+    async def __aexit__(self, *exc: object) -> None:
+        type(self).exits += 1
+        await super().__aexit__(*exc)
+
+
+async def test_subclass_with_a_constructor_and_an_exit_of_its_own(
+    server: Server, make_session: SessionFactory
+) -> None:
+    Particular.exits = 0
+    session = make_session(ws_response_class=Particular, limit=1)
+    for _ in range(3):
+        async with session.ws_connect(server.url()):
+            pass
+    assert Particular.exits == 3
+    assert session.stats().idle == 1
+
+
+class Broken(ClientWebSocketResponse):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        raise ZeroDivisionError
+
+
+async def test_subclass_that_cannot_be_made(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(ws_response_class=Broken, limit=1)
+    errors = []
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError) as caught:
+            await session.ws_connect(server.url())
+        errors.append(caught.value)
+    # The socket does not wait for the error to be collected.
+    await until(lambda: server.open == 0)
+    assert session.stats().endpoints == 0
 
 
 async def test_isinstance_of_aiohttps(server: Server, session: WebSocketClientSession) -> None:

@@ -1,6 +1,7 @@
 """The session itself: its arguments, its client session, its loop and its end."""
 
 import asyncio
+import contextlib
 import gc
 import inspect
 import logging
@@ -19,7 +20,7 @@ from aiowebsocketclient import (
 )
 
 from .conftest import SessionFactory, until
-from .servers import Server
+from .servers import Server, serving
 
 URL = "ws://127.0.0.1:1/"
 with warnings.catch_warnings():
@@ -67,6 +68,7 @@ BAD: list[tuple[str, Any]] = [
         for name in SECONDS
         for value in (-0.1, True, "3", math.nan, math.inf, [], -math.inf)
     ],
+    *[(name, 2**70) for name in WHOLE],
     ("max_idle", 0),
     ("max_lifetime", 0),
     ("close_timeout", None),
@@ -265,6 +267,16 @@ async def test_a_connector_that_limits_lower_is_told_of(
     assert "limit=0" in caplog.text
 
 
+async def test_so_is_one_that_limits_lower_per_host(
+    make_session: SessionFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    connector = aiohttp.TCPConnector(limit=0, limit_per_host=1)
+    session = make_session(client_session=aiohttp.ClientSession(connector=connector), limit=2)
+    assert session.client_session.connector is connector
+    await session.__aenter__()
+    assert "limit_per_host=0" in caplog.text
+
+
 async def test_own_client_session_does_not_limit(
     server: Server, make_session: SessionFactory
 ) -> None:
@@ -311,12 +323,7 @@ def test_two_loops() -> None:
 
 
 def test_idle_connections_of_a_closed_loop_are_not_handed_out() -> None:
-    from .servers import serving
-
-    session = WebSocketClientSession()
-
-    async def use() -> str:
-        nonlocal session
+    async def use(session: WebSocketClientSession) -> str:
         async with serving(Server()) as server:
             await (await session.ws_connect(server.url())).release()
             # To the next loop it would look like an open one.
@@ -325,13 +332,14 @@ def test_idle_connections_of_a_closed_loop_are_not_handed_out() -> None:
             slot.conn._transport.abort()
             return server.url()
 
-    async def misuse() -> None:
+    async def misuse(session: WebSocketClientSession, url: str) -> None:
         assert session.stats().idle == 1
         with pytest.raises(RuntimeError, match="another event loop"):
             await session.ws_connect(url)
 
-    url = asyncio.run(use())
-    asyncio.run(misuse())
+    session = WebSocketClientSession()
+    url = asyncio.run(use(session))
+    asyncio.run(misuse(session, url))
     # It went with its loop; that it was not closed is told when it is dropped.
     with pytest.warns(ResourceWarning, match="Unclosed <WebSocketClientSession"):
         del session
@@ -370,9 +378,7 @@ def test_client_session_of_another_loop() -> None:
 # -- the end -----------------------------------------------------------------------------------
 
 
-async def test_close_with_everything_going_on(
-    server: Server, make_session: SessionFactory
-) -> None:
+async def test_close_with_everything_going_on(server: Server, make_session: SessionFactory) -> None:
     session = make_session(limit=4, close_timeout=0.5)
     used = await session.ws_connect(server.url())
     silent = await session.ws_connect(server.url("/silent"))
@@ -436,10 +442,8 @@ async def test_a_limiter_that_cannot_be_cancelled_does_not_hold_up_close(
     class Stubborn:
         async def __aenter__(self) -> None:
             while not released.is_set():
-                try:
+                with contextlib.suppress(asyncio.CancelledError):
                     await released.wait()
-                except asyncio.CancelledError:
-                    pass
 
         async def __aexit__(self, *exc: object) -> None:
             pass
@@ -456,6 +460,26 @@ async def test_a_limiter_that_cannot_be_cancelled_does_not_hold_up_close(
         await caller
     released.set()
     await until(lambda: session._pool.sizes()["slots"] == 0)
+
+
+async def test_close_where_all_tasks_are_cancelled(
+    server: Server, make_session: SessionFactory
+) -> None:
+    """As asyncio.run() does at the end."""
+    session = make_session(close_timeout=30)
+    ws = await session.ws_connect(server.url("/silent"))
+    closing = asyncio.create_task(session.close())
+    await asyncio.sleep(0.01)
+    for task in asyncio.all_tasks():
+        if "WebSocketClientSession" in repr(task) or "_goodbye" in repr(task):
+            task.cancel()
+    async with asyncio.timeout(2):
+        await asyncio.wait([closing])
+        # Nobody has cancelled this one.
+        await session.close()
+    assert session.client_session.closed
+    assert session.stats().closing == 0
+    await ws.release()
 
 
 async def test_closed_session(server: Server, make_session: SessionFactory) -> None:
