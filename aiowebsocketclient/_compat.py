@@ -22,6 +22,7 @@ def _use_extension() -> bool:
 
 if TYPE_CHECKING or not _use_extension():
     from ._pool_py import (
+        DONE,
         IMPLEMENTATION,
         Acquisition,
         Express,
@@ -36,6 +37,7 @@ if TYPE_CHECKING or not _use_extension():
     )
 else:
     from ._pool import (
+        DONE,
         IMPLEMENTATION,
         Acquisition,
         Express,
@@ -50,6 +52,7 @@ else:
     )
 
 __all__ = (
+    "DONE",
     "IMPLEMENTATION",
     "NO_EXTENSIONS",
     "Acquisition",

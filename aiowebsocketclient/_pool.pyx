@@ -1361,6 +1361,32 @@ cdef class Parkable:
         return 0
 
 
+cdef class Done:
+    """What is complete from the start: nothing to wait for, and nothing kept between two uses."""
+
+    def __await__(self):
+        return _NO_STEPS
+
+    def send(self, value):
+        """End at once."""
+        raise StopIteration
+
+    def throw(self, typ, val=None, tb=None):
+        """End with what is thrown."""
+        raise typ if val is None else val
+
+    def close(self):
+        """Do nothing."""
+
+
+# Used up, as an iterator over nothing is from the start.
+cdef object _NO_STEPS = iter(())
+
+# What ``release()`` returns for a connection that is pooled.
+DONE = Done()
+cdef object _DONE = DONE
+
+
 cdef class Handle:
     """What a response adds to aiohttp's: the fields of one acquisition.
 
@@ -1370,22 +1396,42 @@ cdef class Handle:
 
     # Whom to tell when the handle is collected unreleased; None: it holds nothing (any more).
     cdef public object _owner
+    cdef readonly Express _express
     cdef public Slot _slot
     cdef public bint _spent, _reused
+
+    def release(self):
+        """Give the connection back.
+
+        It takes effect when called.  A connection that is fit for another's use goes to the pool,
+        or straight to the caller that has waited longest; one that has an unread message, a
+        ``receive()`` under way, or that saw an error or the beginning of a close, is closed.
+
+        What it returns can be awaited, by many and more than once, and ends when the connection is
+        pooled or closed (at most ``close_timeout`` seconds later).
+        """
+        if self._owner is None:
+            return _DONE
+        plan = self._express.release(self)
+        if plan is None:
+            return _DONE
+        return self._owner._released(self, plan)
 
     def __del__(self):
         if self._owner is not None:
             self._owner._handle_lost(self)
 
 
-cpdef object lend(type cls, owner, Slot slot):
-    """Return a new handle of class ``cls`` on the connection in ``slot``, and unpark that."""
+cpdef object lend(Express express, owner, Slot slot):
+    """Return a new handle on the connection in ``slot``, and unpark that."""
     cdef Parkable conn = slot.conn
     if conn.parked:
         conn.unpark()
     # Not by the class's own: a subclass's may want aiohttp's arguments.
-    cdef Handle handle = (<PyTypeObject *> Handle).tp_new(<PyTypeObject *> cls, (), NULL)
+    cdef PyTypeObject *cls = <PyTypeObject *> express._cls
+    cdef Handle handle = (<PyTypeObject *> Handle).tp_new(cls, (), NULL)
     PyObject_GenericSetDict(handle, conn.state, NULL)
+    handle._express = express
     handle._slot = slot
     handle._reused = slot.uses > 1
     handle._owner = owner
@@ -1431,9 +1477,9 @@ cdef class Express:
         if not self.open or PyThread_get_thread_ident() != self._thread or not self._is_running():
             return None
         slot = self._pool.acquire(key, monotonic())
-        return None if slot is None else lend(self._cls, owner, slot)
+        return None if slot is None else lend(self, owner, slot)
 
-    def release(self, Handle handle not None):
+    cpdef object release(self, Handle handle):
         """Park the connection of a handle, and release it: what :meth:`Pool.release` returns.
 
         ``False``: it is not fit for another's use, and nothing was done.

@@ -17,7 +17,7 @@ import heapq
 import math
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Generator, Hashable
+from collections.abc import Callable, Coroutine, Generator, Hashable, Iterator
 from threading import get_ident
 from time import monotonic
 from typing import Any, Final, Self, TypeVar
@@ -28,6 +28,7 @@ __all__ = (
     "CLOSING",
     "CONNECTING",
     "COUNTERS",
+    "DONE",
     "GAUGES",
     "GONE",
     "IDLE",
@@ -1338,6 +1339,33 @@ class Parkable:
             self._protocol._payload_parser = self._parser
 
 
+class Done(Coroutine[Any, Any, None]):
+    """What is complete from the start: nothing to wait for, and nothing kept between two uses."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Iterator[Any]:  # type: ignore[override]
+        return _NO_STEPS
+
+    def send(self, value: Any) -> Any:
+        """End at once."""
+        raise StopIteration
+
+    def throw(self, typ: Any, val: Any = None, tb: Any = None) -> Any:
+        """End with what is thrown."""
+        raise typ if val is None else val
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+# Used up, as an iterator over nothing is from the start.
+_NO_STEPS: Final[Iterator[Any]] = iter(())
+
+#: What ``release()`` returns for a connection that is pooled.
+DONE: Final = Done()
+
+
 class Handle:
     """What a response adds to aiohttp's: the fields of one acquisition.
 
@@ -1345,10 +1373,11 @@ class Handle:
     release (:func:`spend`), so that nothing done with it afterwards can reach the connection.
     """
 
-    __slots__ = ("_owner", "_reused", "_slot", "_spent")
+    __slots__ = ("_express", "_owner", "_reused", "_slot", "_spent")
 
     #: Whom to tell when the handle is collected unreleased; None: it holds nothing (any more).
     _owner: Any
+    _express: Any
     _slot: Slot | None
     _spent: bool
     _reused: bool
@@ -1356,24 +1385,44 @@ class Handle:
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
         self._owner = None
+        self._express = None
         self._slot = None
         self._spent = False
         self._reused = False
         return self
+
+    def release(self) -> Coroutine[Any, Any, None]:
+        """Give the connection back.
+
+        It takes effect when called.  A connection that is fit for another's use goes to the pool,
+        or straight to the caller that has waited longest; one that has an unread message, a
+        ``receive()`` under way, or that saw an error or the beginning of a close, is closed.
+
+        What it returns can be awaited, by many and more than once, and ends when the connection is
+        pooled or closed (at most ``close_timeout`` seconds later).
+        """
+        if self._owner is None:
+            return DONE
+        plan = self._express.release(self)
+        if plan is None:
+            return DONE
+        completion: Coroutine[Any, Any, None] = self._owner._released(self, plan)
+        return completion
 
     def __del__(self) -> None:
         if self._owner is not None:
             self._owner._handle_lost(self)
 
 
-def lend(cls: Any, owner: Any, slot: Slot) -> Any:
-    """Return a new handle of class ``cls`` on the connection in ``slot``, and unpark that."""
+def lend(express: "Express", owner: Any, slot: Slot) -> Any:
+    """Return a new handle on the connection in ``slot``, and unpark that."""
     conn = slot.conn
     if conn.parked:
         conn.unpark()
     # Not by the class's own: a subclass's may want aiohttp's arguments.
-    handle: Any = Handle.__new__(cls)
+    handle: Any = Handle.__new__(express._cls)
     handle.__dict__ = conn.state
+    handle._express = express
     handle._slot = slot
     handle._reused = slot.uses > 1
     handle._owner = owner
@@ -1413,7 +1462,7 @@ class Express:
         if not self.open or get_ident() != self._thread or not self._is_running():
             return None
         slot = self._pool.acquire(key, monotonic())
-        return None if slot is None else lend(self._cls, owner, slot)
+        return None if slot is None else lend(self, owner, slot)
 
     def release(self, handle: Handle) -> Any:
         """Park the connection of a handle, and release it: what :meth:`Pool.release` returns.

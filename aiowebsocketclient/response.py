@@ -8,34 +8,36 @@ connection ends at the class, where :class:`_Spent` raises.
 """
 
 import asyncio
-from collections.abc import Coroutine, Generator, Iterator
+from collections.abc import Coroutine, Generator
 from types import TracebackType
 from typing import Any, Final, Self
 
 import aiohttp
 from aiohttp import WSCloseCode
 
-from ._compat import Handle, spend
+from ._compat import DONE, Handle, spend
 from .exceptions import ConnectionReleasedError
 
-__all__ = ("DONE", "ClientWebSocketResponse", "Completion")
+__all__ = ("CONNECTION", "ClientWebSocketResponse", "Completion")
 
 
 class Completion(Coroutine[Any, Any, None]):
-    """What ``release()`` returns: it need not be awaited, and can be, any number of times.
+    """What ``release()`` returns for a connection that is being closed.
+
+    It need not be awaited, and can be, any number of times.
 
     It is a coroutine to asyncio, so that ``gather``, ``wait_for`` and ``create_task`` take it.
     """
 
     __slots__ = ("_future", "_steps")
 
-    def __init__(self, future: asyncio.Future[None] | None) -> None:
+    def __init__(self, future: asyncio.Future[None]) -> None:
         self._future = future
         self._steps: Generator[Any, Any, None] | None = None
 
     def __await__(self) -> Generator[Any, Any, None]:
         """Wait until the connection is pooled or closed."""
-        if self._future is not None and not self._future.done():
+        if not self._future.done():
             # Not the future itself: who is cancelled here must not cancel it for all the others.
             yield from asyncio.shield(self._future).__await__()
 
@@ -57,32 +59,8 @@ class Completion(Coroutine[Any, Any, None]):
             self._steps.close()
 
 
-class _Done(Completion):
-    """Complete from the start: there are no steps, and nothing to keep between two uses."""
-
-    __slots__ = ()
-
-    def __await__(self) -> Iterator[Any]:  # type: ignore[override]
-        return _NO_STEPS
-
-    def send(self, value: Any) -> Any:
-        raise StopIteration
-
-    def throw(self, typ: Any, val: Any = None, tb: TracebackType | None = None) -> Any:
-        raise typ if val is None else val
-
-    def close(self) -> None:
-        pass
-
-
-# Used up, as an iterator over nothing is from the start.
-_NO_STEPS: Final[Iterator[Any]] = iter(())
-
 #: Where the dictionary of a pooled connection's attributes holds the connection itself.
 CONNECTION: Final = "_aiowebsocketclient_connection"
-
-#: The completion of what is complete already.
-DONE: Final = _Done(None)
 
 
 class _Spent:
@@ -154,25 +132,6 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
     def reused(self) -> bool:
         """Whether the connection had been used before this acquisition began."""
         return self._reused
-
-    def release(self) -> Completion:
-        """Give the connection back.
-
-        It takes effect when called.  A connection that is fit for another's use goes to the pool,
-        or straight to the caller that has waited longest; one that has an unread message, a
-        ``receive()`` under way, or that saw an error or the beginning of a close, is closed.
-
-        What it returns can be awaited, by many and more than once, and ends when the connection is
-        pooled or closed (at most ``close_timeout`` seconds later).
-        """
-        owner = self._owner
-        if owner is None:
-            return DONE
-        plan = owner._express.release(self)
-        if plan is None:
-            return DONE
-        completion: Completion = owner._released(self, plan)
-        return completion
 
     async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"") -> bool:
         """Close the connection, as aiohttp does, instead of giving it back.

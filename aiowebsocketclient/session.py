@@ -27,7 +27,7 @@ import aiohttp
 from multidict import CIMultiDict, getversion
 from yarl import URL
 
-from ._compat import Acquisition, Express, Plan, Pool, Slot, Waiter, lend
+from ._compat import DONE, Acquisition, Express, Plan, Pool, Slot, Waiter, lend
 from ._pool_py import ACQUIRED, CLOSE_REASONS, CLOSING, IDLE
 from .exceptions import (
     PoolClosedError,
@@ -37,7 +37,7 @@ from .exceptions import (
 )
 from .idle import Connection
 from .keys import EndpointKey, HandshakeKey, Target, cookies_for, resolve
-from .response import DONE, ClientWebSocketResponse, Completion
+from .response import ClientWebSocketResponse, Completion
 from .stats import PoolStats
 
 __all__ = ("WebSocketClientSession",)
@@ -123,6 +123,7 @@ class _Attempt:
 
 # asyncio asks this of what it is to run.
 Coroutine.register(Acquisition)
+Coroutine.register(type(DONE))
 
 
 class _Targets(dict[str | URL, Target]):
@@ -441,7 +442,7 @@ class WebSocketClientSession:
             slot = await self._wait(target, acquire_timeout)
         if self._debug:
             slot.conn.acquired_at = traceback.extract_stack()
-        ws: ClientWebSocketResponse = lend(self._response_class, self, slot)
+        ws: ClientWebSocketResponse = lend(self._express, self, slot)
         return ws
 
     async def _wait(self, target: Target, acquire_timeout: float | None) -> Slot:
@@ -732,7 +733,9 @@ class WebSocketClientSession:
 
     # -- releasing and closing -------------------------------------------------------------------
 
-    def _released(self, handle: ClientWebSocketResponse, plan: Plan | Literal[False]) -> Completion:
+    def _released(
+        self, handle: ClientWebSocketResponse, plan: Plan | Literal[False]
+    ) -> Coroutine[Any, Any, None]:
         """Do what is left after ``Express.release``."""
         if plan is False:
             slot: Any = handle._slot
@@ -743,7 +746,7 @@ class WebSocketClientSession:
         self._carry_out(plan or None)
         return DONE
 
-    def _release_unfit(self, handle: ClientWebSocketResponse) -> Completion:
+    def _release_unfit(self, handle: ClientWebSocketResponse) -> Coroutine[Any, Any, None]:
         slot: Any = handle._slot
         conn: Connection | None = slot.conn
         if conn is None or slot.state == CLOSING:
@@ -758,7 +761,7 @@ class WebSocketClientSession:
         self._close_acquired(slot, reason)
         return self._completion(conn)
 
-    def _fail(self, handle: ClientWebSocketResponse) -> Completion:
+    def _fail(self, handle: ClientWebSocketResponse) -> Coroutine[Any, Any, None]:
         """Close a connection whose user was left by an exception."""
         slot: Any = handle._slot
         conn: Connection | None = slot.conn
@@ -789,7 +792,7 @@ class WebSocketClientSession:
     def _discard(self, slot: Slot, reason: str) -> None:
         self._carry_out(self._pool.discard(slot, _REASON[reason], monotonic()))
 
-    def _completion(self, conn: Connection) -> Completion:
+    def _completion(self, conn: Connection) -> Coroutine[Any, Any, None]:
         if conn.slot.conn is None:
             return DONE
         if conn.closed is None:

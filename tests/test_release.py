@@ -505,7 +505,7 @@ async def test_cancelled_close(server: Server, make_session: SessionFactory) -> 
 # -- lost handles ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("heartbeat", [None, 0.05])
+@pytest.mark.parametrize("heartbeat", [None, 0.2])
 @pytest.mark.parametrize("received", [False, True])
 async def test_lost_handle(
     server: Server, make_session: SessionFactory, heartbeat: float | None, received: bool
