@@ -1410,12 +1410,13 @@ cdef class Handle:
         What it returns can be awaited, by many and more than once, and ends when the connection is
         pooled or closed (at most ``close_timeout`` seconds later).
         """
-        if self._owner is None:
+        owner = self._owner
+        if owner is None:
             return _DONE
         plan = self._express.release(self)
         if plan is None:
             return _DONE
-        return self._owner._released(self, plan)
+        return owner._released(self, plan)
 
     def __del__(self):
         if self._owner is not None:
@@ -1520,6 +1521,11 @@ cdef class Acquisition:
             handle = yield from slow.__await__()
         self._handle = handle
         return handle
+
+    @property
+    def __name__(self):
+        # For the repr of tasks.
+        return "ws_connect"
 
     def send(self, value):
         """Step it, as ``asyncio.Task`` does."""

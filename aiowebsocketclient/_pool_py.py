@@ -1401,12 +1401,13 @@ class Handle:
         What it returns can be awaited, by many and more than once, and ends when the connection is
         pooled or closed (at most ``close_timeout`` seconds later).
         """
-        if self._owner is None:
+        owner = self._owner
+        if owner is None:
             return DONE
         plan = self._express.release(self)
         if plan is None:
             return DONE
-        completion: Coroutine[Any, Any, None] = self._owner._released(self, plan)
+        completion: Coroutine[Any, Any, None] = owner._released(self, plan)
         return completion
 
     def __del__(self) -> None:
@@ -1518,6 +1519,11 @@ class Acquisition(Coroutine[Any, Any, _Response]):
             handle = yield from slow.__await__()
         self._handle = handle
         return handle
+
+    @property
+    def __name__(self) -> str:
+        # For the repr of tasks.
+        return "ws_connect"
 
     def send(self, value: Any) -> Any:
         """Step it, as ``asyncio.Task`` does."""
