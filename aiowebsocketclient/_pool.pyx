@@ -1181,8 +1181,10 @@ cdef class Pool:
         busy = endpoint.connecting - len(endpoint.orphans) + ahead
         if 0 < self._max_connecting <= busy:
             return False
-        if 0 < self._limit <= endpoint.count + ahead - endpoint.giving:
+        if self._is_at_limit(endpoint):
             return endpoint.idle.head is not None or bool(endpoint.orphans)
+        if 0 < self._limit <= endpoint.count + ahead - endpoint.giving:
+            return False
         if self._is_at_total():
             return bool(self._orphans) or self._longest_idle() is not None
         return True

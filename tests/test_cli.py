@@ -467,7 +467,7 @@ async def test_no_tls_server(server: Server) -> None:
         (["--protocol", "a b"], "--protocol: no name of a subprotocol: 'a b'"),
         ([f"ftp://u:{SECRET}@host/"], "URL: url must be one of ws, wss, http, https"),
         ([f"ws://u:{SECRET}@host:99999/"], "URL: url cannot be parsed"),
-        ([f"ws://u:{SECRET}\u20ac@host/"], "URL: credentials that cannot be sent"),
+        ([f"ws://u:{SECRET}\u20ac@host/"], "url has credentials that cannot be sent"),
         (["ws://"], "URL: url names no host"),
         (["ws://a", f"ws://u:{SECRET}@b"], "more than one URL"),
         ([f"--heder=A:{SECRET}"], "unknown option: --heder"),

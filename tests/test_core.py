@@ -624,6 +624,24 @@ def test_each_waiter_has_one_place_cleared(drive: Drive) -> None:
     assert len(pool.closing) == 1
 
 
+@pytest.mark.parametrize(
+    ("limits", "other"), [({"limit": 1}, "a2"), ({"limit_total": 1}, "b1")], ids=str
+)
+def test_places_are_cleared_again_and_again(
+    drive: Drive, limits: dict[str, int], other: str
+) -> None:
+    pool = drive(**limits)
+    idle = pool.idle("a1")
+    for key in (other, "a1", other, "a1"):
+        waiter = pool.request(key)
+        assert pool.closing == [idle]
+        pool.closed(idle)
+        assert pool.opened == [waiter.opening]
+        pool.connected(waiter.opening)
+        idle = pool.take(waiter)
+        pool.release(idle)
+
+
 def test_handshakes_nobody_waits_for_give_way_first(drive: Drive) -> None:
     pool = drive(limit=2)
     pool.idle("a1")
@@ -1103,13 +1121,13 @@ def test_waiters_whose_connections_died_keep_their_order(drive: Drive) -> None:
 def test_waiter_with_its_handshake_back_keeps_its_turn(drive: Drive) -> None:
     pool = drive()
     slot = pool.hold("a1")
-    (first, slot1), (second, slot2) = pool.opening("a1"), pool.opening("a1")
+    (first, slot1), (second, slot2), (third, slot3) = (pool.opening("a1") for _ in range(3))
     pool.release(slot)
     pool.discard(slot)
     assert slot1.owner is first
-    pool.connected(slot2)
-    assert pool.woken == [first]
-    assert slot1.owner is second
+    for waiter, opening in ((first, slot3), (second, slot1), (third, slot2)):
+        pool.connected(opening)
+        assert pool.woken == [waiter]
 
 
 def test_waiter_whose_handshake_served_an_older_one_keeps_its_turn(drive: Drive) -> None:
@@ -1117,6 +1135,7 @@ def test_waiter_whose_handshake_served_an_older_one_keeps_its_turn(drive: Drive)
     slot, fragile = pool.hold("a1"), pool.hold("a2")
     (first, _), (second, opening) = pool.opening("a1"), pool.opening("a1")
     third, fourth = pool.request("a1"), pool.request("a2")
+    late = pool.request("a3")
     pool.release(slot)
     pool.discard(slot)
     assert third.opening is not None
@@ -1132,6 +1151,7 @@ def test_waiter_whose_handshake_served_an_older_one_keeps_its_turn(drive: Drive)
     assert pool.opened == [second.opening]
     pool.closed(fragile)
     assert pool.opened == [fourth.opening]
+    assert late.queued
 
 
 def test_waiter_given_something_at_once_keeps_its_turn_too(drive: Drive) -> None:
