@@ -326,9 +326,9 @@ class WebSocketClientSession:
             acquire_timeout = _seconds("acquire_timeout", acquire_timeout)
         if options or reuse_key is not None:
             target = self._resolve(url, options, reuse_key)
-        elif self._default_headers or self._had_default_headers:
-            target = self._target_with_default_headers(url)
         else:
+            if self._default_headers or self._had_default_headers:
+                self._forget_stale_targets()
             try:
                 target = self._targets[url]
             except TypeError:
@@ -375,11 +375,14 @@ class WebSocketClientSession:
                         break
                     begun += 1
                     pending[self._start_connecting(slot, target, copy_context())] = slot
-                others = () if error is not None else self._under_way(target.key)
-                if not pending and not others:
+                # Callers and other prewarms open some too.
+                under_way = self._under_way(target.key)
+                if self._pool.open_count(target.key) - len(under_way) >= wanted or error:
+                    under_way = []
+                if not pending and not under_way:
                     break
                 done, _ = await asyncio.wait(
-                    {*pending, *others}, return_when=asyncio.FIRST_COMPLETED
+                    {*pending, *under_way}, return_when=asyncio.FIRST_COMPLETED
                 )
                 for future in done & pending.keys():
                     del pending[future]
@@ -405,14 +408,13 @@ class WebSocketClientSession:
     def _under_way(self, key: HandshakeKey) -> list[asyncio.Future[None]]:
         return [finished for slot, finished in self._handshakes.items() if slot.key == key]
 
-    def _target_with_default_headers(self, url: str | URL) -> Target:
-        headers = self._default_headers
-        # They go with every handshake, and anybody may change them.
+    def _forget_stale_targets(self) -> None:
+        """See whether somebody has changed the headers that go with every handshake."""
         self._had_default_headers = True
-        if _version(headers) != self._default_headers_version:
-            self._default_headers_version = _version(headers)
+        version = _version(self._default_headers)
+        if version != self._default_headers_version:
+            self._default_headers_version = version
             self._targets.clear()
-        return self._targets[url]
 
     def _resolve(self, url: str | URL, options: dict[str, Any], reuse_key: Hashable) -> Target:
         return resolve(

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import ssl
 from collections.abc import AsyncIterator
 from typing import Any
@@ -92,6 +93,18 @@ class Server:
         return ws
 
 
+async def _start(site: web.TCPSite) -> None:
+    # A port that is given may be in use by another run of these tests, or by anybody's connection.
+    for _ in range(600):
+        try:
+            return await site.start()
+        except OSError as exc:
+            if exc.errno != errno.EADDRINUSE:
+                raise
+            await asyncio.sleep(0.1)
+    return await site.start()
+
+
 @contextlib.asynccontextmanager
 async def serving(
     server: Server, *, ssl_context: ssl.SSLContext | None = None, port: int = 0
@@ -101,7 +114,7 @@ async def serving(
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", port, ssl_context=ssl_context, backlog=2048)
-    await site.start()
+    await _start(site)
     server.scheme = "https" if ssl_context else "http"
     server.port = runner.addresses[0][1]
     try:

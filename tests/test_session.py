@@ -141,6 +141,15 @@ async def test_bad_calls_are_refused_at_once(make_session: SessionFactory, name:
     assert session.stats().requests == 0
 
 
+async def test_unhashable_url_where_there_are_default_headers(
+    make_session: SessionFactory,
+) -> None:
+    session = make_session(client_session=aiohttp.ClientSession(headers={"X": "1"}))
+    await session.__aenter__()
+    with pytest.raises(TypeError, match="url"):
+        session.ws_connect([])  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     "url", ["ftp://user:hidden@host/?token=hidden", "ws://user:hidden@host:port/", "hidden"]
 )
