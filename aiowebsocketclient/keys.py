@@ -153,6 +153,10 @@ def parse_url(url: str | URL, client_session: aiohttp.ClientSession | None) -> U
     except ValueError:
         # The parser's own message may quote a password.
         raise aiohttp.InvalidUrlClientError("<url>", "url cannot be parsed") from None
+    except AssertionError:
+        raise aiohttp.InvalidUrlClientError(
+            "<url>", "aiohttp before 3.12 joins relative URLs only with a base_url"
+        ) from None
     if not parsed.scheme:
         raise aiohttp.InvalidUrlClientError("<url>", "url must begin with ws:// or wss://")
     if parsed.scheme not in _SCHEMES:

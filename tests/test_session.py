@@ -258,8 +258,13 @@ async def test_base_url_of_a_given_session(server: Server, make_session: Session
     session = make_session(client_session=client_session)
     async with session.ws_connect("room"):
         assert server.requests[0].path == "/base/room"
-    async with session.ws_connect(server.url("/base/room")) as ws:
+    async with session.ws_connect("./room") as ws:
         assert ws.reused
+    try:
+        async with session.ws_connect(server.url("/base/room")) as ws:
+            assert ws.reused
+    except aiohttp.InvalidURL as exc:
+        assert "before 3.12" in str(exc)
 
 
 async def test_a_connector_that_limits_lower_is_told_of(
