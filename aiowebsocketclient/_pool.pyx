@@ -433,6 +433,9 @@ cdef class Pool:
         endpoint.hits += 1
         slot.state = ACQUIRED
         slot.uses += 1
+        if slot.uses == 1:
+            # Opened for nobody, and used for the first time: a hit, but no reuse.
+            endpoint.reused -= 1
         return slot
 
     cpdef Plan release(self, Slot slot, double now):
@@ -440,6 +443,8 @@ cdef class Pool:
         cdef Plan plan
         if slot.state != ACQUIRED:
             raise ValueError("only an acquired slot can be released")
+        if slot.waiter is not None:
+            raise ValueError("a slot that was given must be taken before it can be released")
         slot.handshake.endpoint.released += 1
         if self._waiters == 0 and now < slot.retires:
             self._park(slot, now)
@@ -632,9 +637,6 @@ cdef class Pool:
         self._start_closing(slot, reason)
         if waiter is not None:
             plan = Plan()
-            waiter.handshake = self._handshake(
-                waiter.handshake.endpoint.key, waiter.handshake.key
-            )
             self._come_back(waiter, plan, now)
         self._drop_dead(handshake)
         return plan
@@ -1122,17 +1124,14 @@ cdef class Pool:
         rival = None
         giving = _FOR_TOTAL
         if not self._is_connecting_full(endpoint):
-            rival = endpoint.waiting.head
-            while rival is not None and rival.returned and rival.ticket >= first.ticket:
-                # It stands in front of older ones, having come back.
-                rival = rival.outer_next
+            rival = self._oldest_waiting(endpoint)
             if self._is_at_limit(endpoint):
                 giving = _FOR_LIMIT
         if self._is_at_total():
             claimant = self._oldest_claimant()
             if claimant is not None:
-                waiter = claimant.waiting.head
-                if rival is None or waiter.ticket < rival.ticket:
+                waiter = self._oldest_waiting(claimant)
+                if waiter and (rival is None or waiter.ticket < rival.ticket):
                     rival, giving = waiter, _FOR_TOTAL
         if rival is None or rival.ticket >= first.ticket:
             return _FOR_NOBODY
@@ -1161,13 +1160,15 @@ cdef class Pool:
     cdef bint _is_full(self, Handshake handshake) except -1:
         """Whether one more caller would have to queue, and may not."""
         cdef Endpoint endpoint
-        cdef Py_ssize_t ahead, served, busy
+        cdef Py_ssize_t ahead, elsewhere, cleared, served, busy
         endpoint = handshake.endpoint
         if self._max_waiting < 0 or handshake.orphans:
             return False
         ahead = endpoint.waiting.size
         # Who has a place being cleared, and may use it, is as good as served.
-        served = min(ahead + 1, endpoint.giving + min(self._giving, endpoint.claim))
+        elsewhere = self._claims - endpoint.claim
+        cleared = endpoint.giving + min(endpoint.claim, max(0, self._giving - elsewhere))
+        served = min(ahead + 1, cleared)
         if self._max_connecting:
             busy = endpoint.connecting - len(endpoint.orphans)
             served = min(served, max(0, self._max_connecting - busy))
@@ -1233,7 +1234,7 @@ cdef class Pool:
         cdef list heap
         if not self._limit_total:
             return 0
-        waiter = endpoint.waiting.head
+        waiter = self._oldest_waiting(endpoint)
         claim = self._wanted(endpoint)
         if self._limit:
             claim = max(0, min(claim, self._limit - endpoint.count))
@@ -1253,6 +1254,16 @@ cdef class Pool:
             else:
                 heapq.heappush(heap, (waiter.ticket, endpoint.serial, endpoint))
         return 0
+
+    cdef Waiter _oldest_waiting(self, Endpoint endpoint):
+        """Return who came first of those in line; in front may stand some that came back."""
+        cdef Waiter oldest = endpoint.waiting.head
+        cdef Waiter waiter = oldest
+        while waiter is not None and waiter.returned:
+            waiter = waiter.outer_next
+            if waiter is not None and oldest is not None and waiter.ticket < oldest.ticket:
+                oldest = waiter
+        return oldest
 
     cdef Endpoint _oldest_claimant(self):
         cdef list heap

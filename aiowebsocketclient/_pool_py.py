@@ -517,12 +517,17 @@ class Pool:
         endpoint.hits += 1
         slot.state = ACQUIRED
         slot.uses += 1
+        if slot.uses == 1:
+            # Opened for nobody, and used for the first time: a hit, but no reuse.
+            endpoint.reused -= 1
         return slot
 
     def release(self, slot: Slot, now: float) -> Plan | None:
         """Give an acquired connection back; it must be fit for another's use."""
         if slot.state != ACQUIRED:
             raise ValueError("only an acquired slot can be released")
+        if slot.waiter is not None:
+            raise ValueError("a slot that was given must be taken before it can be released")
         slot.handshake.endpoint.released += 1
         if self._waiters == 0 and now < slot.retires:
             self._park(slot, now)
@@ -701,7 +706,6 @@ class Pool:
         self._start_closing(slot, reason)
         if waiter is not None:
             plan = Plan()
-            waiter.handshake = self._handshake(waiter.handshake.endpoint.key, waiter.handshake.key)
             self._come_back(waiter, plan, now)
         self._drop_dead(handshake)
         return plan
@@ -1108,17 +1112,14 @@ class Pool:
         rival: Waiter | None = None
         giving = _FOR_TOTAL
         if not self._is_connecting_full(endpoint):
-            rival = endpoint.waiting.head
-            while rival is not None and rival.returned and rival.ticket >= first.ticket:
-                # It stands in front of older ones, having come back.
-                rival = rival.outer_next
+            rival = self._oldest_waiting(endpoint)
             if self._is_at_limit(endpoint):
                 giving = _FOR_LIMIT
         if self._is_at_total():
             claimant = self._oldest_claimant()
             if claimant is not None:
-                waiter: Waiter = claimant.waiting.head
-                if rival is None or waiter.ticket < rival.ticket:
+                waiter = self._oldest_waiting(claimant)
+                if waiter and (rival is None or waiter.ticket < rival.ticket):
                     rival, giving = waiter, _FOR_TOTAL
         if rival is None or rival.ticket >= first.ticket:
             return _FOR_NOBODY
@@ -1150,7 +1151,9 @@ class Pool:
             return False
         ahead = endpoint.waiting.size
         # Who has a place being cleared, and may use it, is as good as served.
-        served = min(ahead + 1, endpoint.giving + min(self._giving, endpoint.claim))
+        elsewhere = self._claims - endpoint.claim
+        cleared = endpoint.giving + min(endpoint.claim, max(0, self._giving - elsewhere))
+        served = min(ahead + 1, cleared)
         if self._max_connecting:
             busy = endpoint.connecting - len(endpoint.orphans)
             served = min(served, max(0, self._max_connecting - busy))
@@ -1205,7 +1208,7 @@ class Pool:
         """Under ``limit_total``: keep an endpoint's place among those that want room, in order."""
         if not self._limit_total:
             return
-        waiter: Waiter | None = endpoint.waiting.head
+        waiter = self._oldest_waiting(endpoint)
         claim = self._wanted(endpoint)
         if self._limit:
             claim = max(0, min(claim, self._limit - endpoint.count))
@@ -1224,6 +1227,16 @@ class Pool:
                 heapq.heapify(heap)
             else:
                 heapq.heappush(heap, (waiter.ticket, endpoint.serial, endpoint))
+
+    def _oldest_waiting(self, endpoint: Endpoint) -> Waiter | None:
+        """Return who came first of those in line; in front may stand some that came back."""
+        oldest: Waiter | None = endpoint.waiting.head
+        waiter = oldest
+        while waiter is not None and waiter.returned:
+            waiter = waiter.outer_next
+            if waiter is not None and oldest is not None and waiter.ticket < oldest.ticket:
+                oldest = waiter
+        return oldest
 
     def _oldest_claimant(self) -> Endpoint | None:
         heap = self._place_heap

@@ -131,6 +131,8 @@ class Connection(Parkable):
             message = self._read()
             if message.type is WSMsgType.PING and not self._pong(message.data):
                 return False
+        if self._resets_heartbeat:
+            self.ws._reset_heartbeat()
         return self.is_clean()
 
     # -- closing ---------------------------------------------------------------------------------
@@ -217,6 +219,8 @@ class Connection(Parkable):
         """Take it that the connection's own heartbeat has found it dead."""
         if self.parked:
             self._end(LOST)
+            # There is nobody to say goodbye to.
+            self.abort()
 
     def _drain(self) -> None:
         """Take what lies in the queue; each of it is there, so nothing here waits."""
@@ -278,8 +282,15 @@ def _account_for_sends(writer: Any) -> set[object]:
     ) -> None:
         token = object()
         under_way.add(token)
-        await send_frame(message, opcode, compress)
-        under_way.discard(token)
+        whole = True
+        try:
+            await send_frame(message, opcode, compress)
+        except asyncio.CancelledError:
+            whole = False
+            raise
+        finally:
+            if whole:
+                under_way.discard(token)
 
     writer.send_frame = send_accounted
     return under_way

@@ -155,7 +155,7 @@ def parse_url(url: str | URL, client_session: aiohttp.ClientSession | None) -> U
         raise aiohttp.InvalidUrlClientError("<url>", "url cannot be parsed") from None
     except AssertionError:
         raise aiohttp.InvalidUrlClientError(
-            "<url>", "aiohttp before 3.12 joins relative URLs only with a base_url"
+            "<url>", "aiohttp before 3.12 joins a base_url only with paths beginning with a slash"
         ) from None
     if not parsed.scheme:
         raise aiohttp.InvalidUrlClientError("<url>", "url must begin with ws:// or wss://")

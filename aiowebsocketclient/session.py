@@ -100,7 +100,11 @@ class _Attempt:
 
     async def connect(self, target: Target) -> aiohttp.ClientWebSocketResponse:
         connect: Any = type(self._session)._ws_connect
-        ws: aiohttp.ClientWebSocketResponse = await connect(self, target.url, **target.options)
+        url, base = target.url, self._session._base_url
+        if base is not None and url.user is None and url.origin() == base.origin():
+            # With a base_url, aiohttp before 3.12 takes nothing absolute.
+            url = url.relative()
+        ws: aiohttp.ClientWebSocketResponse = await connect(self, url, **target.options)
         return ws
 
     async def request(self, *args: Any, **kwargs: Any) -> aiohttp.ClientResponse:
@@ -654,8 +658,9 @@ class WebSocketClientSession:
 
     async def _handshake(self, target: Target) -> aiohttp.ClientWebSocketResponse:
         attempt = _Attempt(self.client_session, self._response_class)
+        scope = asyncio.timeout(self._conn_timeout)
         try:
-            async with asyncio.timeout(self._conn_timeout) as scope:
+            async with scope:
                 return await attempt.connect(target)
         except TimeoutError:
             attempt.abort()
@@ -668,6 +673,9 @@ class WebSocketClientSession:
         except BaseException:
             attempt.abort()
             raise
+        finally:
+            # It knows its task, which keeps the exception, whose traceback keeps this frame.
+            del scope
 
     def _finish_connecting(
         self,
@@ -929,12 +937,14 @@ class WebSocketClientSession:
             for slot in self._pool.slots():
                 if slot.conn is not None:
                     slot.conn.abort()
-            if not self._drained.done():
-                await asyncio.wait({self._drained}, timeout=_ABORT_GRACE)
-            if not self._drained.done():
-                logger.warning("%r: handshakes that do not let themselves be cancelled", self)
-            self._targets.clear()
-            await self._close_client_session()
+            try:
+                if not self._drained.done():
+                    await asyncio.wait({self._drained}, timeout=_ABORT_GRACE)
+                if not self._drained.done():
+                    logger.warning("%r: handshakes that do not let themselves be cancelled", self)
+            finally:
+                self._targets.clear()
+                await self._close_client_session()
 
     async def _close_client_session(self) -> None:
         if self._client_session is not None and self._client_session_owner:

@@ -493,6 +493,18 @@ def test_place_cleared_for_another_endpoint_admits_nobody_here(drive: Drive) -> 
     assert pool.request("a1") is None
 
 
+def test_place_cleared_for_an_older_one_elsewhere_admits_nobody_here(drive: Drive) -> None:
+    pool = drive(limit_total=2, max_waiting=1)
+    pool.hold("c1")
+    idle = pool.idle("c2")
+    older = pool.request("b1")
+    assert pool.closing == [idle]
+    assert pool.request("a1") is not None
+    assert pool.request("a1") is None
+    pool.closed(idle)
+    assert pool.opened == [older.opening]
+
+
 def test_max_waiting_holds_where_max_connecting_is_what_lacks(drive: Drive) -> None:
     pool = drive(limit=3, max_connecting=1, max_waiting=1)
     for slot in [pool.hold("a1") for _ in range(3)]:
@@ -849,14 +861,19 @@ def test_waiter_that_came_back_is_not_passed_over_by_older_ones(drive: Drive) ->
     assert pool.opened == [returned.opening]
 
 
-def test_waiter_that_came_back_hides_nobody_who_is_passed_over(drive: Drive) -> None:
-    pool = drive(limit=2)
-    slot, fragile = pool.hold("a1"), pool.hold("a3")
-    rival = pool.request("a2")
+@pytest.mark.parametrize(
+    ("limits", "line"), [({"limit": 2}, "a"), ({"limit_total": 2}, "b")], ids=str
+)
+def test_waiter_that_came_back_hides_nobody_who_is_passed_over(
+    drive: Drive, limits: dict[str, int], line: str
+) -> None:
+    pool = drive(**limits)
+    slot, fragile = pool.hold("a1"), pool.hold(line + "3")
+    rival = pool.request(line + "2")
     for _ in range(MAX_PASSED_OVER + 3):
         pool.request("a1")
     # It stands in front of the oldest, but is younger than all that are served.
-    returned = pool.request("a3")
+    returned = pool.request(line + "3")
     pool.release(fragile)
     assert pool.woken == [returned]
     pool.discard(fragile)

@@ -203,6 +203,28 @@ async def test_unread_pings_are_answered(server: Server, session: WebSocketClien
         assert await ws.receive_str() == "x"
 
 
+async def test_unread_pong_of_the_own_heartbeat(
+    server: Server, session: WebSocketClientSession
+) -> None:
+    ws = await session.ws_connect(server.url(), heartbeat=0.2)
+    await asyncio.sleep(0.24)
+    await ws.release()
+    assert session.stats().idle == 1
+    # Long enough for the pong to be missed.
+    await asyncio.sleep(0.3)
+    assert session.stats().idle == 1
+    assert server.handshakes == 1
+
+
+async def test_a_send_that_is_refused_costs_nothing(
+    server: Server, session: WebSocketClientSession
+) -> None:
+    async with session.ws_connect(server.url()) as ws:
+        with pytest.raises(TypeError):
+            await ws.ping(3)  # type: ignore[arg-type]
+    assert session.stats().idle == 1
+
+
 async def test_unread_pings_do_not_hide_a_message(
     server: Server, session: WebSocketClientSession
 ) -> None:

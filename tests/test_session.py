@@ -7,6 +7,7 @@ import inspect
 import logging
 import math
 import warnings
+import weakref
 from typing import Any
 
 import aiohttp
@@ -254,17 +255,21 @@ async def test_client_session_closed_by_somebody_else(
 
 
 async def test_base_url_of_a_given_session(server: Server, make_session: SessionFactory) -> None:
-    client_session = aiohttp.ClientSession(base_url=server.url("/base/"))
-    session = make_session(client_session=client_session)
-    async with session.ws_connect("room"):
+    session = make_session(client_session=aiohttp.ClientSession(base_url=server.url()))
+    async with session.ws_connect("/base/room"):
         assert server.requests[0].path == "/base/room"
-    async with session.ws_connect("./room") as ws:
+    async with session.ws_connect("/base/./room") as ws:
         assert ws.reused
-    try:
-        async with session.ws_connect(server.url("/base/room")) as ws:
-            assert ws.reused
-    except aiohttp.InvalidURL as exc:
-        assert "before 3.12" in str(exc)
+
+
+async def test_absolute_url_with_a_base_url(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(client_session=aiohttp.ClientSession(base_url=server.url()))
+    if tuple(map(int, aiohttp.__version__.split(".")[:2])) < (3, 12):
+        with pytest.raises(aiohttp.InvalidURL, match=r"before 3\.12"):
+            session.ws_connect(server.url("/room"))
+    else:
+        async with session.ws_connect(server.url("/room")):
+            assert server.requests[0].path == "/room"
 
 
 async def test_a_connector_that_limits_lower_is_told_of(
@@ -543,6 +548,23 @@ async def test_unclosed_session(server: Server) -> None:
         gc.collect()
     # What can be closed is closed.
     await until(lambda: server.open == 0)
+
+
+async def test_dropped_sessions_are_not_left_to_the_cyclic_collector(server: Server) -> None:
+    """A failed handshake leaves no cycle that keeps the session."""
+    session = WebSocketClientSession(conn_timeout=5)
+    with pytest.raises(aiohttp.WSServerHandshakeError):
+        await session.ws_connect(server.url("/refuse"))
+    await session.close()
+    dropped = weakref.ref(session)
+    gc.collect()
+    gc.disable()
+    try:
+        await asyncio.sleep(0)
+        del session
+        assert dropped() is None
+    finally:
+        gc.enable()
 
 
 async def test_a_handle_keeps_its_session(server: Server) -> None:
