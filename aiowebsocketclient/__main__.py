@@ -557,8 +557,11 @@ def _run(args: argparse.Namespace, output: Output) -> int:
             run = Run(args, args.url or stack.enter_context(_own_server(args.uvloop)))
             output.say(_heading(args))
             output.say(_task(run))
+            work = run.measure(output)
+            # Interrupted before it began, it would tell that it was never awaited.
+            stack.callback(work.close)
             runner = stack.enter_context(asyncio.Runner(loop_factory=_loop_factory(args.uvloop)))
-            runner.run(run.measure(output))
+            runner.run(work)
     except KeyboardInterrupt:
         status, complaint = 130, "interrupted"
     except (aiohttp.ClientError, ConnectionError, NoReplyError, TimeoutError, ValueError) as error:

@@ -55,7 +55,12 @@ async def started(
     *command: str, stdout: int = subprocess.PIPE, **environment: str
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
-        *command, stdout=stdout, stderr=subprocess.PIPE, env=os.environ | environment
+        *command,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        env=os.environ | environment,
+        # A shell lets what it runs in the background ignore Ctrl-C, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         yield process
