@@ -371,8 +371,8 @@ cdef class Pool:
     cdef Py_ssize_t _limit, _limit_total, _max_connecting, _max_waiting
     cdef double _max_idle
     cdef dict _endpoints, _handshakes, _slots
-    cdef Py_ssize_t _count, _waiters, _ticket, _serial, _claims, _giving
-    cdef bint _retiring
+    cdef Py_ssize_t _count, _waiters, _ticket, _serial, _claims, _giving, _closing
+    cdef bint _retiring, _lowered
     cdef list _place_heap, _idle_heap, _past
     cdef object _orphans, _fading
 
@@ -395,9 +395,12 @@ cdef class Pool:
         #: Every slot that is not gone.
         self._slots = {}
         self._count = 0
+        self._closing = 0
         self._waiters = 0
         # Whether any connection has a limited lifetime.
         self._retiring = False
+        # Whether a limit was lowered to less than is open; from then on more may be than it allows.
+        self._lowered = False
         self._ticket = 0
         self._serial = 0
         # Under limit_total: places wanted, and places being cleared for those who want them.
@@ -441,12 +444,18 @@ cdef class Pool:
     cpdef Plan release(self, Slot slot, double now):
         """Give an acquired connection back; it must be fit for another's use."""
         cdef Plan plan
+        cdef Endpoint endpoint
         if slot.state != ACQUIRED:
             raise ValueError("only an acquired slot can be released")
         if slot.waiter is not None:
             raise ValueError("a slot that was given must be taken before it can be released")
-        slot.handshake.endpoint.released += 1
-        if self._waiters == 0 and now < slot.retires:
+        endpoint = slot.handshake.endpoint
+        endpoint.released += 1
+        if (
+            self._waiters == 0
+            and now < slot.retires
+            and not (self._lowered and self._is_surplus(endpoint))
+        ):
             self._park(slot, now)
             return None
         plan = Plan()
@@ -617,6 +626,41 @@ cdef class Pool:
         self._drop_dead(handshake)
         return owner, plan
 
+    # -- limits ----------------------------------------------------------------------------------
+
+    def resize(self, Py_ssize_t limit, Py_ssize_t limit_total, double now):
+        """Set new limits, 0 for none.
+
+        Where they leave room, it goes to who waits.  What is too much is closed, handshakes that
+        belong to nobody first, then the longest idle connections; never what is in use or opened
+        for a waiter, which is closed when it falls free.
+        """
+        cdef Plan plan
+        cdef Endpoint endpoint
+        cdef list endpoints
+        cdef bint lowered
+        plan = Plan()
+        self._limit = limit
+        self._limit_total = limit_total
+        self._lowered = True
+        # Who wants room over all endpoints is known only while that is limited.
+        self._claims = 0
+        self._place_heap.clear()
+        endpoints = list(self._endpoints.values())
+        for endpoint in endpoints:
+            endpoint.claim = 0
+            endpoint.indexed = -1
+        for endpoint in endpoints:
+            self._trim_to_limit(endpoint, plan)
+            self._index(endpoint)
+        for endpoint in endpoints:
+            self._settle(endpoint, plan, now)
+        lowered = False
+        for endpoint in endpoints:
+            lowered = lowered or self._is_surplus(endpoint)
+        self._lowered = lowered
+        return plan
+
     # -- connections that end --------------------------------------------------------------------
 
     def discard(self, Slot slot not None, int reason, double now):
@@ -649,6 +693,7 @@ cdef class Pool:
             return None
         endpoint = slot.handshake.endpoint
         endpoint.closing -= 1
+        self._closing -= 1
         if slot.giving == _FOR_LIMIT:
             endpoint.giving -= 1
         elif slot.giving == _FOR_TOTAL:
@@ -911,6 +956,7 @@ cdef class Pool:
         slot.state = CLOSING
         endpoint.acquired -= 1
         endpoint.closing += 1
+        self._closing += 1
         endpoint.closed[reason] += 1
         handshake.live -= 1
         return 0
@@ -1099,6 +1145,8 @@ cdef class Pool:
         if slot.retires <= now:
             self._start_closing(slot, _LIFETIME)
             plan.closing.append(slot)
+        elif self._lowered and self._is_surplus(endpoint):
+            self._give_way(slot, _FOR_NOBODY, plan)
         elif first is None:
             self._park(slot, now)
         else:
@@ -1152,6 +1200,15 @@ cdef class Pool:
     cdef bint _is_at_total(self) except -1:
         return 0 < self._limit_total <= self._count
 
+    cdef bint _is_over_limit(self, Endpoint endpoint) except -1:
+        return 0 < self._limit < endpoint.count - endpoint.closing
+
+    cdef bint _is_over_total(self) except -1:
+        return 0 < self._limit_total < self._count - self._closing
+
+    cdef bint _is_surplus(self, Endpoint endpoint) except -1:
+        return self._is_over_limit(endpoint) or self._is_over_total()
+
     cdef bint _has_room(self, Endpoint endpoint) except -1:
         return not (
             self._is_connecting_full(endpoint) or self._is_at_limit(endpoint) or self._is_at_total()
@@ -1192,6 +1249,9 @@ cdef class Pool:
 
     cdef int _settle(self, Endpoint endpoint, Plan plan, double now) except -1:
         """Give free places to who waits for one, and clear places for the rest."""
+        if self._lowered:
+            self._trim_to_limit(endpoint, plan)
+            self._trim_to_total(plan)
         self._grant(endpoint, plan, now)
         self._make_room(endpoint, plan)
         return 0
@@ -1303,6 +1363,25 @@ cdef class Pool:
                 self._give_way(victim, _FOR_TOTAL, plan)
         return 0
 
+    cdef int _trim_to_limit(self, Endpoint endpoint, Plan plan) except -1:
+        """Close what is more than a lowered limit allows and nobody uses or waits for."""
+        cdef Slot victim
+        while self._is_over_limit(endpoint):
+            victim = next(iter(endpoint.orphans), None) or endpoint.idle.head
+            if victim is None:
+                break
+            self._give_way(victim, _FOR_NOBODY, plan)
+        return 0
+
+    cdef int _trim_to_total(self, Plan plan) except -1:
+        cdef Slot victim
+        while self._is_over_total():
+            victim = next(iter(self._orphans), None) or self._longest_idle()
+            if victim is None:
+                break
+            self._give_way(victim, _FOR_NOBODY, plan)
+        return 0
+
     cdef int _give_way(self, Slot slot, int giving, Plan plan) except -1:
         """Close a connection, or stop a handshake, so that its place can go to another."""
         cdef Handshake handshake
@@ -1314,6 +1393,7 @@ cdef class Pool:
             slot.state = CLOSING
             handshake.live -= 1
             endpoint.closing += 1
+            self._closing += 1
         else:
             if slot.state == IDLE:
                 self._unpark(slot)

@@ -442,6 +442,7 @@ class Pool:
 
     __slots__ = (
         "_claims",
+        "_closing",
         "_count",
         "_endpoints",
         "_fading",
@@ -450,6 +451,7 @@ class Pool:
         "_idle_heap",
         "_limit",
         "_limit_total",
+        "_lowered",
         "_max_connecting",
         "_max_idle",
         "_max_waiting",
@@ -482,9 +484,12 @@ class Pool:
         #: Every slot that is not gone.
         self._slots: dict[Slot, None] = {}
         self._count = 0
+        self._closing = 0
         self._waiters = 0
         # Whether any connection has a limited lifetime.
         self._retiring = False
+        # Whether a limit was lowered to less than is open; from then on more may be than it allows.
+        self._lowered = False
         self._ticket = 0
         self._serial = 0
         # Under limit_total: places wanted, and places being cleared for those who want them.
@@ -528,8 +533,13 @@ class Pool:
             raise ValueError("only an acquired slot can be released")
         if slot.waiter is not None:
             raise ValueError("a slot that was given must be taken before it can be released")
-        slot.handshake.endpoint.released += 1
-        if self._waiters == 0 and now < slot.retires:
+        endpoint = slot.handshake.endpoint
+        endpoint.released += 1
+        if (
+            self._waiters == 0
+            and now < slot.retires
+            and not (self._lowered and self._is_surplus(endpoint))
+        ):
             self._park(slot, now)
             return None
         plan = Plan()
@@ -689,6 +699,37 @@ class Pool:
         self._drop_dead(handshake)
         return owner, plan
 
+    # -- limits ----------------------------------------------------------------------------------
+
+    def resize(self, limit: int, limit_total: int, now: float) -> Plan:
+        """Set new limits, 0 for none.
+
+        Where they leave room, it goes to who waits.  What is too much is closed, handshakes that
+        belong to nobody first, then the longest idle connections; never what is in use or opened
+        for a waiter, which is closed when it falls free.
+        """
+        plan = Plan()
+        self._limit = limit
+        self._limit_total = limit_total
+        self._lowered = True
+        # Who wants room over all endpoints is known only while that is limited.
+        self._claims = 0
+        self._place_heap.clear()
+        endpoints = list(self._endpoints.values())
+        for endpoint in endpoints:
+            endpoint.claim = 0
+            endpoint.indexed = -1
+        for endpoint in endpoints:
+            self._trim_to_limit(endpoint, plan)
+            self._index(endpoint)
+        for endpoint in endpoints:
+            self._settle(endpoint, plan, now)
+        lowered = False
+        for endpoint in endpoints:
+            lowered = lowered or self._is_surplus(endpoint)
+        self._lowered = lowered
+        return plan
+
     # -- connections that end --------------------------------------------------------------------
 
     def discard(self, slot: Slot, reason: int, now: float) -> Plan | None:
@@ -716,6 +757,7 @@ class Pool:
             return None
         endpoint = slot.handshake.endpoint
         endpoint.closing -= 1
+        self._closing -= 1
         if slot.giving == _FOR_LIMIT:
             endpoint.giving -= 1
         elif slot.giving == _FOR_TOTAL:
@@ -938,6 +980,7 @@ class Pool:
         slot.state = CLOSING
         endpoint.acquired -= 1
         endpoint.closing += 1
+        self._closing += 1
         endpoint.closed[reason] += 1
         handshake.live -= 1
 
@@ -1092,6 +1135,8 @@ class Pool:
         if slot.retires <= now:
             self._start_closing(slot, _LIFETIME)
             plan.closing.append(slot)
+        elif self._lowered and self._is_surplus(endpoint):
+            self._give_way(slot, _FOR_NOBODY, plan)
         elif first is None:
             self._park(slot, now)
         else:
@@ -1139,6 +1184,15 @@ class Pool:
     def _is_at_total(self) -> bool:
         return 0 < self._limit_total <= self._count
 
+    def _is_over_limit(self, endpoint: Endpoint) -> bool:
+        return 0 < self._limit < endpoint.count - endpoint.closing
+
+    def _is_over_total(self) -> bool:
+        return 0 < self._limit_total < self._count - self._closing
+
+    def _is_surplus(self, endpoint: Endpoint) -> bool:
+        return self._is_over_limit(endpoint) or self._is_over_total()
+
     def _has_room(self, endpoint: Endpoint) -> bool:
         return not (
             self._is_connecting_full(endpoint) or self._is_at_limit(endpoint) or self._is_at_total()
@@ -1176,6 +1230,9 @@ class Pool:
 
     def _settle(self, endpoint: Endpoint, plan: Plan, now: float) -> None:
         """Give free places to who waits for one, and clear places for the rest."""
+        if self._lowered:
+            self._trim_to_limit(endpoint, plan)
+            self._trim_to_total(plan)
         self._grant(endpoint, plan, now)
         self._make_room(endpoint, plan)
 
@@ -1270,6 +1327,21 @@ class Pool:
                     break
                 self._give_way(victim, _FOR_TOTAL, plan)
 
+    def _trim_to_limit(self, endpoint: Endpoint, plan: Plan) -> None:
+        """Close what is more than a lowered limit allows and nobody uses or waits for."""
+        while self._is_over_limit(endpoint):
+            victim = next(iter(endpoint.orphans), None) or endpoint.idle.head
+            if victim is None:
+                break
+            self._give_way(victim, _FOR_NOBODY, plan)
+
+    def _trim_to_total(self, plan: Plan) -> None:
+        while self._is_over_total():
+            victim = next(iter(self._orphans), None) or self._longest_idle()
+            if victim is None:
+                break
+            self._give_way(victim, _FOR_NOBODY, plan)
+
     def _give_way(self, slot: Slot, giving: int, plan: Plan) -> None:
         """Close a connection, or stop a handshake, so that its place can go to another."""
         handshake = slot.handshake
@@ -1279,6 +1351,7 @@ class Pool:
             slot.state = CLOSING
             handshake.live -= 1
             endpoint.closing += 1
+            self._closing += 1
         else:
             if slot.state == IDLE:
                 self._unpark(slot)

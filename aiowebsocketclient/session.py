@@ -263,7 +263,7 @@ class WebSocketClientSession:
 
     @property
     def limit(self) -> int | None:
-        """Simultaneous connections to one endpoint; None: no limit."""
+        """Simultaneous connections to one endpoint; None: no limit.  :meth:`resize` changes it."""
         return self._limit
 
     @property
@@ -574,6 +574,33 @@ class WebSocketClientSession:
                     " handshakes beyond that will hang. Give it %s=0.",
                     *(name, theirs, name),
                 )
+
+    # -- changing limits -------------------------------------------------------------------------
+
+    def resize(self, *, limit: int | None = _UNSET, limit_total: int | None = _UNSET) -> None:
+        """Change the limits; one that is not given stays as it is.
+
+        Raised, they let in at once who waits for a place.  Lowered, they close idle connections
+        that are too many, the longest idle first; connections in use are closed when they are
+        released, until there are no more than allowed.
+
+        :param limit: simultaneous connections to one endpoint; None or 0: no limit.
+        :param limit_total: simultaneous connections over all endpoints; None or 0: no limit.
+        """
+        new_limit = self._limit if limit is _UNSET else _places("limit", limit) or None
+        new_total = (
+            self._limit_total
+            if limit_total is _UNSET
+            else _places("limit_total", limit_total) or None
+        )
+        if self._closed:
+            raise _closed_error()
+        if self._bound:
+            # In its own loop and thread only.
+            self._bind()
+        self._limit = new_limit
+        self._limit_total = new_total
+        self._carry_out(self._pool.resize(new_limit or 0, new_total or 0, monotonic()))
 
     # -- carrying out what the core decides ------------------------------------------------------
 

@@ -76,6 +76,9 @@ class Driver:
     def abandon(self, slot: Any) -> None:
         self.core.abandon(slot, self.now)
 
+    def resize(self, limit: int = 0, limit_total: int = 0) -> None:
+        self._plan(self.core.resize(limit, limit_total, self.now))
+
     def expire(self) -> None:
         self._plan(self.core.expire(self.now))
 
@@ -1475,6 +1478,140 @@ def test_same_key_changes_nothing(drive: Drive) -> None:
     pool.connected(slot, key="a1")
     assert pool.woken == [waiter]
     assert slot.key == "a1"
+
+
+# -- resizing ------------------------------------------------------------------------------------
+
+
+def test_a_raised_limit_lets_in_who_waits(drive: Drive) -> None:
+    pool = drive(limit=1)
+    pool.hold("a1")
+    waiters = [pool.request(key) for key in ("a1", "a2", "a1")]
+    pool.resize(limit=3)
+    assert [slot.owner for slot in pool.opened] == waiters[:2]
+    pool.resize()
+    assert [slot.owner for slot in pool.opened] == waiters[2:]
+
+
+def test_a_raised_total_lets_in_who_waits_longest(drive: Drive) -> None:
+    pool = drive(limit_total=1)
+    pool.hold("a1")
+    waiters = [pool.request(key) for key in ("b1", "a1", "c1", "b2")]
+    pool.resize(limit_total=4)
+    assert [slot.owner for slot in pool.opened] == waiters[:3]
+
+
+def test_a_total_can_come_and_go(drive: Drive) -> None:
+    pool = drive(limit=1)
+    held, other = pool.hold("a1"), pool.hold("b1")
+    waiters = [pool.request("b1"), pool.request("a1")]
+    pool.resize(limit=2, limit_total=2)
+    assert pool.did_nothing()
+    # The oldest first, wherever the place is.
+    pool.lose(held)
+    assert [slot.owner for slot in pool.opened] == waiters[:1]
+    pool.resize(limit=2)
+    assert [slot.owner for slot in pool.opened] == waiters[1:]
+    pool.lose(other)
+    assert pool.did_nothing()
+
+
+def test_a_lowered_limit_closes_what_is_idle(drive: Drive) -> None:
+    pool = drive(limit=4)
+    orphan = pool.orphan("a2")
+    idle = []
+    for slot in [pool.hold("a1") for _ in range(3)]:
+        pool.now += 1
+        pool.release(slot)
+        idle.append(slot)
+    pool.resize(limit=2)
+    assert pool.closing == [orphan, idle[0]]
+    assert pool.counter("closed_evicted") == 1
+    pool.resize(limit=2)
+    assert pool.did_nothing()
+    # Closing ones count all the same.
+    assert pool.acquire("a1") is idle[2]
+    assert pool.acquire("a1") is idle[1]
+    waiter = pool.request("a1")
+    pool.closed(orphan)
+    pool.closed(idle[0])
+    assert pool.did_nothing()
+    pool.lose(idle[1])
+    assert pool.opened == [waiter.opening]
+
+
+def test_a_lowered_total_closes_the_longest_idle_of_any_endpoint(drive: Drive) -> None:
+    pool = drive(limit_total=4)
+    held = [pool.hold(key) for key in ("a1", "b1", "c1", "c1")]
+    for slot in held[:3]:
+        pool.now += 1
+        pool.release(slot)
+    pool.resize(limit_total=2)
+    assert pool.closing == held[:2]
+
+
+def test_what_one_limit_closes_counts_for_the_other(drive: Drive) -> None:
+    pool = drive()
+    slots = [pool.hold(key) for key in ("a1", "b1", "b1")]
+    for slot in slots:
+        pool.now += 1
+        pool.release(slot)
+    # The longest idle one is at "a", but the limit for "b" takes one already.
+    pool.resize(limit=1, limit_total=2)
+    assert pool.closing == [slots[1]]
+
+
+@pytest.mark.parametrize("limits", [{"limit": 1}, {"limit_total": 1}])
+def test_what_is_in_use_is_closed_when_it_falls_free(drive: Drive, limits: dict[str, int]) -> None:
+    pool = drive()
+    first, second, third = (pool.hold("a1") for _ in range(3))
+    pool.resize(**limits)
+    assert pool.did_nothing()
+    pool.release(first)
+    assert pool.closing == [first]
+    # Nor is it handed on.
+    waiter = pool.request("a1")
+    pool.release(second)
+    assert pool.closing == [second]
+    assert not pool.woken
+    pool.closed(first)
+    pool.closed(second)
+    assert pool.did_nothing()
+    pool.release(third)
+    assert pool.woken == [waiter]
+    pool.take(waiter)
+    pool.release(third)
+    assert third.state == IDLE
+
+
+@pytest.mark.parametrize("limits", [{"limit": 1}, {"limit_total": 1}])
+def test_what_is_opened_for_a_waiter_is_its_own(drive: Drive, limits: dict[str, int]) -> None:
+    pool = drive()
+    pool.hold("a1")
+    (waiter, slot), (leaver, other) = pool.opening("a1"), pool.opening("a2")
+    pool.resize(**limits)
+    assert pool.did_nothing()
+    # Until there is no waiter any more.
+    pool.give_up(leaver)
+    assert pool.closing == [other]
+    pool.connected(slot)
+    assert pool.woken == [waiter]
+    assert pool.take(waiter) is slot
+    pool.release(slot)
+    assert pool.closing == [slot]
+
+
+def test_nothing_is_closed_for_good_after_a_limit_was_lowered(drive: Drive) -> None:
+    pool = drive()
+    slots = [pool.hold("a1") for _ in range(3)]
+    pool.resize(limit=2)
+    for slot in slots:
+        pool.release(slot)
+    assert slots[0].state == CLOSING
+    for _ in range(3):
+        slot = pool.acquire("a1")
+        pool.release(slot)
+        assert slot.state == IDLE
 
 
 # -- the end -------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 
 from aiowebsocketclient import (
     EndpointKey,
+    PoolClosedError,
     PoolTimeoutError,
     TooManyWaitersError,
     WebSocketPoolError,
@@ -288,3 +289,70 @@ async def test_1000_connections(server: Server, make_session: SessionFactory) ->
     await session.close()
     await until(lambda: server.open == 0)
     assert server.handshakes == 1_000
+
+
+async def test_resize_lets_in_who_waits(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(limit=1)
+    held = await session.ws_connect(server.url())
+    callers = [asyncio.create_task(session.ws_connect(server.url())) for _ in range(3)]
+    await until(lambda: session.stats().waiting == 3)
+    session.resize(limit=3)
+    assert session.limit == 3
+    await until(lambda: session.stats().acquired == 3)
+    assert server.peak == 3
+    session.resize(limit=None)
+    assert session.limit is None
+    await until(lambda: session.stats().acquired == 4)
+    assert server.peak == 4
+    for ws in [held, *[await caller for caller in callers]]:
+        await ws.release()
+
+
+async def test_resize_closes_what_is_idle_now_and_what_is_used_on_release(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(limit=4)
+    held = [await session.ws_connect(server.url()) for _ in range(4)]
+    await asyncio.gather(*[ws.release() for ws in held[:2]])
+    session.resize(limit=1)
+    await until(lambda: server.open == 2)
+    assert server.close_codes == [1000, 1000]
+    for ws in held[2:]:
+        await ws.send_str("still here")
+        assert await ws.receive_str() == "still here"
+        await ws.release()
+    await until(lambda: server.open == 1)
+    assert session.stats().idle == 1
+    assert session.stats().closed_evicted == 3
+
+
+async def test_resize_of_the_total(server: Server, make_session: SessionFactory) -> None:
+    async with serving(Server()) as other:
+        session = make_session()
+        for url in (server.url(), other.url()):
+            await (await session.ws_connect(url)).release()
+        session.resize(limit_total=1)
+        assert session.limit is None
+        await until(lambda: server.open == 0)
+        assert session.stats().idle == 1
+        # The limit that is not given stays.
+        session.resize(limit=5)
+        async with session.ws_connect(server.url()):
+            assert session.stats().acquired == 1
+            await until(lambda: other.open == 0)
+
+
+async def test_resize_refuses_what_is_no_limit(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(limit=2)
+    with pytest.raises(TypeError, match="limit must be"):
+        session.resize(limit=True)
+    with pytest.raises(ValueError, match="limit_total must be"):
+        session.resize(limit=1, limit_total=-1)
+    assert session.limit == 2
+    session.resize()
+    assert session.limit == 2
+    await session.close()
+    with pytest.raises(PoolClosedError):
+        session.resize(limit=1)
