@@ -517,15 +517,18 @@ cdef class Pool:
         return slot
 
     def give_up(self, Waiter waiter not None, double now, bint timed_out):
-        """Take a waiter out of the line; what it was given already, :meth:`take` returns."""
+        """Take a waiter out of the line; what it was given already, :meth:`take` returns.
+
+        ``timed_out`` counts a timeout, unless it has had its connection.
+        """
         cdef Plan plan
         cdef Handshake handshake
+        handshake = waiter.handshake
+        if timed_out and (waiter.queued or waiter.slot is not None):
+            handshake.endpoint.timeouts += 1
         if not waiter.queued:
             return None
         plan = Plan()
-        handshake = waiter.handshake
-        if timed_out:
-            handshake.endpoint.timeouts += 1
         self._leave(waiter, now)
         self._settle(handshake.endpoint, plan, now)
         self._drop_dead(handshake)
@@ -1418,7 +1421,7 @@ cdef class Parkable:
 
     cdef public object _background, _buffer, _is_eof, _is_transport_closing, _parser, _protocol
     cdef public dict state
-    cdef public bint closing, parked
+    cdef public bint closing, parked, resets
 
     cpdef bint is_clean(self) except -1:
         """Whether it can go to another user: nothing unread, nothing under way, no error seen."""
@@ -1576,11 +1579,11 @@ cdef class Express:
     cpdef object release(self, Handle handle):
         """Park the connection of a handle, and release it: what :meth:`Pool.release` returns.
 
-        ``False``: it is not fit for another's use, and nothing was done.
+        ``False``: it is not fit for another's use, or not yet, and nothing was done.
         """
         cdef Slot slot = handle._slot
         cdef Parkable conn = slot.conn
-        if not self.pooling or conn is None or not conn.park():
+        if not self.pooling or conn is None or conn.resets or not conn.park():
             return False
         spend(handle, {})
         return self._pool.release(slot, monotonic())

@@ -602,13 +602,16 @@ class Pool:
         return slot
 
     def give_up(self, waiter: Waiter, now: float, timed_out: bool) -> Plan | None:
-        """Take a waiter out of the line; what it was given already, :meth:`take` returns."""
+        """Take a waiter out of the line; what it was given already, :meth:`take` returns.
+
+        ``timed_out`` counts a timeout, unless it has had its connection.
+        """
+        handshake = waiter.handshake
+        if timed_out and (waiter.queued or waiter.slot is not None):
+            handshake.endpoint.timeouts += 1
         if not waiter.queued:
             return None
         plan = Plan()
-        handshake = waiter.handshake
-        if timed_out:
-            handshake.endpoint.timeouts += 1
         self._leave(waiter, now)
         self._settle(handshake.endpoint, plan, now)
         self._drop_dead(handshake)
@@ -1381,6 +1384,7 @@ class Parkable:
         "_protocol",
         "closing",
         "parked",
+        "resets",
         "state",
     )
 
@@ -1392,6 +1396,7 @@ class Parkable:
     _protocol: Any
     closing: bool
     parked: bool
+    resets: bool
     state: dict[str, Any]
 
     def is_clean(self) -> bool:
@@ -1556,12 +1561,12 @@ class Express:
     def release(self, handle: Handle) -> Any:
         """Park the connection of a handle, and release it: what :meth:`Pool.release` returns.
 
-        ``False``: it is not fit for another's use, and nothing was done.
+        ``False``: it is not fit for another's use, or not yet, and nothing was done.
         """
         slot = handle._slot
         assert slot is not None
         conn = slot.conn
-        if not self.pooling or conn is None or not conn.park():
+        if not self.pooling or conn is None or conn.resets or not conn.park():
             return False
         spend(handle, {})
         return self._pool.release(slot, monotonic())

@@ -17,6 +17,7 @@ import aiohttp
 from aiohttp import WSMsgType
 
 from ._compat import Parkable
+from .hooks import NO_HOOKS, Hooks
 from .response import CONNECTION
 
 __all__ = ("DIRTY", "LOST", "Connection")
@@ -55,6 +56,8 @@ class Connection(Parkable):
         "_writer",
         "acquired_at",
         "closed",
+        "fresh",
+        "hooks",
         "slot",
         "timer",
         "ws",
@@ -66,6 +69,7 @@ class Connection(Parkable):
         slot: Any,
         on_ended: Callable[["Connection", str], None],
         on_gone: Callable[["Connection"], None],
+        hooks: Hooks = NO_HOOKS,
     ) -> None:
         conn: Any = ws._conn
         if conn is None or conn.transport is None:
@@ -74,6 +78,10 @@ class Connection(Parkable):
         self.slot = slot
         self._on_ended = on_ended
         self._on_gone = on_gone
+        self.hooks = hooks
+        self.resets = hooks.reset is not None
+        #: Whether it comes straight from its handshake, and has not been pooled yet.
+        self.fresh = True
         # Shared between the response and its handles. CPython keeps the keys of an ordinary
         # instance dictionary apart from its values, which makes lookups through a second object
         # several times slower; one that is filled by update() is whole.
@@ -117,6 +125,14 @@ class Connection(Parkable):
         return bool(
             ws["_closed"] or ws["_closing"] or self._is_eof() or self._is_transport_closing()
         )
+
+    def why_unfit(self) -> str:
+        """Return the reason for which it is closed that is not clean."""
+        return LOST if self.has_ended else DIRTY
+
+    def clear(self) -> bool:
+        """Make it fit for another's use where only control frames keep it from that."""
+        return self.is_clean() or self.answer_control_frames()
 
     def answer_control_frames(self) -> bool:
         """Take PINGs and PONGs that lie unread; True if nothing else keeps it from being clean.

@@ -16,6 +16,8 @@ from aiohttp.client_ws import DEFAULT_WS_CLIENT_TIMEOUT
 from multidict import CIMultiDict
 from yarl import URL
 
+from .hooks import NO_HOOKS, Hooks, hooks_of
+
 __all__ = ("EndpointKey", "HandshakeKey", "Target", "cookies_for", "parse_url", "resolve")
 
 # The options of the installed aiohttp, with their defaults.
@@ -99,6 +101,7 @@ class Target(NamedTuple):
     options: dict[str, Any]
     #: The caller knows better than headers and cookies what connections are alike.
     has_reuse_key: bool
+    hooks: Hooks
 
     def __repr__(self) -> str:
         """Return only what is no secret."""
@@ -112,14 +115,18 @@ def resolve(
     headers: CIMultiDict[str],
     reuse_key: Hashable,
     client_session: aiohttp.ClientSession | None,
+    hooks: Hooks = NO_HOOKS,
 ) -> Target:
     """Return the target of one call.
 
-    ``headers`` are the pool's own; ``client_session`` is the one that will connect, if there is one
-    already: its base URL and default headers count.  Raises ``TypeError`` for an argument of the
-    wrong type, ``ValueError`` where two say different things, ``aiohttp.InvalidURL`` and
-    ``aiohttp.NonHttpUrlClientError`` for a URL that cannot be connected to.
+    ``headers`` and ``hooks`` are the pool's own; ``client_session`` is the one that will connect,
+    if there is one already: its base URL and default headers count.  Raises ``TypeError`` for an
+    argument of the wrong type, ``ValueError`` where two say different things, and
+    ``aiohttp.InvalidURL`` and ``aiohttp.NonHttpUrlClientError`` for a URL that cannot be connected
+    to.
     """
+    options = dict(options)
+    hooks = hooks_of(options, hooks)
     options = _checked(options)
     url = parse_url(url, client_session)
     if params := options.pop("params", None):
@@ -135,13 +142,13 @@ def resolve(
         url.raw_path_qs,
         _reuse_key(reuse_key) or _wire_headers(url, options, client_session),
         (),
-        _other_options(url, options, with_auth=reuse_key is not None),
+        _other_options(url, options, hooks, with_auth=reuse_key is not None),
     )
     try:
         hash(key)
     except TypeError as exc:
         raise TypeError(f"an option of ws_connect() has a value of the wrong type: {exc}") from None
-    return Target(key, url, options, reuse_key is not None)
+    return Target(key, url, options, reuse_key is not None, hooks)
 
 
 def parse_url(url: str | URL, client_session: aiohttp.ClientSession | None) -> URL:
@@ -275,7 +282,7 @@ def _authorization(url: URL, options: dict[str, Any]) -> str | None:
         ) from None
 
 
-def _other_options(url: URL, options: dict[str, Any], *, with_auth: bool) -> Hashable:
+def _other_options(url: URL, options: dict[str, Any], hooks: Hooks, *, with_auth: bool) -> Hashable:
     others: dict[str, Hashable] = {
         name: canonical
         for name, value in options.items()
@@ -290,6 +297,8 @@ def _other_options(url: URL, options: dict[str, Any], *, with_auth: bool) -> Has
         others["timeout"] = (timeout.ws_receive, timeout.ws_close)
     if (ssl := _ssl(options)) is not True:
         others["ssl"] = ssl
+    if hooks != NO_HOOKS:
+        others["hooks"] = hooks
     return tuple(sorted(others.items(), key=lambda item: item[0]))
 
 

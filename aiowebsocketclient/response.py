@@ -161,8 +161,10 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
     ) -> None:
         """Give the connection back; after an exception close it, as a reply may be on its way."""
         if exc_type is None:
+            slot = self._slot
             completion = self.release()
-            if completion is not DONE:
+            # A reset goes on without the caller.
+            if completion is not DONE and slot is not None and slot.conn and slot.conn.closing:
                 await completion
         elif self._owner is not None:
             completion = self._owner._fail(self)

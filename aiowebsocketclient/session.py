@@ -27,7 +27,7 @@ import aiohttp
 from multidict import CIMultiDict, getversion
 from yarl import URL
 
-from ._compat import DONE, Acquisition, Express, Plan, Pool, Slot, Waiter, lend
+from ._compat import DONE, Acquisition, Express, Plan, Pool, Slot, Waiter, lend, spend
 from ._pool_py import ACQUIRED, CLOSE_REASONS, CLOSING, IDLE
 from .exceptions import (
     PoolClosedError,
@@ -35,6 +35,7 @@ from .exceptions import (
     TooManyWaitersError,
     WebSocketPoolError,
 )
+from .hooks import NO_HOOKS, Hook, Hooks, hooks_of, run_hook
 from .idle import Connection
 from .keys import EndpointKey, HandshakeKey, Target, cookies_for, resolve
 from .response import ClientWebSocketResponse, Completion
@@ -65,7 +66,7 @@ _ABORT_GRACE: Final = 0.1
 class _Caller:
     """What the session keeps of a caller that waits; a waiter of the core points at it."""
 
-    __slots__ = ("context", "error", "future", "overdue", "target")
+    __slots__ = ("check_deadline", "context", "error", "future", "overdue", "target")
 
     def __init__(self, target: Target, future: asyncio.Future[None]) -> None:
         self.target = target
@@ -75,10 +76,18 @@ class _Caller:
         self.error: BaseException | None = None
         #: Its time ran out after it had been given a connection, which may yet turn out dead.
         self.overdue: PoolTimeoutError | None = None
+        #: While a check runs on what it was given.
+        self.check_deadline: asyncio.Timeout | None = None
 
     def wake(self) -> None:
         if not self.future.done():
             self.future.set_result(None)
+        self.stop_check()
+
+    def stop_check(self) -> None:
+        if self.check_deadline is not None and not self.check_deadline.expired():
+            # In the past, whatever the loop's clock says.
+            self.check_deadline.reschedule(-math.inf)
 
 
 class _Attempt:
@@ -133,17 +142,26 @@ Coroutine.register(type(DONE))
 class _Targets(dict[str | URL, Target]):
     """Targets of calls without options, by URL as given: each is parsed once."""
 
-    __slots__ = ("client_session", "headers")
+    __slots__ = ("client_session", "headers", "hooks")
 
     def __init__(
-        self, headers: CIMultiDict[str], client_session: aiohttp.ClientSession | None
+        self,
+        headers: CIMultiDict[str],
+        client_session: aiohttp.ClientSession | None,
+        hooks: Hooks,
     ) -> None:
         self.headers = headers
         self.client_session = client_session
+        self.hooks = hooks
 
     def __missing__(self, url: str | URL) -> Target:
         target = resolve(
-            url, {}, headers=self.headers, reuse_key=None, client_session=self.client_session
+            url,
+            {},
+            headers=self.headers,
+            reuse_key=None,
+            client_session=self.client_session,
+            hooks=self.hooks,
         )
         if len(self) >= _MAX_TARGETS:
             self.clear()
@@ -178,6 +196,17 @@ class WebSocketClientSession:
     :param client_session_owner: whether :meth:`close` closes ``client_session``.
     :param connect_limiter: an asynchronous context manager entered around each handshake, such as
         ``aiolimiter.AsyncLimiter(300, 300)`` or ``asyncio.Semaphore(10)``.
+    :param configure: ``async (ws) -> None``, called once for each connection after its handshake,
+        to authenticate, say.  One that raises fails the caller that the handshake was made for.
+    :param check: the same, called before a connection that was pooled is handed out.  One that
+        raises costs the connection; the caller gets the next, or a new one.
+    :param reset: the same, called after a release and before the connection is pooled or handed on,
+        to unsubscribe, say.  One that raises costs the connection.  Nobody need wait for it.
+    :param hook_timeout: seconds for one run of a hook, which has failed then.  None: no timeout.
+
+    A hook gets a handle of its own, whose ``release()`` does nothing; to close it, or to leave a
+    message unread after ``check`` or ``reset``, is a failure too.  A connection counts as acquired
+    while ``check`` or ``reset`` runs, and as connecting while ``configure`` does.
 
     Bad arguments raise ``TypeError`` or ``ValueError`` here.  A session belongs to one event loop
     and is not thread-safe.
@@ -205,6 +234,10 @@ class WebSocketClientSession:
         close_timeout: float = 10.0,
         client_session_owner: bool = True,
         connect_limiter: AbstractAsyncContextManager[Any, Any] | None = None,
+        configure: Hook | None = None,
+        check: Hook | None = None,
+        reset: Hook | None = None,
+        hook_timeout: float | None = 10.0,
     ) -> None:
         self._conn_timeout = _seconds("conn_timeout", conn_timeout) or None
         self._force_close = bool(force_close)
@@ -223,6 +256,8 @@ class WebSocketClientSession:
             raise TypeError("close_timeout must be a number of seconds, not None")
         self._close_timeout = timeout
         self._connect_limiter = _limiter(connect_limiter)
+        self._hooks = hooks_of({"configure": configure, "check": check, "reset": reset}, NO_HOOKS)
+        self._hook_timeout = _positive("hook_timeout", hook_timeout)
         waiting = _places("max_waiting", max_waiting)
         self._pool = Pool(
             limit=self._limit or 0,
@@ -232,7 +267,11 @@ class WebSocketClientSession:
             max_idle=_positive("max_idle", max_idle) or math.inf,
         )
         self._express = self._make_express(_never, 0)
-        self._targets = _Targets(self._headers, self._client_session)
+        # Where there is a check or a reset, the session itself has to see to every call.
+        self._detour = self._make_express(_never, 0)
+        self._detour.plain_exit = False
+        self._front = self._way(self._hooks)
+        self._targets = _Targets(self._headers, self._client_session, self._hooks)
         self._has_cookies = False
         self._default_headers: CIMultiDict[str] = CIMultiDict()
         self._default_headers_version = 0
@@ -319,7 +358,8 @@ class WebSocketClientSession:
         :param reuse_key: stands for the headers and the cookies when it is decided which open
             connections will do; any hashable.
         :param acquire_timeout: overrides the session's.
-        :param options: those of :meth:`aiohttp.ClientSession.ws_connect`, with its defaults.
+        :param options: those of :meth:`aiohttp.ClientSession.ws_connect`, with its defaults; and
+            ``configure``, ``check`` and ``reset``, with the session's.
 
         Raises :exc:`PoolTimeoutError`, :exc:`TooManyWaitersError`, :exc:`PoolClosedError`, and what
         aiohttp raises while connecting.  A wrong argument is refused at the call.
@@ -328,8 +368,10 @@ class WebSocketClientSession:
             acquire_timeout = self._acquire_timeout
         else:
             acquire_timeout = _seconds("acquire_timeout", acquire_timeout)
+        way = self._front
         if options or reuse_key is not None:
             target = self._resolve(url, options, reuse_key)
+            way = self._way(target.hooks)
         else:
             if self._default_headers or self._had_default_headers:
                 self._forget_stale_targets()
@@ -338,7 +380,7 @@ class WebSocketClientSession:
             except TypeError:
                 # Not hashable, so not a URL.
                 target = self._resolve(url, {}, None)
-        return Acquisition(self._express, self, target, acquire_timeout)
+        return Acquisition(way, self, target, acquire_timeout)
 
     async def prewarm(
         self,
@@ -427,7 +469,11 @@ class WebSocketClientSession:
             headers=self._headers,
             reuse_key=reuse_key,
             client_session=self._client_session,
+            hooks=self._hooks,
         )
+
+    def _way(self, hooks: Hooks) -> Express:
+        return self._express if hooks.check is hooks.reset is None else self._detour
 
     def _with_cookies(self, target: Target) -> Target:
         if not self._has_cookies or target.has_reuse_key:
@@ -443,9 +489,12 @@ class WebSocketClientSession:
         """Acquire where there is more to do than to hand out what is idle."""
         self._bind()
         target = self._with_cookies(target)
-        slot = self._pool.acquire(target.key, monotonic())
+        slot = None
+        if target.hooks.check is None:
+            slot = self._pool.acquire(target.key, monotonic())
         if slot is None:
             slot = await self._wait(target, acquire_timeout)
+        slot.conn.fresh = False
         if self._debug:
             slot.conn.acquired_at = traceback.extract_stack()
         ws: ClientWebSocketResponse = lend(self._express, self, slot)
@@ -467,20 +516,28 @@ class WebSocketClientSession:
                 f"max_waiting callers are queued for {key.endpoint} already:"
                 " try again later, or raise limit or max_waiting"
             )
-        slot = pool.take(waiter)
-        if slot is not None:
-            return slot
+        check = target.hooks.check
+        if check is None:
+            slot = pool.take(waiter)
+            if slot is not None:
+                return slot
         timer = None
-        if acquire_timeout is not None:
+        # With 0 nothing is waited for; a check takes its own time.
+        if acquire_timeout:
             timer = self._loop.call_later(acquire_timeout, self._time_out, waiter, acquire_timeout)
         try:
             while True:
-                await caller.future
+                if waiter.slot is None:
+                    await caller.future
+                if check is not None and waiter.slot is not None:
+                    await self._check(check, waiter)
                 slot = pool.take(waiter)
                 if slot is not None:
                     return slot
                 if caller.error is not None:
                     raise caller.error
+                if acquire_timeout == 0:
+                    caller.overdue = _timeout_error(key.endpoint, 0)
                 if caller.overdue is not None:
                     self._carry_out(pool.give_up(waiter, monotonic(), True))
                     raise caller.overdue
@@ -494,6 +551,42 @@ class WebSocketClientSession:
             if timer is not None:
                 timer.cancel()
 
+    async def _check(self, check: Hook, waiter: Waiter) -> None:
+        """Check what a waiter was given, and the next where that fails, as long as there is one.
+
+        Where there is none, the waiter stands at the head of its line again.
+        """
+        caller: _Caller = waiter.token
+        while (slot := waiter.slot) is not None and not slot.conn.fresh:
+            if caller.overdue is not None:
+                self._pool.give_up(waiter, monotonic(), True)
+                raise caller.overdue
+            reason = await self._fails_check(check, waiter, slot)
+            if waiter.slot is slot:
+                if reason is None:
+                    return
+                self._close_acquired(slot, reason)
+
+    async def _fails_check(self, check: Hook, waiter: Waiter, slot: Slot) -> str | None:
+        conn: Connection = slot.conn
+        deadline = asyncio.timeout(self._hook_timeout)
+        waiter.token.check_deadline = deadline
+        try:
+            await run_hook(check, lend(self._express, None, slot), deadline)
+        except Exception:
+            return "lost" if conn.has_ended else "failed"
+        except BaseException as exc:
+            if isinstance(exc, asyncio.CancelledError) and not _is_being_cancelled():
+                return "failed"
+            # A reply may be on its way, so it is not for the next one either.
+            if waiter.slot is slot:
+                self._pool.take(waiter)
+                self._close_acquired(slot, "failed")
+            raise
+        finally:
+            waiter.token.check_deadline = None
+        return None if conn.clear() else conn.why_unfit()
+
     def _time_out(self, waiter: Waiter, acquire_timeout: float) -> None:
         error = _timeout_error(waiter.handshake.endpoint.key, acquire_timeout)
         if waiter.queued:
@@ -502,6 +595,7 @@ class WebSocketClientSession:
             self._carry_out(plan)
         else:
             waiter.token.overdue = error
+            waiter.token.stop_check()
 
     def _give_up(self, waiter: Waiter) -> None:
         """Undo a wait that ends without a connection: cancelled, or failed."""
@@ -514,6 +608,7 @@ class WebSocketClientSession:
         if self._force_close:
             self._close_acquired(slot, "forced")
         elif conn.park():
+            conn.fresh = False
             self._carry_out(self._pool.release(slot, monotonic()))
         else:
             self._close_acquired(slot, "dirty")
@@ -551,6 +646,7 @@ class WebSocketClientSession:
         self._debug = running.get_debug()
         self._express = self._make_express(running.is_running, get_ident())
         self._express.open = not (self._has_cookies or self._debug)
+        self._front = self._way(self._hooks)
         self._bound = True
 
     def _make_express(self, is_running: Callable[[], bool], thread: int) -> Express:
@@ -619,7 +715,8 @@ class WebSocketClientSession:
         self._arm()
 
     def _start_closing(self, slot: Slot) -> None:
-        if slot.conn is None:
+        if slot.task is not None:
+            # What is to be done then, is done when it has ended.
             slot.task.cancel()
         else:
             self._watch_closing(slot.conn)
@@ -660,12 +757,48 @@ class WebSocketClientSession:
         finished: asyncio.Future[None] = self._loop.create_future()
         # Not by create_task(): a task factory may start tasks eagerly, and the core must not be
         # entered again while one of its plans is being carried out.
-        task = asyncio.Task(self._connect(target), loop=self._loop, context=context)
+        task = asyncio.Task(self._open(slot, target), loop=self._loop, context=context)
         slot.task = task
         self._handshakes[slot] = finished
         # Not inside the coroutine: one that is cancelled before its first step never runs.
         task.add_done_callback(partial(self._finish_connecting, slot, target, finished))
         return finished
+
+    async def _open(self, slot: Slot, target: Target) -> None:
+        """Do the handshake, and configure the connection that comes of it."""
+        ws = await self._connect(target)
+        try:
+            conn = Connection(ws, slot, self._on_ended, self._on_gone, target.hooks)
+        except BaseException:
+            _abort(ws)
+            raise
+        slot.conn = conn
+        if target.hooks.configure is None:
+            return
+        try:
+            await self._configure(target.hooks.configure, conn)
+        except BaseException:
+            conn.shut()
+            conn.abort()
+            slot.conn = None
+            raise
+
+    async def _configure(self, configure: Hook, conn: Connection) -> None:
+        deadline = asyncio.timeout(self._hook_timeout)
+        try:
+            await run_hook(configure, lend(self._express, None, conn.slot), deadline)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            raise aiohttp.ConnectionTimeoutError(
+                f"configure of a connection to {conn.slot.endpoint} did not end within"
+                f" hook_timeout ({self._hook_timeout:g} s)"
+            ) from None
+        finally:
+            # It knows its task, which keeps the exception, whose traceback keeps this frame.
+            del deadline
+        if conn.has_ended:
+            raise aiohttp.ServerDisconnectedError("the connection ended while it was configured")
 
     async def _connect(self, target: Target) -> aiohttp.ClientWebSocketResponse:
         if self._connect_limiter is None:
@@ -709,7 +842,7 @@ class WebSocketClientSession:
         slot: Slot,
         target: Target,
         finished: asyncio.Future[None],
-        task: asyncio.Task[aiohttp.ClientWebSocketResponse],
+        task: asyncio.Task[None],
     ) -> None:
         slot.task = None
         error: BaseException | None = None
@@ -717,8 +850,6 @@ class WebSocketClientSession:
             error = WebSocketPoolError(f"the handshake with {slot.endpoint} was cancelled")
         else:
             error = task.exception()
-        if error is None:
-            error = self._take_over(slot, task.result())
         if slot.state == CLOSING:
             self._finish_stopped(slot, finished)
         elif error is None:
@@ -734,16 +865,6 @@ class WebSocketClientSession:
             self._carry_out(plan)
         del self._handshakes[slot]
 
-    def _take_over(self, slot: Slot, ws: aiohttp.ClientWebSocketResponse) -> BaseException | None:
-        """Make a connection of what aiohttp opened; returns why it cannot be done."""
-        try:
-            slot.conn = Connection(ws, slot, self._on_ended, self._on_gone)
-        except Exception as error:
-            # No place and no waiter may be lost, whatever it is.
-            _abort(ws)
-            return error
-        return None
-
     def _finish_connected(self, slot: Slot, target: Target) -> None:
         retires = math.inf
         if self._max_lifetime is not None:
@@ -756,8 +877,10 @@ class WebSocketClientSession:
             logger.exception("The cookie jar of client_session failed")
         plan = self._pool.connected(slot, monotonic(), retires, target.key)
         # If nobody waited it is in the free list, and must be watched like all there.
-        if slot.state == IDLE and not conn.park():
-            self._close_acquired(slot, "dirty")
+        if slot.state == IDLE:
+            conn.fresh = False
+            if not conn.park():
+                self._close_acquired(slot, "dirty")
         self._carry_out(plan)
 
     def _finish_stopped(self, slot: Slot, finished: asyncio.Future[None]) -> None:
@@ -777,8 +900,10 @@ class WebSocketClientSession:
         if plan is False:
             slot: Any = handle._slot
             conn: Connection | None = slot.conn
-            if conn is None or self._force_close or not conn.answer_control_frames():
+            if conn is None or self._force_close or not conn.clear():
                 return self._release_unfit(handle)
+            if conn.resets:
+                return self._begin_reset(handle, conn)
             plan = self._express.release(handle)
         self._carry_out(plan or None)
         return DONE
@@ -790,13 +915,46 @@ class WebSocketClientSession:
             # The session was closed under it.
             handle._cut_off()
             return DONE if conn is None else self._completion(conn)
-        reason = "forced"
-        if not conn.is_clean():
-            reason = "lost" if conn.has_ended else "dirty"
+        reason = "forced" if conn.is_clean() else conn.why_unfit()
         handle._cut_off()
         conn.wake_pending_receive()
         self._close_acquired(slot, reason)
         return self._completion(conn)
+
+    def _begin_reset(
+        self, handle: ClientWebSocketResponse, conn: Connection
+    ) -> Coroutine[Any, Any, None]:
+        assert self._loop is not None
+        spend(handle, {})
+        completion = self._completion(conn)
+        task = asyncio.Task(self._reset(conn), loop=self._loop)
+        conn.slot.task = task
+        # Not inside the coroutine: one that is cancelled before its first step never runs.
+        task.add_done_callback(partial(self._finish_reset, conn))
+        return completion
+
+    async def _reset(self, conn: Connection) -> None:
+        reset = conn.hooks.reset
+        assert reset is not None
+        ws = lend(self._express, None, conn.slot)
+        await run_hook(reset, ws, asyncio.timeout(self._hook_timeout))
+
+    def _finish_reset(self, conn: Connection, task: asyncio.Task[None]) -> None:
+        slot: Slot = conn.slot
+        slot.task = None
+        failed = task.cancelled() or task.exception() is not None
+        if slot.state == CLOSING:
+            # The session was closed meanwhile.
+            self._start_closing(slot)
+        elif failed or not conn.clear() or not conn.park():
+            reason = "failed" if failed and not conn.has_ended else conn.why_unfit()
+            conn.wake_pending_receive()
+            self._close_acquired(slot, reason)
+        else:
+            pooled, conn.closed = conn.closed, None
+            if pooled is not None:
+                pooled.set_result(None)
+            self._carry_out(self._pool.release(slot, monotonic()))
 
     def _fail(self, handle: ClientWebSocketResponse) -> Coroutine[Any, Any, None]:
         """Close a connection whose user was left by an exception."""
@@ -1010,6 +1168,11 @@ class WebSocketClientSession:
         if not self._loop.is_closed():
             context = {"session": self, "message": "Unclosed WebSocketClientSession"}
             self._loop.call_exception_handler(context)
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _abort(ws: aiohttp.ClientWebSocketResponse) -> None:

@@ -328,7 +328,7 @@ class History:
         timed_out = bool(b % 2)
         if waiter in self.waiting:
             self.leave(waiter)
-            self.counted["timeouts"] += timed_out
+        self.counted["timeouts"] += timed_out
         self.carry_out(self.call("give_up", self.now, timed_out, waiter=waiter))
 
     def connected(self, a: int, b: int) -> None:

@@ -47,6 +47,10 @@ DEFAULTS = {
     "close_timeout": 10.0,
     "client_session_owner": True,
     "connect_limiter": None,
+    "configure": None,
+    "check": None,
+    "reset": None,
+    "hook_timeout": 10.0,
 }
 
 
@@ -61,7 +65,14 @@ def test_parameters_and_their_defaults() -> None:
 
 
 WHOLE = ["limit", "limit_total", "max_connecting", "max_waiting"]
-SECONDS = ["conn_timeout", "acquire_timeout", "max_idle", "max_lifetime", "close_timeout"]
+SECONDS = [
+    "conn_timeout",
+    "acquire_timeout",
+    "max_idle",
+    "max_lifetime",
+    "close_timeout",
+    "hook_timeout",
+]
 BAD: list[tuple[str, Any]] = [
     *[(name, value) for name in WHOLE for value in (-1, 1.5, True, "3", math.nan, [], object())],
     *[
@@ -73,6 +84,8 @@ BAD: list[tuple[str, Any]] = [
     ("max_idle", 0),
     ("max_lifetime", 0),
     ("close_timeout", None),
+    ("hook_timeout", 0),
+    *[(name, value) for name in ("configure", "check", "reset") for value in ("x", 5, True)],
     ("headers", 3),
     ("headers", [("a", "b", "c")]),
     ("client_session", object()),

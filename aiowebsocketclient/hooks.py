@@ -1,0 +1,54 @@
+"""Hooks: what a user has done to a connection at three moments of its life.
+
+``configure`` runs once after the handshake, ``check`` before a pooled connection is handed out, and
+``reset`` before a released one is pooled; the names and their meaning are psycopg_pool's.  When
+they run, and what becomes of a connection whose hook fails, is decided in ``session.py``.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NamedTuple
+
+from .response import ClientWebSocketResponse
+
+__all__ = ("NO_HOOKS", "Hook", "Hooks", "hooks_of", "run_hook")
+
+#: What a hook is: ``async (ws) -> None``.  What it returns is ignored.
+Hook = Callable[[Any], Awaitable[object]]
+
+
+class Hooks(NamedTuple):
+    """The hooks of a connection; those with other ones are not interchangeable with it."""
+
+    configure: Hook | None = None
+    check: Hook | None = None
+    reset: Hook | None = None
+
+    def __repr__(self) -> str:
+        """Return which there are; the functions may be bound to anything."""
+        names = [name for name, hook in zip(self._fields, self, strict=True) if hook is not None]
+        return f"<Hooks({', '.join(names)})>"
+
+
+NO_HOOKS: Final = Hooks()
+
+
+def hooks_of(options: dict[str, Any], defaults: Hooks) -> Hooks:
+    """Take the hooks out of the options of a call; those not given are the session's."""
+    given = {name: options.pop(name) for name in Hooks._fields if name in options}
+    for name, hook in given.items():
+        if hook is not None and not callable(hook):
+            raise TypeError(f"{name} must be an async function of one argument, or None")
+    return defaults._replace(**given) if given else defaults
+
+
+async def run_hook(hook: Hook, ws: ClientWebSocketResponse, deadline: asyncio.Timeout) -> None:
+    """Run a hook on ``ws``, a handle that is good until the hook ends."""
+    try:
+        async with deadline:
+            await hook(ws)
+        if deadline.expired():
+            # It went on although it was told to stop.
+            raise TimeoutError
+    finally:
+        ws._cut_off()
