@@ -1220,18 +1220,18 @@ cdef class Pool:
     cdef bint _is_full(self, Handshake handshake) except -1:
         """Whether one more caller would have to queue, and may not."""
         cdef Endpoint endpoint
-        cdef Py_ssize_t ahead, elsewhere, cleared, served, busy
+        cdef Py_ssize_t ahead, claim, wanted, elsewhere, cleared, served
         endpoint = handshake.endpoint
         if self._max_waiting < 0 or handshake.orphans:
             return False
         ahead = endpoint.waiting.size
+        claim = wanted = self._wanted(endpoint, 1)
+        if self._limit:
+            claim = max(0, min(wanted, self._limit - endpoint.count))
         # Who has a place being cleared, and may use it, is as good as served.
         elsewhere = self._claims - endpoint.claim
-        cleared = endpoint.giving + min(endpoint.claim, max(0, self._giving - elsewhere))
-        served = min(ahead + 1, cleared)
-        if self._max_connecting:
-            busy = endpoint.connecting - len(endpoint.orphans)
-            served = min(served, max(0, self._max_connecting - busy))
+        cleared = endpoint.giving + min(claim, max(0, self._giving - elsewhere))
+        served = min(wanted, cleared)
         if served > ahead:
             return False
         return ahead - served >= self._max_waiting and not self._can_be_placed(endpoint)
@@ -1339,10 +1339,13 @@ cdef class Pool:
             heapq.heappop(heap)
         return None
 
-    cdef int _wanted(self, Endpoint endpoint) except -1:
-        """Return how many more handshakes the endpoint would begin if there were places."""
+    cdef int _wanted(self, Endpoint endpoint, int callers=0) except -1:
+        """Return how many more handshakes the endpoint would begin if there were places.
+
+        With ``callers``: if so many more came.
+        """
         cdef Py_ssize_t wanted, busy
-        wanted = endpoint.waiting.size
+        wanted = endpoint.waiting.size + callers
         if self._max_connecting:
             busy = endpoint.connecting - len(endpoint.orphans)
             wanted = max(0, min(wanted, self._max_connecting - busy))

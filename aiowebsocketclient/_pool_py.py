@@ -1207,13 +1207,13 @@ class Pool:
         if self._max_waiting < 0 or handshake.orphans:
             return False
         ahead = endpoint.waiting.size
+        claim = wanted = self._wanted(endpoint, 1)
+        if self._limit:
+            claim = max(0, min(wanted, self._limit - endpoint.count))
         # Who has a place being cleared, and may use it, is as good as served.
         elsewhere = self._claims - endpoint.claim
-        cleared = endpoint.giving + min(endpoint.claim, max(0, self._giving - elsewhere))
-        served = min(ahead + 1, cleared)
-        if self._max_connecting:
-            busy = endpoint.connecting - len(endpoint.orphans)
-            served = min(served, max(0, self._max_connecting - busy))
+        cleared = endpoint.giving + min(claim, max(0, self._giving - elsewhere))
+        served = min(wanted, cleared)
         if served > ahead:
             return False
         return ahead - served >= self._max_waiting and not self._can_be_placed(endpoint)
@@ -1307,9 +1307,12 @@ class Pool:
             heapq.heappop(heap)
         return None
 
-    def _wanted(self, endpoint: Endpoint) -> int:
-        """Return how many more handshakes the endpoint would begin if there were places."""
-        wanted = endpoint.waiting.size
+    def _wanted(self, endpoint: Endpoint, callers: int = 0) -> int:
+        """Return how many more handshakes the endpoint would begin if there were places.
+
+        With ``callers``: if so many more came.
+        """
+        wanted = endpoint.waiting.size + callers
         if self._max_connecting:
             busy = endpoint.connecting - len(endpoint.orphans)
             wanted = max(0, min(wanted, self._max_connecting - busy))

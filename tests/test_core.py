@@ -508,6 +508,19 @@ def test_place_cleared_for_an_older_one_elsewhere_admits_nobody_here(drive: Driv
     assert pool.opened == [older.opening]
 
 
+@pytest.mark.parametrize("limits", [{"limit": 1}, {"limit_total": 1}])
+def test_place_cleared_for_who_left_admits_the_next(drive: Drive, limits: dict[str, int]) -> None:
+    pool = drive(max_waiting=0, **limits)
+    idle = pool.idle("a1")
+    pool.give_up(pool.request("a2"))
+    assert idle.state == CLOSING
+    waiter = pool.request("a3")
+    assert waiter is not None
+    assert pool.request("a3") is None
+    pool.closed(idle)
+    assert pool.opened == [waiter.opening]
+
+
 def test_max_waiting_holds_where_max_connecting_is_what_lacks(drive: Drive) -> None:
     pool = drive(limit=3, max_connecting=1, max_waiting=1)
     for slot in [pool.hold("a1") for _ in range(3)]:
