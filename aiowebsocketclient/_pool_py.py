@@ -1076,6 +1076,8 @@ class Pool:
                 break
             self._unpark(slot)
             self._serve(waiter, slot, plan, now)
+            # What lies below may be older.
+            self._close_stale(handshake, plan, now)
         while handshake.orphans and (waiter := handshake.placeless.head) is not None:
             orphan = next(iter(handshake.orphans))
             self._adopt(orphan)

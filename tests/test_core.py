@@ -1442,6 +1442,24 @@ def test_waiters_that_move_are_served_by_what_is_there(drive: Drive) -> None:
     assert {pool.take(first), pool.take(second)} == {idle, slot}
 
 
+@pytest.mark.parametrize("retires", [NEVER, 3.0])
+def test_waiters_that_move_get_no_stale_one(drive: Drive, retires: float) -> None:
+    pool = drive(max_connecting=1, max_idle=3.0)
+    first, second = pool.hold("a9", retires), pool.hold("a9")
+    pool.release(first)
+    pool.now = 2.0
+    pool.release(second)
+    owner, slot = pool.opening("a1")
+    waiter = pool.request("a1")
+    pool.now = 4.0
+    pool.connected(slot, key="a9")
+    assert pool.woken == [owner, waiter]
+    assert {pool.take(owner), pool.take(waiter)} == {second, slot}
+    assert pool.closing == [first]
+    reason = "idle" if retires == NEVER else "lifetime"
+    assert pool.counter(f"closed_{reason}") == 1
+
+
 def test_waiters_that_move_take_over_handshakes_nobody_waits_for(drive: Drive) -> None:
     pool = drive(limit=3)
     idle = pool.idle("a8")
