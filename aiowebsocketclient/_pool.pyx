@@ -557,10 +557,10 @@ cdef class Pool:
 
     def abandon(self, Slot slot not None, double now):
         """Say that nobody wants what :meth:`open` returned any more."""
-        slot.kept = False
-        if slot in self._orphans:
+        if slot.kept and slot in self._orphans:
             slot.since = now
             self._fading[slot] = None
+        slot.kept = False
 
     def connected(self, Slot slot not None, double now, double retires=INFINITY, key=None):
         """Tell that a handshake succeeded.

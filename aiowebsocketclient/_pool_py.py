@@ -637,10 +637,10 @@ class Pool:
 
     def abandon(self, slot: Slot, now: float) -> None:
         """Say that nobody wants what :meth:`open` returned any more."""
-        slot.kept = False
-        if slot in self._orphans:
+        if slot.kept and slot in self._orphans:
             slot.since = now
             self._fading[slot] = None
+        slot.kept = False
 
     def connected(
         self, slot: Slot, now: float, retires: float = math.inf, key: Hashable = None

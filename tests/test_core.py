@@ -1305,6 +1305,20 @@ def test_opened_handshakes_expire_once_they_are_abandoned(drive: Drive) -> None:
     assert pool.closing == [slot]
 
 
+def test_handshake_abandoned_again_expires_no_later(drive: Drive) -> None:
+    pool = drive()
+    first, second = pool.open("a1"), pool.open("a1")
+    pool.abandon(first)
+    pool.now = 1.0
+    pool.abandon(second)
+    pool.now = 2.0
+    pool.abandon(first)
+    assert pool.core.next_deadline() == ORPHAN_GRACE
+    pool.now = 1.0 + ORPHAN_GRACE
+    pool.expire()
+    assert pool.closing == [first, second]
+
+
 def test_deadline_is_that_of_the_first_to_expire(drive: Drive) -> None:
     pool = drive()
     opened = pool.open("a1")
