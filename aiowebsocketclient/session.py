@@ -414,7 +414,10 @@ class WebSocketClientSession:
             while True:
                 # Never more than wanted altogether: what a server ends at once is not made anew.
                 while (
-                    error is None and begun < wanted and self._pool.open_count(target.key) < wanted
+                    error is None
+                    and not self._closed
+                    and begun < wanted
+                    and self._pool.open_count(target.key) < wanted
                 ):
                     slot = self._pool.open(target.key.endpoint, target.key, monotonic())
                     if slot is None:

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from aiolimiter import AsyncLimiter
 
-from aiowebsocketclient import PoolTimeoutError, WebSocketPoolError
+from aiowebsocketclient import PoolClosedError, PoolTimeoutError, WebSocketPoolError
 
 from .conftest import SessionFactory, until
 from .servers import Server
@@ -352,6 +352,21 @@ async def test_cancelled_prewarm(server: Server, make_session: SessionFactory) -
     assert warming.cancelled()
     server.gate.set()
     await until(lambda: session.stats().idle == 3)
+
+
+async def test_prewarm_opens_nothing_in_a_session_that_was_closed(
+    server: Server, make_session: SessionFactory
+) -> None:
+    """Closed between the end of a handshake and the waking of who asked for it."""
+    session = make_session(max_connecting=1, close_timeout=30.0)
+    warming = asyncio.create_task(session.prewarm(server.url(), 2))
+    await until(lambda: session.stats().idle, pause=0)
+    async with asyncio.timeout(5):
+        await session.close()
+        with pytest.raises(PoolClosedError):
+            await warming
+    assert session.stats().endpoints == 0
+    assert server.handshakes == 1
 
 
 @pytest.mark.parametrize("count", [-1, 1.5, True, None, "2"])
