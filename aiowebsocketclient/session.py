@@ -1011,7 +1011,8 @@ class WebSocketClientSession:
         assert self._loop is not None
         task = asyncio.Task(_goodbye(conn), loop=self._loop)
         self._goodbyes.add(task)
-        task.add_done_callback(self._goodbyes.discard)
+        # Not inside the coroutine: one that is cancelled before its first step never runs.
+        task.add_done_callback(partial(_goodbye_said, self._goodbyes, conn))
 
     def _ended(self, conn: Connection, how: str) -> None:
         """Take a connection that ended while parked out of the pool, at once."""
@@ -1189,11 +1190,16 @@ def _abort(ws: aiohttp.ClientWebSocketResponse) -> None:
 async def _goodbye(conn: Connection) -> None:
     try:
         await conn.close(aiohttp.WSCloseCode.OK, b"")
-    except asyncio.CancelledError:
-        conn.abort()
-        raise
     except Exception:
         logger.exception("Closing a pooled connection failed")
+        conn.abort()
+
+
+def _goodbye_said(
+    goodbyes: set[asyncio.Task[None]], conn: Connection, task: asyncio.Task[None]
+) -> None:
+    goodbyes.discard(task)
+    if task.cancelled():
         conn.abort()
 
 

@@ -513,6 +513,21 @@ async def test_close_to_a_silent_server_is_bounded(
     await closed(session)
 
 
+@pytest.mark.parametrize("turns", [0, 1])
+async def test_all_tasks_are_cancelled_while_it_closes(
+    server: Server, make_session: SessionFactory, turns: int
+) -> None:
+    """Before the closing handshake has begun, and after."""
+    session = make_session(close_timeout=8.0, force_close=True)
+    completion = (await session.ws_connect(server.url("/silent"))).release()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    (goodbye,) = session._goodbyes
+    goodbye.cancel()
+    await asyncio.wait_for(completion, 5)
+    assert session.stats().closing == 0
+
+
 async def test_cancelled_close(server: Server, make_session: SessionFactory) -> None:
     session = make_session()
     ws = await session.ws_connect(server.url("/silent"))
