@@ -205,8 +205,11 @@ class Connection(Parkable):
         self._transport.abort()
 
     def forget(self) -> None:
-        """Let go of what is kept alive by a handle that somebody still has."""
+        """Let go of what is kept alive by a handle that somebody still has, or by a timer."""
         self.state.pop(CONNECTION, None)
+        # aiohttp arms its heartbeat anew for the server's CLOSE, which comes after its own close().
+        # The timer would keep all of this connection for another heartbeat and a half.
+        self.ws._cancel_heartbeat()
 
     # -- what the protocol calls -----------------------------------------------------------------
 

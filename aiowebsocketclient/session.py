@@ -1207,6 +1207,7 @@ def _call_ended(this: "weakref.ref[WebSocketClientSession]", conn: Connection, h
     session = this()
     if session is None:
         conn.abort()
+        conn.forget()
     else:
         session._ended(conn, how)
 

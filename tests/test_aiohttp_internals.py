@@ -53,6 +53,16 @@ async def test_every_field_that_a_spent_handle_may_be_asked_for_has_a_value_at_t
             getattr(ws, name)
 
 
+async def test_a_heartbeat_can_be_cancelled(server: Server) -> None:
+    async with aiohttp.ClientSession() as session:
+        ws = await session.ws_connect(server.url(), heartbeat=60.0)
+        assert ws._heartbeat_cb is not None
+        ws._cancel_heartbeat()
+        assert ws._heartbeat_cb is None
+        await ws.close()
+        ws._cancel_heartbeat()
+
+
 async def test_names_of_the_protocol(server: Server, make_session: SessionFactory) -> None:
     async with make_session().ws_connect(server.url()) as ws:
         protocol = ws._conn.protocol

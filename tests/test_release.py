@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import weakref
 from typing import Any, Self
 
 import aiohttp
@@ -593,6 +594,43 @@ async def test_released_handles_do_not_warn(
     await session.close()
     del ws
     gc.collect()
+
+
+@pytest.mark.parametrize("how", ["closed", "lost", "failed", "idle", "dropped"])
+async def test_a_heartbeat_ends_with_its_connection(
+    server: Server, session: WebSocketClientSession, how: str
+) -> None:
+    """Its timer would keep everything of a closed connection for another heartbeat and a half."""
+    if how == "dropped":
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        session = WebSocketClientSession()
+    ws = await session.ws_connect(server.url(), heartbeat=60.0)
+    inner = weakref.ref(ws._slot.conn.ws)
+    await ws.send_str("hello")
+    await ws.receive()
+    if how == "closed":
+        await ws.close()
+    elif how == "failed":
+        with pytest.raises(LookupError):
+            async with ws:
+                raise LookupError
+    elif how != "lost":
+        await ws.release()
+    if how == "lost":
+        with pytest.warns(ResourceWarning, match="never released"):
+            del ws
+            gc.collect()
+    else:
+        del ws
+    if how == "dropped":
+        with pytest.warns(ResourceWarning, match="Unclosed"):
+            del session
+            gc.collect()
+    elif how == "idle":
+        await session.close()
+    # Rather than one look at the timers, which uvloop does not show.
+    await until(lambda: not server.open)
+    await until(lambda: gc.collect() >= 0 and inner() is None, pause=0.05)
 
 
 # -- subclasses --------------------------------------------------------------------------------
