@@ -179,6 +179,10 @@ class Connection(Parkable):
             await ws.close(code=code, message=message)
         finally:
             self.shut()
+            if ws._exception is not None:
+                # That of a dead connection. Its traceback keeps the frame of close(), and that the
+                # connection: with TLS some 300 kB, until the cyclic collector comes.
+                ws._exception.__traceback__ = None
 
     def forget_cancelled_receive(self) -> None:
         """Let ``close()`` do its handshake after a ``receive()`` that was cancelled or timed out.
@@ -210,6 +214,9 @@ class Connection(Parkable):
         # aiohttp arms its heartbeat anew for the server's CLOSE, which comes after its own close().
         # The timer would keep all of this connection for another heartbeat and a half.
         self.ws._cancel_heartbeat()
+        if hasattr(self._protocol, "_data_received_cb"):
+            # Another cycle, where there is a heartbeat; aiohttp < 3.14 has none.
+            self._protocol._data_received_cb = None
 
     # -- what the protocol calls -----------------------------------------------------------------
 

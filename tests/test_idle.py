@@ -1,8 +1,10 @@
 """What happens to connections that nobody reads."""
 
 import asyncio
+import gc
 import ssl
 import time
+import weakref
 
 import aiohttp
 import pytest
@@ -254,3 +256,25 @@ async def test_idle_connections_have_no_task_and_no_timer(
         await handle.release()
     assert len(asyncio.all_tasks()) == before
     assert session.stats().idle == 20
+
+
+@pytest.mark.parametrize("heartbeat", [None, 60.0])
+async def test_what_has_died_is_not_left_to_the_cyclic_collector(
+    tls_server: Server,
+    make_session: SessionFactory,
+    client_tls: ssl.SSLContext,
+    heartbeat: float | None,
+) -> None:
+    """A TLS connection has 256 KiB of buffer on asyncio, and a server that goes ends them all."""
+    session = make_session()
+    async with session.ws_connect(tls_server.url(), ssl=client_tls, heartbeat=heartbeat) as ws:
+        inner = weakref.ref(ws._slot.conn.ws)
+    del ws
+    gc.collect()
+    gc.disable()
+    try:
+        tls_server.transports[0].abort()
+        await until(lambda: session.stats().closed_lost and not session.stats().closing)
+        await until(lambda: inner() is None)
+    finally:
+        gc.enable()
