@@ -1474,6 +1474,7 @@ cdef class Done:
 
     def throw(self, typ, val=None, tb=None):
         """End with what is thrown."""
+        # A traceback has no variables of what is compiled.
         raise typ if val is None else val
 
     def close(self):

@@ -1451,7 +1451,11 @@ class Done(Coroutine[Any, Any, None]):
 
     def throw(self, typ: Any, val: Any = None, tb: Any = None) -> Any:
         """End with what is thrown."""
-        raise typ if val is None else val
+        try:
+            raise typ if val is None else val
+        finally:
+            # Its traceback has this frame.
+            del typ, val
 
     def close(self) -> None:
         """Do nothing."""
@@ -1634,7 +1638,11 @@ class Acquisition(Coroutine[Any, Any, _Response]):
         self._begun = True
         if self._steps is None:
             self._steps = self.__await__()
-        return self._steps.throw(typ if val is None else val)
+        try:
+            return self._steps.throw(typ if val is None else val)
+        finally:
+            # It comes out again, and its traceback has this frame.
+            del typ, val
 
     def close(self) -> None:
         """End it where it stands, or before it began."""

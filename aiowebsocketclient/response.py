@@ -51,7 +51,11 @@ class Completion(Coroutine[Any, Any, None]):
         """Throw into it, as ``asyncio.Task`` does on cancellation."""
         if self._steps is None:
             self._steps = self.__await__()
-        return self._steps.throw(typ if val is None else val)
+        try:
+            return self._steps.throw(typ if val is None else val)
+        finally:
+            # It comes out again, and its traceback has this frame.
+            del typ, val
 
     def close(self) -> None:
         """Stop waiting."""

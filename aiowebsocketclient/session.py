@@ -449,7 +449,11 @@ class WebSocketClientSession:
                 self._pool.abandon(slot, monotonic())
             self._arm()
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                # Its traceback has this frame.
+                del error, failure, future, done
         if self._closed:
             raise _closed_error()
         return opened
@@ -550,7 +554,8 @@ class WebSocketClientSession:
             self._give_up(waiter)
             raise
         finally:
-            caller.error = None
+            # Their tracebacks have this frame.
+            caller.error = caller.overdue = None
             if timer is not None:
                 timer.cancel()
 

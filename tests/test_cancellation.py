@@ -3,8 +3,10 @@
 import asyncio
 import gc
 import warnings
+import weakref
 from typing import Any
 
+import aiohttp
 import pytest
 
 from aiowebsocketclient import PoolTimeoutError, WebSocketClientSession
@@ -236,6 +238,64 @@ async def test_timeout_after_hand_over_of_what_dies(
         await asyncio.wait_for(caller, 2)
     server.gate.set()
     await all_places_can_be_taken(session, server, 1)
+
+
+async def test_errors_of_callers_are_freed_at_once(
+    server: Server, make_session: SessionFactory
+) -> None:
+    """None is in a cycle with a frame of its traceback: that would keep all the frame knows."""
+    session = make_session(limit=1, close_timeout=0.2)
+    errors: list[weakref.ref[BaseException]] = []
+
+    async def end(task: "asyncio.Task[Any]") -> None:
+        await asyncio.wait([task])
+        try:
+            error = task.exception()
+            assert isinstance(error, PoolTimeoutError | aiohttp.WSServerHandshakeError)
+            errors.append(weakref.ref(error))
+        except asyncio.CancelledError as cancelled:
+            errors.append(weakref.ref(cancelled))
+
+    gc.collect()
+    gc.disable()
+    try:
+        # Cancelled while it waits.
+        ws = await session.ws_connect(server.url())
+        caller = start(session, server.url())
+        await until(lambda: session.stats().waiting == 1)
+        caller.cancel()
+        await end(caller)
+        # Out of time when what it was given has died.
+        caller = start(session, server.url(), acquire_timeout=30)
+        await until(lambda: session.stats().waiting == 1)
+        (slot,) = session._pool.slots()
+        conn = slot.conn
+        ws.release()
+        session._time_out(slot.waiter, 30)
+        conn._transport.abort()
+        conn._protocol.connection_lost(None)
+        await end(caller)
+        # Cancelled in a release that waits for the closing handshake.
+        ws = await session.ws_connect(server.url("/silent"))
+        receiving = asyncio.create_task(ws.receive())
+        await asyncio.sleep(0)
+        caller = asyncio.create_task(ws.release())
+        await asyncio.sleep(0)
+        caller.cancel()
+        await end(caller)
+        await receiving
+        # Failed.
+        await until(lambda: not session.stats().closing)
+        caller = start(session, server.url("/refuse"))
+        await end(caller)
+        caller = asyncio.create_task(session.prewarm(server.url("/refuse"), 1))
+        await end(caller)
+        del caller
+        # What the loop still held of a task that has ended.
+        await asyncio.sleep(0)
+        assert [error() for error in errors] == [None] * 5
+    finally:
+        gc.enable()
 
 
 async def test_storm_of_cancellations(server: Server, make_session: SessionFactory) -> None:
