@@ -1169,8 +1169,10 @@ class WebSocketClientSession:
             # It would warn a second time of the same.
             self._client_session.detach()
         if not self._loop.is_closed():
+            # The garbage collector may run in any thread.
+            if self._timer is not None:
+                self._loop.call_soon_threadsafe(self._timer.cancel)
             for conn in conns:
-                # The garbage collector may run in any thread.
                 self._loop.call_soon_threadsafe(conn.shut)
                 self._loop.call_soon_threadsafe(conn.abort)
         warnings.warn(f"Unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)

@@ -556,11 +556,14 @@ async def test_unclosed_session(server: Server) -> None:
     ws = await session.ws_connect(server.url())
     await ws.release()
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    timer = session._timer
     with pytest.warns(ResourceWarning, match="Unclosed <WebSocketClientSession"):
         del session
         gc.collect()
-    # What can be closed is closed.
+    # What can be closed is closed, and the loop need not keep a timer for max_idle.
     await until(lambda: server.open == 0)
+    assert timer is not None
+    assert timer.cancelled()
 
 
 async def test_dropped_sessions_are_not_left_to_the_cyclic_collector(server: Server) -> None:
