@@ -1120,6 +1120,8 @@ cdef class Pool:
         if waiter is not None:
             slot.waiter = None
             waiter.slot = None
+            if slot.uses > 1:
+                slot.handshake.endpoint.reused -= 1
         return waiter
 
     cdef int _give(self, Slot slot, Waiter waiter) except -1:

@@ -1226,6 +1226,21 @@ def test_time_is_not_counted_twice_for_who_came_back(drive: Drive) -> None:
     assert pool.counter("wait_seconds") == 4.0
 
 
+def test_reuse_is_not_counted_for_who_did_not_get_it(drive: Drive) -> None:
+    pool = drive(limit=1)
+    slot = pool.hold("a1")
+    waiter = pool.request("a1")
+    pool.release(slot)
+    assert pool.woken == [waiter]
+    pool.lose(slot)
+    assert pool.counter("reused") == 0
+    slot = waiter.opening
+    pool.connected(slot)
+    pool.release(pool.take(waiter))
+    pool.release(pool.acquire("a1"))
+    assert pool.counter("reused") == 1
+
+
 # -- time ----------------------------------------------------------------------------------------
 
 

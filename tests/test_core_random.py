@@ -388,6 +388,7 @@ class History:
             assert self.given.pop(waiter) == slot
             self.waiting[waiter] = self.now
             self.seconds_in_vain += self.now - self.given_at[waiter]
+            self.counted["reused"] -= self.uses[slot] > 1
         self.carry_out(self.call("discard", b % len(CLOSE_REASONS), self.now, slot=slot))
 
     def closed(self, a: int, b: int) -> None:
@@ -669,6 +670,8 @@ class History:
         assert {*plan.closing} == {*self.in_state(CONNECTING, ACQUIRED, IDLE)}
         for waiter in list(self.waiting):
             self.leave(waiter)
+        for slot in self.given.values():
+            self.counted["reused"] -= self.uses[slot] > 1
         self.given.clear()
         self.carry_out(plan)
         self.check()
