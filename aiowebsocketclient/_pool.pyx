@@ -1426,7 +1426,8 @@ cdef class Parkable:
     its protocol; ``idle.py`` says what they mean and sets the fields.
     """
 
-    cdef public object _background, _buffer, _is_eof, _is_transport_closing, _parser, _protocol
+    cdef public object _background, _buffer, _fragments, _is_eof, _is_transport_closing
+    cdef public object _parser, _protocol
     cdef public dict state
     cdef public bint closing, parked, resets
 
@@ -1437,6 +1438,7 @@ cdef class Parkable:
         return not (
             self.closing
             or self._buffer
+            or self._fragments
             or ws["_waiting"]
             # aiohttp sets it wherever it sets _closing or _exception.
             or ws["_close_code"] is not None

@@ -1385,6 +1385,7 @@ class Parkable:
     __slots__ = (
         "_background",
         "_buffer",
+        "_fragments",
         "_is_eof",
         "_is_transport_closing",
         "_parser",
@@ -1397,6 +1398,7 @@ class Parkable:
 
     _background: Any
     _buffer: Any
+    _fragments: Any
     _is_eof: Any
     _is_transport_closing: Any
     _parser: Any
@@ -1413,6 +1415,7 @@ class Parkable:
         return not (
             self.closing
             or self._buffer
+            or self._fragments
             or ws["_waiting"]
             # aiohttp sets it wherever it sets _closing or _exception.
             or ws["_close_code"] is not None

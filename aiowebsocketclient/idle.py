@@ -10,6 +10,7 @@ The private names of aiohttp that this relies on are pinned by ``tests/test_aioh
 """
 
 import asyncio
+import gc
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -32,6 +33,11 @@ _GO_ON: Final = (False, b"")
 
 _CONTROL: Final = frozenset({WSMsgType.PING, WSMsgType.PONG})
 
+# RFC 6455, 5.2: what the first two bytes of a frame hold.
+_OPCODE: Final = 0x0F
+_FIRST_CONTROL_OPCODE: Final = 0x8
+_LENGTH: Final = 0x7F
+
 # RFC 6455, 7.1.5: the code of a CLOSE frame that has none.
 _NO_CLOSE_CODE: Final = 1005
 
@@ -52,6 +58,7 @@ class Connection(Parkable):
         "_on_gone",
         "_reader",
         "_resets_heartbeat",
+        "_rest",
         "_transport",
         "_writer",
         "acquired_at",
@@ -98,6 +105,7 @@ class Connection(Parkable):
         self._writer: Any = ws._writer
         # Looked up once, since every release asks them.
         self._buffer = self._reader._buffer
+        self._fragments = _fragments_of(self._parser)
         self._is_eof = self._reader.is_eof
         self._is_transport_closing = self._transport.is_closing
         # Frames that are being compressed in a thread. Older aiohttp does not keep account of them.
@@ -106,6 +114,8 @@ class Connection(Parkable):
             self._background = _account_for_sends(self._writer)
         # aiohttp < 3.14 resets its heartbeat in receive() only, that is, never while parked.
         self._resets_heartbeat = ws._heartbeat is not None and not hasattr(ws, "_on_data_received")
+        # Of a control frame that came in parts while parked, and in which use that was.
+        self._rest = (0, b"")
         self._failed = False
         self._gone = False
         self.timer: asyncio.TimerHandle | None = None
@@ -139,6 +149,11 @@ class Connection(Parkable):
 
         Who holds a connection and does not receive has not answered the server's pings.
         """
+        if self._fragments and not any(self._fragments):
+            # The header of a frame came alone. Older aiohttp leaves nothing, b"", behind for good.
+            self._fragments.clear()
+            if self.is_clean():
+                return True
         if not self._buffer or self.state["_waiting"]:
             return False
         if any(item[0].type not in _CONTROL for item in self._buffer):
@@ -229,6 +244,10 @@ class Connection(Parkable):
             if self._resets_heartbeat:
                 self.ws._reset_heartbeat()
             self._drain()
+            # The parser tells of a message once it is whole. Who is handed the connection before
+            # would receive it.
+            if self.parked and self._begins_message(data):
+                self._end(DIRTY)
         return _GO_ON
 
     def feed_eof(self) -> None:
@@ -267,6 +286,25 @@ class Connection(Parkable):
         if self._failed or self._is_eof():
             self._end(LOST)
 
+    def _begins_message(self, data: bytes) -> bool:
+        uses, rest = self._rest
+        if rest:
+            if uses == self.slot.uses:
+                data = rest + data
+            self._rest = (0, b"")
+        start, end = 0, len(data)
+        while start < end:
+            if data[start] & _OPCODE < _FIRST_CONTROL_OPCODE:
+                return True
+            # The parser has seen to it that a control frame has the short form of its length.
+            header = data[start : start + 2]
+            stop = start + 2 + (header[1] & _LENGTH) if len(header) == 2 else end + 1
+            if stop > end:
+                self._rest = (self.slot.uses, data[start:])
+                break
+            start = stop
+        return False
+
     def _read(self) -> aiohttp.WSMessage:
         step = self._reader.read()
         try:
@@ -293,6 +331,17 @@ class Connection(Parkable):
     def _end(self, how: str) -> None:
         self.parked = False
         self._on_ended(self, how)
+
+
+def _fragments_of(parser: Any) -> list[bytes] | tuple[()]:
+    """Return what has come of the payload of a frame that is not whole yet: always the same list.
+
+    The compiled parser shows its fields to nobody but the garbage collector.
+    """
+    fragments = getattr(parser, "_payload_fragments", None)
+    lists = [fragments] if fragments is not None else gc.get_referents(parser)
+    lists = [held for held in lists if type(held) is list]
+    return lists[0] if len(lists) == 1 else ()
 
 
 def _account_for_sends(writer: Any) -> set[object]:

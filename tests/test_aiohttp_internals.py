@@ -6,6 +6,7 @@ looked at before that version is supported.
 
 import asyncio
 import inspect
+from typing import Any
 
 import aiohttp
 import pytest
@@ -13,6 +14,7 @@ from aiohttp import WSMsgType
 from aiohttp.client_ws import DEFAULT_WS_CLIENT_TIMEOUT
 
 from aiowebsocketclient import WebSocketClientSession
+from aiowebsocketclient.idle import _fragments_of
 from aiowebsocketclient.response import ClientWebSocketResponse, _Spent
 
 from .conftest import SessionFactory, until
@@ -127,6 +129,21 @@ async def test_reading_what_lies_in_the_queue_never_waits(server: Server) -> Non
         assert stop.value.value.type is WSMsgType.TEXT
         with pytest.raises(StopIteration):
             ws._writer.send_frame(b"", WSMsgType.PONG).send(None)
+        await ws.close()
+
+
+async def test_parts_of_a_frame_lie_in_one_list(server: Server) -> None:
+    async with aiohttp.ClientSession() as session:
+        ws = await session.ws_connect(server.url())
+        assert ws._conn is not None
+        parser: Any = ws._conn.protocol._payload_parser  # type: ignore[union-attr]
+        fragments = _fragments_of(parser)
+        assert fragments == []
+        for _ in range(2):
+            parser.feed_data(b"\x82\x04a")
+            assert fragments == [b"a"]
+            parser.feed_data(b"bcd")
+            assert fragments == []
         await ws.close()
 
 

@@ -89,6 +89,41 @@ async def test_message_while_idle(
     assert any_server.close_codes == [aiohttp.WSCloseCode.OK]
 
 
+@pytest.mark.parametrize(
+    "begun", [b"\x81", b"\x81\x05", b"\x81\x05hel", b"\x01\x03hel", b"\x89\x00\x82\x7e\x10"]
+)
+async def test_message_that_has_only_begun_to_come(
+    any_server: Server, make_session: SessionFactory, client_tls: ssl.SSLContext, begun: bytes
+) -> None:
+    """The next user would receive it: it ends the connection as a whole one does."""
+    session = make_session()
+    await park(session, any_server.url(), client_tls)
+    any_server.transports[0].write(begun)
+    await until(lambda: not session.stats().idle)
+    assert session.stats().closed_dirty == 1
+
+
+async def test_pings_in_parts(server: Server, make_session: SessionFactory) -> None:
+    session = make_session()
+    pings = b"\x89\x00" + b"\x89\x03\x01\x02\x03" + b"\x8a\x02\x01\x01"
+    for size in (1, 2, 3, 4, 5, 7):
+        async with session.ws_connect(server.url()) as ws:
+            await ws.send_str("x")
+            assert await ws.receive_str() == "x"
+        conn = ws._slot.conn
+        for start in range(0, len(pings), size):
+            conn._protocol.data_received(pings[start : start + size])
+            assert session.stats().idle == 1
+    # In the middle of one: used, then idle again.
+    conn._protocol.data_received(b"\x89")
+    async with session.ws_connect(server.url()) as ws:
+        conn._protocol.data_received(b"\x00")
+    for _ in range(3):
+        conn._protocol.data_received(pings)
+        assert session.stats().idle == 1
+    assert server.handshakes == 1
+
+
 async def test_garbage_while_idle(
     any_server: Server, make_session: SessionFactory, client_tls: ssl.SSLContext
 ) -> None:

@@ -17,6 +17,7 @@ from aiowebsocketclient import (
 )
 
 from .conftest import SessionFactory, until
+from .proxy import frame
 from .servers import Server
 
 
@@ -43,6 +44,30 @@ async def test_unread_message(server: Server, session: WebSocketClientSession) -
     assert session.stats().idle == session.stats().closing == 0
     async with session.ws_connect(server.url()) as ws:
         assert not ws.reused
+
+
+@pytest.mark.parametrize("size", [4, 200, 70_000])
+async def test_half_a_message(server: Server, session: WebSocketClientSession, size: int) -> None:
+    ws = await session.ws_connect(server.url())
+    ws._conn.protocol.data_received(frame(0x82, bytes(size))[:-2])
+    assert not ws._reader._buffer
+    await ws.release()
+    assert session.stats().closed_dirty == 1
+    assert session.stats().idle == session.stats().closing == 0
+
+
+@pytest.mark.parametrize("cut", [1, 4, 50])
+async def test_the_rest_of_a_message(
+    server: Server, session: WebSocketClientSession, cut: int
+) -> None:
+    for number in range(3):
+        ws = await session.ws_connect(server.url())
+        message = frame(0x81, str(number).encode() * 200)
+        ws._conn.protocol.data_received(message[:cut])
+        ws._conn.protocol.data_received(message[cut:])
+        assert await ws.receive_str() == str(number) * 200
+        await ws.release()
+    assert session.stats().idle == server.handshakes == 1
 
 
 async def test_pending_receive(server: Server, session: WebSocketClientSession) -> None:
