@@ -11,6 +11,7 @@ The private names of aiohttp that this relies on are pinned by ``tests/test_aioh
 
 import asyncio
 import gc
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -42,6 +43,11 @@ _LENGTH: Final = 0x7F
 _NO_CLOSE_CODE: Final = 1005
 
 
+# What is read, for the sake of a clean end, from one who goes on sending to a connection that the
+# pool closes. A message is in memory until it is whole, and may be as large as max_msg_size.
+_MAX_UNWANTED: Final = 1 << 20
+
+
 class Connection(Parkable):
     """One WebSocket connection of the pool, in use, ``parked`` or ``closing``.
 
@@ -60,6 +66,7 @@ class Connection(Parkable):
         "_resets_heartbeat",
         "_rest",
         "_transport",
+        "_unwanted",
         "_writer",
         "acquired_at",
         "closed",
@@ -116,6 +123,8 @@ class Connection(Parkable):
         self._resets_heartbeat = ws._heartbeat is not None and not hasattr(ws, "_on_data_received")
         # Of a control frame that came in parts while parked, and in which use that was.
         self._rest = (0, b"")
+        # Bytes that are still taken while the pool closes it.
+        self._unwanted = math.inf
         self._failed = False
         self._gone = False
         self.timer: asyncio.TimerHandle | None = None
@@ -190,6 +199,7 @@ class Connection(Parkable):
         """Do the closing handshake as aiohttp does; whoever calls this bounds it."""
         ws = self.ws
         self.forget_cancelled_receive()
+        self._unwanted = _MAX_UNWANTED
         try:
             await ws.close(code=code, message=message)
         finally:
@@ -248,6 +258,11 @@ class Connection(Parkable):
             # would receive it.
             if self.parked and self._begins_message(data):
                 self._end(DIRTY)
+        elif self.closing:
+            # The other side's CLOSE lies behind everything that it has sent before.
+            self._unwanted -= len(data)
+            if self._unwanted < 0:
+                self.abort()
         return _GO_ON
 
     def feed_eof(self) -> None:

@@ -10,8 +10,10 @@ import aiohttp
 import pytest
 
 from aiowebsocketclient import WebSocketClientSession
+from aiowebsocketclient.idle import Connection
 
 from .conftest import SessionFactory, until
+from .proxy import frame
 from .servers import Server, serving
 
 
@@ -272,13 +274,34 @@ async def test_sock_read_of_a_given_session(server: Server, make_session: Sessio
     await ws.release()
 
 
-async def test_a_flood_does_not_fill_memory(server: Server, make_session: SessionFactory) -> None:
-    session = make_session(close_timeout=0.5)
-    ws = await session.ws_connect(server.url())
+@pytest.mark.parametrize(("size", "count"), [(64 << 20, 1), (4 << 20, 16), (1 << 10, 1 << 16)])
+async def test_a_flood_does_not_fill_memory(
+    server: Server,
+    make_session: SessionFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    count: int,
+) -> None:
+    """64 MB to an idle connection: neither kept, nor read to the end."""
+    taken = 0
+    feed_data = Connection.feed_data
+
+    def count_and_feed(self: Connection, data: bytes) -> tuple[bool, bytes]:
+        nonlocal taken
+        taken += len(data)
+        return feed_data(self, data)
+
+    monkeypatch.setattr(Connection, "feed_data", count_and_feed)
+    session = make_session(close_timeout=5.0)
+    ws = await session.ws_connect(server.url(), max_msg_size=0)
     await ws.release()
-    await server.sockets[0].send_bytes(bytes(3_000_000))
+    message = frame(0x82, bytes(size))
+    for _ in range(count):
+        server.transports[0].write(message)
     await until(lambda: not session.stats().idle and not session.stats().closing)
     assert session.stats().closed_dirty == 1
+    assert taken < 4 << 20
+    await until(lambda: not server.open)
 
 
 async def test_idle_connections_have_no_task_and_no_timer(
