@@ -7,18 +7,34 @@ the wire, and everything that shapes the connection afterwards stands beside it.
 """
 
 import inspect
-from collections.abc import Hashable, Iterable, Mapping
+import math
+import operator
+import re
+import ssl
+import sys
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 import aiohttp
 from aiohttp import BasicAuth, hdrs
 from aiohttp.client_ws import DEFAULT_WS_CLIENT_TIMEOUT
-from multidict import CIMultiDict
+from aiohttp.http import SERVER_SOFTWARE
+from multidict import CIMultiDict, getversion
 from yarl import URL
 
 from .hooks import NO_HOOKS, Hooks, hooks_of
 
-__all__ = ("EndpointKey", "HandshakeKey", "Target", "cookies_for", "parse_url", "resolve")
+__all__ = (
+    "EndpointKey",
+    "HandshakeKey",
+    "Target",
+    "cookies_for",
+    "cookies_once_open",
+    "header_dict",
+    "parse_url",
+    "resolve",
+    "version_of",
+)
 
 # The options of the installed aiohttp, with their defaults.
 _DEFAULTS: Final[Mapping[str, Any]] = {
@@ -28,14 +44,21 @@ _DEFAULTS: Final[Mapping[str, Any]] = {
 }
 
 _TLS_SCHEMES: Final = frozenset({"https", "wss"})
+_PROXY_SCHEMES: Final = frozenset({"http", "https"})
 _SCHEMES: Final = frozenset({"http", "ws"}) | _TLS_SCHEMES
 
-# What aiohttp adds to every handshake unless the caller gave it: stating it changes nothing.
+# What aiohttp adds to every handshake unless the caller gave it: stating it changes nothing. The
+# client session's own headers do not count, as these are given with every handshake.
 _IMPLIED_HEADERS: Final = {
     "upgrade": ["websocket"],
     "connection": ["Upgrade"],
     "sec-websocket-version": ["13"],
 }
+# The same of every request, where neither the caller nor the client session says otherwise.
+_AUTO_HEADERS: Final = {
+    name.lower(): [value] for name, value in aiohttp.ClientRequest.DEFAULT_HEADERS.items()
+} | {"user-agent": [SERVER_SOFTWARE]}
+_NO_HEADERS: Final[CIMultiDict[str]] = CIMultiDict()
 
 # Options that are not looked up by their own name in the key, since they end up in the URL, in a
 # header or in another option.
@@ -46,6 +69,9 @@ _FOLDED: Final = frozenset(
         "headers",
         "origin",
         "params",
+        "proxy",
+        "proxy_auth",
+        "proxy_headers",
         "receive_timeout",
         "ssl",
         "ssl_context",
@@ -53,6 +79,17 @@ _FOLDED: Final = frozenset(
         "verify_ssl",
     }
 )
+
+
+# RFC 9110, 5.6.2.
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
+# What aiohttp refuses to send, and half a character, which it leaves out.
+_NO_TEXT: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
+# What breaks the first line of a request, or the header Host.
+_NO_URL: Final = re.compile(r"[\x00-\x20\x7f\ud800-\udfff]")
+
+_TLS_OPTIONS: Final = frozenset({"ssl", "verify_ssl", "ssl_context", "fingerprint"})
+_TLS_TYPES: Final = (ssl.SSLContext, bool, aiohttp.Fingerprint, type(None))
 
 
 class EndpointKey(NamedTuple):
@@ -76,7 +113,7 @@ class HandshakeKey(NamedTuple):
 
     #: Where it goes, and whether by TLS; ``ws`` and ``http`` are one scheme, ``wss`` and ``https``.
     endpoint: EndpointKey
-    #: Path and query as on the wire, ``params`` included.
+    #: Path and query as on the wire, ``params`` included; to a proxy all the URL goes.
     target: str
     #: Names folded and sorted, values in order; or the caller's ``reuse_key``, which stands for
     #: headers and cookies, but not for ``auth``, ``origin`` and credentials in the URL.
@@ -102,6 +139,8 @@ class Target(NamedTuple):
     #: The caller knows better than headers and cookies what connections are alike.
     has_reuse_key: bool
     hooks: Hooks
+    #: Of the client session's own headers, which are in ``options`` too; None: it had none.
+    headers_version: int | None
 
     def __repr__(self) -> str:
         """Return only what is no secret."""
@@ -131,24 +170,26 @@ def resolve(
     url = parse_url(url, client_session)
     if params := options.pop("params", None):
         url = url.extend_query(params)
-    sent = _merged(headers, options.get("headers"))
+    given = _merged(headers, options.get("headers"))
+    sent = _prepared(given, client_session)
     if sent:
         options["headers"] = sent
     else:
         options.pop("headers", None)
-    endpoint = _endpoint(url)
+    wire_headers = _wire_headers(url, options, given, client_session)
     key = HandshakeKey(
-        endpoint,
-        url.raw_path_qs,
-        _reuse_key(reuse_key) or _wire_headers(url, options, client_session),
+        _endpoint(url),
+        _request_target(url, options, client_session),
+        wire_headers if reuse_key is None else _reuse_key(reuse_key),
         (),
-        _other_options(url, options, hooks, with_auth=reuse_key is not None),
+        _other_options(url, options, hooks, client_session, with_reuse_key=reuse_key is not None),
     )
     try:
         hash(key)
     except TypeError as exc:
         raise TypeError(f"an option of ws_connect() has a value of the wrong type: {exc}") from None
-    return Target(key, url, options, reuse_key is not None, hooks)
+    version = None if client_session is None else version_of(client_session.headers)
+    return Target(key, url, options, reuse_key is not None, hooks, version)
 
 
 def parse_url(url: str | URL, client_session: aiohttp.ClientSession | None) -> URL:
@@ -172,40 +213,241 @@ def parse_url(url: str | URL, client_session: aiohttp.ClientSession | None) -> U
         )
     if not parsed.raw_host:
         raise aiohttp.InvalidUrlClientError(f"{parsed.scheme}:...", "url names no host")
+    # A yarl.URL that was made with encoded=True may have anything in it.
+    if _NO_URL.search(parsed.raw_host) or _NO_URL.search(parsed.raw_path_qs):
+        raise aiohttp.InvalidUrlClientError(
+            f"{parsed.scheme}:...", "url must be without spaces, line breaks and control characters"
+        )
     return parsed
 
 
 def cookies_for(jar: aiohttp.abc.AbstractCookieJar, url: URL) -> Hashable:
     """Return what ``jar`` would send to ``url`` as it stands."""
     cookies = jar.filter_cookies(url)
-    return tuple((name, morsel.coded_value) for name, morsel in cookies.items())
+    return tuple(sorted((name, morsel.coded_value) for name, morsel in cookies.items()))
+
+
+def version_of(headers: Any) -> int:
+    """Return a number that changes with headers."""
+    # It takes any multidict, and is typed for those of objects only.
+    return getversion(headers)
+
+
+def cookies_once_open(target: Target, now: Hashable, response: aiohttp.ClientResponse) -> Hashable:
+    """Return the cookies that a new connection stands for, where the jar has ``now``.
+
+    What the reply has set belongs to it: a balancer's cookie would defeat reuse otherwise.  What
+    somebody else has put into the jar meanwhile was not sent.
+    """
+    hops = (*response.history, response)
+    by_reply = {name for hop in hops for name in hop.cookies}
+    sent = _cookie_pairs(hops[0].request_info.headers)
+    given = _cookie_pairs(target.options.get("headers", _NO_HEADERS))
+    expected = given | dict(now)  # type: ignore[call-overload]
+    if _without(sent, by_reply) == _without(expected, by_reply):
+        return now
+    return tuple(sorted(pair for pair in sent.items() if pair not in given.items()))
+
+
+def _cookie_pairs(headers: Any) -> dict[str, str]:
+    pairs = (pair.partition("=") for pair in headers.get(hdrs.COOKIE, "").split("; "))
+    return {name: value for name, equals, value in pairs if equals}
+
+
+def _without(cookies: dict[str, str], names: set[str]) -> dict[str, str]:
+    return {name: value for name, value in cookies.items() if name not in names}
 
 
 def _checked(options: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy with every iterable that can be used only once turned into one that lasts."""
+    """Return a copy in which every value can be sent, and more than once."""
     options = dict(options)
-    for name in options:
+    for name, value in options.items():
         if name not in _DEFAULTS:
             raise TypeError(f"ws_connect() got an unexpected keyword argument {name!r}")
-    protocols = options.get("protocols", ())
-    if isinstance(protocols, str | bytes) or not isinstance(protocols, Iterable):
-        raise TypeError('protocols must be an iterable of str, as in ("graphql-ws",)')
-    if "protocols" in options:
-        options["protocols"] = tuple(protocols)
-    for name in ("auth", "proxy_auth"):
-        if not isinstance(options.get(name), BasicAuth | None):
-            raise TypeError(f"{name} must be an aiohttp.BasicAuth or None")
-    for name in ("headers", "proxy_headers"):
-        if options.get(name) is not None:
-            options[name] = _header_dict(name, options[name])
+        check = _CHECKS.get(name)
+        if check is not None and value is not _DEFAULTS[name]:
+            options[name] = check(name, value)
     return options
 
 
-def _header_dict(name: str, headers: Any) -> CIMultiDict[str]:
+def header_dict(name: str, headers: Any) -> CIMultiDict[str]:
+    """Return headers of the argument ``name`` as they can go over the wire."""
     try:
-        return CIMultiDict(headers)
+        given: CIMultiDict[Any] = CIMultiDict(headers or ())
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a mapping of str to str, or pairs of them") from None
+    for field, value in given.items():
+        if type(value) is not str or not value.isprintable() or _TOKEN(field) is None:
+            return CIMultiDict([_header(name, *pair) for pair in given.items()])
+    return given
+
+
+def _header(name: str, field: str, value: Any) -> tuple[str, str]:
+    if not _is_token(field):
+        # It may be a value that somebody has put in the wrong place.
+        raise ValueError(f"{name} must have names of letters, digits and !#$%&'*+-.^_`|~ only")
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be str: {field!r} is {type(value).__name__}")
+    # A subclass may call itself something else, and that is what goes over the wire.
+    value = str(value)
+    if not _is_text(value):
+        raise ValueError(
+            f"{name} must be without line breaks and control characters: see {field!r}"
+        )
+    return str(field), value
+
+
+def _is_text(value: str) -> bool:
+    # Nearly everything is what isprintable() finds faster than an expression does.
+    return value.isprintable() or _NO_TEXT.search(value) is None
+
+
+def _is_token(value: str) -> bool:
+    return _TOKEN(value) is not None
+
+
+def _text(name: str, value: Any) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+    text = str(value)
+    if not _is_text(text):
+        raise ValueError(f"{name} must be without line breaks and control characters")
+    return text
+
+
+def _method(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+    method = str(value)
+    if not _is_token(method):
+        raise ValueError(f"{name} must be the name of an HTTP method, such as GET")
+    return method
+
+
+def _protocols(name: str, value: Any) -> tuple[str, ...]:
+    protocols = () if isinstance(value, str | bytes) else value
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise TypeError('protocols must be an iterable of str, as in ("graphql-ws",)')
+    protocols = tuple(value)
+    for protocol in protocols:
+        if not isinstance(protocol, str):
+            raise TypeError(f"{name} must be of str, not of {type(protocol).__name__}")
+        if not _is_text(protocol):
+            raise ValueError(f"{name} must be without line breaks and control characters")
+    return protocols
+
+
+def _basic_auth(name: str, value: Any) -> BasicAuth | None:
+    if not isinstance(value, BasicAuth | None):
+        raise TypeError(f"{name} must be an aiohttp.BasicAuth or None")
+    if value is not None:
+        _encoded(name, value)
+    return value
+
+
+def _optional_headers(name: str, value: Any) -> CIMultiDict[str] | None:
+    return None if value is None else header_dict(name, value)
+
+
+def _number(name: str, value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be 0 or more seconds, and finite, not {value!r}")
+    return value
+
+
+def _optional_number(name: str, value: Any) -> Any:
+    return None if value is None else _number(name, value)
+
+
+def _ws_timeout(name: str, value: Any) -> Any:
+    if isinstance(value, aiohttp.ClientWSTimeout):
+        _optional_number(f"{name}.ws_receive", value.ws_receive)
+        _optional_number(f"{name}.ws_close", value.ws_close)
+        return value
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+        return _optional_number(name, value)
+    raise TypeError(f"{name} must be an aiohttp.ClientWSTimeout, not {type(value).__name__}")
+
+
+def _window(name: str, value: Any) -> int:
+    number = _whole(name, value)
+    if number != 0 and not 9 <= number <= 15:
+        raise ValueError(f"{name} must be 0, or from 9 to 15, not {number}")
+    return number
+
+
+def _size(name: str, value: Any) -> int:
+    number = _whole(name, value)
+    if not 0 <= number <= sys.maxsize:
+        raise ValueError(f"{name} must be from 0 (no limit) to {sys.maxsize}, not {number}")
+    return number
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number, not a bool")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, not {type(value).__name__}") from None
+
+
+def _tls(name: str, value: Any) -> Any:
+    if not isinstance(value, _TLS_TYPES):
+        raise TypeError(
+            f"{name} must be an ssl.SSLContext, an aiohttp.Fingerprint or a bool,"
+            f" not {type(value).__name__}"
+        )
+    return value
+
+
+def _tls_context(name: str, value: Any) -> Any:
+    if not isinstance(value, ssl.SSLContext | None):
+        raise TypeError(f"{name} must be an ssl.SSLContext, not {type(value).__name__}")
+    return value
+
+
+def _fingerprint(name: str, value: Any) -> Any:
+    if value is not None:
+        if not isinstance(value, bytes):
+            raise TypeError(f"{name} must be bytes, not {type(value).__name__}")
+        # It refuses what is no digest of SHA-256.
+        aiohttp.Fingerprint(value)
+    return value
+
+
+def _flag(name: str, value: Any) -> bool:
+    try:
+        return bool(value)
+    except Exception:
+        raise TypeError(f"{name} must be a bool, not {type(value).__name__}") from None
+
+
+_CHECKS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
+    "auth": _basic_auth,
+    "autoclose": _flag,
+    "autoping": _flag,
+    "compress": _window,
+    "decode_text": _flag,
+    "fingerprint": _fingerprint,
+    "headers": _optional_headers,
+    "heartbeat": _optional_number,
+    "max_msg_size": _size,
+    "method": _method,
+    "origin": _text,
+    "protocols": _protocols,
+    "proxy_auth": _basic_auth,
+    "proxy_headers": _optional_headers,
+    "receive_timeout": _optional_number,
+    "server_hostname": _text,
+    "ssl": _tls,
+    "ssl_context": _tls_context,
+    "timeout": _ws_timeout,
+}
 
 
 def _merged(base: CIMultiDict[str], more: CIMultiDict[str] | None) -> CIMultiDict[str]:
@@ -228,8 +470,6 @@ def _endpoint(url: URL) -> EndpointKey:
 
 
 def _reuse_key(reuse_key: Hashable) -> Hashable:
-    if reuse_key is None:
-        return None
     try:
         hash(reuse_key)
     except TypeError:
@@ -240,16 +480,28 @@ def _reuse_key(reuse_key: Hashable) -> Hashable:
     return ("reuse_key", reuse_key)
 
 
-def _wire_headers(
+def _request_target(
     url: URL, options: dict[str, Any], client_session: aiohttp.ClientSession | None
+) -> str:
+    """Return what aiohttp asks for in the first line of the handshake."""
+    if url.scheme not in _TLS_SCHEMES and (
+        _proxy(options, client_session) is not None
+        or (client_session is not None and client_session.trust_env)
+    ):
+        return str(url.with_user(None).with_fragment(None))
+    return url.raw_path_qs
+
+
+def _wire_headers(
+    url: URL,
+    options: dict[str, Any],
+    given: CIMultiDict[str],
+    client_session: aiohttp.ClientSession | None,
 ) -> Hashable:
-    headers: Any = options.get("headers")
-    if client_session is not None:
-        headers = client_session._prepare_headers(headers)
     by_name: dict[str, list[str]] = {}
-    for name, value in (headers or {}).items():
+    for name, value in options.get("headers", _NO_HEADERS).items():
         by_name.setdefault(name.lower(), []).append(value)
-    if (authorization := _authorization(url, options)) is not None:
+    if (authorization := _authorization(url, options, client_session)) is not None:
         if "authorization" in by_name:
             raise ValueError(
                 "headers have an Authorization, and so have the URL or auth: give one of them"
@@ -257,69 +509,197 @@ def _wire_headers(
         by_name["authorization"] = [authorization]
     if options.get("origin") is not None:
         by_name[hdrs.ORIGIN.lower()] = [options["origin"]]
+    if by_name:
+        _drop_implied(by_name, url, options, client_session)
+    return tuple((name, tuple(values)) for name, values in sorted(by_name.items()))
+
+
+def _prepared(
+    headers: CIMultiDict[str], client_session: aiohttp.ClientSession | None
+) -> CIMultiDict[str]:
+    """Return what aiohttp makes of the headers of a call and those of its session."""
+    if client_session is None or not client_session.headers:
+        return _unified(headers)
+    prepared = client_session._prepare_headers(headers)
+    for name in _IMPLIED_HEADERS:
+        # What every handshake is given replaces what the session has of it.
+        if name in prepared and name not in headers:
+            prepared.popall(name)
+    return prepared
+
+
+def _unified(headers: CIMultiDict[str]) -> CIMultiDict[str]:
+    """Return headers where of one name in two spellings the second has replaced the first."""
+    if len(headers) < 2 or len(headers) == len(set(headers)) == len(set(map(str.lower, headers))):
+        return headers
+    unified: CIMultiDict[str] = CIMultiDict()
+    spellings: set[str] = set()
+    for name, value in headers.items():
+        if name in spellings:
+            unified.add(name, value)
+        else:
+            unified[name] = value
+            spellings.add(name)
+    return unified
+
+
+def _drop_implied(
+    by_name: dict[str, list[str]],
+    url: URL,
+    options: dict[str, Any],
+    client_session: aiohttp.ClientSession | None,
+) -> None:
+    """Take out what aiohttp overwrites, and what it would have said anyhow."""
     by_name.pop("sec-websocket-key", None)
-    return tuple(
-        (name, tuple(values))
-        for name, values in sorted(by_name.items())
-        if _IMPLIED_HEADERS.get(name) != values
+    if options.get("protocols"):
+        by_name.pop("sec-websocket-protocol", None)
+    if options.get("compress"):
+        by_name.pop("sec-websocket-extensions", None)
+    for name, values in _IMPLIED_HEADERS.items():
+        if by_name.get(name) == values:
+            del by_name[name]
+    if "host" in by_name:
+        del by_name["host"][:-1]
+        if by_name["host"] == [url.host_port_subcomponent]:
+            del by_name["host"]
+    if client_session is None or client_session._request_class is aiohttp.ClientRequest:
+        for name, values in _AUTO_HEADERS.items():
+            if by_name.get(name) == values and not _is_skipped(name, client_session):
+                del by_name[name]
+
+
+def _is_skipped(name: str, client_session: aiohttp.ClientSession | None) -> bool:
+    return client_session is not None and any(
+        skipped.lower() == name for skipped in client_session.skip_auto_headers
     )
 
 
-def _authorization(url: URL, options: dict[str, Any]) -> str | None:
-    """Return what aiohttp makes of ``auth`` and of credentials in the URL."""
+def _authorization(
+    url: URL, options: dict[str, Any], client_session: aiohttp.ClientSession | None
+) -> str | None:
+    """Return what aiohttp makes of ``auth``, of credentials in the URL and of its session's."""
     auth: BasicAuth | None = options.get("auth")
     if url.raw_user is None and url.raw_password is None:
-        return None if auth is None else auth.encode()
+        if auth is None and client_session is not None:
+            auth = _default_auth(url, client_session)
+        return None if auth is None else _encoded("auth", auth)
     if auth is not None:
         raise ValueError("the URL has credentials, and auth is given: give one of them")
+    return _credentials("url", url)
+
+
+def _default_auth(url: URL, client_session: aiohttp.ClientSession) -> BasicAuth | None:
+    base = client_session._base_url
+    # To aiohttp, ws:// and http:// are two origins.
+    return client_session.auth if base is None or base.origin() == url.origin() else None
+
+
+def _credentials(name: str, url: URL) -> str | None:
     try:
-        in_url = BasicAuth.from_url(url)
-        return None if in_url is None else in_url.encode()
+        auth = BasicAuth.from_url(url)
+        return None if auth is None else auth.encode()
     except ValueError:
         # Its own message would show them.
         raise aiohttp.InvalidUrlClientError(
-            "<url>", "url has credentials that cannot be sent (latin-1, no colon in the name)"
+            f"<{name}>",
+            f"{name} has credentials that cannot be sent (latin-1, no colon in the name)",
         ) from None
 
 
-def _other_options(url: URL, options: dict[str, Any], hooks: Hooks, *, with_auth: bool) -> Hashable:
+def _encoded(name: str, auth: BasicAuth) -> str:
+    try:
+        return auth.encode()
+    except (ValueError, LookupError):
+        # Its own message would show it.
+        raise ValueError(
+            f"{name} cannot be encoded: give it an encoding, as in"
+            " aiohttp.BasicAuth(login, password, 'utf-8')"
+        ) from None
+
+
+def _other_options(
+    url: URL,
+    options: dict[str, Any],
+    hooks: Hooks,
+    client_session: aiohttp.ClientSession | None,
+    *,
+    with_reuse_key: bool,
+) -> Hashable:
     others: dict[str, Hashable] = {
         name: canonical
         for name, value in options.items()
         if name not in _FOLDED and (canonical := _canonical(name, value)) != _DEFAULTS[name]
     }
-    # With a reuse_key the headers do not say so; otherwise it says it twice.
-    if options.get("origin") is not None:
-        others["origin"] = options["origin"]
-    if with_auth:
-        others["auth"] = _authorization(url, options)
+    if with_reuse_key:
+        # Otherwise the headers say so.
+        others["origin"] = options.get("origin")
+        others["auth"] = _authorization(url, options, client_session)
+    if (proxy := _proxy(options, client_session)) is not None:
+        others["proxy"] = proxy + _to_proxy(url, options, client_session)
+    if client_session is not None and client_session.trust_env:
+        # The environment has proxies by scheme, of which ws and http are two.
+        others["trust_env"] = (url.scheme, options.get("proxy_auth"))
     if (timeout := _timeout(options)) != DEFAULT_WS_CLIENT_TIMEOUT:
         others["timeout"] = (timeout.ws_receive, timeout.ws_close)
-    if (ssl := _ssl(options)) is not True:
-        others["ssl"] = ssl
+    tls = _ssl(options)
+    if tls is not True:
+        others["ssl"] = tls
     if hooks != NO_HOOKS:
         others["hooks"] = hooks
     return tuple(sorted(others.items(), key=lambda item: item[0]))
 
 
 def _canonical(name: str, value: Any) -> Hashable:
-    if name == "method" and isinstance(value, str):
-        return value.upper()
-    if name == "proxy" and value is not None:
-        return _proxy(value)
-    if name == "proxy_headers" and value is not None:
-        return tuple(sorted(((n.lower(), v) for n, v in value.items()), key=lambda item: item[0]))
+    if name == "method":
+        return value.upper()  # type: ignore[no-any-return]
     return value  # type: ignore[no-any-return]
 
 
-def _proxy(proxy: str | URL) -> Hashable:
+def _proxy(
+    options: dict[str, Any], client_session: aiohttp.ClientSession | None
+) -> tuple[Hashable, ...] | None:
+    url = _proxy_url(options, client_session)
+    return None if url is None else (url.scheme, url.raw_host, url.port)
+
+
+def _proxy_url(options: dict[str, Any], client_session: aiohttp.ClientSession | None) -> URL | None:
+    proxy: Any = options.get("proxy")
+    if proxy is None and client_session is not None:
+        proxy = client_session._default_proxy
+    if proxy is None:
+        return None
     if not isinstance(proxy, str | URL):
         raise TypeError(f"proxy must be a str or a yarl.URL, not {type(proxy).__name__}")
     try:
         url = URL(proxy)
     except ValueError:
         raise aiohttp.InvalidUrlClientError("<proxy>", "proxy cannot be parsed") from None
-    return (url.scheme, url.raw_host, url.port, url.user, url.password)
+    if url.scheme not in _PROXY_SCHEMES:
+        raise aiohttp.NonHttpUrlClientError("<proxy>", "proxy must be http://... or https://...")
+    if not url.raw_host:
+        raise aiohttp.InvalidUrlClientError("<proxy>", "proxy names no host")
+    return url
+
+
+def _to_proxy(
+    url: URL, options: dict[str, Any], client_session: aiohttp.ClientSession | None
+) -> tuple[Hashable, ...]:
+    """Return what the proxy gets to see beside the handshake."""
+    auth: BasicAuth | None = options.get("proxy_auth")
+    if auth is None and client_session is not None:
+        auth = client_session._default_proxy_auth
+    if auth is None:
+        proxy = _proxy_url(options, client_session)
+        assert proxy is not None
+        credentials = _credentials("proxy", proxy)
+    else:
+        credentials = _encoded("proxy_auth", auth)
+    if url.scheme not in _TLS_SCHEMES:
+        # Without CONNECT there is no place for headers.
+        return (credentials,)
+    headers = _prepared(options.get("proxy_headers") or _NO_HEADERS, client_session)
+    in_order = sorted(((n.lower(), v) for n, v in headers.items()), key=lambda item: item[0])
+    return (credentials, *in_order)
 
 
 def _timeout(options: dict[str, Any]) -> aiohttp.ClientWSTimeout:
@@ -336,14 +716,16 @@ def _timeout(options: dict[str, Any]) -> aiohttp.ClientWSTimeout:
 
 def _ssl(options: dict[str, Any]) -> Hashable:
     """Return what aiohttp makes of ``ssl`` and its three deprecated forerunners."""
-    ssl = options.get("ssl", True)
-    if options.get("verify_ssl") is False:
-        ssl = False
-    if options.get("ssl_context") is not None:
-        ssl = options["ssl_context"]
-    fingerprint = options.get("fingerprint")
-    if isinstance(ssl, aiohttp.Fingerprint):
-        fingerprint = ssl.fingerprint
-    if fingerprint is not None:
-        return ("fingerprint", fingerprint)
-    return True if ssl is None else ssl
+    if _TLS_OPTIONS.isdisjoint(options):
+        return True
+    verify = options.get("verify_ssl")
+    given = [options.get(name) for name in ("ssl", "ssl_context", "fingerprint")]
+    given.append(False if verify is not None and not verify else None)
+    given = [value for value in given if value is not None and value is not True]
+    if len(given) > 1:
+        raise ValueError("ssl, verify_ssl, ssl_context and fingerprint exclude each other")
+    if not given:
+        return True
+    (tls,) = given
+    digest = tls.fingerprint if isinstance(tls, aiohttp.Fingerprint) else tls
+    return ("fingerprint", digest) if isinstance(digest, bytes) else digest

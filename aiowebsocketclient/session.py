@@ -14,17 +14,17 @@ import traceback
 import warnings
 import weakref
 from asyncio.events import _get_running_loop
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Callable, Coroutine, Generator, Hashable
 from contextlib import AbstractAsyncContextManager
 from contextvars import Context, copy_context
 from functools import partial
 from threading import get_ident
 from time import monotonic
-from types import TracebackType
+from types import TracebackType, coroutine
 from typing import Any, Final, Literal, Self
 
 import aiohttp
-from multidict import CIMultiDict, getversion
+from multidict import CIMultiDict
 from yarl import URL
 
 from ._compat import DONE, Acquisition, Express, Plan, Pool, Slot, Waiter, lend, spend
@@ -37,7 +37,16 @@ from .exceptions import (
 )
 from .hooks import NO_HOOKS, Hook, Hooks, hooks_of, run_hook
 from .idle import Connection
-from .keys import EndpointKey, HandshakeKey, Target, cookies_for, resolve
+from .keys import (
+    EndpointKey,
+    HandshakeKey,
+    Target,
+    cookies_for,
+    cookies_once_open,
+    header_dict,
+    resolve,
+    version_of,
+)
 from .response import ClientWebSocketResponse, Completion
 from .stats import PoolStats
 
@@ -97,7 +106,7 @@ class _Attempt:
     its own ``ws_connect``), and in keeping hold of what the handshake was answered with.
     """
 
-    __slots__ = ("_response", "_session", "_transport", "_ws_response_class")
+    __slots__ = ("_is_complete", "_response", "_session", "_transport", "_ws_response_class")
 
     def __init__(self, session: aiohttp.ClientSession, ws_response_class: Any) -> None:
         self._session = session
@@ -113,14 +122,22 @@ class _Attempt:
         if base is not None and url.user is None and url.origin() == base.origin():
             # With a base_url, aiohttp before 3.12 takes nothing absolute.
             url = url.relative()
+        # Those of the session that counted when the caller called are in the options.
+        self._is_complete = bool(
+            target.headers_version != version_of(self._session.headers) and self._session.headers
+        )
         ws: aiohttp.ClientWebSocketResponse = await connect(self, url, **target.options)
         return ws
 
     async def request(self, *args: Any, **kwargs: Any) -> aiohttp.ClientResponse:
-        self._response = await self._session.request(*args, **kwargs)
-        connection = self._response.connection
+        request: Any = self._session.request(*args, **kwargs)
+        if self._is_complete:
+            request = _without_default_headers(self._session, request)
+        response: aiohttp.ClientResponse = await request
+        self._response = response
+        connection = response.connection
         self._transport = None if connection is None else connection.transport
-        return self._response
+        return response
 
     def abort(self) -> None:
         """Close the socket of a handshake that failed after it was answered, at once.
@@ -132,6 +149,29 @@ class _Attempt:
             self._response.close()
             if self._transport is not None:
                 self._transport.abort()
+
+
+@coroutine
+def _without_default_headers(
+    session: aiohttp.ClientSession, request: Any
+) -> Generator[Any, Any, Any]:
+    """Make a request that has all its headers; aiohttp adds its session's in the first step."""
+    headers, session._default_headers = session._default_headers, CIMultiDict()
+    try:
+        step = request.send(None)
+    except StopIteration as stop:
+        return stop.value
+    finally:
+        session._default_headers = headers
+    while True:
+        try:
+            resume = partial(request.send, (yield step))
+        except BaseException as exc:
+            resume = partial(request.throw, exc)
+        try:
+            step = resume()
+        except StopIteration as stop:
+            return stop.value
 
 
 # asyncio asks this of what it is to run.
@@ -242,7 +282,7 @@ class WebSocketClientSession:
         self._conn_timeout = _seconds("conn_timeout", conn_timeout) or None
         self._force_close = bool(force_close)
         self._limit = _places("limit", limit) or None
-        self._headers = _headers(headers)
+        self._headers = header_dict("headers", headers)
         self._client_session = _client_session(client_session)
         self._client_session_owner = bool(client_session_owner)
         self._loop = _loop(loop)
@@ -464,7 +504,7 @@ class WebSocketClientSession:
     def _forget_stale_targets(self) -> None:
         """See whether somebody has changed the headers that go with every handshake."""
         self._had_default_headers = True
-        version = _version(self._default_headers)
+        version = version_of(self._default_headers)
         if version != self._default_headers_version:
             self._default_headers_version = version
             self._targets.clear()
@@ -648,7 +688,7 @@ class WebSocketClientSession:
         self._has_cookies = not isinstance(client_session.cookie_jar, aiohttp.DummyCookieJar)
         self._default_headers = client_session.headers
         self._had_default_headers = bool(client_session.headers)
-        self._default_headers_version = _version(client_session.headers)
+        self._default_headers_version = version_of(client_session.headers)
         self._targets.clear()
         self._targets.client_session = client_session
         self._debug = running.get_debug()
@@ -880,16 +920,24 @@ class WebSocketClientSession:
             retires = slot.born + self._max_lifetime * jitter
         conn: Connection = slot.conn
         try:
-            target = self._with_cookies(target)
+            key = self._key_once_open(target, conn.ws)
         except Exception:
             logger.exception("The cookie jar of client_session failed")
-        plan = self._pool.connected(slot, monotonic(), retires, target.key)
+            key = target.key
+        plan = self._pool.connected(slot, monotonic(), retires, key)
         # If nobody waited it is in the free list, and must be watched like all there.
         if slot.state == IDLE:
             conn.fresh = False
             if not conn.park():
                 self._close_acquired(slot, "dirty")
         self._carry_out(plan)
+
+    def _key_once_open(self, target: Target, ws: aiohttp.ClientWebSocketResponse) -> HandshakeKey:
+        """Return the handshake that a new connection answers to from now on."""
+        if not self._has_cookies or target.has_reuse_key:
+            return target.key
+        now = cookies_for(self.client_session.cookie_jar, target.url)
+        return target.key._replace(cookies=cookies_once_open(target, now, ws._response))
 
     def _finish_stopped(self, slot: Slot, finished: asyncio.Future[None]) -> None:
         """End a handshake that was told to stop, which it may have been too late for."""
@@ -1233,11 +1281,6 @@ def _call_expire(this: "weakref.ref[WebSocketClientSession]") -> None:
         session._expire()
 
 
-def _version(headers: Any) -> int:
-    # It takes any multidict, and is typed for those of objects only.
-    return getversion(headers)
-
-
 def _never() -> bool:
     return False
 
@@ -1304,13 +1347,6 @@ def _positive(name: str, value: Any) -> float | None:
     if seconds == 0:
         raise ValueError(f"{name} must be more than 0 seconds; None: no limit")
     return seconds
-
-
-def _headers(headers: Any) -> CIMultiDict[str]:
-    try:
-        return CIMultiDict(headers or ())
-    except (TypeError, ValueError):
-        raise TypeError("headers must be a mapping of str to str, or pairs of them") from None
 
 
 def _client_session(client_session: Any) -> aiohttp.ClientSession | None:

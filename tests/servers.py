@@ -21,6 +21,7 @@ class Server:
     * ``/refuse``: 403;
     * ``/hang``: never answers the handshake;
     * ``/once``: refuses after the first handshake;
+    * ``/redirect``: sends elsewhere, to ``server.redirect_to``;
     * ``/cookie``: sets a cookie with the handshake;
     * ``/short``: echoes short texts only;
     * ``/greet``: sends a message before it is asked.
@@ -43,6 +44,7 @@ class Server:
         self.close_codes: list[int | None] = []
         self.port = 0
         self.scheme = "http"
+        self.redirect_to = ""
 
     def url(self, path: str = "/") -> str:
         return f"{self.scheme}://127.0.0.1:{self.port}{path}"
@@ -58,6 +60,8 @@ class Server:
             await self.stopped.wait()
         if request.path == "/refuse" or (request.path == "/once" and self.handshakes):
             raise web.HTTPForbidden
+        if request.path == "/redirect":
+            raise web.HTTPTemporaryRedirect(self.redirect_to)
         offered = request.headers.get("Sec-WebSocket-Protocol", "")
         protocols = tuple(name.strip() for name in offered.split(",") if name)
         ws = web.WebSocketResponse(heartbeat=self.heartbeat, protocols=protocols, timeout=1.0)

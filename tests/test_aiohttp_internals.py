@@ -28,6 +28,9 @@ async def test_names_of_the_client_session() -> None:
         assert session._prepare_headers({"x": "2"}).getall("X") == ["2"]
         assert session.headers is session._default_headers
         assert isinstance(session.cookie_jar, aiohttp.CookieJar)
+        assert session._base_url is session._default_proxy is session._default_proxy_auth is None
+        assert session._request_class is aiohttp.ClientRequest
+    assert {"Accept", "Accept-Encoding"} == {*aiohttp.ClientRequest.DEFAULT_HEADERS}
     source = inspect.getsource(aiohttp.ClientSession._ws_connect)
     assert "self._ws_response_class(" in source
     assert DEFAULT_WS_CLIENT_TIMEOUT.ws_close == 10.0

@@ -1,6 +1,7 @@
 """Who may share a connection with whom."""
 
 import asyncio
+import enum
 import ssl
 from typing import Any
 
@@ -10,10 +11,12 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from aiowebsocketclient import WebSocketClientSession
-from aiowebsocketclient.keys import Target, resolve
+from aiowebsocketclient.keys import HandshakeKey, Target, resolve
 
-from .conftest import SessionFactory
-from .servers import Server
+from .conftest import SessionFactory, until
+from .servers import Server, serving
+
+OLD_AIOHTTP = tuple(map(int, aiohttp.__version__.split(".")[:2])) < (3, 12)
 
 
 async def shared(
@@ -26,6 +29,12 @@ async def shared(
         pass
     async with session.ws_connect(second[0], **second[1]) as ws:
         return ws.reused
+
+
+class Role(str, enum.Enum):  # noqa: UP042
+    """As a header aiohttp sends it as ``Role.USER``."""
+
+    USER = "user"
 
 
 DIFFERENT: dict[str, tuple[tuple[str, dict[str, Any]], tuple[str, dict[str, Any]]]] = {
@@ -57,6 +66,10 @@ DIFFERENT: dict[str, tuple[tuple[str, dict[str, Any]], tuple[str, dict[str, Any]
     "timeout": (("/", {"timeout": aiohttp.ClientWSTimeout(ws_receive=5.0)}), ("/", {})),
     "server_hostname": (("/", {"server_hostname": "localhost"}), ("/", {})),
     "ssl": (("/", {"ssl": False}), ("/", {})),
+    "text that calls itself otherwise": (
+        ("/", {"headers": {"X": Role.USER}}),
+        ("/", {"headers": {"X": "user"}}),
+    ),
     "reuse_key": (("/", {"reuse_key": "a"}), ("/", {"reuse_key": "b"})),
     "reuse_key or headers": (("/", {"reuse_key": "a"}), ("/", {})),
     "reuse_key and path": (("/a", {"reuse_key": 1}), ("/b", {"reuse_key": 1})),
@@ -105,6 +118,22 @@ SAME: dict[str, tuple[tuple[str, dict[str, Any]], tuple[str, dict[str, Any]]]] =
         ("/", {"origin": "http://a", "headers": {"origin": "http://b"}}),
     ),
     "kind of protocols": (("/", {"protocols": ["a", "b"]}), ("/", {"protocols": ("a", "b")})),
+    "origin as a header": (
+        ("/", {"origin": "http://a"}),
+        ("/", {"headers": {"Origin": "http://a"}}),
+    ),
+    "what aiohttp says of itself": (
+        ("/", {}),
+        ("/", {"headers": {"accept": "*/*", "User-Agent": aiohttp.http.SERVER_SOFTWARE}}),
+    ),
+    "headers that aiohttp replaces": (
+        ("/", {"protocols": ("a",)}),
+        ("/", {"protocols": ("a",), "headers": {"Sec-WebSocket-Protocol": "b"}}),
+    ),
+    "a name in two spellings": (
+        ("/", {"headers": [("X", "1"), ("x", "2")]}),
+        ("/", {"headers": {"X": "2"}}),
+    ),
     "method": (("/", {"method": "get"}), ("/", {"method": "GET"})),
     "defaults stated": (
         ("/", {"autoping": True, "heartbeat": None, "compress": 0, "ssl": True, "timeout": None}),
@@ -202,11 +231,18 @@ def test_proxies_and_tls() -> None:
         target("wss://example.org/", proxy="http://proxy").key
         == target("wss://example.org/", proxy=URL("HTTP://proxy/")).key
     )
-    assert plain != target("wss://example.org/", proxy_headers={"X": "1"}).key
-    values = [("X", "1"), ("x", "2")]
+    assert plain == target("wss://example.org/", proxy_headers={"X": "1"}).key
+    values = [("X", "1"), ("X", "2")]
+    proxied = target("wss://example.org/", proxy="http://proxy/").key
     assert (
-        target("wss://example.org/", proxy_headers=values).key
-        != target("wss://example.org/", proxy_headers=values[::-1]).key
+        len(
+            {
+                proxied,
+                target("wss://example.org/", proxy="http://proxy/", proxy_headers=values).key,
+                target("wss://example.org/", proxy="http://proxy/", proxy_headers=values[::-1]).key,
+            }
+        )
+        == 3
     )
     assert plain != target("wss://example.org/", ssl=context).key
     assert (
@@ -260,6 +296,49 @@ async def test_client_session_headers_may_change(
     assert server.handshakes == 3
 
 
+async def test_client_session_headers_that_change_before_the_handshake(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(limit=1)
+    headers = session.client_session.headers
+    holder = await session.ws_connect(server.url())
+    calls = []
+    for user in "ab":
+        headers["X-User"] = user
+        calls.append(asyncio.ensure_future(session.ws_connect(server.url())))
+    await until(lambda: session.stats().waiting == 2)
+    headers["X-Later"] = "1"
+    await holder.close()
+    # Each is sent what stood when its caller called.
+    for user, call in zip("ab", calls, strict=True):
+        async with await call as ws:
+            assert not ws.reused
+            sent = server.requests[-1].headers
+            assert (sent["X-User"], "X-Later" in sent) == (user, False)
+    assert headers == {"X-User": "b", "X-Later": "1"}
+    async with session.ws_connect(server.url()) as ws:
+        assert not ws.reused
+        assert server.requests[-1].headers["X-Later"] == "1"
+
+
+async def test_client_session_headers_that_change_before_a_handshake_that_fails(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session()
+    session.client_session.headers["X-User"] = "a"
+    refused = session.ws_connect(server.url("/refuse"))
+    cancelled = session.ws_connect(server.url("/hang"))
+    session.client_session.headers["X-User"] = "b"
+    with pytest.raises(aiohttp.WSServerHandshakeError):
+        await refused
+    task = asyncio.ensure_future(cancelled)
+    await until(lambda: server.arrived == 2)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert session.client_session.headers == {"X-User": "b"}
+
+
 async def test_cookies_of_a_given_jar(server: Server, make_session: SessionFactory) -> None:
     jar = aiohttp.CookieJar(unsafe=True)
     session = make_session(client_session=aiohttp.ClientSession(cookie_jar=jar))
@@ -295,11 +374,117 @@ async def test_a_cookie_set_by_the_handshake_does_not_defeat_reuse(
     assert server.peak <= 2
 
 
+async def test_a_cookie_that_somebody_else_sets_meanwhile_was_not_sent(
+    server: Server, make_session: SessionFactory
+) -> None:
+    jar = aiohttp.CookieJar(unsafe=True)
+    jar.update_cookies({"user": "a"}, URL(server.url()))
+    session = make_session(client_session=aiohttp.ClientSession(cookie_jar=jar))
+    for path in ("/", "/cookie"):
+        server.gate.clear()
+        opening = asyncio.ensure_future(session.ws_connect(server.url(path)))
+        arrived = server.arrived
+        await until(lambda arrived=arrived: server.arrived > arrived)
+        jar.update_cookies({"user": "b"}, URL(server.url()))
+        server.gate.set()
+        await (await opening).release()
+        async with session.ws_connect(server.url(path)) as ws:
+            assert not ws.reused
+            assert server.requests[-1].cookies["user"] == "b"
+        jar.update_cookies({"user": "a"}, URL(server.url()))
+
+
+async def test_the_order_of_the_jar_does_not_count(
+    server: Server, make_session: SessionFactory
+) -> None:
+    jar = aiohttp.CookieJar(unsafe=True)
+    session = make_session(client_session=aiohttp.ClientSession(cookie_jar=jar))
+    jar.update_cookies({"a": "1", "b": "2"}, URL(server.url()))
+    await (await session.ws_connect(server.url())).release()
+    jar.clear()
+    jar.update_cookies({"b": "2", "a": "1"}, URL(server.url()))
+    async with session.ws_connect(server.url()) as ws:
+        assert ws.reused
+
+
 async def test_own_session_has_no_jar(server: Server, make_session: SessionFactory) -> None:
     session = make_session()
     for _ in range(3):
         await (await session.ws_connect(server.url("/cookie"))).release()
     assert server.handshakes == 1
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+async def test_auth_of_the_client_session() -> None:
+    auth = aiohttp.BasicAuth("user", "secret")
+    headers = CIMultiDict[str]()
+
+    def key(url: str, **options: Any) -> HandshakeKey:
+        return resolve(
+            url, options, headers=headers, reuse_key=None, client_session=client_session
+        ).key
+
+    url = "ws://example.org/"
+    async with aiohttp.ClientSession(auth=auth) as client_session:
+        assert key(url) == key(url, auth=auth) == key("ws://user:secret@example.org/")
+        assert key(url) != key("ws://user:other@example.org/")
+        with pytest.raises(ValueError, match="Authorization"):
+            key(url, headers={"Authorization": "x"})
+    async with aiohttp.ClientSession("http://example.org/", auth=auth) as client_session:
+        # To aiohttp ws:// is another origin, to which it does not send what is meant for this one.
+        assert (
+            key("/")
+            == resolve("/", {}, headers=headers, reuse_key=None, client_session=client_session).key
+        )
+        if not OLD_AIOHTTP:
+            assert key(url) != key("/")
+            assert key("/") == key("http://user:secret@example.org/")
+
+
+async def test_proxies_that_tell_one_spelling_of_the_scheme_from_the_other() -> None:
+    async with (
+        aiohttp.ClientSession() as direct,
+        aiohttp.ClientSession(proxy="http://proxy/") as proxied,
+        aiohttp.ClientSession(trust_env=True) as by_environment,
+    ):
+
+        def keys(client_session: aiohttp.ClientSession, *schemes: str) -> int:
+            return len(
+                {
+                    resolve(
+                        f"{scheme}://example.org/",
+                        {},
+                        headers=CIMultiDict(),
+                        reuse_key=None,
+                        client_session=client_session,
+                    ).key
+                    for scheme in schemes
+                }
+            )
+
+        for schemes in (("ws", "http"), ("wss", "https")):
+            assert keys(direct, *schemes) == 1
+            assert keys(by_environment, *schemes) == 2
+        # It is asked for all the URL, but for a tunnel where there is TLS.
+        assert keys(proxied, "ws", "http") == 2
+        assert keys(proxied, "wss", "https") == 1
+
+
+async def test_a_redirected_connection_is_of_the_url_that_was_asked_for(
+    server: Server, make_session: SessionFactory
+) -> None:
+    async with serving(Server()) as elsewhere:
+        server.redirect_to = elsewhere.url("/there")
+        session = make_session(limit=1)
+        async with session.ws_connect(server.url("/redirect")):
+            assert elsewhere.open == 1
+            (endpoint,) = session.stats_by_endpoint()
+            assert endpoint.port == server.port
+        async with session.ws_connect(elsewhere.url("/there")) as direct:
+            assert not direct.reused
+        async with session.ws_connect(server.url("/redirect")) as ws:
+            assert ws.reused
+        assert elsewhere.handshakes == 2
 
 
 async def test_targets_are_remembered_within_bounds(make_session: SessionFactory) -> None:

@@ -124,7 +124,7 @@ BAD_CALLS: dict[str, tuple[type[Exception], str, tuple[Any, dict[str, Any]]]] = 
     "auth": (TypeError, "auth", (URL, {"auth": "user:secret"})),
     "proxy": (TypeError, "proxy", (URL, {"proxy": 3})),
     "proxy's port": (aiohttp.InvalidURL, "proxy", (URL, {"proxy": "http://a:b:c"})),
-    "unhashable": (TypeError, "option", (URL, {"compress": []})),
+    "unhashable": (TypeError, "compress", (URL, {"compress": []})),
     "reuse_key": (TypeError, "reuse_key", (URL, {"reuse_key": []})),
     "acquire_timeout": (ValueError, "acquire_timeout", (URL, {"acquire_timeout": -1})),
     "url": (TypeError, "url", (3, {})),
