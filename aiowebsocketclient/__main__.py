@@ -417,9 +417,11 @@ async def _serve() -> None:
 async def _echo(request: web.Request) -> web.WebSocketResponse:
     offered = request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, "")
     ws = web.WebSocketResponse(protocols=[name.strip() for name in offered.split(",") if name])
-    await ws.prepare(request)
-    async for message in ws:
-        await ws.send_str(message.data)
+    # Raised where the client has gone with something unanswered.
+    with contextlib.suppress(ConnectionResetError):
+        await ws.prepare(request)
+        async for message in ws:
+            await ws.send_str(message.data)
     return ws
 
 

@@ -22,7 +22,7 @@ import trustme
 from aiohttp import web
 
 from aiowebsocketclient import IMPLEMENTATION, __version__
-from aiowebsocketclient.__main__ import Latencies
+from aiowebsocketclient.__main__ import Latencies, _echo
 
 from .conftest import until
 from .servers import Server, serving
@@ -258,6 +258,30 @@ async def test_nobody_reads_on() -> None:
         os.close(ours)
         end = await finished(process)
     assert end.err == ""
+
+
+async def test_own_server_is_not_upset_by_clients_that_go(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What it logs would stand on the terminal among the figures."""
+    app = web.Application()
+    app.router.add_get("/", _echo)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
+    try:
+        async with aiohttp.ClientSession() as session:
+            for _ in range(5):
+                ws = await session.ws_connect(url)
+                for _ in range(200):
+                    await ws.send_str("unanswered")
+                assert ws._conn is not None
+                assert ws._conn.transport is not None
+                ws._conn.transport.abort()
+    finally:
+        await runner.cleanup()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 # -- a given server ------------------------------------------------------------------------------
