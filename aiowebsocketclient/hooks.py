@@ -9,7 +9,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
-from .response import ClientWebSocketResponse
+from ._compat import Express, lend
+from .exceptions import WebSocketPoolError
 
 __all__ = ("NO_HOOKS", "Hook", "Hooks", "hooks_of", "run_hook")
 
@@ -42,13 +43,18 @@ def hooks_of(options: dict[str, Any], defaults: Hooks) -> Hooks:
     return defaults._replace(**given) if given else defaults
 
 
-async def run_hook(hook: Hook, ws: ClientWebSocketResponse, deadline: asyncio.Timeout) -> None:
-    """Run a hook on ``ws``, a handle that is good until the hook ends."""
+async def run_hook(hook: Hook, express: Express, conn: Any, deadline: asyncio.Timeout) -> None:
+    """Run a hook on a handle of ``conn`` that is good until the hook ends."""
+    ws = lend(express, None, conn.slot)
     try:
         async with deadline:
             await hook(ws)
         if deadline.expired():
             # It went on although it was told to stop.
             raise TimeoutError
+        if conn.state["_waiting"]:
+            # It would take what is meant for the next user.
+            raise WebSocketPoolError("a hook left a receive() under way")
     finally:
         ws._cut_off()
+        conn.wake_pending_receive()

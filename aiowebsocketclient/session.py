@@ -620,7 +620,7 @@ class WebSocketClientSession:
         deadline = asyncio.timeout(self._hook_timeout)
         waiter.token.check_deadline = deadline
         try:
-            await run_hook(check, lend(self._express, None, slot), deadline)
+            await run_hook(check, self._express, conn, deadline)
         except Exception:
             return "lost" if conn.has_ended else "failed"
         except BaseException as exc:
@@ -834,7 +834,7 @@ class WebSocketClientSession:
     async def _configure(self, configure: Hook, conn: Connection) -> None:
         deadline = asyncio.timeout(self._hook_timeout)
         try:
-            await run_hook(configure, lend(self._express, None, conn.slot), deadline)
+            await run_hook(configure, self._express, conn, deadline)
         except TimeoutError:
             if not deadline.expired():
                 raise
@@ -992,8 +992,7 @@ class WebSocketClientSession:
     async def _reset(self, conn: Connection) -> None:
         reset = conn.hooks.reset
         assert reset is not None
-        ws = lend(self._express, None, conn.slot)
-        await run_hook(reset, ws, asyncio.timeout(self._hook_timeout))
+        await run_hook(reset, self._express, conn, asyncio.timeout(self._hook_timeout))
 
     def _finish_reset(self, conn: Connection, task: asyncio.Task[None]) -> None:
         slot: Slot = conn.slot
@@ -1004,7 +1003,6 @@ class WebSocketClientSession:
             self._start_closing(slot)
         elif failed or not conn.clear() or not conn.park():
             reason = "failed" if failed and not conn.has_ended else conn.why_unfit()
-            conn.wake_pending_receive()
             self._close_acquired(slot, reason)
         else:
             pooled, conn.closed = conn.closed, None

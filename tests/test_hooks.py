@@ -17,6 +17,7 @@ from aiowebsocketclient import (
     PoolClosedError,
     PoolTimeoutError,
     WebSocketClientSession,
+    WebSocketPoolError,
 )
 
 from .conftest import SessionFactory, until
@@ -373,6 +374,31 @@ async def test_a_check_that_closes_or_leaves_something_unread_has_failed(
     hook.does = close
     assert not await works(session, server.url())
     assert session.stats().closed_lost == 1
+
+
+@pytest.mark.parametrize("name", HOOKS)
+async def test_a_hook_that_leaves_a_receive_under_way_has_failed(
+    server: Server, make_session: SessionFactory, hook: Recorder, name: str
+) -> None:
+    left: list[asyncio.Task[aiohttp.WSMessage]] = []
+
+    async def receive_in_background(ws: ClientWebSocketResponse) -> None:
+        if not left:
+            left.append(asyncio.create_task(ws.receive()))
+            await until(lambda: ws._waiting)
+
+    hook.does = receive_in_background
+    session = make_session(**{name: hook}, limit=1, close_timeout=60)
+    # It is not waited for when the connection is closed.
+    async with asyncio.timeout(5):
+        if name == "configure":
+            with pytest.raises(WebSocketPoolError, match="left a receive"):
+                await works(session, server.url())
+        else:
+            await works(session, server.url())
+        assert not await works(session, server.url())
+        assert (await left[0]).type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.CLOSING)
+    assert session.stats().closed_failed == (name != "configure")
 
 
 async def test_check_under_its_deadline(
