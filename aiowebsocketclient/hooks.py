@@ -58,3 +58,5 @@ async def run_hook(hook: Hook, express: Express, conn: Any, deadline: asyncio.Ti
     finally:
         ws._cut_off()
         conn.wake_pending_receive()
+        # It knows its task, which keeps the exception, whose traceback keeps this frame.
+        del deadline

@@ -633,6 +633,8 @@ class WebSocketClientSession:
             raise
         finally:
             waiter.token.check_deadline = None
+            # It knows its task, which keeps the exception, whose traceback keeps this frame.
+            del deadline
         return None if conn.clear() else conn.why_unfit()
 
     def _time_out(self, waiter: Waiter, acquire_timeout: float) -> None:
@@ -828,6 +830,7 @@ class WebSocketClientSession:
         except BaseException:
             conn.shut()
             conn.abort()
+            conn.forget()
             slot.conn = None
             raise
 
@@ -835,9 +838,11 @@ class WebSocketClientSession:
         deadline = asyncio.timeout(self._hook_timeout)
         try:
             await run_hook(configure, self._express, conn, deadline)
-        except TimeoutError:
+        except TimeoutError as exc:
             if not deadline.expired():
                 raise
+            # That keeps the frame of asyncio's timeout, which knows the task, too.
+            exc.__traceback__ = None
             raise aiohttp.ConnectionTimeoutError(
                 f"configure of a connection to {conn.slot.endpoint} did not end within"
                 f" hook_timeout ({self._hook_timeout:g} s)"
@@ -989,15 +994,20 @@ class WebSocketClientSession:
         task.add_done_callback(partial(self._finish_reset, conn))
         return completion
 
-    async def _reset(self, conn: Connection) -> None:
+    async def _reset(self, conn: Connection) -> bool:
+        """Return whether it succeeded; nobody asks for the exception, which would be kept."""
         reset = conn.hooks.reset
         assert reset is not None
-        await run_hook(reset, self._express, conn, asyncio.timeout(self._hook_timeout))
+        try:
+            await run_hook(reset, self._express, conn, asyncio.timeout(self._hook_timeout))
+        except Exception:
+            return False
+        return True
 
-    def _finish_reset(self, conn: Connection, task: asyncio.Task[None]) -> None:
+    def _finish_reset(self, conn: Connection, task: asyncio.Task[bool]) -> None:
         slot: Slot = conn.slot
         slot.task = None
-        failed = task.cancelled() or task.exception() is not None
+        failed = task.cancelled() or task.exception() is not None or not task.result()
         if slot.state == CLOSING:
             # The session was closed meanwhile.
             self._start_closing(slot)

@@ -5,6 +5,7 @@ import contextlib
 import gc
 import logging
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -590,6 +591,55 @@ async def test_hook_that_goes_on_though_told_to_stop(
     for _ in range(3):
         assert not await works(session, server.url())
     assert session.stats().closed_failed == 2
+
+
+@pytest.mark.parametrize("how", ["fails", "hangs", "is cancelled"])
+@pytest.mark.parametrize("name", HOOKS)
+async def test_one_that_fails_leaves_nothing_to_the_cyclic_collector(
+    server: Server, make_session: SessionFactory, hook: Recorder, name: str, how: str
+) -> None:
+    made: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    class Response(ClientWebSocketResponse):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            made.add(self)
+
+    async def acquire() -> ClientWebSocketResponse:
+        ws: ClientWebSocketResponse = await session.ws_connect(server.url())
+        return ws
+
+    hook_timeout = 0.05 if how == "hangs" else None
+    session = make_session(**{name: hook}, ws_response_class=Response, hook_timeout=hook_timeout)
+    if name == "check":
+        await works(session, server.url())
+    if how == "fails":
+        hook.error = OSError()
+    else:
+        hook.gate.clear()
+    gc.collect()
+    gc.disable()
+    try:
+        caller = asyncio.create_task(acquire())
+        if name == "reset":
+            (await caller).release()
+        await until(lambda: hook.calls)
+        if how == "is cancelled":
+            (slot,) = session._pool.slots()
+            (slot.task or caller).cancel()
+        # Its exception would be logged, and kept by what captures logs.
+        await asyncio.gather(caller, return_exceptions=True)
+        if name == "check" and how != "is cancelled":
+            await (await caller).close()
+        tasks = weakref.WeakSet([caller])
+        del caller
+        hook.calls.clear()
+        await until(lambda: session.stats().endpoints == 0)
+        hook.error = None
+        slot = None
+        await until(lambda: not made and not tasks, 1)
+    finally:
+        gc.enable()
 
 
 async def test_a_storm_of_everything(
