@@ -933,8 +933,9 @@ class WebSocketClientSession:
         # If nobody waited it is in the free list, and must be watched like all there.
         if slot.state == IDLE:
             conn.fresh = False
-            if not conn.park():
-                self._close_acquired(slot, "dirty")
+            # While it was configured, the server may have sent a PING.
+            if not conn.clear() or not conn.park():
+                self._close_acquired(slot, conn.why_unfit())
         self._carry_out(plan)
 
     def _key_once_open(self, target: Target, ws: aiohttp.ClientWebSocketResponse) -> HandshakeKey:

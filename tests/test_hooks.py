@@ -166,6 +166,20 @@ async def test_force_close_needs_no_reset(
     assert session.stats().closed_forced == 1
 
 
+async def test_a_ping_while_configure_runs_costs_nothing(
+    server: Server, make_session: SessionFactory, hook: Recorder
+) -> None:
+    hook.gate.clear()
+    session = make_session(configure=hook)
+    prewarm = asyncio.create_task(session.prewarm(server.url(), 1))
+    await until(lambda: hook.calls and server.sockets)
+    await server.sockets[0].ping()
+    await until(lambda: hook.calls[0]._reader._buffer)
+    hook.gate.set()
+    assert await prewarm == 1
+    assert session.stats().idle == 1
+
+
 # -- hooks of a call -----------------------------------------------------------------------------
 
 
