@@ -1563,7 +1563,7 @@ cdef class Express:
     cdef Pool _pool
     cdef type _cls
     cdef object _is_running
-    cdef unsigned long _thread
+    cdef public unsigned long thread
     cdef public bint open, pooling, plain_exit
 
     def __init__(self, Pool pool not None, type cls not None, is_running, unsigned long thread):
@@ -1572,7 +1572,7 @@ cdef class Express:
         # A loop that runs, in the thread that asks, is the running loop. (To ask for that one costs
         # a system call on CPython 3.11.)
         self._is_running = is_running
-        self._thread = thread
+        self.thread = thread
         self.open = False
         # Whether what is released is pooled, and whether the class leaves by that alone.
         self.pooling = True
@@ -1581,7 +1581,7 @@ cdef class Express:
     cpdef object acquire(self, owner, key):
         """Return a handle on an idle connection; None: ask the session."""
         cdef Slot slot
-        if not self.open or PyThread_get_thread_ident() != self._thread or not self._is_running():
+        if not self.open or PyThread_get_thread_ident() != self.thread or not self._is_running():
             return None
         slot = self._pool.acquire(key, monotonic())
         return None if slot is None else lend(self, owner, slot)
@@ -1593,7 +1593,9 @@ cdef class Express:
         """
         cdef Slot slot = handle._slot
         cdef Parkable conn = slot.conn
-        if not self.pooling or conn is None or conn.resets or not conn.park():
+        if not self.pooling or PyThread_get_thread_ident() != self.thread:
+            return False
+        if conn is None or conn.resets or not conn.park():
             return False
         spend(handle, {})
         return self._pool.release(slot, monotonic())

@@ -1551,7 +1551,7 @@ class Express:
     asked; otherwise the session is.
     """
 
-    __slots__ = ("_cls", "_is_running", "_pool", "_thread", "open", "plain_exit", "pooling")
+    __slots__ = ("_cls", "_is_running", "_pool", "open", "plain_exit", "pooling", "thread")
 
     def __init__(self, pool: Pool, cls: Any, is_running: Callable[[], bool], thread: int) -> None:
         self._pool = pool
@@ -1559,7 +1559,7 @@ class Express:
         # A loop that runs, in the thread that asks, is the running loop. (To ask for that one costs
         # a system call on CPython 3.11.)
         self._is_running = is_running
-        self._thread = thread
+        self.thread = thread
         self.open = False
         # Whether what is released is pooled, and whether the class leaves by that alone.
         self.pooling = True
@@ -1567,7 +1567,7 @@ class Express:
 
     def acquire(self, owner: Any, key: Hashable) -> Any:
         """Return a handle on an idle connection; None: ask the session."""
-        if not self.open or get_ident() != self._thread or not self._is_running():
+        if not self.open or get_ident() != self.thread or not self._is_running():
             return None
         slot = self._pool.acquire(key, monotonic())
         return None if slot is None else lend(self, owner, slot)
@@ -1580,7 +1580,9 @@ class Express:
         slot = handle._slot
         assert slot is not None
         conn = slot.conn
-        if not self.pooling or conn is None or conn.resets or not conn.park():
+        if not self.pooling or get_ident() != self.thread:
+            return False
+        if conn is None or conn.resets or not conn.park():
             return False
         spend(handle, {})
         return self._pool.release(slot, monotonic())

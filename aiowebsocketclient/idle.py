@@ -48,6 +48,21 @@ _NO_CLOSE_CODE: Final = 1005
 _MAX_UNWANTED: Final = 1 << 20
 
 
+class _ParentsOwn:
+    """Stands in a forked child for what would write to a socket, or close it."""
+
+    __slots__ = ("_error",)
+
+    def __init__(self, error: Callable[[], BaseException]) -> None:
+        self._error = error
+
+    async def send_frame(self, *args: Any, **kwargs: Any) -> None:
+        raise self._error()
+
+    def close(self) -> None:
+        pass
+
+
 class Connection(Parkable):
     """One WebSocket connection of the pool, in use, ``parked`` or ``closing``.
 
@@ -232,6 +247,14 @@ class Connection(Parkable):
     def abort(self) -> None:
         """Close the transport without waiting for anything, unsent data included."""
         self._transport.abort()
+
+    def leave_to_parent(self, error: Callable[[], BaseException]) -> None:
+        """In a forked child, take the connection for closed; not a byte goes over its socket."""
+        self.ws._cancel_heartbeat()
+        if self.timer is not None:
+            self.timer.cancel()
+        self.state["_closed"] = True
+        self.state["_writer"] = self.state["_response"] = _ParentsOwn(error)
 
     def forget(self) -> None:
         """Let go of what is kept alive by a handle that somebody still has, or by a timer."""

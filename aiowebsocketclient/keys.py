@@ -7,7 +7,6 @@ the wire, and everything that shapes the connection afterwards stands beside it.
 """
 
 import inspect
-import math
 import operator
 import re
 import ssl
@@ -33,6 +32,7 @@ __all__ = (
     "header_dict",
     "parse_url",
     "resolve",
+    "seconds",
     "version_of",
 )
 
@@ -169,7 +169,7 @@ def resolve(
     options = _checked(options)
     url = parse_url(url, client_session)
     if params := options.pop("params", None):
-        url = url.extend_query(params)
+        url = _extended(url, params)
     given = _merged(headers, options.get("headers"))
     sent = _prepared(given, client_session)
     if sent:
@@ -219,6 +219,16 @@ def parse_url(url: str | URL, client_session: aiohttp.ClientSession | None) -> U
             f"{parsed.scheme}:...", "url must be without spaces, line breaks and control characters"
         )
     return parsed
+
+
+def _extended(url: URL, params: Any) -> URL:
+    try:
+        return url.extend_query(params)
+    except (TypeError, ValueError):
+        # Its own message would show a value.
+        raise TypeError(
+            "params must be a str, or a mapping of str to str, int or float, or pairs of them"
+        ) from None
 
 
 def cookies_for(jar: aiohttp.abc.AbstractCookieJar, url: URL) -> Hashable:
@@ -351,25 +361,26 @@ def _optional_headers(name: str, value: Any) -> CIMultiDict[str] | None:
     return None if value is None else header_dict(name, value)
 
 
-def _number(name: str, value: Any) -> Any:
+def seconds(name: str, value: Any) -> Any:
+    """Return ``value`` if it is a number of seconds, or None."""
+    if value is None:
+        return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name} must be 0 or more seconds, and finite, not {value!r}")
+    # An int may be too large for a float, which the loop makes of it.
+    if not 0 <= value <= sys.float_info.max:
+        shown = value if isinstance(value, float) else "what is given"
+        raise ValueError(f"{name} must be 0 or more seconds, and finite, not {shown}")
     return value
-
-
-def _optional_number(name: str, value: Any) -> Any:
-    return None if value is None else _number(name, value)
 
 
 def _ws_timeout(name: str, value: Any) -> Any:
     if isinstance(value, aiohttp.ClientWSTimeout):
-        _optional_number(f"{name}.ws_receive", value.ws_receive)
-        _optional_number(f"{name}.ws_close", value.ws_close)
+        seconds(f"{name}.ws_receive", value.ws_receive)
+        seconds(f"{name}.ws_close", value.ws_close)
         return value
     if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
-        return _optional_number(name, value)
+        return seconds(name, value)
     raise TypeError(f"{name} must be an aiohttp.ClientWSTimeout, not {type(value).__name__}")
 
 
@@ -415,8 +426,10 @@ def _fingerprint(name: str, value: Any) -> Any:
     if value is not None:
         if not isinstance(value, bytes):
             raise TypeError(f"{name} must be bytes, not {type(value).__name__}")
-        # It refuses what is no digest of SHA-256.
-        aiohttp.Fingerprint(value)
+        try:
+            aiohttp.Fingerprint(value)
+        except ValueError as exc:
+            raise ValueError(f"{name} must be a digest of SHA-256: {exc}") from None
     return value
 
 
@@ -435,14 +448,14 @@ _CHECKS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "decode_text": _flag,
     "fingerprint": _fingerprint,
     "headers": _optional_headers,
-    "heartbeat": _optional_number,
+    "heartbeat": seconds,
     "max_msg_size": _size,
     "method": _method,
     "origin": _text,
     "protocols": _protocols,
     "proxy_auth": _basic_auth,
     "proxy_headers": _optional_headers,
-    "receive_timeout": _optional_number,
+    "receive_timeout": seconds,
     "server_hostname": _text,
     "ssl": _tls,
     "ssl_context": _tls_context,

@@ -10,7 +10,7 @@ connection ends at the class, where :class:`_Spent` raises.
 import asyncio
 from collections.abc import Coroutine, Generator
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NoReturn, Self
 
 import aiohttp
 from aiohttp import WSCloseCode
@@ -94,7 +94,7 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
     and on a spent handle there are none (``AttributeError``).  In a subclass, ``__init__`` runs
     once for each connection, on the object that aiohttp made.  Do not keep that ``self``: it is not
     the handle.  Do not store a handle, or a method of one, in an attribute: lost, it would never be
-    collected.  Do not give the subclass ``__slots__``: they belong to one object only.
+    collected.  A subclass must be without ``__slots__``: they would belong to one handle only.
     """
 
     _writer: Any = _Spent()
@@ -116,6 +116,12 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
         slot = self._slot
         where = "unpooled" if slot is None else str(slot.endpoint)
         return f"<{type(self).__name__}({where})>"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied or pickled."""
+        raise TypeError(
+            f"a {type(self).__name__} can be neither copied nor pickled: it stands for a connection"
+        )
 
     def __eq__(self, other: object) -> bool:
         """Tell whether both are handles of one connection."""
@@ -144,10 +150,11 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
         """
         if self._spent:
             return False
-        owner, self._owner = self._owner, None
+        owner = self._owner
         if owner is None:
             return await super().close(code=code, message=message)
         owner._begin_close(self)
+        self._owner = None
         try:
             return await super().close(code=code, message=message)
         finally:

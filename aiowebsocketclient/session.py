@@ -8,6 +8,7 @@ import asyncio
 import logging
 import math
 import operator
+import os
 import random
 import sys
 import traceback
@@ -21,7 +22,7 @@ from functools import partial
 from threading import get_ident
 from time import monotonic
 from types import TracebackType, coroutine
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, NoReturn, Self
 
 import aiohttp
 from multidict import CIMultiDict
@@ -45,6 +46,7 @@ from .keys import (
     cookies_once_open,
     header_dict,
     resolve,
+    seconds,
     version_of,
 )
 from .response import ClientWebSocketResponse, Completion
@@ -254,6 +256,8 @@ class WebSocketClientSession:
 
     # Read by __del__, which runs even where the constructor is refused its arguments.
     _closed = True
+    # Set in a process that was forked from the one where the session was used.
+    _is_parents = False
 
     def __init__(
         self,
@@ -279,7 +283,7 @@ class WebSocketClientSession:
         reset: Hook | None = None,
         hook_timeout: float | None = 10.0,
     ) -> None:
-        self._conn_timeout = _seconds("conn_timeout", conn_timeout) or None
+        self._conn_timeout = seconds("conn_timeout", conn_timeout) or None
         self._force_close = bool(force_close)
         self._limit = _places("limit", limit) or None
         self._headers = header_dict("headers", headers)
@@ -289,9 +293,9 @@ class WebSocketClientSession:
         self._bound = False
         self._response_class = _response_class(ws_response_class)
         self._limit_total = _places("limit_total", limit_total) or None
-        self._acquire_timeout = _seconds("acquire_timeout", acquire_timeout)
+        self._acquire_timeout = seconds("acquire_timeout", acquire_timeout)
         self._max_lifetime = _positive("max_lifetime", max_lifetime)
-        timeout = _seconds("close_timeout", close_timeout)
+        timeout = seconds("close_timeout", close_timeout)
         if timeout is None:
             raise TypeError("close_timeout must be a number of seconds, not None")
         self._close_timeout = timeout
@@ -370,6 +374,12 @@ class WebSocketClientSession:
         by_endpoint: Any = self._pool.by_endpoint()
         return {key: PoolStats.from_core(*numbers) for key, numbers in by_endpoint.items()}
 
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied or pickled."""
+        raise TypeError(
+            f"a {type(self).__name__} can be neither copied nor pickled: its connections are open"
+        )
+
     def __repr__(self) -> str:
         """Return the class with live counts."""
         connecting, acquired, idle, closing, waiting, endpoints = self._pool.gauges()
@@ -407,7 +417,7 @@ class WebSocketClientSession:
         if acquire_timeout is _UNSET:
             acquire_timeout = self._acquire_timeout
         else:
-            acquire_timeout = _seconds("acquire_timeout", acquire_timeout)
+            acquire_timeout = seconds("acquire_timeout", acquire_timeout)
         way = self._front
         if options or reuse_key is not None:
             target = self._resolve(url, options, reuse_key)
@@ -445,6 +455,8 @@ class WebSocketClientSession:
         wanted = _places("count", count)
         if wanted is None:
             raise TypeError("count must be a number of connections, not None")
+        if progress is not None and not callable(progress):
+            raise TypeError(f"progress must be callable, which {type(progress).__name__} is not")
         self._bind()
         target = self._with_cookies(self._resolve(url, options, reuse_key))
         begun = opened = 0
@@ -495,7 +507,7 @@ class WebSocketClientSession:
                 # Its traceback has this frame.
                 del error, failure, future, done
         if self._closed:
-            raise _closed_error()
+            raise self._closed_error()
         return opened
 
     def _under_way(self, key: HandshakeKey) -> list[asyncio.Future[None]]:
@@ -666,7 +678,7 @@ class WebSocketClientSession:
     def _bind(self) -> None:
         """Make sure of an open session, of its loop and of its client session."""
         if self._closed:
-            raise _closed_error()
+            raise self._closed_error()
         running = _get_running_loop()
         if running is None:
             raise RuntimeError("a WebSocketClientSession is used inside a running event loop only")
@@ -679,6 +691,8 @@ class WebSocketClientSession:
                 + ": make one for each loop"
             )
         if self._bound:
+            # A loop may go on in another thread.
+            self._express.thread = get_ident()
             return
         client_session = self._client_session
         if client_session is None:
@@ -698,6 +712,37 @@ class WebSocketClientSession:
         self._express.open = not (self._has_cookies or self._debug)
         self._front = self._way(self._hooks)
         self._bound = True
+        _used_here.add(self)
+
+    def _closed_error(self) -> PoolClosedError:
+        if self._is_parents:
+            return PoolClosedError(
+                "this WebSocketClientSession belongs to the parent process, which was forked after"
+                " its first use: make one in each process"
+            )
+        return PoolClosedError("the WebSocketClientSession is closed")
+
+    def _check_thread(self, what: str, handle: ClientWebSocketResponse) -> bool:
+        """Refuse what cannot be done from here, before anything is.
+
+        Returns whether the loop has gone on in another thread than before.
+        """
+        slot: Any = handle._slot
+        if slot.conn is None or slot.state == CLOSING:
+            # The session was closed under it: nothing will be done.
+            return False
+        assert self._loop is not None
+        if self._loop.is_closed():
+            raise RuntimeError(f"{what} came too late: the event loop of the session is closed")
+        if get_ident() == self._express.thread:
+            return False
+        if self._loop.is_running() and _get_running_loop() is not self._loop:
+            raise RuntimeError(
+                f"{what} was called in another thread than that of the session's event loop:"
+                " use loop.call_soon_threadsafe() or asyncio.run_coroutine_threadsafe()"
+            )
+        self._express.thread = get_ident()
+        return True
 
     def _make_express(self, is_running: Callable[[], bool], thread: int) -> Express:
         cls = self._response_class
@@ -740,7 +785,7 @@ class WebSocketClientSession:
             else _places("limit_total", limit_total) or None
         )
         if self._closed:
-            raise _closed_error()
+            raise self._closed_error()
         if self._bound:
             # In its own loop and thread only.
             self._bind()
@@ -959,6 +1004,8 @@ class WebSocketClientSession:
         self, handle: ClientWebSocketResponse, plan: Plan | Literal[False]
     ) -> Coroutine[Any, Any, None]:
         """Do what is left after ``Express.release``."""
+        if plan is False and self._check_thread("release()", handle):
+            plan = self._express.release(handle)
         if plan is False:
             slot: Any = handle._slot
             conn: Connection | None = slot.conn
@@ -1026,7 +1073,8 @@ class WebSocketClientSession:
         slot: Any = handle._slot
         conn: Connection | None = slot.conn
         handle._cut_off()
-        if conn is None:
+        assert self._loop is not None
+        if conn is None or self._loop.is_closed():
             return DONE
         conn.wake_pending_receive()
         if slot.state != CLOSING:
@@ -1035,6 +1083,7 @@ class WebSocketClientSession:
 
     def _begin_close(self, handle: ClientWebSocketResponse) -> None:
         """Take a connection out of the pool that its user is about to close."""
+        self._check_thread("close()", handle)
         slot: Any = handle._slot
         conn: Connection | None = slot.conn
         if conn is None or slot.state == CLOSING:
@@ -1100,7 +1149,7 @@ class WebSocketClientSession:
     def _handle_lost(self, handle: ClientWebSocketResponse) -> None:
         """Get back what a handle held that was collected unreleased; called by its finalizer."""
         slot: Any = handle._slot
-        if slot.state != ACQUIRED:
+        if slot.state != ACQUIRED or self._is_parents:
             # The session was closed under it.
             return
         assert self._loop is not None
@@ -1164,6 +1213,21 @@ class WebSocketClientSession:
             "the event loop of this WebSocketClientSession is closed: close a session in its loop"
         )
 
+    def _leave_to_parent(self) -> None:
+        """Take the session for closed, without touching what a child shares with its parent."""
+        self._closed = self._is_parents = True
+        self._express.open = False
+        self._close_task = None
+        if self._timer is not None:
+            self._timer.cancel()
+        slots = self._pool.slots()
+        conns = [slot.conn for slot in slots if slot.conn is not None]
+        states = [dict(conn.state) for conn in conns]
+        _inherited.append((slots, conns, states, set(self._goodbyes), self._client_session))
+        for conn in conns:
+            conn.leave_to_parent(self._closed_error)
+            conn.slot.conn = None
+
     def _start_shutdown(self) -> None:
         assert self._loop is not None
         if self._timer is not None:
@@ -1172,7 +1236,7 @@ class WebSocketClientSession:
         self._drained = self._loop.create_future()
         waiters, plan = self._pool.shutdown(_REASON["forced"], monotonic())
         for waiter in waiters:
-            _fail_waiter(waiter, _closed_error())
+            _fail_waiter(waiter, self._closed_error())
         self._carry_out(plan)
         if not len(self._pool):
             self._drained.set_result(None)
@@ -1306,8 +1370,21 @@ def _timeout_error(endpoint: Hashable, seconds: float) -> PoolTimeoutError:
     return PoolTimeoutError(f"no connection to {endpoint} within acquire_timeout ({seconds:g} s)")
 
 
-def _closed_error() -> PoolClosedError:
-    return PoolClosedError("the WebSocketClientSession is closed")
+#: The sessions that a process which is forked from here inherits, and must not use.
+_used_here: weakref.WeakSet[WebSocketClientSession] = weakref.WeakSet()
+
+# What they hold, in the child. A transport that is collected is taken from the loop's selector, and
+# that is the parent's too.
+_inherited: list[object] = []
+
+
+def _after_fork_in_child() -> None:
+    for session in list(_used_here):
+        session._leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _own_client_session() -> aiohttp.ClientSession:
@@ -1341,21 +1418,10 @@ def _places(name: str, value: Any) -> int | None:
     return number
 
 
-def _seconds(name: str, value: Any) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name} must be 0 or more seconds, and finite, not {value!r}")
-    return value
-
-
 def _positive(name: str, value: Any) -> float | None:
-    seconds = _seconds(name, value)
-    if seconds == 0:
+    if seconds(name, value) == 0:
         raise ValueError(f"{name} must be more than 0 seconds; None: no limit")
-    return seconds
+    return value  # type: ignore[no-any-return]
 
 
 def _client_session(client_session: Any) -> aiohttp.ClientSession | None:
@@ -1387,10 +1453,18 @@ def _response_class(response_class: Any) -> type[ClientWebSocketResponse]:
         raise TypeError(
             "ws_response_class must be a subclass of aiowebsocketclient.ClientWebSocketResponse"
         )
+    for cls in response_class.__mro__[: response_class.__mro__.index(ClientWebSocketResponse)]:
+        if vars(cls).get("__slots__"):
+            raise TypeError(
+                f"ws_response_class must be without __slots__, which {cls.__name__} has:"
+                " they would belong to one handle, not to the connection"
+            )
     return response_class
 
 
 def _limiter(limiter: Any) -> Any:
-    if limiter is not None and not hasattr(type(limiter), "__aenter__"):
+    if limiter is not None and not all(
+        hasattr(type(limiter), name) for name in ("__aenter__", "__aexit__")
+    ):
         raise TypeError("connect_limiter must be an asynchronous context manager")
     return limiter

@@ -1,0 +1,421 @@
+"""What is wrong is refused where it was done, with one error that names it; nothing is half-done.
+
+Wrong arguments of the constructor are in ``test_session.py``, with its other arguments.
+"""
+
+import asyncio
+import contextlib
+import copy
+import gc
+import inspect
+import math
+import os
+import pickle
+import ssl
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from yarl import URL
+
+import aiowebsocketclient
+from aiowebsocketclient import (
+    ClientWebSocketResponse,
+    PoolClosedError,
+    WebSocketClientSession,
+)
+
+from .conftest import SessionFactory, until
+from .servers import Server, serving
+
+UNUSED = "ws://127.0.0.1:1/"
+CONTROL = ["\r\n", "\n", "\r", "\0", "\x7f"]
+
+
+async def assert_nothing_happened(session: WebSocketClientSession, url: str) -> None:
+    """The good call after a bad one finds an untouched pool."""
+    stats = session.stats()
+    assert (stats.connecting, stats.acquired, stats.closing, stats.waiting) == (0, 0, 0, 0)
+    async with session.ws_connect(url) as ws:
+        await ws.send_str("x")
+        assert await ws.receive_str() == "x"
+    stats = session.stats()
+    assert (stats.connecting, stats.acquired, stats.closing, stats.waiting) == (0, 0, 0, 0)
+
+
+# -- arguments ---------------------------------------------------------------------------------
+
+NO_URL: list[Any] = [None, 3, b"ws://host/", Path("/ws"), True, object(), ["ws://host/"], 1.5]
+BAD_URL = [
+    *("", "/", "host", "//host/", "ws:", "ws:host", "ws:/path", "ws://", "ws:///path", "://host/"),
+    *("ftp://host/", "file:///etc/passwd", "javascript:alert(1)", "unix:///tmp/socket", "mailto:a"),
+    *("ws+unix://host/", "ws://host:port/", "ws://host:99999/", "ws://host:-1/", "ws://[::1/"),
+    *("ws://a b/", "ws://host\\path/", "ws://us:er@/", "ws://\u20ac:p@host/"),
+    URL("ws://host/a b", encoded=True),
+    *(URL.build(scheme="ws", host="host", path=f"/a{bad}b", encoded=True) for bad in CONTROL),
+    URL.build(scheme="ws", host="host", query_string="a\r\nX: 1", encoded=True),
+    URL("/path"),
+]
+
+
+@pytest.mark.parametrize("url", NO_URL, ids=repr)
+def test_what_is_no_url(url: Any) -> None:
+    with pytest.raises(TypeError, match=r"^url must be a str or a yarl.URL"):
+        WebSocketClientSession().ws_connect(url)
+
+
+@pytest.mark.parametrize("url", BAD_URL, ids=repr)
+def test_bad_urls(url: Any) -> None:
+    with pytest.raises(aiohttp.ClientError, match=r"\burl\b"):
+        WebSocketClientSession().ws_connect(url)
+
+
+NUMBERS: list[Any] = ["3", b"3", [], object(), True, math.nan, math.inf, -1, -0.5, 10**400]
+BAD_OPTIONS: list[tuple[str, Any]] = [
+    *(("method", f"GET{bad}X: 1") for bad in CONTROL),
+    *(("method", value) for value in ("", "GET /", "\u00c9", None, 3, b"GET")),
+    *(("origin", f"http://a{bad}X: 1") for bad in CONTROL),
+    *(("origin", value) for value in (3, b"http://a", URL("http://a"), "\ud800")),
+    *(("protocols", [f"a{bad}X: 1"]) for bad in CONTROL),
+    *(("protocols", value) for value in ("chat", b"chat", 3, None, [3], [b"chat"], [None])),
+    *((name, {"X": f"1{bad}Y: 2"}) for name in ("headers", "proxy_headers") for bad in CONTROL),
+    *((name, {f"X{bad}Y": "1"}) for name in ("headers", "proxy_headers") for bad in CONTROL),
+    *(("headers", {name: "1"}) for name in ("", " ", "X Y", "X:", ":path", "\u00dc", "(X)")),
+    *(("headers", {"X": value}) for value in (1, None, b"1", 1.5, ["1"], "\udc80")),
+    *(
+        ("headers", value)
+        for value in (3, "X: 1", b"X", [1], [("X",)], [("X", "1", "2")], {1: "1"})
+    ),
+    *((name, value) for name in ("auth", "proxy_auth") for value in ("u:p", ("u", "p"), 3)),
+    *(("proxy", value) for value in (3, b"http://proxy", Path("/proxy"), True)),
+    *(("proxy", value) for value in ("", "proxy", "socks5://proxy", "http://", "http://a:b:c")),
+    *(("compress", value) for value in (-1, 1, 8, 16, 2**70, 1.5, math.nan, "15", None, True, [])),
+    *(("max_msg_size", value) for value in (-1, 2**70, 1.5, math.nan, "1", None, True, [])),
+    *(("heartbeat", value) for value in NUMBERS),
+    *(("receive_timeout", value) for value in NUMBERS),
+    *(("timeout", value) for value in NUMBERS),
+    *(("timeout", aiohttp.ClientWSTimeout(ws_receive=value)) for value in (-1, math.nan, "1")),
+    *(("timeout", aiohttp.ClientWSTimeout(ws_close=value)) for value in (-1, math.nan, "1")),
+    *(("acquire_timeout", value) for value in NUMBERS),
+    *(("ssl", value) for value in (3, "no", b"", object())),
+    *(("ssl_context", value) for value in (3, True, aiohttp.Fingerprint(bytes(32)))),
+    *(("fingerprint", value) for value in (3, "00", bytes(16), bytes(3))),
+    *(("server_hostname", value) for value in (3, b"host", "a\0b", "a\r\n")),
+    *(("params", value) for value in (3, object(), {"a": None}, {"a": object()}, [("a",)])),
+    ("reuse_key", []),
+    ("reuse_key", ({},)),
+    ("heart_beat", 1),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), BAD_OPTIONS, ids=[f"{name}-{value!r}"[:60] for name, value in BAD_OPTIONS]
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_bad_options(name: str, value: Any) -> None:
+    session = WebSocketClientSession()
+    with pytest.raises((TypeError, ValueError, aiohttp.ClientError), match=rf"\b{name}\b"):
+        session.ws_connect(UNUSED, **{name: value})
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+async def test_prewarm_refuses_the_same(make_session: SessionFactory) -> None:
+    session = make_session()
+    for name, value in BAD_OPTIONS:
+        if name == "acquire_timeout":
+            continue
+        with pytest.raises((TypeError, ValueError, aiohttp.ClientError), match=rf"\b{name}\b"):
+            await session.prewarm(UNUSED, 1, **{name: value})
+    assert not session.stats_by_endpoint()
+
+
+@pytest.mark.parametrize("given", [{"verify_ssl": False}, {"fingerprint": bytes(32)}], ids=str)
+async def test_options_that_exclude_each_other(
+    make_session: SessionFactory, given: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match="ssl_context"):
+        make_session().ws_connect(UNUSED, ssl_context=ssl.create_default_context(), **given)
+
+
+async def test_after_bad_calls_the_pool_is_as_before(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(limit=1, max_waiting=0)
+    for name, value in BAD_OPTIONS:
+        with contextlib.suppress(TypeError, ValueError, aiohttp.ClientError):
+            session.ws_connect(server.url(), **{name: value}).close()
+    await assert_nothing_happened(session, server.url())
+
+
+@pytest.mark.parametrize("count", [-1, True, 1.5, math.nan, math.inf, "1", None, 2**70], ids=repr)
+async def test_bad_counts(make_session: SessionFactory, count: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"^count"):
+        await make_session().prewarm(UNUSED, count)
+
+
+async def test_progress_that_cannot_be_called(server: Server, make_session: SessionFactory) -> None:
+    session = make_session()
+    with pytest.raises(TypeError, match="progress"):
+        await session.prewarm(server.url(), 1, progress=3)  # type: ignore[arg-type]
+    assert server.arrived == 0
+
+
+class Index:
+    """As the integers of NumPy are."""
+
+    def __index__(self) -> int:
+        return 2
+
+
+async def test_whatever_is_a_whole_number_will_do(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(limit=Index(), limit_total=Index(), max_connecting=Index())
+    assert (session.limit, type(session.limit)) == (2, int)
+    assert await session.prewarm(server.url(), Index()) == 2  # type: ignore[arg-type]
+    async with session.ws_connect(server.url(), max_msg_size=Index()) as ws:
+        assert ws._reader is not None
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"X": "1\r\nY: 2"}, {"X\n": "1"}, {"X": 1}, [("X", "1", "2")], "X: 1", {"X Y": "1"}],
+    ids=repr,
+)
+def test_bad_headers_of_a_session(headers: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"^headers"):
+        WebSocketClientSession(headers=headers)
+
+
+async def test_bad_headers_of_the_client_session(
+    server: Server, make_session: SessionFactory
+) -> None:
+    """They are aiohttp's to look at, which it does when it sends them."""
+    session = make_session(limit=1)
+    session.client_session.headers["X"] = "1\r\nY: 2"
+    for _ in range(3):
+        with pytest.raises(ValueError, match="header"):
+            await session.ws_connect(server.url())
+    session.client_session.headers.clear()
+    assert not server.requests
+    await assert_nothing_happened(session, server.url())
+
+
+class Slotted(ClientWebSocketResponse):
+    __slots__ = ("mine",)
+
+
+class Grandchild(Slotted):
+    pass
+
+
+@pytest.mark.parametrize(
+    "cls", [Slotted, Grandchild, aiohttp.ClientWebSocketResponse, None, "name", object()], ids=repr
+)
+def test_bad_response_classes(cls: Any) -> None:
+    with pytest.raises(TypeError, match=r"^ws_response_class"):
+        WebSocketClientSession(ws_response_class=cls)
+
+
+class HalfALimiter:
+    async def __aenter__(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "limiter", [3, threading.Lock(), asyncio.Semaphore, HalfALimiter(), lambda: None], ids=repr
+)
+def test_bad_limiters(limiter: Any) -> None:
+    with pytest.raises(TypeError, match=r"^connect_limiter"):
+        WebSocketClientSession(connect_limiter=limiter)
+
+
+# -- what cannot be copied ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "way", [copy.copy, copy.deepcopy, pickle.dumps], ids=lambda way: way.__name__
+)
+async def test_neither_sessions_nor_connections_are_copied(
+    server: Server, make_session: SessionFactory, way: Callable[[Any], Any]
+) -> None:
+    session = make_session()
+    with pytest.raises(TypeError, match="WebSocketClientSession"):
+        way(session)
+    async with session.ws_connect(server.url()) as ws:
+        with pytest.raises(TypeError, match="ClientWebSocketResponse"):
+            way(ws)
+    with pytest.raises(TypeError, match="ClientWebSocketResponse"):
+        way(ws)
+    await assert_nothing_happened(session, server.url())
+
+
+# -- the wrong time ----------------------------------------------------------------------------
+
+
+async def test_awaited_twice(server: Server, make_session: SessionFactory) -> None:
+    session = make_session()
+    call = session.ws_connect(server.url())
+    async with await call:
+        with pytest.raises(RuntimeError, match="only once"):
+            await call
+    await assert_nothing_happened(session, server.url())
+
+
+async def test_after_close(server: Server, make_session: SessionFactory) -> None:
+    session = make_session()
+    ws = await session.ws_connect(server.url())
+    early = session.ws_connect(server.url())
+    await session.close()
+    for call in (early, session.ws_connect(server.url()), session.prewarm(server.url(), 1)):
+        with pytest.raises(PoolClosedError, match="closed"):
+            await call
+    assert ws.closed
+    assert not await ws.close()
+    await ws.release()
+    await session.close()
+    session.detach()
+    assert session.stats().endpoints == 0
+
+
+def test_without_a_running_loop() -> None:
+    session = WebSocketClientSession()
+    call = session.ws_connect(UNUSED)
+    with pytest.raises(RuntimeError, match="running event loop"):
+        call.send(None)
+    with pytest.raises(RuntimeError, match="running event loop"):
+        session.prewarm(UNUSED, 1).send(None)
+    assert session.stats().requests == 0
+
+
+def test_after_the_end_of_the_loop() -> None:
+    held: list[Any] = []
+
+    async def hold() -> None:
+        async with serving(Server()) as server:
+            held.append(session := WebSocketClientSession())
+            held.extend([await session.ws_connect(server.url("/greet")) for _ in range(2)])
+            await until(lambda: held[1]._reader._buffer and held[2]._reader._buffer)
+
+    asyncio.run(hold())
+    session, first, second = held
+    before = session.stats()
+    with pytest.raises(RuntimeError, match="loop of the session is closed"):
+        first.release()
+    with pytest.raises(RuntimeError, match="loop of the session is closed"):
+        asyncio.run(second.close())
+    assert session.stats() == before
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        held.clear()
+        del session, first, second
+        gc.collect()
+
+
+# -- the wrong thread --------------------------------------------------------------------------
+
+
+def from_a_thread(call: Callable[[], Any]) -> BaseException | None:
+    """Return what ``call``, or awaiting what it returns, raises in a thread of its own."""
+    caught: list[BaseException] = []
+
+    async def in_a_loop() -> None:
+        result = call()
+        if inspect.isawaitable(result):
+            await result
+
+    def run() -> None:
+        try:
+            asyncio.run(in_a_loop())
+        except BaseException as exc:
+            caught.append(exc)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return caught[0] if caught else None
+
+
+async def test_from_another_thread(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(limit=2)
+    ws = await session.ws_connect(server.url())
+    idle = await session.ws_connect(server.url())
+    await idle.release()
+    before = session.stats()
+    for call, match in (
+        (lambda: session.ws_connect(server.url()), "another event loop"),
+        (lambda: session.prewarm(server.url(), 2), "another event loop"),
+        (session.close, "another event loop"),
+        (ws.release, "another thread"),
+        (ws.close, "another thread"),
+    ):
+        error = from_a_thread(call)
+        assert isinstance(error, RuntimeError)
+        assert match in str(error)
+        assert session.stats() == before
+    # The caller has it still.
+    await ws.send_str("x")
+    assert await ws.receive_str() == "x"
+    await ws.release()
+    assert session.stats().idle == 2
+    await assert_nothing_happened(session, server.url())
+
+
+def test_a_loop_may_go_on_in_another_thread() -> None:
+    loop = asyncio.new_event_loop()
+    session = WebSocketClientSession()
+
+    def in_a_thread(work: Awaitable[Any]) -> Any:
+        results: list[Any] = []
+        thread = threading.Thread(target=lambda: results.append(loop.run_until_complete(work)))
+        thread.start()
+        thread.join()
+        return results[0]
+
+    async def use(ws: ClientWebSocketResponse) -> ClientWebSocketResponse:
+        await ws.send_str("x")
+        assert await ws.receive_str() == "x"
+        await ws.release()
+        return await session.ws_connect(url)
+
+    stack = contextlib.AsyncExitStack()
+    server = loop.run_until_complete(stack.enter_async_context(serving(Server())))
+    url = server.url()
+    ws = in_a_thread(session.ws_connect(url))
+    ws = loop.run_until_complete(use(ws))
+    ws = in_a_thread(use(ws))
+    loop.run_until_complete(ws.release())
+    assert server.handshakes == 1
+    assert session.stats().idle == 1
+    in_a_thread(session.close())
+    loop.run_until_complete(stack.aclose())
+    loop.close()
+
+
+# -- the wrong process -------------------------------------------------------------------------
+
+SCRIPT = Path(__file__).parent / "isolated" / "inherited_session.py"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork() here")
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("child", ["goes_on", "makes_a_loop", "drops_all", "is_unused"])
+def test_after_a_fork(child: str, loop: str) -> None:
+    if loop == "uvloop":
+        pytest.importorskip("uvloop")
+    root = Path(aiowebsocketclient.__file__).parents[1]
+    run = subprocess.run(
+        [sys.executable, SCRIPT, child, loop],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(root), str(SCRIPT.parents[2])])},
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stderr == ""
+    assert run.stdout == "the child is done\nthe parent is whole\n"
