@@ -46,6 +46,10 @@ class Way:
     def take(self, data: bytes) -> None:
         if self.swallows:
             return
+        if self.transport is None:
+            # Not connected yet.
+            self._held += data
+            return
         if self.budget is not None:
             self._held += data[self.budget :]
             data = data[: self.budget]
@@ -63,10 +67,8 @@ class Way:
             self.write(data)
 
     def write(self, data: bytes) -> None:
-        if self.transport is None:
-            # Not connected yet.
-            self._held += data
-        elif data and not self.transport.is_closing():
+        assert self.transport is not None
+        if data and not self.transport.is_closing():
             self.passed += len(data)
             self.transport.write(data)
 
