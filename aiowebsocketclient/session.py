@@ -15,8 +15,8 @@ import traceback
 import warnings
 import weakref
 from asyncio.events import _get_running_loop
-from collections.abc import Callable, Coroutine, Generator, Hashable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Coroutine, Generator, Hashable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from contextvars import Context, copy_context
 from functools import partial
 from threading import get_ident
@@ -105,15 +105,16 @@ class _Attempt:
     """Stands for a client session in aiohttp's ``_ws_connect``, for one handshake.
 
     It differs in the class of the response (a given session goes on returning its own class from
-    its own ``ws_connect``), and in keeping hold of what the handshake was answered with.
+    its own ``ws_connect``), and in keeping hold of what the handshake opened and was answered with.
     """
 
-    __slots__ = ("_is_complete", "_response", "_session", "_transport", "_ws_response_class")
+    __slots__ = ("_is_complete", "_response", "_session", "_transports", "_ws_response_class")
 
     def __init__(self, session: aiohttp.ClientSession, ws_response_class: Any) -> None:
         self._session = session
         self._ws_response_class = ws_response_class
         self._response: aiohttp.ClientResponse | None = None
+        self._transports: list[asyncio.Transport] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
@@ -128,7 +129,14 @@ class _Attempt:
         self._is_complete = bool(
             target.headers_version != version_of(self._session.headers) and self._session.headers
         )
-        ws: aiohttp.ClientWebSocketResponse = await connect(self, url, **target.options)
+        connector = self._session.connector
+        noting = (
+            connector.noting(self._transports)
+            if isinstance(connector, _Connector)
+            else nullcontext()
+        )
+        with noting:
+            ws: aiohttp.ClientWebSocketResponse = await connect(self, url, **target.options)
         return ws
 
     async def request(self, *args: Any, **kwargs: Any) -> aiohttp.ClientResponse:
@@ -138,19 +146,54 @@ class _Attempt:
         response: aiohttp.ClientResponse = await request
         self._response = response
         connection = response.connection
-        self._transport = None if connection is None else connection.transport
+        if connection is not None and connection.transport is not None:
+            self._transports.append(connection.transport)
         return response
 
     def abort(self) -> None:
-        """Close the socket of a handshake that failed after it was answered, at once.
+        """Close the socket of a handshake that failed, at once.
 
         aiohttp leaves it open where the class of the response raises, and waits for the other side
         where there is TLS.
         """
         if self._response is not None:
             self._response.close()
-            if self._transport is not None:
-                self._transport.abort()
+        for transport in self._transports:
+            transport.abort()
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Of the pool's own client session: knows what each handshake has opened."""
+
+    def __init__(self) -> None:
+        # The pool limits and pools; what is left to the connector is to connect.
+        super().__init__(limit=0, force_close=True)
+        self._noted: dict[Any, list[asyncio.Transport]] = {}
+
+    @contextmanager
+    def noting(self, transports: list[asyncio.Transport]) -> Iterator[None]:
+        """Note in ``transports`` what the current task opens."""
+        task = asyncio.current_task()
+        self._noted[task] = transports
+        try:
+            yield
+        finally:
+            del self._noted[task]
+
+    async def connect(self, *args: Any, **kwargs: Any) -> Any:
+        """Open a connection, after closing what it replaces in its handshake."""
+        transports = self._noted.get(asyncio.current_task(), [])
+        for transport in transports:
+            # A redirect, or a second try. aiohttp has closed it, and with TLS waits for an answer.
+            transport.abort()
+        if transports:
+            transports.clear()
+            # A transport closes its socket in the next turn.
+            await asyncio.sleep(0)
+        connection = await super().connect(*args, **kwargs)
+        if connection.transport is not None:
+            transports.append(connection.transport)
+        return connection
 
 
 @coroutine
@@ -1389,8 +1432,7 @@ if hasattr(os, "register_at_fork"):
 
 def _own_client_session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
-        # The pool limits and pools; what is left to the connector is to connect.
-        connector=aiohttp.TCPConnector(limit=0, force_close=True),
+        connector=_Connector(),
         cookie_jar=aiohttp.DummyCookieJar(),
         # conn_timeout bounds a handshake as a whole.
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),

@@ -19,6 +19,7 @@ class Server:
 
     * ``/silent``: reads nothing, so answers no PING and no CLOSE;
     * ``/refuse``: 403;
+    * ``/moved``: 302, to ``/``;
     * ``/hang``: never answers the handshake;
     * ``/once``: refuses after the first handshake;
     * ``/redirect``: sends elsewhere, to ``server.redirect_to``;
@@ -62,6 +63,8 @@ class Server:
             raise web.HTTPForbidden
         if request.path == "/redirect":
             raise web.HTTPTemporaryRedirect(self.redirect_to)
+        if request.path == "/moved":
+            raise web.HTTPFound("/")
         offered = request.headers.get("Sec-WebSocket-Protocol", "")
         protocols = tuple(name.strip() for name in offered.split(",") if name)
         ws = web.WebSocketResponse(heartbeat=self.heartbeat, protocols=protocols, timeout=1.0)

@@ -11,6 +11,8 @@ import pytest_asyncio
 import trustme
 from aiohttp import WSMsgType
 
+from aiowebsocketclient import PoolClosedError
+
 from .conftest import SessionFactory, until
 from .proxy import Link, Proxy, proxying, text
 from .servers import Server, serving
@@ -149,6 +151,52 @@ async def test_tls_handshake(
     proxy.on_link = None
     session._conn_timeout = None
     await check_whole(session, url, proxy, ssl=client_tls)
+
+
+@pytest.mark.parametrize(
+    "how", ["conn_timeout", "refused", "redirected", "session closed", "cancelled"]
+)
+async def test_handshake_whose_end_of_tls_is_not_answered(
+    proxy: Proxy,
+    tls_server: Server,
+    make_session: SessionFactory,
+    client_tls: ssl.SSLContext,
+    how: str,
+) -> None:
+    """The place is free when the socket is closed, and not when aiohttp has begun to close it."""
+    session = make_session(limit=LIMIT, conn_timeout=0.5 if how == "conn_timeout" else None)
+    url = proxy.url({"refused": "/refuse", "redirected": "/moved"}.get(how, "/"), scheme="wss")
+    tls_server.gate.clear()
+    calls = [asyncio.ensure_future(session.ws_connect(url, ssl=client_tls)) for _ in range(LIMIT)]
+    await until(lambda: tls_server.arrived == LIMIT)
+    for link in proxy.links:
+        # The server reads nothing any more, and so no close_notify.
+        link.to_server.swallows = True
+    if how in ("refused", "redirected"):
+        tls_server.gate.set()
+    elif how == "cancelled":
+        for call in calls:
+            call.cancel()
+    elif how == "session closed":
+        await session.close()
+    await asyncio.wait(calls)
+    tls_server.gate.set()
+    if how == "session closed":
+        await until(lambda: not proxy.links)
+        assert all(type(call.exception()) is PoolClosedError for call in calls)
+        return
+    if how == "redirected":
+        for call in calls:
+            await call.result().release()
+    elif how != "cancelled":
+        expected = {
+            "refused": aiohttp.WSServerHandshakeError,
+            "conn_timeout": aiohttp.ConnectionTimeoutError,
+        }
+        assert [type(call.exception()) for call in calls] == [expected[how]] * LIMIT
+    session._conn_timeout = None
+    # Of another handshake: what was cancelled has to make room for it.
+    await check_whole(session, proxy.url("/other", scheme="wss"), proxy, ssl=client_tls)
 
 
 # -- later -----------------------------------------------------------------------------------------
