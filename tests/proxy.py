@@ -93,6 +93,9 @@ class Link:
         self.to_client = Way()
         self.to_server = Way()
         self.request = b""
+        #: See ``Proxy.answer``.
+        self.answer = proxy.answer
+        self._opening: asyncio.Task[None] | None = None
         #: Whether the client has closed its side.
         self.client_ended = False
         #: Go on as if the client had not.
@@ -102,6 +105,26 @@ class Link:
     def client(self) -> asyncio.Transport:
         assert self.to_client.transport is not None
         return self.to_client.transport
+
+    def open(self) -> None:
+        """Go on to the server with what comes from now on."""
+        self.answer = None
+        self._opening = asyncio.create_task(self._open())
+
+    async def _open(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            transport, _ = await loop.create_connection(
+                lambda: _ServerSide(self), "127.0.0.1", self.proxy.target
+            )
+        except OSError:
+            self.close()
+            return
+        if self.client_ended:
+            transport.abort()
+            return
+        self.to_server.transport = transport
+        self.to_server.let_go()
 
     def reset(self) -> None:
         """Close with a TCP reset, to both sides."""
@@ -128,35 +151,18 @@ class Link:
 class _ClientSide(asyncio.Protocol):
     def __init__(self, proxy: "Proxy") -> None:
         self.link = Link(proxy)
-        self.connecting: asyncio.Task[None] | None = None
 
     # A transport of uvloop's is no asyncio.Transport, though it has all that one has.
     def connection_made(self, transport: Any) -> None:
         link = self.link
         link.to_client.transport = transport
         link.proxy.accept(link)
-        if link.proxy.answer is None and not transport.is_closing():
-            self.connecting = asyncio.create_task(self._connect())
-
-    async def _connect(self) -> None:
-        link = self.link
-        loop = asyncio.get_running_loop()
-        try:
-            transport, _ = await loop.create_connection(
-                lambda: _ServerSide(link), "127.0.0.1", link.proxy.target
-            )
-        except OSError:
-            link.close()
-            return
-        if link.client_ended:
-            transport.abort()
-            return
-        link.to_server.transport = transport
-        link.to_server.let_go()
+        if link.answer is None and not transport.is_closing():
+            link.open()
 
     def data_received(self, data: bytes) -> None:
         link = self.link
-        answer = link.proxy.answer
+        answer = link.answer
         if answer is None:
             link.to_server.take(data)
             return

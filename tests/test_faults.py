@@ -276,7 +276,7 @@ async def test_silence_with_a_heartbeat(
     proxy: Proxy, make_session: SessionFactory, use: str
 ) -> None:
     session = make_session(limit=LIMIT, close_timeout=0.2)
-    ws = await session.ws_connect(proxy.url(), heartbeat=0.2)
+    ws = await session.ws_connect(proxy.url(), heartbeat=0.4)
     await echo(ws)
     if use == "idle":
         await ws.release()
@@ -288,7 +288,7 @@ async def test_silence_with_a_heartbeat(
     await until(lambda: not session.stats().idle and (use == "idle" or ws.closed))
     await ws.release()
     assert closed(session) == {"lost": 1}
-    await check_whole(session, proxy.url(), proxy, heartbeat=0.2)
+    await check_whole(session, proxy.url(), proxy)
 
 
 # -- slowness ----------------------------------------------------------------------------------
@@ -315,7 +315,7 @@ async def test_message_byte_by_byte_while_idle(
     assert proxy.accepted == 1
     await until(lambda: not session.stats().closing)
     assert closed(session) == {"dirty": 1}
-    assert server.close_codes == [aiohttp.WSCloseCode.OK]
+    await until(lambda: server.close_codes == [aiohttp.WSCloseCode.OK])
     await check_whole(session, proxy.url(), proxy)
 
 
@@ -603,6 +603,7 @@ async def test_handshake_that_never_ends(
     failures = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(failure) for failure in failures] == [aiohttp.ConnectionTimeoutError] * (LIMIT + 1)
     proxy.answer = None
+    session._conn_timeout = None
     await check_whole(session, proxy.url(), proxy)
 
 
@@ -760,8 +761,8 @@ async def test_accept_queue_full(port: int, make_session: SessionFactory) -> Non
         for filler in fillers:
             filler.close()
     async with serving(Server(), port=port) as server:
-        session_stats = session.stats()
-        assert (session_stats.connecting, session_stats.endpoints) == (0, 0)
+        assert session.stats().endpoints == 0
+        session._conn_timeout = None
         await check_whole(session, url, server)
 
 
@@ -797,7 +798,9 @@ async def test_dns(server: Server, make_session: SessionFactory, failure: str) -
     resolver = Resolver()
     connector = aiohttp.TCPConnector(limit=0, resolver=resolver, use_dns_cache=False)
     session = make_session(
-        limit=LIMIT, client_session=aiohttp.ClientSession(connector=connector), conn_timeout=0.2
+        limit=LIMIT,
+        client_session=aiohttp.ClientSession(connector=connector),
+        conn_timeout=0.2 if failure == "silence" else None,
     )
     url = f"ws://name.test:{server.port}/"
     expected: type[Exception] = aiohttp.ConnectionTimeoutError
@@ -809,6 +812,7 @@ async def test_dns(server: Server, make_session: SessionFactory, failure: str) -
     failures = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(failure) for failure in failures] == [expected] * 2 * LIMIT
     resolver.error, resolver.hangs = None, False
+    session._conn_timeout = None
     await check_whole(session, url, server)
 
 
@@ -947,19 +951,22 @@ async def test_1000_pings_in_a_second_while_idle(
     assert server.handshakes == LIMIT
 
 
+@pytest.mark.parametrize("count", [1_000, 20_000])
 async def test_pings_to_one_that_does_not_receive(
-    server: Server, make_session: SessionFactory
+    server: Server, make_session: SessionFactory, count: int
 ) -> None:
     """They are answered at release, and it is pooled."""
     session = make_session(limit=LIMIT)
     ws = await session.ws_connect(server.url())
-    for _ in range(1_000):
+    buffer, protocol = ws._reader._buffer, ws._conn.protocol
+    for _ in range(count):
         await server.sockets[0].ping()
-    await until(lambda: len(ws._reader._buffer) == 1_000)
-    buffer = ws._reader._buffer
+    # aiohttp stops reading at some point; before 3.14 only if pings have a payload.
+    await until(lambda: len(buffer) == count or protocol._reading_paused)
     await ws.release()
     assert session.stats().idle == 1
     assert not buffer
+    assert not protocol._reading_paused
     await check_whole(session, server.url(), server)
     assert server.handshakes == LIMIT
 

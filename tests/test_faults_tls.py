@@ -141,7 +141,8 @@ async def test_tls_handshake(
     client_tls: ssl.SSLContext,
     fault: Callable[[Link], None],
 ) -> None:
-    session = make_session(limit=LIMIT, conn_timeout=0.5)
+    hangs = TLS_FAULTS[fault] is aiohttp.ConnectionTimeoutError
+    session = make_session(limit=LIMIT, conn_timeout=0.5 if hangs else None)
     url = proxy.url(scheme="wss")
     proxy.on_link = fault
     calls = [session.ws_connect(url, ssl=client_tls) for _ in range(LIMIT + 1)]
@@ -164,7 +165,7 @@ async def test_handshake_whose_end_of_tls_is_not_answered(
     how: str,
 ) -> None:
     """The place is free when the socket is closed, and not when aiohttp has begun to close it."""
-    session = make_session(limit=LIMIT, conn_timeout=0.5 if how == "conn_timeout" else None)
+    session = make_session(limit=LIMIT, conn_timeout=1.0 if how == "conn_timeout" else None)
     url = proxy.url({"refused": "/refuse", "redirected": "/moved"}.get(how, "/"), scheme="wss")
     tls_server.gate.clear()
     calls = [asyncio.ensure_future(session.ws_connect(url, ssl=client_tls)) for _ in range(LIMIT)]
