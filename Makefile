@@ -2,8 +2,10 @@
 # PYTHON=python3.13 chooses the interpreter; each has environments of its own.
 
 PYTHON ?= python3
-# For demo, bench and matrix: what else goes to the command.
+# For demo, bench, matrix and soak: what else goes to the command.
 ARGS ?=
+# Seconds that a soak takes, half of them on each loop.
+SOAK ?= 600
 
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 TEST := .venv/test-$(VERSION)
@@ -20,7 +22,7 @@ unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench matrix wheel clean
+.PHONY: help demo test lint bench matrix soak wheel clean
 
 help:
 	@echo 'make demo    run the pool against an echo server of its own'
@@ -28,9 +30,10 @@ help:
 	@echo 'make lint    ruff and mypy'
 	@echo 'make bench   what a cycle costs, on both cores'
 	@echo 'make matrix  the suite on every CPython found, old and new aiohttp, both cores'
+	@echo 'make soak    callers, faults and restarts for 10 minutes, or SOAK=seconds'
 	@echo 'make wheel   build a wheel into dist/'
 	@echo 'make clean   remove what was built, and the virtual environments'
-	@echo 'Also: PYTHON=python3.13, and ARGS="..." for demo, bench and matrix.'
+	@echo 'Also: PYTHON=python3.13, and ARGS="..." for demo, bench, matrix and soak.'
 
 # -P: the package that was installed, and not the one in this directory, which is not compiled.
 demo: $(DEMO)/.installed
@@ -53,7 +56,11 @@ bench: $(TEST)/.installed
 matrix:
 	$(PYTHON) tests/matrix.py $(ARGS)
 
-# The flag AIOWEBSOCKETCLIENT_NO_EXTENSIONS counts here: with it the wheel is a pure one.
+# The flag AIOWEBSOCKETCLIENT_NO_EXTENSIONS counts here: set, it is the pure core that is soaked.
+soak: $(TEST)/.installed
+	$(TEST)/bin/python -m tests.soak --seconds $(SOAK) $(ARGS)
+
+# The flag counts here, too: with it the wheel is a pure one.
 wheel: $(TEST)/.installed
 	$(TEST)/bin/python -m build --wheel --outdir dist .
 
