@@ -24,7 +24,7 @@ pytestmark = [
 def soak(loop: str, tmp_path: Path) -> Any:
     """Run one with the core, and the package, that are under test here."""
     path = tmp_path / "result.json"
-    arguments = ["--seconds", "4", "--callers", "300", "--loop", loop, "--json", str(path)]
+    arguments = ["--seconds", "4", "--callers", "250", "--loop", loop, "--json", str(path)]
     run = subprocess.run(
         [sys.executable, "-m", "tests.soak", *arguments],
         cwd=ROOT,

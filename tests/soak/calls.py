@@ -24,6 +24,7 @@ from aiowebsocketclient import (
 )
 from aiowebsocketclient._pool_py import ACQUIRED
 
+from .fleet import Stop
 from .subject import Ask, Lane
 
 # Seconds for what is bound to happen soon, such as a reply that has been sent.
@@ -43,7 +44,7 @@ class NoPatienceError(Exception):
 class Run(Protocol):
     """What a caller knows of the whole."""
 
-    stop: asyncio.Event
+    stop: Stop
     counts: Counter[str]
 
     def fail(self, kind: str, detail: str) -> None: ...
@@ -72,7 +73,7 @@ class Caller:
             self.since = loop.time()
             await self._try(action)
             self.stage = "elsewhere"
-            await asyncio.sleep(self.random.random() ** 4 * self.lane.plan.pause)
+            await self.run.stop.within(self.random.random() ** 4 * self.lane.plan.pause)
 
     def __str__(self) -> str:
         seconds = asyncio.get_running_loop().time() - self.since

@@ -216,7 +216,7 @@ class Lane:
             options["headers"] = {"X-Kind": header}
         elif kind == 3:
             header = "beating"
-            options |= {"headers": {"X-Kind": header}, "heartbeat": 4.0}
+            options |= {"headers": {"X-Kind": header}, "heartbeat": 2.0}
         elif kind == 4:
             path = "/compressed"
             options["compress"] = 15

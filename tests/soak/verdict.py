@@ -18,6 +18,9 @@ from .subject import Ask, Lane
 # Seconds in which callers end when nothing stands in their way; far more than it takes.
 _CALM: Final = 30.0
 
+# Seconds after which a process has come to the memory that it needs; there is a sample for each.
+_WARM: Final = 60
+
 # What the package makes anew for every session, connection or call. What is there once stays.
 _ITS_OBJECTS: Final = (
     "Acquisition",
@@ -132,7 +135,9 @@ async def _take_at_once(lane: Lane, caller: Caller, count: int) -> None:
 async def leaks(before: Resources) -> dict[str, Sequence[Any]]:
     """Return what there is more than at the start, once it has had the time to go."""
     left: dict[str, Sequence[Any]] = {}
-    for _ in range(100):
+    # aiohttp's timers hold a closed connection for as long as a heartbeat takes.
+    deadline = asyncio.get_running_loop().time() + 15
+    while asyncio.get_running_loop().time() < deadline:
         left = {
             "tasks": list(map(repr, asyncio.all_tasks() - before.tasks)),
             "fds": list((fds() - before.fds).elements()),
@@ -140,7 +145,7 @@ async def leaks(before: Resources) -> dict[str, Sequence[Any]]:
         }
         if not any(left.values()):
             break
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.1)
     return left
 
 
@@ -148,10 +153,11 @@ def growth(samples: Sequence[int]) -> tuple[int, int, int]:
     """Return how much memory was in use half way and at the end, and how much more is too much.
 
     Both are medians, of a fifth of the time. Allocators and the work itself go up and down by some
-    megabytes: a leak of less is found by counting objects.
+    megabytes: a leak of less is found by counting objects. A run that is not long enough for memory
+    to have found its level tells nothing.
     """
     count = len(samples)
-    if count < 10:
+    if count < _WARM:
         return 0, 0, 0
     fifth = count // 5
     half = sorted(samples[count // 2 - fifth // 2 :][:fifth])[fifth // 2]

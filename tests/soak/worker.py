@@ -111,6 +111,9 @@ class Soak:
     def _on_warning(self, message: Any, category: Any, *where: Any, **more: Any) -> None:
         if "was never released" in str(message) and category is ResourceWarning:
             self.counts["lost handles warned of"] += 1
+        elif self.loop_name == "uvloop" and str(message).startswith("unclosed <socket"):
+            # A TLS handshake that fails, with or without a pool.
+            self.counts["complaints of uvloop"] += 1
         else:
             self.fail("unexpected warnings", f"{category.__name__}: {message} {where[:2]}")
 
@@ -152,10 +155,9 @@ class Soak:
 
     async def _watch(self) -> None:
         deadline = self.began + self.options.seconds
-        interval = min(1.0, self.options.seconds / 50)
         with _Display() as display:
             while (now := time.monotonic()) < deadline and not self.stop.is_set():
-                await self.stop.within(min(interval, deadline - now))
+                await self.stop.within(min(1.0, deadline - now))
                 self.memory.append(verdict.rss())
                 display.show(self._line())
                 self._look_for_the_forgotten()
@@ -258,7 +260,7 @@ class Soak:
             "faults": self.faults(),
             "pool": {name: round(n, 3) for name, n in sorted(total.items()) if n},
             "counts": dict(sorted(self.counts.items())),
-            "servers": dict(self.fleet.events)
+            "servers": {how: self.fleet.events[how] for how in ("kill", "stop", "freeze")}
             | {field.name.lower(): ledger.sum(field) for field in Field},
             "peaks": {
                 lane.name: {
