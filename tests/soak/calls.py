@@ -60,6 +60,8 @@ class Caller:
         self.kind = "none"
         self.stage = "elsewhere"
         self.since = 0.0
+        #: What its lane's session had handed out when it began to wait.
+        self.others = 0
         self.url = ""
         self.identity = ""
         self.options: dict[str, Any] = {}

@@ -25,7 +25,7 @@ from .ledger import PORTS, SERVERS, LaneField
 #: For the closing handshake with a server that is frozen or deaf.
 CLOSE_TIMEOUT: Final = 1.0
 #: For the handshake with such a server.
-CONN_TIMEOUT: Final = 3.0
+CONN_TIMEOUT: Final = 10.0
 
 
 class Plan(NamedTuple):
@@ -123,6 +123,7 @@ class Ask:
 
     def __enter__(self) -> Self:
         self._caller.stage = "waiting"
+        self._caller.others = self._tenure.granted
         if not self._tenure.session.closed:
             self._tenure.asked += 1
         return self

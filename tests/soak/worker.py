@@ -6,6 +6,7 @@ import contextlib
 import gc
 import json
 import logging
+import os
 import platform
 import sys
 import time
@@ -30,10 +31,13 @@ from .subject import PLANS, Lane
 
 # Seconds between two lines, where nobody sees a live one.
 _LINE: Final = 5.0
-# Seconds without a connection for anybody of a lane, and for one caller, after which it is taken
-# that somebody was forgotten. A server is down for less.
-_LANE_STANDS: Final = 20.0
-_CALLER_STANDS: Final = 60.0
+# Seconds without a connection for anybody of a lane after which it is taken that somebody was
+# forgotten. A server is down for less.
+_LANE_STANDS: Final = 60.0
+# One caller was forgotten if so many connections went to others for each caller of its lane. Among
+# those of one handshake that would be 1; others may pass over it, 16 times each.
+_PASSED_OVER: Final = 20
+
 # How many of a kind are told in full.
 _DETAILS: Final = 5
 
@@ -155,9 +159,12 @@ class Soak:
 
     async def _watch(self) -> None:
         deadline = self.began + self.options.seconds
+        parent = os.getppid()
         with _Display() as display:
             while (now := time.monotonic()) < deadline and not self.stop.is_set():
                 await self.stop.within(min(1.0, deadline - now))
+                if os.getppid() != parent:
+                    raise SystemExit("whoever started this has gone")
                 self.memory.append(verdict.rss())
                 display.show(self._line())
                 self._look_for_the_forgotten()
@@ -187,9 +194,11 @@ class Soak:
         for lane in self.lanes:
             if lane.session.stats().waiting and now - lane.progress > _LANE_STANDS:
                 self.fail("lost waiters", f"{lane.name} stands: {lane.session!r}")
-        for task, caller in self.callers.items():
-            if caller.stage != "elsewhere" and now - caller.since > _CALLER_STANDS:
-                self.fail("lost waiters", f"{caller}\n{_stack(task)}")
+        crowds = Counter(caller.lane for caller in self.callers.values())
+        for caller in self.callers.values():
+            granted = caller.lane.tenure.granted - caller.others
+            if caller.stage == "waiting" and granted > _PASSED_OVER * (crowds[caller.lane] + 10):
+                self.fail("lost waiters", f"{caller}, while others got {granted}")
 
     def faults(self) -> int:
         """Return how often something was broken on purpose."""
@@ -313,12 +322,6 @@ class _Display:
         elif time.monotonic() >= self._next:
             self._next = time.monotonic() + _LINE
             print(line, flush=True)
-
-
-def _stack(task: asyncio.Task[None]) -> str:
-    return "".join(
-        line for frame in task.get_stack() for line in traceback.format_stack(frame, limit=1)
-    )
 
 
 async def _soak(options: argparse.Namespace, fleet: Fleet) -> dict[str, Any]:
