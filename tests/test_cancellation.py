@@ -342,7 +342,7 @@ async def test_with_eager_tasks(server: Server, make_session: SessionFactory, ea
                 assert await ws.receive_str() == "x"
 
         await asyncio.gather(*[caller() for _ in range(20)])
-        assert server.peak == 2
+        assert 1 <= server.peak <= 2
         await session.close()
     finally:
         loop.set_task_factory(None)
