@@ -1290,19 +1290,26 @@ class WebSocketClientSession:
             # A connection is aborted by its own timer; what else may hang is a handshake that does
             # not let itself be cancelled, in a connect_limiter say.
             await asyncio.wait({self._drained}, timeout=self._close_timeout)
+        except asyncio.CancelledError:
+            # Somebody has cancelled all the tasks there are. (Not so where the loop was left and
+            # is gone: nothing can be asked of that any more.)
+            await self._abort_all()
+            raise
+        await self._abort_all()
+
+    async def _abort_all(self) -> None:
+        assert self._drained is not None
+        for slot in self._pool.slots():
+            if slot.conn is not None:
+                slot.conn.abort()
+        try:
+            if not self._drained.done():
+                await asyncio.wait({self._drained}, timeout=_ABORT_GRACE)
+            if not self._drained.done():
+                logger.warning("%r: handshakes that do not let themselves be cancelled", self)
         finally:
-            # Also where somebody has cancelled all the tasks there are.
-            for slot in self._pool.slots():
-                if slot.conn is not None:
-                    slot.conn.abort()
-            try:
-                if not self._drained.done():
-                    await asyncio.wait({self._drained}, timeout=_ABORT_GRACE)
-                if not self._drained.done():
-                    logger.warning("%r: handshakes that do not let themselves be cancelled", self)
-            finally:
-                self._targets.clear()
-                await self._close_client_session()
+            self._targets.clear()
+            await self._close_client_session()
 
     async def _close_client_session(self) -> None:
         if self._client_session is not None and self._client_session_owner:

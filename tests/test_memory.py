@@ -4,11 +4,16 @@ In the main one too much else comes and goes. ``tests/isolated`` has the scripts
 is judged here.
 """
 
+import functools
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -106,3 +111,97 @@ def test_what_is_left_to_the_cyclic_collector() -> None:
     assert found.pop("close") == found.pop("leave_by_an_exception") == closed
     for left in found.values():
         assert left.items() <= closed.items()
+
+
+# -- reference counts ----------------------------------------------------------------------------
+
+
+def test_reference_counts(core: ModuleType) -> None:
+    """Every operation of either core does the same to them, and in the end nothing."""
+    found, reference = (refcounts(name) for name in (core.IMPLEMENTATION, "py"))
+    for (step, counts), (other, expected) in zip(found["steps"], reference["steps"], strict=True):
+        assert (step, counts) == (other, expected)
+    # A reference lost or won in one walk of two would come to this.
+    most = found["times"] // 2
+    assert all(abs(drift) < most for drift in found["drift"].values())
+    assert found["blocks"] < most
+
+
+@functools.cache
+def refcounts(core: str) -> Any:
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / "refcounts.py", core], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+# -- garbage, and the end ------------------------------------------------------------------------
+
+
+def test_cycles_through_the_core_are_collected(core: ModuleType) -> None:
+    """Also long lists of slots and waiters, for which a recursion would not have the stack."""
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / "canaries.py", core.IMPLEMENTATION],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["survivors"] == []
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", SCRIPTS / "server.py"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        yield int(process.stdout.readline())
+        process.stdin.close()
+        process.kill()
+
+
+TRACEBACK = re.compile(r"^Traceback \(most recent call last\):\n((?: .*\n)+)(.*)$", re.MULTILINE)
+FRAME = re.compile(r'^  File "(.*?)"', re.MULTILINE)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.parametrize("flags", [(), ("-X", "dev", "-W", "error")])
+def test_the_interpreter_may_end_in_any_state(port: int, flags: tuple[str, ...]) -> None:
+    """It may warn of what was not closed; nothing of ours fails."""
+    done = subprocess.run(
+        [sys.executable, *flags, SCRIPTS / "exits.py", str(port)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    for state, (status, said) in json.loads(done.stdout).items():
+        assert status == 0, (state, said)
+        assert "Fatal" not in said
+        for frames, error in TRACEBACK.findall(said):
+            if not error.startswith(("ResourceWarning: ", "RuntimeWarning: ")):
+                # aiohttp asks a loop that is closed to close a connection; we do not.
+                files = [name for name in FRAME.findall(frames) if "/asyncio/" not in name]
+                assert "aiowebsocketclient" not in files[-1].split(os.sep), (state, said)
+
+
+# -- under valgrind ------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
+@pytest.mark.skipif(aiowebsocketclient.IMPLEMENTATION != "c", reason="nothing is compiled")
+def test_the_compiled_core_keeps_to_its_memory() -> None:
+    """A short drive; ``make sanitize`` goes a longer way, and shows that a fault is seen."""
+    # What is not initialised is left out: there CPython itself has too much to say.
+    valgrind = ("valgrind", "--error-exitcode=99", "--undef-value-errors=no", "--quiet")
+    script = (sys.executable, SCRIPTS / "drive.py", "--pools=10")
+    done = subprocess.run(
+        [*valgrind, *script],
+        capture_output=True,
+        text=True,
+        # Each object an allocation of its own, to be watched.
+        env=os.environ | {"PYTHONMALLOC": "malloc"},
+    )
+    assert done.returncode == 0, done.stderr[-8_000:]
