@@ -2,7 +2,7 @@
 # PYTHON=python3.13 chooses the interpreter; each has environments of its own.
 
 PYTHON ?= python3
-# For demo, bench, matrix and soak: what else goes to the command.
+# For demo, bench, matrix, soak and sanitize: what else goes to the command.
 ARGS ?=
 # Seconds that a soak takes, half of them on each loop.
 SOAK ?= 600
@@ -22,7 +22,7 @@ unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench matrix soak wheel clean
+.PHONY: help demo test lint bench matrix soak sanitize wheel clean
 
 help:
 	@echo 'make demo    run the pool against an echo server of its own'
@@ -31,9 +31,10 @@ help:
 	@echo 'make bench   what a cycle costs, on both cores'
 	@echo 'make matrix  the suite on every CPython found, old and new aiohttp, both cores'
 	@echo 'make soak    callers, faults and restarts for 10 minutes, or SOAK=seconds'
+	@echo 'make sanitize  the compiled core under AddressSanitizer'
 	@echo 'make wheel   build a wheel into dist/'
 	@echo 'make clean   remove what was built, and the virtual environments'
-	@echo 'Also: PYTHON=python3.13, and ARGS="..." for demo, bench, matrix and soak.'
+	@echo 'Also: PYTHON=python3.13, and ARGS="..." for demo, bench, matrix, soak and sanitize.'
 
 # -P: the package that was installed, and not the one in this directory, which is not compiled.
 demo: $(DEMO)/.installed
@@ -59,6 +60,9 @@ matrix:
 # The flag AIOWEBSOCKETCLIENT_NO_EXTENSIONS counts here: set, it is the pure core that is soaked.
 soak: $(TEST)/.installed
 	$(TEST)/bin/python -m tests.soak --seconds $(SOAK) $(ARGS)
+
+sanitize: $(TEST)/.installed
+	$(TEST)/bin/python tests/sanitize.py $(ARGS)
 
 # The flag counts here, too: with it the wheel is a pure one.
 wheel: $(TEST)/.installed
