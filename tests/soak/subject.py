@@ -134,6 +134,9 @@ class Ask:
         self._lane.note_progress()
         if ws.reused and ws._reader._buffer:
             self._caller.run.fail("dead or unclean", f"{self._caller}: a message lies unread")
+        if ws.reused and (ws._conn is None or ws._conn.transport.is_closing()):
+            # It is being told in this very turn of the loop.
+            self._caller.run.counts["ended on hand-out"] += 1
         self._tenure.granted += 1
         self._tenure.reused += ws.reused
         return ws

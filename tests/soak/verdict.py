@@ -15,9 +15,6 @@ from .chaos import taken
 from .ledger import PORTS, SERVERS
 from .subject import Ask, Lane
 
-# Seconds in which callers end when nothing stands in their way; far more than it takes.
-_CALM: Final = 30.0
-
 # Seconds after which a process has come to the memory that it needs; there is a sample for each.
 _WARM: Final = 60
 
@@ -74,21 +71,25 @@ def rss() -> int:
     return int(psutil.Process(os.getpid()).memory_info().rss)
 
 
-async def lost_waiters(callers: dict[asyncio.Task[None], Caller]) -> list[str]:
-    """Let the callers end, which were told to; return those that do not."""
-    _, left = await asyncio.wait(callers, timeout=_CALM)
+async def lost_waiters(callers: dict[asyncio.Task[None], Caller], seconds: float) -> list[str]:
+    """Let the callers end, which were told to; return those that do not.
+
+    Nothing stands in their way, and so many seconds are far more than it takes.
+    """
+    _, left = await asyncio.wait(callers, timeout=seconds)
+    lost = [str(callers[task]) for task in left]
     for task in left:
         task.cancel()
     if left:
-        await asyncio.wait(left, timeout=_CALM)
-    return [str(callers[task]) for task in left]
+        await asyncio.wait(left, timeout=seconds)
+    return lost
 
 
-async def lost_places(lane: Lane) -> list[str]:
+async def lost_places(lane: Lane, seconds: float) -> list[str]:
     """Return what is taken although nobody has anything."""
     stats = lane.session.stats()
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(seconds):
             while taken(stats) > stats.idle or stats.waiting:
                 await asyncio.sleep(0.02)
                 gc.collect()
@@ -98,7 +99,7 @@ async def lost_places(lane: Lane) -> list[str]:
     return []
 
 
-async def take_all(lane: Lane, caller: Caller) -> list[str]:
+async def take_all(lane: Lane, caller: Caller, seconds: float) -> list[str]:
     """Take the whole limit at once, at each endpoint in turn, and have all of it answer."""
     faults = []
     limit = lane.limit or 50
@@ -108,10 +109,11 @@ async def take_all(lane: Lane, caller: Caller) -> list[str]:
         for port in range(PORTS):
             caller.url, caller.identity, caller.options = lane.target_at(server, port, 0)
             try:
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(seconds):
                     await _take_at_once(lane, caller, limit)
             except Exception as exc:
                 faults.append(f"{lane.name}: not all {limit} at {caller.url}: {exc!r}")
+                return faults
     return faults
 
 
@@ -121,7 +123,7 @@ async def _take_at_once(lane: Lane, caller: Caller, count: int) -> None:
     async def take() -> None:
         with Ask(lane, caller) as ask:
             async with lane.session.ws_connect(
-                caller.url, acquire_timeout=15, **caller.options
+                caller.url, acquire_timeout=None, **caller.options
             ) as ws:
                 ask.granted(ws)
                 await everybody.wait()
