@@ -1,0 +1,782 @@
+"""The cores and the model of them in lockstep, through histories of any length.
+
+Every answer, counter and gauge of each is compared after every step, and what must always hold is
+asked of the core's own state.
+
+    python -m tests.lockstep --seconds 60
+
+runs histories made at random until the time is up; ``test_core_model.py`` has Hypothesis make them.
+"""
+
+import argparse
+import importlib
+import importlib.util
+import json
+import math
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from random import Random
+from time import monotonic
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from aiowebsocketclient import _pool_py as reference
+from aiowebsocketclient._pool_py import ACQUIRED, CLOSING, CONNECTING, GONE, IDLE
+
+from . import model as naive
+from .model import MAX_PASSED_OVER, ORPHAN_GRACE, OVER_ALL, REASONS, Model, Plan
+
+# An endpoint's key is the first letter of its handshakes'; most happens at the first.
+HANDSHAKES = ("a1", "a2", "a3", "b1", "b2", "c1", "c2")
+KEYS = ("a1", "a2", "a1", "a2", "a3", "b1", "b2", "c1", "c2")
+ANY = tuple(range(100))
+
+#: What can be done, with what: ``which`` is counted round those with which it can be done.
+OPERATIONS: dict[str, dict[str, Sequence[Any]]] = {
+    "tick": {"seconds": (0.25, 1.0, 3.0, ORPHAN_GRACE)},
+    "acquire": {"key": KEYS},
+    "request": {"key": KEYS, "may_wait": (True,) * 7 + (False,)},
+    "take": {"which": ANY},
+    "give_up": {"which": ANY, "timed_out": (True, False)},
+    "connected": {
+        "which": ANY,
+        "lifetime": (None, None, None, None, 8.0, 2.0, 0.0, -1.0),
+        "another": (None, None, None, None, 0, 1),
+    },
+    "connect_failed": {"which": ANY},
+    "open": {"key": KEYS},
+    "abandon": {"which": ANY},
+    "release": {"which": ANY},
+    "discard": {"which": ANY, "reason": tuple(range(len(REASONS)))},
+    "lose_idle": {"which": ANY},
+    "lose_given": {"which": ANY},
+    "closed": {"which": ANY},
+    "expire": {},
+    "resize": {"limit": (0, 1, 2, 3, 5), "limit_total": (0, 0, 1, 3, 6)},
+    "misuse": {"which": ANY},
+    "churn": {"times": (2, 30)},
+    "hog": {"which": ANY, "times": (2, 20)},
+}
+#: How often each is done in a history made at random.
+WEIGHTS = dict.fromkeys(OPERATIONS, 2) | {
+    "acquire": 6,
+    "request": 9,
+    "take": 8,
+    "release": 9,
+    "connected": 8,
+    "closed": 8,
+    "give_up": 3,
+    "tick": 4,
+    "lose_idle": 1,
+    "misuse": 1,
+    "resize": 1,
+    "churn": 0.5,
+    "hog": 1,
+}
+LIMITS: dict[str, Sequence[Any]] = {
+    "limit": (0, 1, 2, 3),
+    "limit_total": (0, 0, 1, 2, 3, 4, 5, 6),
+    "max_connecting": (0, 1, 2, 3),
+    "max_waiting": (-1, -1, 0, 1, 3),
+    "max_idle": (math.inf, 3.0),
+}
+
+#: How many steps there are in a history made at random: some short, some long.
+SIZES = (50, 100, 200, 1000)
+#: How the state of a slot may change in one operation.
+MOVES = {(state, state) for state in range(5)} | {
+    (CONNECTING, ACQUIRED),
+    (CONNECTING, IDLE),
+    (CONNECTING, CLOSING),
+    (CONNECTING, GONE),
+    (ACQUIRED, IDLE),
+    (ACQUIRED, CLOSING),
+    (IDLE, ACQUIRED),
+    (IDLE, CLOSING),
+    (CLOSING, GONE),
+}
+
+Step = tuple[str, dict[str, Any]]
+
+
+class History(NamedTuple):
+    limits: dict[str, Any]
+    steps: list[Step]
+    is_served: bool = True
+
+
+class Side:
+    """One core, with its slots and waiters numbered in the order in which they come out of it."""
+
+    def __init__(self, core: ModuleType, limits: dict[str, Any]) -> None:
+        self.core = core
+        self.pool = core.Pool(**limits)
+        self.slots: list[Any] = []
+        self.waiters: list[Any] = []
+        self._numbers: dict[Any, int] = {}
+
+    def number(self, thing: Any) -> Any:
+        if thing is None:
+            return None
+        if thing not in self._numbers:
+            things = self.slots if isinstance(thing, self.core.Slot) else self.waiters
+            self._numbers[thing] = len(things)
+            things.append(thing)
+        return self._numbers[thing]
+
+    def in_numbers(self, answer: Any) -> Any:
+        if isinstance(answer, self.core.Plan):
+            plan = (answer.opened, answer.closing, answer.woken)
+            opened, closing, woken = (tuple(map(self.number, things)) for things in plan)
+            return Plan(opened, closing, woken)
+        if isinstance(answer, (tuple, list)):
+            return tuple(map(self.in_numbers, answer))
+        if isinstance(answer, (self.core.Slot, self.core.Waiter)):
+            return self.number(answer)
+        return answer
+
+    def slot_in_numbers(self, slot: Any) -> tuple[Any, ...]:
+        return (
+            (slot.state, slot.key, slot.endpoint, self.number(slot.owner)),
+            (self.number(slot.waiter), slot.born, slot.since, slot.retires),
+            (slot.uses, slot.kept),
+        )
+
+    def waiter_in_numbers(self, waiter: Any) -> tuple[Any, ...]:
+        return (
+            (waiter.handshake.key, waiter.queued, waiter.since, waiter.ticket, waiter.passed),
+            (self.number(waiter.opening), self.number(waiter.slot)),
+        )
+
+
+def model_slot_in_numbers(slot: naive.Slot) -> tuple[Any, ...]:
+    return (
+        (slot.state, slot.key, slot.endpoint, slot.owner and slot.owner.number),
+        (slot.given and slot.given.number, slot.born, slot.since, slot.retires),
+        (slot.uses, slot.kept),
+    )
+
+
+def in_numbers(answer: Any) -> Any:
+    """Say an answer of the model in numbers."""
+    if isinstance(answer, Plan):
+        return answer
+    if isinstance(answer, (tuple, list)):
+        return tuple(map(in_numbers, answer))
+    return answer.number if isinstance(answer, (naive.Slot, naive.Waiter)) else answer
+
+
+class Lockstep:
+    """The cores, and the model of what they must do."""
+
+    def __init__(self, cores: Sequence[ModuleType], limits: dict[str, Any]) -> None:
+        self.sides = [Side(core, limits) for core in cores]
+        # Held to what must always hold: the compiled core, where there is one.
+        self.side = self.sides[-1]
+        self.pool = self.side.pool
+        self.model = Model(**limits)
+        self.now = 0.0
+        #: Waiters that hold what they have not taken yet, and slots that `open` returned.
+        self.given: list[naive.Waiter] = []
+        self.opened: list[naive.Slot] = []
+        self.waiters: dict[int, naive.Waiter] = {}
+        self.passed: Counter[int] = Counter()
+        #: The states of the slots that are not gone, and whose sockets are gone since.
+        self.states: dict[int, int] = {}
+        self.freed: set[int] = set()
+        #: By endpoint, how many places were taken before: what is over a limit may not grow.
+        self.excess: Counter[str] = Counter()
+        self.most_endpoints = 0
+        self.done: Counter[str] = Counter()
+
+    # -- one operation ---------------------------------------------------------------------------
+
+    def do(self, name: str, **arguments: Any) -> bool:
+        """Do it everywhere and compare; False: there is nothing with which it can be done."""
+        things = []
+        if "which" in arguments:
+            subjects = self.subjects(name)
+            if not subjects:
+                return False
+            things.append(subjects[arguments.pop("which") % len(subjects)])
+        self.step(getattr(self, name), *things, **arguments)
+        return True
+
+    def step(self, operation: Callable[..., None], *things: Any, **arguments: Any) -> None:
+        operation(*things, **arguments)
+        self.model.forget()
+        self.check()
+        self.done[operation.__name__] += 1
+
+    def subjects(self, name: str) -> Sequence[Any]:
+        """Return with what an operation can be done."""
+        slots, queued = self.model.slots, self.model.waiters
+        held = [slot for slot in slots if slot.state == ACQUIRED and slot.given is None]
+        choices: dict[str, Sequence[Any]] = {
+            "take": [*self.given, *queued],
+            "give_up": [*queued, *self.given],
+            "connected": [slot for slot in slots if slot.state == CONNECTING],
+            "abandon": self.opened,
+            "release": held,
+            "hog": held,
+            "discard": slots,
+            "lose_idle": [slot for slot in slots if slot.state == IDLE],
+            "lose_given": [slot for slot in slots if slot.given is not None],
+            "closed": [slot for slot in slots if slot.state == CLOSING],
+            "misuse": [slot for slot in slots if slot not in held],
+        }
+        return choices["connected" if name == "connect_failed" else name]
+
+    def call(self, name: str, thing: Any, expected: Any, *arguments: Any) -> None:
+        """Call the cores, and compare what they answer with what the model did."""
+        expected, answers = in_numbers(expected), []
+        for side in self.sides:
+            if isinstance(thing, naive.Slot):
+                arguments_of_side = (side.slots[thing.number], *arguments)
+            elif isinstance(thing, naive.Waiter):
+                arguments_of_side = (side.waiters[thing.number], *arguments)
+            else:
+                arguments_of_side = arguments
+            answer = side.in_numbers(getattr(side.pool, name)(*arguments_of_side))
+            answers.append(answer)
+            assert answer == answers[0], (name, answers)
+            if name == "shutdown":
+                # Who waited comes back by handshake; which handshake is first is nobody's concern.
+                answer = (tuple(sorted(answer[0])), answer[1])
+            assert answer == expected, (side.core.__name__, name, answer, expected)
+
+    def keep_book(self, plan: Plan | None) -> None:
+        for number in plan.woken if plan else ():
+            self.given.append(self.waiters[number])
+
+    def tick(self, seconds: float) -> None:
+        self.now += seconds
+
+    def acquire(self, key: str) -> None:
+        slot = self.model.acquire(key, self.now)
+        self.call("acquire", None, slot, key, self.now)
+        self.check_fresh(slot)
+
+    def request(self, key: str, may_wait: bool) -> None:
+        waiter, plan = self.model.request(key, self.now, may_wait)
+        arguments = (key[0], key, None, self.now, may_wait)
+        self.call("request", None, (waiter, plan), *arguments)
+        if waiter is not None:
+            self.waiters[waiter.number] = waiter
+            if not waiter.is_queued:
+                self.given.append(waiter)
+                self.check_fresh(self.model.slot_given_to(waiter))
+        self.keep_book(plan)
+        self.check_order(plan)
+
+    def take(self, waiter: naive.Waiter) -> None:
+        self.call("take", waiter, self.model.take(waiter))
+        if waiter in self.given:
+            self.given.remove(waiter)
+
+    def give_up(self, waiter: naive.Waiter, timed_out: bool) -> None:
+        plan = self.model.give_up(waiter, self.now, timed_out)
+        self.call("give_up", waiter, plan, self.now, timed_out)
+        self.keep_book(plan)
+
+    def connected(self, slot: naive.Slot, lifetime: float | None, another: int | None) -> None:
+        retires = math.inf if lifetime is None else self.now + lifetime
+        key = None
+        if another is not None:
+            key = [key for key in HANDSHAKES if key[0] == slot.endpoint][another]
+        owner, is_another = slot.owner, key not in (None, slot.key)
+        plan = self.model.connected(slot, self.now, retires, key)
+        self.call("connected", slot, plan, self.now, retires, key)
+        self.keep_book(plan)
+        # What turns out to be another's handshake is its owner's all the same.
+        self.check_order(plan, but=owner if is_another else None)
+
+    def connect_failed(self, slot: naive.Slot) -> None:
+        owner, plan = self.model.connect_failed(slot, self.now)
+        self.freed.add(slot.number)
+        self.call("connect_failed", slot, (owner, plan), self.now)
+        self.keep_book(plan)
+        self.check_order(plan)
+
+    def open(self, key: str) -> None:
+        slot = self.model.open(key, self.now)
+        self.call("open", None, slot, key[0], key, self.now)
+        if slot is not None:
+            self.opened.append(slot)
+
+    def abandon(self, slot: naive.Slot) -> None:
+        # It may be said more than once, and of what is connected or gone.
+        self.model.abandon(slot, self.now)
+        self.call("abandon", slot, None, self.now)
+
+    def release(self, slot: naive.Slot) -> None:
+        rivals = self.rivals(slot)
+        plan = self.model.release(slot, self.now)
+        self.call("release", slot, plan, self.now)
+        self.keep_book(plan)
+        self.check_order(plan)
+        if rivals and slot.given is not None:
+            rival = min(rivals, key=lambda waiter: waiter.ticket)
+            if rival.ticket < slot.given.ticket:
+                self.passed[rival.number] += 1
+                assert self.passed[rival.number] <= MAX_PASSED_OVER
+
+    def discard(self, slot: naive.Slot, reason: int) -> None:
+        waiter = slot.given
+        plan = self.model.discard(slot, reason, self.now)
+        if waiter is not None:
+            self.given.remove(waiter)
+        self.call("discard", slot, plan, reason, self.now)
+        self.keep_book(plan)
+        self.check_order(plan)
+
+    def lose_idle(self, slot: naive.Slot) -> None:
+        """Let a connection die that nobody uses."""
+        self.discard(slot, REASONS.index("lost"))
+
+    def lose_given(self, slot: naive.Slot) -> None:
+        """Let a connection die between being given to a waiter and being taken."""
+        self.discard(slot, REASONS.index("lost"))
+
+    def closed(self, slot: naive.Slot) -> None:
+        plan = self.model.closed(slot, self.now)
+        self.freed.add(slot.number)
+        self.call("closed", slot, plan, self.now)
+        self.keep_book(plan)
+        self.check_order(plan)
+
+    def expire(self) -> None:
+        self.call("expire", None, self.model.expire(self.now), self.now)
+
+    def resize(self, limit: int, limit_total: int) -> None:
+        self.excess = self.taken()
+        plan = self.model.resize(limit, limit_total, self.now)
+        self.call("resize", None, plan, limit, limit_total, self.now)
+        self.keep_book(plan)
+        self.check_order(plan)
+
+    def misuse(self, slot: naive.Slot) -> None:
+        """Say of a slot what cannot be true; nothing changes."""
+        for side in self.sides:
+            try:
+                side.pool.release(side.slots[slot.number], self.now)
+            except ValueError:
+                pass
+            else:
+                raise AssertionError("what is not in use was released")
+        if slot.state != CLOSING:
+            self.call("closed", slot, None, self.now)
+        if slot.state in (CONNECTING, CLOSING):
+            self.call("discard", slot, None, 0, self.now)
+
+    def churn(self, times: int) -> None:
+        """Let a caller come to an endpoint that nobody knows, and all it had end."""
+        for _ in range(times):
+            self.step(self.request, "z1", True)
+            if self.model.first("z1") is None:
+                # The line is full.
+                continue
+            waiter = self.model.waiters[-1]
+            slot = self.model.under_way_for(waiter)
+            if slot is None:
+                self.step(self.give_up, waiter, False)
+                continue
+            self.step(self.connected, slot, None, None)
+            self.step(self.take, waiter)
+            self.step(self.release, slot)
+            if slot.state == IDLE:
+                self.step(self.lose_idle, slot)
+            self.step(self.closed, slot)
+
+    def hog(self, slot: naive.Slot, times: int) -> None:
+        """Let callers of a connection's own handshake come for it again and again."""
+        for _ in range(times):
+            self.step(self.request, slot.key, True)
+            if slot.state == ACQUIRED and slot.given is None:
+                self.step(self.release, slot)
+            if slot.given is not None:
+                self.step(self.take, slot.given)
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def finish(self, is_served: bool) -> None:
+        if is_served:
+            self.serve_all()
+        self.shut_down()
+
+    def serve_all(self) -> None:
+        """Let everything that is under way end well, until nobody waits any more."""
+        for _ in range(50 + 2 * MAX_PASSED_OVER * len(self.model.waiters)):
+            if not (self.model.waiters or self.given):
+                return
+            for name in ("closed", "connected", "take", "release"):
+                for _ in list(self.subjects(name)):
+                    extra = {"lifetime": None, "another": None} if name == "connected" else {}
+                    if name != "take" or self.given:
+                        self.do(name, which=0, **extra)
+        raise AssertionError(f"{len(self.model.waiters)} waiters are never served")
+
+    def shut_down(self) -> None:
+        waiting = [*self.model.waiters, *self.given]
+        waiters, plan = self.model.shutdown(REASONS.index("forced"), self.now)
+        assert {*waiters} == {*waiting}
+        assert not plan.opened
+        assert not plan.woken
+        waiters.sort(key=lambda waiter: waiter.number)
+        self.call("shutdown", None, (waiters, plan), REASONS.index("forced"), self.now)
+        self.given.clear()
+        self.model.forget()
+        self.check()
+        while self.model.slots:
+            self.do("closed", which=0)
+        assert all(slot.state == GONE for slot in self.side.slots)
+        sizes = {name: size for name, size in self.pool.sizes().items() if "heap" not in name}
+        assert sizes == dict.fromkeys(sizes, 0)
+
+    # -- the same everywhere ---------------------------------------------------------------------
+
+    def check(self) -> None:
+        expected = self.seen_in_model()
+        for side in self.sides:
+            for name, value in self.seen(side).items():
+                assert value == expected[name], (side.core.__name__, name, value, expected[name])
+        self.check_between_cores()
+        self.check_limits()
+        self.check_places()
+        self.check_hand_over()
+        self.check_idle()
+        self.check_giving_way()
+        self.check_records()
+        self.check_inside()
+
+    def seen_in_model(self) -> dict[str, Any]:
+        model = self.model
+        by_endpoint = model.by_endpoint()
+        gauges = [gauges for gauges, _ in by_endpoint.values()]
+        return {
+            "len": len(model.slots),
+            "gauges": tuple(map(sum, zip((0,) * 6, *gauges, strict=True))),
+            "counters": model.in_order(model.totals),
+            "by_endpoint": by_endpoint,
+            "sizes": {
+                "endpoints": len(model.endpoints),
+                "handshakes": len(model.handshakes()),
+                "slots": len(model.slots),
+                "waiters": len(model.waiters),
+                "orphans": len(model.orphans()),
+            },
+            "next_deadline": model.next_deadline(),
+            "slots": [slot.number for slot in model.slots],
+            "open_count": [model.open_count(key) for key in HANDSHAKES],
+            "slots_in_numbers": [model_slot_in_numbers(slot) for slot in model.slots],
+            "waiters_in_numbers": [
+                self.model_waiter_in_numbers(w) for w in (*model.waiters, *self.given)
+            ],
+        }
+
+    def model_waiter_in_numbers(self, waiter: naive.Waiter) -> tuple[Any, ...]:
+        opening, slot = self.model.under_way_for(waiter), self.model.slot_given_to(waiter)
+        return (
+            (waiter.key, waiter.is_queued, waiter.since, waiter.ticket, waiter.passed),
+            (opening and opening.number, slot and slot.number),
+        )
+
+    def seen(self, side: Side) -> dict[str, Any]:
+        pool, model = side.pool, self.model
+        return {
+            "len": len(pool),
+            "gauges": pool.gauges(),
+            "counters": pool.counters(),
+            "by_endpoint": pool.by_endpoint(),
+            "sizes": {name: n for name, n in pool.sizes().items() if "heap" not in name},
+            "next_deadline": pool.next_deadline(),
+            "slots": [side.number(slot) for slot in pool.slots()],
+            "open_count": [pool.open_count(key) for key in HANDSHAKES],
+            "slots_in_numbers": [
+                side.slot_in_numbers(side.slots[slot.number]) for slot in model.slots
+            ],
+            "waiters_in_numbers": [
+                side.waiter_in_numbers(side.waiters[waiter.number])
+                for waiter in (*model.waiters, *self.given)
+            ],
+        }
+
+    def check_between_cores(self) -> None:
+        """Compare what only the cores know."""
+        first, last = self.sides[0], self.sides[-1]
+        assert first.pool.sizes() == last.pool.sizes()
+        for slot in self.model.slots:
+            expires = first.slots[slot.number].expires
+            assert expires == last.slots[slot.number].expires
+            if slot.state == IDLE:
+                assert expires == min(slot.since + self.model.max_idle, slot.retires)
+
+    # -- what must always hold, asked of the core itself -----------------------------------------
+
+    def living(self, *states: int) -> list[Any]:
+        return [slot for slot in self.pool.slots() if slot.state in states]
+
+    def queued(self) -> list[Any]:
+        return [self.side.waiters[waiter.number] for waiter in self.model.waiters]
+
+    def taken(self) -> Counter[str]:
+        """Return how many places are taken, by endpoint and over all."""
+        slots = self.pool.slots()
+        return Counter(slot.endpoint for slot in slots) + Counter({OVER_ALL: len(slots)})
+
+    def check_limits(self) -> None:
+        """There are never more than allowed; what a lowered limit leaves over only gets less."""
+        limits, taken = self.model, self.taken()
+        for whom, number in taken.items():
+            limit = limits.limit_total if whom == OVER_ALL else limits.limit
+            assert number <= max(limit or math.inf, self.excess[whom])
+            slots = [s for s in self.pool.slots() if whom in (OVER_ALL, s.endpoint)]
+            if sum(slot.state != CLOSING for slot in slots) > (limit or math.inf):
+                # No more than what is in use, or being opened for who waits.
+                assert not any(map(is_unused, slots))
+            if whom != OVER_ALL:
+                connecting = sum(slot.state == CONNECTING for slot in slots)
+                assert connecting <= (limits.max_connecting or math.inf)
+        self.excess = taken
+
+    def check_places(self) -> None:
+        """A place is free only when its socket is closed, and what is closing stays so."""
+        before = self.states
+        self.states = {self.side.number(slot): slot.state for slot in self.pool.slots()}
+        for number in before.keys() | self.states.keys():
+            move = (before.get(number, CONNECTING), self.side.slots[number].state)
+            assert move in MOVES
+        assert before.keys() - self.states.keys() == self.freed
+        self.freed.clear()
+
+    def check_hand_over(self) -> None:
+        """What is given or opened is one's alone; nothing of a waiter's kind belongs to nobody."""
+        given = [slot for slot in self.living(ACQUIRED) if slot.waiter is not None]
+        assert all(slot.waiter.slot is slot and not slot.waiter.queued for slot in given)
+        assert {slot.waiter for slot in given} == {self.side.waiters[w.number] for w in self.given}
+        owned = [slot for slot in self.living(CONNECTING) if slot.owner is not None]
+        assert all(slot.owner.opening is slot and slot.owner.queued for slot in owned)
+        queued = self.queued()
+        assert {slot.owner for slot in owned} == {waiter for waiter in queued if waiter.opening}
+        assert not any(waiter.slot for waiter in queued)
+        for slot in self.living(IDLE, CLOSING):
+            assert slot.owner is None
+            assert slot.waiter is None
+        placeless = {waiter.handshake.key for waiter in queued if waiter.opening is None}
+        orphans = [slot for slot in self.living(CONNECTING) if slot.owner is None]
+        assert not any(slot.key in placeless for slot in orphans)
+
+    def check_idle(self) -> None:
+        """No connection is idle while its handshake has a waiter."""
+        keys = {waiter.handshake.key for waiter in self.queued()}
+        assert not any(slot.key in keys for slot in self.living(IDLE))
+
+    def check_order(self, plan: Plan | None, but: naive.Waiter | None = None) -> None:
+        """Nobody overtakes a waiter of its own handshake by coming later."""
+        for number in plan.woken if plan else ():
+            served = self.side.waiters[number]
+            if but is None or number != but.number:
+                assert not any(
+                    waiter.handshake.key == served.handshake.key and waiter.ticket < served.ticket
+                    for waiter in self.queued()
+                )
+            assert served.slot.retires > self.now or served.slot.uses == 1
+
+    def check_fresh(self, slot: naive.Slot | None) -> None:
+        """What is handed out at once has been idle, and has lived, not too long."""
+        assert slot is None or self.side.slots[slot.number].expires > self.now
+
+    def rivals(self, slot: naive.Slot) -> list[naive.Waiter]:
+        """Return the waiters of others that could use the place of a connection."""
+        model = self.model
+        if any(other.cleared_for for other in model.slots):
+            return []
+        found: list[naive.Waiter] = []
+        for endpoint in model.endpoints:
+            is_open = not model.is_at_limit(endpoint) and model.is_at_total()
+            if model.wanted(endpoint) and (endpoint == slot.endpoint or is_open):
+                found += model.line(endpoint)
+        return [waiter for waiter in found if waiter.key != slot.key]
+
+    def check_giving_way(self) -> None:
+        """Nobody stands in line for a place that is free, or that nobody uses."""
+        limits, claims = self.model, 0
+        for endpoint in limits.endpoints:
+            slots = [slot for slot in self.pool.slots() if slot.endpoint == endpoint]
+            owned = sum(slot.state == CONNECTING and slot.owner is not None for slot in slots)
+            line = sum(w.handshake.key[0] == endpoint and not w.opening for w in self.queued())
+            wanted = min(line, (limits.max_connecting or math.inf) - owned)
+            if wanted <= 0:
+                continue
+            places = (limits.limit or math.inf) - len(slots)
+            if places > 0:
+                claims += min(wanted, places)
+            elif any(map(is_unused, slots)):
+                assert sum(slot.state == CLOSING for slot in slots) >= wanted
+        if claims:
+            assert 0 < limits.limit_total <= len(self.pool)
+            if any(map(is_unused, self.pool.slots())):
+                assert len(self.living(CLOSING)) >= claims
+
+    def check_records(self) -> None:
+        """Heaps are cleared when they hold more than twice the endpoints there are, and a few."""
+        sizes = self.pool.sizes()
+        self.most_endpoints = max(self.most_endpoints, sizes["endpoints"])
+        assert sizes["place_heap"] <= 2 * self.most_endpoints + 17
+        assert sizes["idle_heap"] <= 2 * self.most_endpoints + 17
+
+    def check_inside(self) -> None:
+        """Look into the reference, for what will only show later."""
+        pool = next(side.pool for side in self.sides if side.core is reference)
+        for endpoint in pool._endpoints.values():
+            idle = through(endpoint.idle, "outer")
+            assert [slot.since for slot in idle] == sorted(slot.since for slot in idle)
+            numbers = [
+                self.sides[0].number(waiter) for waiter in through(endpoint.waiting, "outer")
+            ]
+            assert numbers == [waiter.number for waiter in self.model.line(endpoint.key)]
+            assert endpoint.giving == self.model.cleared(endpoint.key)
+            if self.model.limit_total:
+                assert endpoint.claim == self.model.claim(endpoint.key)
+        assert pool._giving == self.model.cleared(OVER_ALL)
+        assert pool._claims == sum(endpoint.claim for endpoint in pool._endpoints.values())
+        for handshake in pool._handshakes.values():
+            through(handshake.idle, "inner")
+            for queue in (handshake.placeless, handshake.opening):
+                tickets = [waiter.ticket for waiter in through(queue, "inner")]
+                assert tickets == sorted(tickets)
+
+
+def is_unused(slot: Any) -> bool:
+    return slot.state == IDLE or (slot.state == CONNECTING and slot.owner is None)
+
+
+def through(nodes: Any, links: str) -> list[Any]:
+    """Return what is in a linked list, and check it from both ends."""
+    for start, step in (("tail", "prev"), ("head", "next")):
+        found = []
+        node = getattr(nodes, start)
+        while node is not None:
+            found.append(node)
+            node = getattr(node, f"{links}_{step}")
+        assert len(found) == nodes.size
+    return found
+
+
+# -- histories made at random --------------------------------------------------------------------
+
+
+def installed_cores() -> list[ModuleType]:
+    """Return the reference, and the compiled core where there is one."""
+    if importlib.util.find_spec("aiowebsocketclient._pool") is None:
+        return [reference]
+    return [reference, importlib.import_module("aiowebsocketclient._pool")]
+
+
+def random_history(seed: object, size: int) -> History:
+    random = Random(str(seed))
+    limits = {name: random.choice(values) for name, values in LIMITS.items()}
+    # With many callers nothing is ever idle, and so on: what is rare differs.
+    weights = [weight * random.choice((0.2, 1, 1, 3)) for weight in WEIGHTS.values()]
+    names = random.choices(list(WEIGHTS), weights, k=size)
+    steps = []
+    for name in names:
+        choices = OPERATIONS[name].items()
+        steps.append((name, {name: random.choice(values) for name, values in choices}))
+    return History(limits, steps, is_served=random.random() < 0.5)
+
+
+def run(cores: Sequence[ModuleType], history: History) -> Counter[str]:
+    """Return how often each operation was done."""
+    lockstep = Lockstep(cores, history.limits)
+    for name, arguments in history.steps:
+        lockstep.do(name, **arguments)
+    lockstep.finish(history.is_served)
+    return lockstep.done
+
+
+def failure(cores: Sequence[ModuleType], history: History) -> Exception | None:
+    try:
+        run(cores, history)
+    except Exception as error:
+        return error
+    return None
+
+
+def shortened(cores: Sequence[ModuleType], history: History) -> History:
+    """Leave out of a failing history what it fails without."""
+    history = history._replace(steps=list(history.steps))
+    size = len(history.steps)
+    while size:
+        start = len(history.steps)
+        while start > 0:
+            start = max(0, start - size)
+            shorter = [*history.steps[:start], *history.steps[start + size :]]
+            if failure(cores, history._replace(steps=shorter)) is not None:
+                history = history._replace(steps=shorter)
+        size //= 2
+    for is_served in (False, True):
+        shorter_end = history._replace(is_served=is_served)
+        if failure(cores, shorter_end) is not None:
+            return shorter_end
+    return history
+
+
+def check_history(cores: Sequence[ModuleType], seed: object, size: int) -> Counter[str]:
+    """Run a history made from a seed; where it fails, say which shorter one does too."""
+    history = random_history(seed, size)
+    try:
+        return run(cores, history)
+    except Exception as error:
+        print(f"seed {seed!r} of size {size} fails. Shorter:")
+        print_history(shortened(cores, history))
+        raise error
+
+
+def print_history(history: History) -> None:
+    print(f"limits {history.limits}; served at the end: {history.is_served}")
+    for name, arguments in history.steps:
+        print(f"    {name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.lockstep", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60.0, help="default: 60")
+    parser.add_argument("--seed", type=int, default=Random().randrange(2**32))
+    parser.add_argument("--json", metavar="FILE", help="where to write the numbers as well")
+    arguments = parser.parse_args(argv)
+    cores = installed_cores()
+    names = ", ".join(core.IMPLEMENTATION for core in cores)
+    print(f"cores: {names}; seed {arguments.seed}", flush=True)
+    done: Counter[str] = Counter()
+    histories = disagreements = 0
+    end = monotonic() + arguments.seconds
+    while monotonic() < end and not disagreements:
+        seed = f"{arguments.seed}/{histories}"
+        try:
+            done += check_history(cores, seed, SIZES[histories % len(SIZES)])
+        except Exception:
+            traceback.print_exc()
+            disagreements += 1
+        histories += 1
+    print(f"{histories:,} histories, {done.total():,} steps, {disagreements} disagreements")
+    for name, number in done.most_common():
+        print(f"    {name:<16}{number:>12,}")
+    if arguments.json:
+        numbers = {
+            "cores": [core.IMPLEMENTATION for core in cores],
+            "seed": arguments.seed,
+            "histories": histories,
+            "steps": done.total(),
+            "operations": dict(done.most_common()),
+            "disagreements": disagreements,
+        }
+        Path(arguments.json).write_text(json.dumps(numbers, indent=2) + "\n")
+    return 1 if disagreements else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,707 @@
+"""What the core has to do, written down as plainly as can be: lists, looked through each time.
+
+It is slow and obvious where the cores are fast, and was written from the rules rather than from
+them.  What it answers, and the numbers it keeps, are what theirs must be; see ``lockstep.py``.
+
+Where the rules leave something open, the sentence that closes it stands here, marked "Rule:".
+"""
+
+import copy
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+CONNECTING, ACQUIRED, IDLE, CLOSING, GONE = range(5)
+STATES = {"connecting": CONNECTING, "acquired": ACQUIRED, "idle": IDLE, "closing": CLOSING}
+REASONS = ("idle", "lifetime", "lost", "dirty", "evicted", "forced", "failed", "user")
+COUNTED = (
+    "requests",
+    "reused",
+    "queued",
+    "wait_seconds",
+    "timeouts",
+    "rejected",
+    "connects",
+    "connect_errors",
+    "connect_seconds",
+    "released",
+    *(f"closed_{reason}" for reason in REASONS),
+)
+
+MAX_PASSED_OVER = 16
+ORPHAN_GRACE = 5.0
+
+#: For whom a place is cleared that is not cleared for the waiters of one endpoint.
+OVER_ALL = "over all"
+
+
+class Plan(NamedTuple):
+    """A plan in numbers: of slots, of slots, of waiters."""
+
+    opened: tuple[int, ...] = ()
+    closing: tuple[int, ...] = ()
+    woken: tuple[int, ...] = ()
+
+
+@dataclass(eq=False)
+class Waiter:
+    ticket: int
+    key: str
+    since: float
+    number: int = -1
+    is_queued: bool = False
+    #: Whether it lost what it had, and stands at the head of the line.
+    has_returned: bool = False
+    passed: int = 0
+
+    @property
+    def endpoint(self) -> str:
+        return self.key[0]
+
+
+@dataclass(eq=False)
+class Slot:
+    number: int
+    key: str
+    born: float
+    #: Since when it is idle, or a handshake that belongs to nobody, and the order among such.
+    since: float
+    turn: int = 0
+    #: The order in which handshakes are stopped that nobody wants.
+    fading: int = 0
+    state: int = CONNECTING
+    owner: Waiter | None = None
+    given: Waiter | None = None
+    retires: float = math.inf
+    uses: int = 0
+    kept: bool = False
+    #: The endpoint for whose waiters its place is cleared, or OVER_ALL.
+    cleared_for: str | None = None
+
+    @property
+    def endpoint(self) -> str:
+        return self.key[0]
+
+
+@dataclass
+class Model:
+    """The pool.  An endpoint's key is the first letter of its handshakes'."""
+
+    limit: int = 0
+    limit_total: int = 0
+    max_connecting: int = 0
+    max_waiting: int = -1
+    max_idle: float = math.inf
+
+    #: Every slot that is not gone, as they came to be, and every waiter queued.
+    slots: list[Slot] = field(default_factory=list)
+    waiters: list[Waiter] = field(default_factory=list)
+    #: The endpoints with anything alive, those known longest first.
+    endpoints: list[str] = field(default_factory=list)
+    #: By endpoint, from when it is known, and since the beginning.
+    counters: dict[str, Counter[str]] = field(default_factory=dict)
+    totals: Counter[str] = field(default_factory=Counter)
+    tickets: int = 0
+    slots_numbered: int = 0
+    waiters_numbered: int = 0
+    turns: int = 0
+    opened: list[Slot] = field(default_factory=list)
+    closing: list[Slot] = field(default_factory=list)
+    woken: list[Waiter] = field(default_factory=list)
+
+    # -- the operations --------------------------------------------------------------------------
+
+    def acquire(self, key: str, now: float) -> Slot | None:
+        """Hand out the connection used last, if it is fresh."""
+        idle = self.idle(key=key)
+        if not idle or self.is_stale(idle[-1], now):
+            return None
+        slot = idle[-1]
+        self.count(slot.endpoint, "requests")
+        self.use(slot)
+        return slot
+
+    def request(self, key: str, now: float, may_wait: bool) -> tuple[Waiter | None, Plan]:
+        endpoint = key[0]
+        self.know(endpoint)
+        self.close_stale(key, now)
+        self.count(endpoint, "requests")
+        waiter = Waiter(self.tickets, key, now)
+        # Rule: whoever asks draws a ticket, even if it is turned away.
+        self.tickets += 1
+        idle = self.idle(key=key)
+        if idle:
+            self.number(waiter)
+            self.give(idle[-1], waiter)
+        elif not may_wait:
+            # Rule: who may not wait gets what is idle, or nothing; no handshake is begun for it.
+            self.count(endpoint, "timeouts")
+            return None, self.plan()
+        elif not self.would_admit(waiter, now):
+            self.count(endpoint, "rejected")
+            return None, self.plan()
+        else:
+            self.number(waiter)
+            self.count(endpoint, "queued")
+            self.line_up(waiter, now)
+            self.settle(endpoint, now)
+        return waiter, self.plan()
+
+    def take(self, waiter: Waiter) -> Slot | None:
+        slot = self.slot_given_to(waiter)
+        if slot is not None:
+            slot.given = None
+        return slot
+
+    def give_up(self, waiter: Waiter, now: float, timed_out: bool) -> Plan | None:
+        # Rule: it timed out, too, if it was given something and has not taken it.
+        if timed_out and (waiter.is_queued or self.slot_given_to(waiter) is not None):
+            self.count(waiter.endpoint, "timeouts")
+        if not waiter.is_queued:
+            return None
+        self.leave(waiter, now)
+        self.settle(waiter.endpoint, now)
+        return self.plan()
+
+    def open(self, key: str, now: float) -> Slot | None:
+        endpoint = key[0]
+        # Rule: what nobody waits for does not begin at the cost of another such handshake.
+        connecting = len(self.at(endpoint, CONNECTING))
+        if 0 < self.max_connecting <= connecting or not self.has_room(endpoint):
+            return None
+        self.know(endpoint)
+        slot = self.new_slot(key, now)
+        slot.kept = True
+        self.orphan(slot, now)
+        return slot
+
+    def abandon(self, slot: Slot, now: float) -> None:
+        # Rule: its grace begins when it is abandoned; to abandon it again changes nothing.
+        if slot.kept and slot in self.orphans():
+            slot.since = now
+            slot.fading = self.turn()
+        slot.kept = False
+
+    def connected(self, slot: Slot, now: float, retires: float, key: str | None) -> Plan:
+        self.count(slot.endpoint, "connects")
+        self.count(slot.endpoint, "connect_seconds", now - slot.born)
+        slot.state = ACQUIRED
+        slot.retires = retires
+        if key is None or key == slot.key:
+            self.connected_as_expected(slot, now)
+        else:
+            self.connected_as_another(slot, key, now)
+        return self.plan()
+
+    def connected_as_expected(self, slot: Slot, now: float) -> None:
+        """Serve the oldest of the handshake; the owner has what that one had."""
+        owner, slot.owner = slot.owner, None
+        first = self.first(slot.key)
+        if first is None:
+            self.hand_on(slot, now)
+            return
+        if owner is not None and owner is not first:
+            theirs = self.under_way_for(first)
+            if theirs is not None:
+                theirs.owner = owner
+            else:
+                # Rule: who loses its handshake to an older one stands at the head of the line.
+                owner.has_returned = True
+        # Rule: what was opened for a waiter is given to one even if its lifetime is over.
+        self.serve(first, slot, now)
+        self.settle(slot.endpoint, now)
+
+    def connected_as_another(self, slot: Slot, key: str, now: float) -> None:
+        """Rule: all who wait for a place move along; the owner gets what was opened for it, unless
+        it is served at once by what lies at the other handshake."""
+        owner, slot.owner = slot.owner, None
+        if owner is not None:
+            owner.has_returned = True
+        for waiter in self.placeless(slot.key):
+            waiter.key = key
+        slot.key = key
+        self.serve_at_hand(key, now)
+        if owner is not None and owner.is_queued:
+            self.serve(owner, slot, now)
+            self.settle(slot.endpoint, now)
+        else:
+            self.hand_on(slot, now)
+
+    def connect_failed(self, slot: Slot, now: float) -> tuple[Waiter | None, Plan]:
+        self.count(slot.endpoint, "connect_errors")
+        self.count(slot.endpoint, "connect_seconds", now - slot.born)
+        owner, slot.owner = slot.owner, None
+        self.free(slot)
+        if owner is not None:
+            self.leave(owner, now)
+        self.settle(slot.endpoint, now)
+        return owner, self.plan()
+
+    def release(self, slot: Slot, now: float) -> Plan | None:
+        is_plain = not self.waiters and now < slot.retires and not self.is_surplus(slot.endpoint)
+        self.count(slot.endpoint, "released")
+        self.hand_on(slot, now)
+        plan = self.plan()
+        assert not is_plain or plan == Plan()
+        return None if is_plain else plan
+
+    def discard(self, slot: Slot, reason: int, now: float) -> Plan | None:
+        if slot.state not in (IDLE, ACQUIRED):
+            return None
+        waiter = self.take_back(slot)
+        self.start_closing(slot, reason)
+        if waiter is None:
+            return None
+        # Rule: who is back waits anew (its waiting before was counted when it was served).
+        waiter.has_returned = True
+        self.line_up(waiter, now)
+        self.serve_at_hand(waiter.key, now)
+        self.settle(waiter.endpoint, now)
+        return self.plan()
+
+    def closed(self, slot: Slot, now: float) -> Plan | None:
+        if slot.state != CLOSING:
+            return None
+        self.free(slot)
+        if not self.waiters:
+            return None
+        self.settle(slot.endpoint, now)
+        return self.plan()
+
+    def expire(self, now: float) -> Plan:
+        for slot in self.idle():
+            if slot.since + self.max_idle <= now:
+                self.close_idle(slot, "idle")
+        for endpoint in self.endpoints:
+            for slot in self.idle(endpoint):
+                if slot.retires <= now:
+                    self.close_idle(slot, "lifetime")
+        for slot in self.fading():
+            if slot.since + ORPHAN_GRACE <= now:
+                self.give_way(slot, None)
+        return self.plan()
+
+    def next_deadline(self) -> float:
+        """Rule: it is exact, lifetimes apart."""
+        idle = [slot.since + self.max_idle for slot in self.idle()]
+        fading = [slot.since + ORPHAN_GRACE for slot in self.fading()]
+        return min([*idle, *fading, math.inf])
+
+    def resize(self, limit: int, limit_total: int, now: float) -> Plan:
+        self.limit, self.limit_total = limit, limit_total
+        endpoints = list(self.endpoints)
+        for endpoint in endpoints:
+            self.trim_to_limit(endpoint)
+        for endpoint in endpoints:
+            self.settle(endpoint, now)
+        return self.plan()
+
+    def shutdown(self, reason: int, now: float) -> tuple[list[Waiter], Plan]:
+        waiters = list(self.waiters)
+        for queued in waiters:
+            self.leave(queued, now)
+        for slot in list(self.slots):
+            if slot.state == CONNECTING:
+                self.give_way(slot, None)
+            elif slot.state in (IDLE, ACQUIRED):
+                waiter = self.take_back(slot)
+                if waiter is not None:
+                    waiters.append(waiter)
+                self.start_closing(slot, reason)
+                self.closing.append(slot)
+        return waiters, self.plan()
+
+    # -- what can be seen ------------------------------------------------------------------------
+
+    def gauges(self, endpoint: str) -> tuple[int, ...]:
+        states = (len(self.at(endpoint, state)) for state in STATES.values())
+        return (*states, len(self.line(endpoint)), 1)
+
+    def by_endpoint(self) -> dict[str, tuple[tuple[int, ...], tuple[float, ...]]]:
+        return {
+            endpoint: (self.gauges(endpoint), self.in_order(self.counters[endpoint]))
+            for endpoint in self.endpoints
+        }
+
+    def in_order(self, counter: Counter[str]) -> tuple[float, ...]:
+        return tuple(counter[name] for name in COUNTED)
+
+    def open_count(self, key: str) -> int:
+        return sum(slot.key == key and slot.state != CLOSING for slot in self.slots)
+
+    def handshakes(self) -> set[str]:
+        slots = {slot.key for slot in self.slots if slot.state != CLOSING}
+        return slots | {waiter.key for waiter in self.waiters}
+
+    # -- who is where ----------------------------------------------------------------------------
+
+    def at(self, endpoint: str, *states: int) -> list[Slot]:
+        return [s for s in self.slots if s.endpoint == endpoint and s.state in states]
+
+    def idle(self, endpoint: str | None = None, key: str | None = None) -> list[Slot]:
+        """Return idle connections, the longest idle first.
+
+        Rule: of those idle equally long, first of the endpoint known longer, then parked first.
+        """
+        found = [
+            slot
+            for slot in self.slots
+            if slot.state == IDLE and endpoint in (None, slot.endpoint) and key in (None, slot.key)
+        ]
+        return sorted(found, key=lambda s: (s.since, self.endpoints.index(s.endpoint), s.turn))
+
+    def orphans(self, endpoint: str | None = None, key: str | None = None) -> list[Slot]:
+        """Return handshakes under way that belong to nobody, the longest so first."""
+        found = [
+            slot
+            for slot in self.slots
+            if slot.state == CONNECTING
+            and slot.owner is None
+            and endpoint in (None, slot.endpoint)
+            and key in (None, slot.key)
+        ]
+        return sorted(found, key=lambda slot: slot.turn)
+
+    def fading(self) -> list[Slot]:
+        found = [slot for slot in self.orphans() if not slot.kept]
+        return sorted(found, key=lambda slot: slot.fading)
+
+    def under_way_for(self, waiter: Waiter) -> Slot | None:
+        return next((slot for slot in self.slots if slot.owner is waiter), None)
+
+    def slot_given_to(self, waiter: Waiter) -> Slot | None:
+        return next((slot for slot in self.slots if slot.given is waiter), None)
+
+    def first(self, key: str) -> Waiter | None:
+        """Return the oldest waiter of a handshake."""
+        waiters = [waiter for waiter in self.waiters if waiter.key == key]
+        return min(waiters, key=lambda waiter: waiter.ticket, default=None)
+
+    def placeless(self, key: str) -> list[Waiter]:
+        """Return the waiters of a handshake that have none under way, the oldest first."""
+        found = [w for w in self.waiters if w.key == key and not self.under_way_for(w)]
+        return sorted(found, key=lambda waiter: waiter.ticket)
+
+    def line(self, endpoint: str) -> list[Waiter]:
+        """Return who waits for a place.
+
+        Rule: who lost what it had stands in front of all others, among such in order of arrival.
+        """
+        found = [w for w in self.waiters if w.endpoint == endpoint and not self.under_way_for(w)]
+        return sorted(found, key=lambda waiter: (not waiter.has_returned, waiter.ticket))
+
+    def is_stale(self, slot: Slot, now: float) -> bool:
+        return min(slot.since + self.max_idle, slot.retires) <= now
+
+    # -- the limits ------------------------------------------------------------------------------
+
+    def taken(self, endpoint: str) -> int:
+        return sum(slot.endpoint == endpoint for slot in self.slots)
+
+    def is_at_limit(self, endpoint: str) -> bool:
+        return 0 < self.limit <= self.taken(endpoint)
+
+    def is_at_total(self) -> bool:
+        return 0 < self.limit_total <= len(self.slots)
+
+    def is_connecting_full(self, endpoint: str) -> bool:
+        """Rule: what belongs to nobody does not count; it is stopped for who needs its place."""
+        owned = len(self.at(endpoint, CONNECTING)) - len(self.orphans(endpoint))
+        return 0 < self.max_connecting <= owned
+
+    def has_room(self, endpoint: str) -> bool:
+        return not (
+            self.is_connecting_full(endpoint) or self.is_at_limit(endpoint) or self.is_at_total()
+        )
+
+    def is_over_limit(self, endpoint: str) -> bool:
+        used = self.taken(endpoint) - len(self.at(endpoint, CLOSING))
+        return 0 < self.limit < used
+
+    def is_over_total(self) -> bool:
+        return 0 < self.limit_total < sum(slot.state != CLOSING for slot in self.slots)
+
+    def is_surplus(self, endpoint: str) -> bool:
+        return self.is_over_limit(endpoint) or self.is_over_total()
+
+    def wanted(self, endpoint: str) -> int:
+        """Return how many handshakes could begin if there were places."""
+        wanted = len(self.line(endpoint))
+        if self.max_connecting:
+            owned = len(self.at(endpoint, CONNECTING)) - len(self.orphans(endpoint))
+            wanted = min(wanted, self.max_connecting - owned)
+        return max(0, wanted)
+
+    def claim(self, endpoint: str) -> int:
+        """Return how many of them lack only room over all endpoints."""
+        if not self.limit:
+            return self.wanted(endpoint)
+        return max(0, min(self.wanted(endpoint), self.limit - self.taken(endpoint)))
+
+    def claims(self) -> int:
+        return sum(self.claim(endpoint) for endpoint in self.endpoints)
+
+    def cleared(self, whom: str) -> int:
+        return sum(slot.cleared_for == whom for slot in self.slots)
+
+    def would_admit(self, waiter: Waiter, now: float) -> bool:
+        """Try it, on a copy.
+
+        Rule: a caller is admitted if it then has a handshake of its own or stands where a place is
+        being cleared, or if the line without those for whom one is cleared is within bounds.
+        """
+        if self.max_waiting < 0:
+            return True
+        trial, newcomer = copy.deepcopy((self, waiter))
+        trial.line_up(newcomer, now)
+        trial.settle(newcomer.endpoint, now)
+        line = trial.line(newcomer.endpoint)
+        if newcomer not in line:
+            return True
+        uncovered = len(line) - trial.covered(newcomer.endpoint)
+        return uncovered <= self.max_waiting
+
+    def covered(self, endpoint: str) -> int:
+        """Return how many of the line are as good as served: a place is being cleared for them."""
+        elsewhere = self.claims() - self.claim(endpoint)
+        from_total = max(0, self.cleared(OVER_ALL) - elsewhere)
+        cleared = self.cleared(endpoint) + min(self.claim(endpoint), from_total)
+        return min(self.wanted(endpoint), cleared)
+
+    # -- who gets what ---------------------------------------------------------------------------
+
+    def hand_on(self, slot: Slot, now: float) -> None:
+        """Decide who gets a connection that has fallen free."""
+        first = self.first(slot.key)
+        if slot.retires <= now:
+            self.start_closing(slot, REASONS.index("lifetime"))
+            self.closing.append(slot)
+        elif self.is_surplus(slot.endpoint):
+            self.give_way(slot, None)
+        elif first is None:
+            self.park(slot, now)
+        else:
+            whom = self.gives_way_for(slot, first)
+            if whom is None:
+                self.serve(first, slot, now)
+            else:
+                self.give_way(slot, whom)
+        self.settle(slot.endpoint, now)
+
+    def gives_way_for(self, slot: Slot, first: Waiter) -> str | None:
+        """Count that somebody is passed over, and say for whom the connection must give way."""
+        rivals: list[Waiter] = []
+        if not self.is_connecting_full(slot.endpoint):
+            rivals += self.line(slot.endpoint)
+        if self.is_at_total():
+            for endpoint in self.endpoints:
+                if self.claim(endpoint):
+                    rivals += self.line(endpoint)
+        rival = min(rivals, key=lambda waiter: waiter.ticket, default=first)
+        if rival.ticket >= first.ticket:
+            return None
+        is_here = rival.endpoint == slot.endpoint and self.is_at_limit(slot.endpoint)
+        whom = slot.endpoint if is_here else OVER_ALL
+        # Rule: who has a place being cleared is not passed over.
+        if self.cleared(whom):
+            return None
+        rival.passed += 1
+        return whom if rival.passed > MAX_PASSED_OVER else None
+
+    def settle(self, endpoint: str, now: float) -> None:
+        """Open for who has room, oldest first, and clear places for the rest."""
+        self.trim_to_limit(endpoint)
+        self.trim_to_total()
+        while (chosen := self.next_with_room(endpoint)) is not None:
+            self.open_for(self.line(chosen)[0], now)
+            if chosen != endpoint:
+                self.make_room(chosen)
+        self.make_room(endpoint)
+
+    def next_with_room(self, endpoint: str) -> str | None:
+        """Return the endpoint whose oldest waiter is the oldest of all that a place would serve.
+
+        Rule: without a limit over all, each endpoint is a matter of its own.
+        """
+        if self.is_at_total():
+            return None
+        candidates = self.endpoints if self.limit_total else [endpoint]
+        claimants = [candidate for candidate in candidates if self.claim(candidate)]
+        return min(claimants, key=lambda e: min(w.ticket for w in self.line(e)), default=None)
+
+    def open_for(self, waiter: Waiter, now: float) -> None:
+        endpoint = waiter.endpoint
+        if 0 < self.max_connecting <= len(self.at(endpoint, CONNECTING)):
+            self.give_way(self.orphans(endpoint)[0], None)
+        slot = self.new_slot(waiter.key, now)
+        slot.owner = waiter
+        self.opened.append(slot)
+
+    def make_room(self, endpoint: str) -> None:
+        """Rule: what is closing for another reason does not count as cleared."""
+        if self.is_at_limit(endpoint):
+            self.clear(endpoint, self.wanted(endpoint), endpoint)
+        if self.is_at_total():
+            self.clear(OVER_ALL, self.claims(), None)
+
+    def clear(self, whom: str, wanted: int, endpoint: str | None) -> None:
+        """Stop or close what nobody uses, until enough is cleared: handshakes, then idle ones."""
+        while self.cleared(whom) < wanted:
+            victims = [*self.orphans(endpoint), *self.idle(endpoint)]
+            if not victims:
+                break
+            self.give_way(victims[0], whom)
+
+    def trim_to_limit(self, endpoint: str) -> None:
+        """Close what a lowered limit does not allow and nobody uses or waits for."""
+        while self.is_over_limit(endpoint):
+            victims = [*self.orphans(endpoint), *self.idle(endpoint)]
+            if not victims:
+                break
+            self.give_way(victims[0], None)
+
+    def trim_to_total(self) -> None:
+        while self.is_over_total():
+            victims = [*self.orphans(), *self.idle()]
+            if not victims:
+                break
+            self.give_way(victims[0], None)
+
+    def serve_at_hand(self, key: str, now: float) -> None:
+        """Serve those that came to a handshake with what lies there: no passing over."""
+        self.close_stale(key, now)
+        while (idle := self.idle(key=key)) and (first := self.first(key)):
+            self.serve(first, idle[-1], now)
+            self.close_stale(key, now)
+        self.adopt(key)
+
+    def adopt(self, key: str) -> None:
+        """Rule: handshakes that belong to nobody go to who has none, oldest to oldest."""
+        for slot, waiter in zip(self.orphans(key=key), self.placeless(key), strict=False):
+            slot.owner = waiter
+
+    # -- what happens to one ---------------------------------------------------------------------
+
+    def line_up(self, waiter: Waiter, now: float) -> None:
+        self.know(waiter.endpoint)
+        waiter.is_queued = True
+        waiter.since = now
+        self.waiters.append(waiter)
+        orphans = self.orphans(key=waiter.key)
+        if orphans:
+            orphans[0].owner = waiter
+
+    def leave(self, waiter: Waiter, now: float) -> None:
+        """Take it out; its handshake goes to the oldest of its kind that has none, or to nobody."""
+        slot = self.under_way_for(waiter)
+        self.waiters.remove(waiter)
+        waiter.is_queued = False
+        self.count(waiter.endpoint, "wait_seconds", now - waiter.since)
+        if slot is not None:
+            heirs = self.placeless(waiter.key)
+            slot.owner = heirs[0] if heirs else None
+            if not heirs:
+                self.orphan(slot, now)
+
+    def serve(self, waiter: Waiter, slot: Slot, now: float) -> None:
+        self.leave(waiter, now)
+        self.give(slot, waiter)
+        self.woken.append(waiter)
+
+    def give(self, slot: Slot, waiter: Waiter) -> None:
+        self.use(slot)
+        slot.given = waiter
+
+    def take_back(self, slot: Slot) -> Waiter | None:
+        """Rule: who was given what died before it woke has not reused it."""
+        waiter, slot.given = slot.given, None
+        if waiter is not None and slot.uses > 1:
+            self.count(slot.endpoint, "reused", -1)
+        return waiter
+
+    def use(self, slot: Slot) -> None:
+        slot.state = ACQUIRED
+        slot.uses += 1
+        if slot.uses > 1:
+            self.count(slot.endpoint, "reused")
+
+    def park(self, slot: Slot, now: float) -> None:
+        slot.state = IDLE
+        slot.since = now
+        slot.turn = self.turn()
+
+    def orphan(self, slot: Slot, now: float) -> None:
+        slot.owner = None
+        slot.since = now
+        slot.turn = slot.fading = self.turn()
+
+    def close_stale(self, key: str, now: float) -> None:
+        """Rule: stale ones are closed as they come to the top; those under a fresh one later."""
+        for slot in reversed(self.idle(key=key)):
+            if not self.is_stale(slot, now):
+                break
+            self.close_idle(slot, "lifetime" if slot.retires <= now else "idle")
+
+    def close_idle(self, slot: Slot, reason: str) -> None:
+        self.start_closing(slot, REASONS.index(reason))
+        self.closing.append(slot)
+
+    def start_closing(self, slot: Slot, reason: int) -> None:
+        slot.state = CLOSING
+        self.count(slot.endpoint, f"closed_{REASONS[reason]}")
+
+    def give_way(self, slot: Slot, whom: str | None) -> None:
+        """Close it, or stop it: a handshake that is stopped is none of the connections closed."""
+        if slot.state != CONNECTING:
+            self.count(slot.endpoint, "closed_evicted")
+        slot.state = CLOSING
+        slot.cleared_for = whom
+        self.closing.append(slot)
+
+    def free(self, slot: Slot) -> None:
+        slot.state = GONE
+        slot.cleared_for = None
+        self.slots.remove(slot)
+
+    def new_slot(self, key: str, now: float) -> Slot:
+        slot = Slot(self.slots_numbered, key, now, now)
+        self.slots_numbered += 1
+        self.slots.append(slot)
+        return slot
+
+    # -- records ---------------------------------------------------------------------------------
+
+    def number(self, waiter: Waiter) -> None:
+        waiter.number = self.waiters_numbered
+        self.waiters_numbered += 1
+
+    def turn(self) -> int:
+        self.turns += 1
+        return self.turns
+
+    def count(self, endpoint: str, name: str, amount: Any = 1) -> None:
+        self.totals[name] += amount
+        self.counters[endpoint][name] += amount
+
+    def know(self, endpoint: str) -> None:
+        if endpoint not in self.endpoints:
+            self.endpoints.append(endpoint)
+            self.counters[endpoint] = Counter()
+
+    def forget(self) -> None:
+        """Drop the endpoints with nothing alive: no place taken, and nobody in line."""
+        alive = {slot.endpoint for slot in self.slots} | {w.endpoint for w in self.waiters}
+        for endpoint in set(self.endpoints) - alive:
+            self.endpoints.remove(endpoint)
+            del self.counters[endpoint]
+
+    def plan(self) -> Plan:
+        plan = Plan(numbers(self.opened), numbers(self.closing), numbers(self.woken))
+        self.opened, self.closing, self.woken = [], [], []
+        return plan
+
+
+def numbers(things: Iterable[Any]) -> tuple[int, ...]:
+    return tuple(thing.number for thing in things)

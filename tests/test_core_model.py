@@ -1,0 +1,111 @@
+"""The cores against the model of them, through histories that Hypothesis makes.
+
+Short ones can be made shorter where they fail; long ones are made from a seed, and shortened by
+leaving out.  ``python -m tests.lockstep`` runs more of these.
+"""
+
+import importlib.util
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from .lockstep import LIMITS, OPERATIONS, Lockstep, check_history, installed_cores
+
+# A failure takes its time to be made small.
+pytestmark = pytest.mark.timeout(300)
+
+# Histories found before belong to another core.
+model_settings = settings(deadline=None, database=None, print_blob=True, report_multiple_bugs=False)
+
+
+@pytest.fixture(scope="module")
+def cores(request: pytest.FixtureRequest) -> list[ModuleType]:
+    """Return both. A missing extension fails, but where a pure build is asked for."""
+    missing = importlib.util.find_spec("aiowebsocketclient._pool") is None
+    if missing and request.config.getoption("--impl") != "py":
+        pytest.fail("the extension is missing")
+    return installed_cores()
+
+
+def operation(name: str) -> Any:
+    """Return the rule for an operation, tried where there is something with which to do it."""
+
+    def step(self: "History", **arguments: Any) -> None:
+        self.is_whole = False
+        assert self.lockstep.do(name, **arguments)
+        self.is_whole = True
+
+    step.__name__ = name
+    choices = OPERATIONS[name]
+    strategies: dict[str, Any] = {name: st.sampled_from(choices[name]) for name in choices}
+    is_possible = precondition(lambda self: "which" not in choices or self.lockstep.subjects(name))
+    return rule(**strategies)(is_possible(step))
+
+
+class History(RuleBasedStateMachine):
+    """Begins with some limits, and ends with everything served and closed."""
+
+    cores: list[ModuleType]
+    lockstep: Lockstep
+    is_served: bool
+    is_whole = False
+
+    @initialize(
+        limits=st.fixed_dictionaries({k: st.sampled_from(v) for k, v in LIMITS.items()}),
+        is_served=st.booleans(),
+    )
+    def begin(self, limits: dict[str, Any], is_served: bool) -> None:
+        self.lockstep = Lockstep(self.cores, limits)
+        self.is_served = is_served
+        self.is_whole = True
+
+    def teardown(self) -> None:
+        if self.is_whole:
+            self.lockstep.finish(self.is_served)
+
+    tick = operation("tick")
+    acquire = operation("acquire")
+    request = operation("request")
+    # Hypothesis chooses among rules alike; there is little to see where few wait.
+    request_too = request_more = request
+    take = operation("take")
+    give_up = operation("give_up")
+    connected = operation("connected")
+    connected_too = connected
+    connect_failed = operation("connect_failed")
+    open = operation("open")
+    abandon = operation("abandon")
+    release = operation("release")
+    release_too = release
+    discard = operation("discard")
+    lose_idle = operation("lose_idle")
+    lose_given = operation("lose_given")
+    closed = operation("closed")
+    closed_too = closed
+    expire = operation("expire")
+    resize = operation("resize")
+    misuse = operation("misuse")
+
+
+def test_short_histories(cores: list[ModuleType]) -> None:
+    machine = type("History", (History,), {"cores": cores})
+    run_state_machine_as_test(
+        machine, settings=settings(model_settings, max_examples=200, stateful_step_count=60)
+    )
+
+
+# Hypothesis makes nothing shorter of a seed.
+@settings(model_settings, max_examples=30, phases=[Phase.generate])
+@given(seed=st.integers(0, 2**32))
+def test_long_histories(cores: list[ModuleType], seed: int) -> None:
+    check_history(cores, seed, 1000)
