@@ -2,7 +2,7 @@
 """The core of the pool, compiled.
 
 It is ``_pool_py.py`` line for line, with types: read that one for the reference, and change the two
-together.  The tests run on both, and a randomised comparison drives them side by side.
+together.  The tests run on both, and drive them side by side with a model of them.
 """
 
 import heapq
@@ -735,7 +735,7 @@ cdef class Pool:
         return plan
 
     def next_deadline(self):
-        """Return when :meth:`expire` next has something to do (lifetimes apart); may be early."""
+        """Return when :meth:`expire` next has something to do (lifetimes apart)."""
         cdef Slot slot
         cdef double deadline
         cdef Slot orphan

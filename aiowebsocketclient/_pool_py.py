@@ -1,7 +1,7 @@
 """The core of the pool in plain Python: the typed reference, and the fallback.
 
-``_pool.pyx`` is the same core compiled.  The two are changed together: the tests run on both, and a
-randomised comparison drives them side by side.
+``_pool.pyx`` is the same core compiled.  The two are changed together: the tests run on both, and
+drive them side by side with a model of them.
 
 The core counts places, keeps free lists and waiter queues, and decides who gets what.  It is
 synchronous, does no I/O and knows nothing of sessions, sockets and URLs.  Time comes in as an
@@ -796,7 +796,7 @@ class Pool:
         return plan
 
     def next_deadline(self) -> float:
-        """Return when :meth:`expire` next has something to do (lifetimes apart); may be early."""
+        """Return when :meth:`expire` next has something to do (lifetimes apart)."""
         slot = self._longest_idle()
         deadline = math.inf if slot is None else slot.since + self._max_idle
         if self._fading:
