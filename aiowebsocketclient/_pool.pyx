@@ -225,6 +225,7 @@ cdef class Waiter(Node):
     cdef readonly double since
     cdef readonly Slot opening, slot
     cdef readonly bint queued
+    cdef public bint may_wait
     cdef readonly int passed
 
     def __init__(self, Handshake handshake, token, Py_ssize_t ticket, double now):
@@ -239,6 +240,8 @@ cdef class Waiter(Node):
         self.slot = None
         self.queued = False
         self.returned = False
+        #: Whether it goes back into the line if what it was given dies and nothing idle is left.
+        self.may_wait = True
         self.passed = 0
 
 
@@ -484,6 +487,7 @@ cdef class Pool:
         endpoint = handshake.endpoint
         endpoint.requests += 1
         waiter = Waiter(handshake, token, self._ticket, now)
+        waiter.may_wait = may_wait
         self._ticket += 1
         slot = handshake.idle.tail
         if slot is not None:
@@ -507,7 +511,7 @@ cdef class Pool:
         """Return the connection given to a waiter, which is now its own to release or discard.
 
         ``None``: it has none, or what it was given has died since; then it is back at the head of
-        its line.
+        its line, unless it may not wait.
         """
         cdef Slot slot
         slot = waiter.slot
@@ -669,7 +673,8 @@ cdef class Pool:
     def discard(self, Slot slot not None, int reason, double now):
         """Tell that a connection is being closed; its place is kept until :meth:`closed`.
 
-        A waiter that was given it and has not woken goes back to the head of its line.
+        A waiter that was given it and has not woken gets another idle one, or goes back to the head
+        of its line; one that may not wait has timed out.
         """
         cdef Plan plan
         cdef Waiter waiter
@@ -1054,10 +1059,17 @@ cdef class Pool:
         return 0
 
     cdef int _come_back(self, Waiter waiter, Plan plan, double now) except -1:
+        cdef Handshake handshake
+        handshake = waiter.handshake
+        if not waiter.may_wait:
+            self._close_stale(handshake, plan, now)
+            if handshake.idle.tail is None:
+                handshake.endpoint.timeouts += 1
+                return 0
         waiter.returned = True
         self._line_up(waiter, now)
-        self._serve_at_hand(waiter.handshake, plan, now)
-        self._settle(waiter.handshake.endpoint, plan, now)
+        self._serve_at_hand(handshake, plan, now)
+        self._settle(handshake.endpoint, plan, now)
         return 0
 
     cdef int _serve_at_hand(self, Handshake handshake, Plan plan, double now) except -1:

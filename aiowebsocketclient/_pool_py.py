@@ -273,6 +273,7 @@ class Waiter(Node):
 
     __slots__ = (
         "handshake",
+        "may_wait",
         "opening",
         "passed",
         "queued",
@@ -296,6 +297,8 @@ class Waiter(Node):
         self.slot: Slot | None = None
         self.queued = False
         self.returned = False
+        #: Whether it goes back into the line if what it was given dies and nothing idle is left.
+        self.may_wait = True
         self.passed = 0
 
 
@@ -570,6 +573,7 @@ class Pool:
         endpoint = handshake.endpoint
         endpoint.requests += 1
         waiter = Waiter(handshake, token, self._ticket, now)
+        waiter.may_wait = may_wait
         self._ticket += 1
         slot: Slot | None = handshake.idle.tail
         if slot is not None:
@@ -593,7 +597,7 @@ class Pool:
         """Return the connection given to a waiter, which is now its own to release or discard.
 
         ``None``: it has none, or what it was given has died since; then it is back at the head of
-        its line.
+        its line, unless it may not wait.
         """
         slot = waiter.slot
         if slot is not None:
@@ -738,7 +742,8 @@ class Pool:
     def discard(self, slot: Slot, reason: int, now: float) -> Plan | None:
         """Tell that a connection is being closed; its place is kept until :meth:`closed`.
 
-        A waiter that was given it and has not woken goes back to the head of its line.
+        A waiter that was given it and has not woken gets another idle one, or goes back to the head
+        of its line; one that may not wait has timed out.
         """
         if slot.state == IDLE:
             self._unpark(slot)
@@ -1062,10 +1067,16 @@ class Pool:
                 endpoint.waiting.append(waiter)
 
     def _come_back(self, waiter: Waiter, plan: Plan, now: float) -> None:
+        handshake = waiter.handshake
+        if not waiter.may_wait:
+            self._close_stale(handshake, plan, now)
+            if handshake.idle.tail is None:
+                handshake.endpoint.timeouts += 1
+                return
         waiter.returned = True
         self._line_up(waiter, now)
-        self._serve_at_hand(waiter.handshake, plan, now)
-        self._settle(waiter.handshake.endpoint, plan, now)
+        self._serve_at_hand(handshake, plan, now)
+        self._settle(handshake.endpoint, plan, now)
 
     def _serve_at_hand(self, handshake: Handshake, plan: Plan, now: float) -> None:
         """Serve waiters that have come to a handshake with what lies there."""

@@ -699,6 +699,7 @@ class WebSocketClientSession:
             _fail_waiter(waiter, error)
             self._carry_out(plan)
         else:
+            waiter.may_wait = False
             waiter.token.overdue = error
             waiter.token.stop_check()
 

@@ -1050,6 +1050,32 @@ def test_only_timeouts_are_counted(drive: Drive, timed_out: bool) -> None:
     assert pool.counter("timeouts") == timed_out
 
 
+def test_who_may_not_wait_and_loses_what_it_was_given(drive: Drive) -> None:
+    pool = drive(limit=3)
+    slots = [pool.hold(key) for key in ("a1", "a1", "a2")]
+    for slot in slots:
+        pool.release(slot)
+    first, second, other = slots
+    waiter = pool.request("a1", may_wait=False)
+    pool.discard(second)
+    assert pool.woken == [waiter]
+    assert waiter.slot is first
+    pool.discard(first)
+    # Nothing is opened or closed for it.
+    assert pool.did_nothing()
+    assert other.state == IDLE
+    assert not waiter.queued
+    assert pool.take(waiter) is None
+    pool.give_up(waiter, True)
+    assert pool.counter("timeouts") == 1
+    # One whose time is up likewise.
+    waiter = pool.request("a2")
+    waiter.may_wait = False
+    pool.discard(other)
+    assert pool.did_nothing()
+    assert pool.counter("timeouts") == 2
+
+
 def test_who_gives_up_too_late_has_a_connection(drive: Drive) -> None:
     pool = drive(limit=1)
     slot = pool.hold("a1")

@@ -465,6 +465,42 @@ async def test_acquire_timeout_of_0_lets_a_check_end(
     assert session.stats().timeouts == 2
 
 
+@pytest.mark.parametrize("acquire_timeout", [0, 0.05])
+async def test_a_check_that_fails_when_time_is_up_costs_nobody_else(
+    server: Server, make_session: SessionFactory, hook: Recorder, acquire_timeout: float
+) -> None:
+    session = make_session(limit=2)
+    held = await session.ws_connect(server.url(), check=hook)
+    other = await session.ws_connect(server.url())
+    await asyncio.gather(held.release(), other.release())
+    if acquire_timeout:
+        hook.gate.clear()
+    hook.error = OSError()
+    with pytest.raises(PoolTimeoutError):
+        await session.ws_connect(server.url(), check=hook, acquire_timeout=acquire_timeout)
+    await until(lambda: server.open == 1)
+    # Nothing was opened, and nothing closed, for who waits no longer.
+    assert (session.stats().connecting, session.stats().idle) == (0, 1)
+    assert session.stats().timeouts == 1
+    assert server.arrived == 2
+
+
+async def test_acquire_timeout_of_0_tries_the_next(
+    server: Server, make_session: SessionFactory, hook: Recorder
+) -> None:
+    session = make_session(check=hook)
+    held = [await session.ws_connect(server.url()) for _ in range(3)]
+    await asyncio.gather(*[ws.release() for ws in held])
+
+    async def only_the_first(ws: ClientWebSocketResponse) -> None:
+        assert ws == held[0]
+
+    hook.does = only_the_first
+    async with session.ws_connect(server.url(), acquire_timeout=0) as ws:
+        assert ws == held[0]
+    assert len(hook.calls) == 3
+
+
 async def test_reset_that_raises_costs_the_connection(
     server: Server, make_session: SessionFactory, hook: Recorder
 ) -> None:
