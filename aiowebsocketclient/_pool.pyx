@@ -518,6 +518,8 @@ cdef class Pool:
         if slot is not None:
             waiter.slot = None
             slot.waiter = None
+            if slot.uses > 1:
+                slot.handshake.endpoint.reused += 1
         return slot
 
     def give_up(self, Waiter waiter not None, double now, bint timed_out):
@@ -1140,8 +1142,6 @@ cdef class Pool:
         slot.uses += 1
         slot.waiter = waiter
         waiter.slot = slot
-        if slot.uses > 1:
-            slot.handshake.endpoint.reused += 1
         return 0
 
     cdef int _serve(self, Waiter waiter, Slot slot, Plan plan, double now) except -1:

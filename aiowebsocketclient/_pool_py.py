@@ -603,6 +603,8 @@ class Pool:
         if slot is not None:
             waiter.slot = None
             slot.waiter = None
+            if slot.uses > 1:
+                slot.handshake.endpoint.reused += 1
         return slot
 
     def give_up(self, waiter: Waiter, now: float, timed_out: bool) -> Plan | None:
@@ -1135,8 +1137,6 @@ class Pool:
         slot.uses += 1
         slot.waiter = waiter
         waiter.slot = slot
-        if slot.uses > 1:
-            slot.handshake.endpoint.reused += 1
 
     def _serve(self, waiter: Waiter, slot: Slot, plan: Plan, now: float) -> None:
         self._leave(waiter, now)

@@ -345,6 +345,20 @@ async def test_a_check_that_raises_costs_the_connection_and_the_next_is_tried(
     assert server.peak <= 3
 
 
+async def test_what_a_check_turns_down_is_not_counted_as_reused(
+    server: Server, make_session: SessionFactory, hook: Recorder
+) -> None:
+    session = make_session(check=hook)
+    held = [await session.ws_connect(server.url()) for _ in range(3)]
+    await asyncio.gather(*[ws.release() for ws in held])
+    hook.error = OSError()
+    await works(session, server.url())
+    assert (session.stats().requests, session.stats().reused) == (4, 0)
+    hook.error = None
+    await works(session, server.url())
+    assert (session.stats().requests, session.stats().reused) == (5, 1)
+
+
 async def test_a_waiter_whose_check_failed_keeps_its_turn(
     server: Server, make_session: SessionFactory, hook: Recorder
 ) -> None:
