@@ -1134,8 +1134,6 @@ cdef class Pool:
         if waiter is not None:
             slot.waiter = None
             waiter.slot = None
-            if slot.uses > 1:
-                slot.handshake.endpoint.reused -= 1
         return waiter
 
     cdef int _give(self, Slot slot, Waiter waiter) except -1:

@@ -1129,8 +1129,6 @@ class Pool:
         if waiter is not None:
             slot.waiter = None
             waiter.slot = None
-            if slot.uses > 1:
-                slot.handshake.endpoint.reused -= 1
         return waiter
 
     def _give(self, slot: Slot, waiter: Waiter) -> None:

@@ -12,6 +12,7 @@ import re
 import ssl
 import sys
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import aiohttp
@@ -196,21 +197,21 @@ def parse_url(url: str | URL, client_session: aiohttp.ClientSession | None) -> U
     """Return the absolute URL that aiohttp would connect to."""
     if not isinstance(url, str | URL):
         raise TypeError(f"url must be a str or a yarl.URL, not {type(url).__name__}")
+    why = ""
     try:
         parsed = URL(url) if client_session is None else client_session._build_url(url)
     except ValueError:
-        # The parser's own message may quote a password.
-        raise aiohttp.InvalidUrlClientError("<url>", "url cannot be parsed") from None
+        why = "url cannot be parsed"
     except AssertionError:
-        raise aiohttp.InvalidUrlClientError(
-            "<url>", "aiohttp before 3.12 joins a base_url only with paths beginning with a slash"
-        ) from None
+        why = "aiohttp before 3.12 joins a base_url only with paths beginning with a slash"
+    if why:
+        # Not from inside, as the parser's own message may quote a password.
+        raise aiohttp.InvalidUrlClientError("<url>", why)
     if not parsed.scheme:
         raise aiohttp.InvalidUrlClientError("<url>", "url must begin with ws:// or wss://")
     if parsed.scheme not in _SCHEMES:
-        raise aiohttp.NonHttpUrlClientError(
-            f"{parsed.scheme}:...", "url must be one of ws, wss, http, https"
-        )
+        # What stands before a colon may be a user's name.
+        raise aiohttp.NonHttpUrlClientError("<url>", "url must be one of ws, wss, http, https")
     if not parsed.raw_host:
         raise aiohttp.InvalidUrlClientError(f"{parsed.scheme}:...", "url names no host")
     # A yarl.URL that was made with encoded=True may have anything in it.
@@ -222,13 +223,12 @@ def parse_url(url: str | URL, client_session: aiohttp.ClientSession | None) -> U
 
 
 def _extended(url: URL, params: Any) -> URL:
-    try:
+    with suppress(TypeError, ValueError):
         return url.extend_query(params)
-    except (TypeError, ValueError):
-        # Its own message would show a value.
-        raise TypeError(
-            "params must be a str, or a mapping of str to str, int or float, or pairs of them"
-        ) from None
+    # Not from inside, as the error there shows a value.
+    raise TypeError(
+        "params must be a str, or a mapping of str to str, int or float, or pairs of them"
+    )
 
 
 def cookies_for(jar: aiohttp.abc.AbstractCookieJar, url: URL) -> Hashable:
@@ -608,26 +608,23 @@ def _default_auth(url: URL, client_session: aiohttp.ClientSession) -> BasicAuth 
 
 
 def _credentials(name: str, url: URL) -> str | None:
-    try:
+    with suppress(ValueError):
         auth = BasicAuth.from_url(url)
         return None if auth is None else auth.encode()
-    except ValueError:
-        # Its own message would show them.
-        raise aiohttp.InvalidUrlClientError(
-            f"<{name}>",
-            f"{name} has credentials that cannot be sent (latin-1, no colon in the name)",
-        ) from None
+    # Not from inside, as the error there has them.
+    raise aiohttp.InvalidUrlClientError(
+        f"<{name}>", f"{name} has credentials that cannot be sent (latin-1, no colon in the name)"
+    )
 
 
 def _encoded(name: str, auth: BasicAuth) -> str:
-    try:
+    with suppress(ValueError, LookupError):
         return auth.encode()
-    except (ValueError, LookupError):
-        # Its own message would show it.
-        raise ValueError(
-            f"{name} cannot be encoded: give it an encoding, as in"
-            " aiohttp.BasicAuth(login, password, 'utf-8')"
-        ) from None
+    # Not from inside, as the error there has it.
+    raise ValueError(
+        f"{name} cannot be encoded: give it an encoding, as in"
+        " aiohttp.BasicAuth(login, password, 'utf-8')"
+    )
 
 
 def _other_options(
@@ -683,10 +680,11 @@ def _proxy_url(options: dict[str, Any], client_session: aiohttp.ClientSession | 
         return None
     if not isinstance(proxy, str | URL):
         raise TypeError(f"proxy must be a str or a yarl.URL, not {type(proxy).__name__}")
-    try:
+    url = None
+    with suppress(ValueError):
         url = URL(proxy)
-    except ValueError:
-        raise aiohttp.InvalidUrlClientError("<proxy>", "proxy cannot be parsed") from None
+    if url is None:
+        raise aiohttp.InvalidUrlClientError("<proxy>", "proxy cannot be parsed")
     if url.scheme not in _PROXY_SCHEMES:
         raise aiohttp.NonHttpUrlClientError("<proxy>", "proxy must be http://... or https://...")
     if not url.raw_host:

@@ -101,6 +101,19 @@ class _Caller:
             self.check_deadline.reschedule(-math.inf)
 
 
+class _Failure:
+    """What a handshake failed with, where tasks and futures do not show it.
+
+    In the debug mode of asyncio their ``repr`` is logged, with that of their exception, and in
+    aiohttp's are the headers of the handshake.
+    """
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
 class _Attempt:
     """Stands for a client session in aiohttp's ``_ws_connect``, for one handshake.
 
@@ -253,6 +266,10 @@ class _Targets(dict[str | URL, Target]):
         self[url] = target
         return target
 
+    def __repr__(self) -> str:
+        """Return how many there are; URLs and headers may be secret."""
+        return f"<{len(self)} targets>"
+
 
 class WebSocketClientSession:
     """A pool of WebSocket client connections.
@@ -329,7 +346,6 @@ class WebSocketClientSession:
         self._conn_timeout = seconds("conn_timeout", conn_timeout) or None
         self._force_close = bool(force_close)
         self._limit = _places("limit", limit) or None
-        self._headers = header_dict("headers", headers)
         self._client_session = _client_session(client_session)
         self._client_session_owner = bool(client_session_owner)
         self._loop = _loop(loop)
@@ -358,7 +374,7 @@ class WebSocketClientSession:
         self._detour = self._make_express(_never, 0)
         self._detour.plain_exit = False
         self._front = self._way(self._hooks)
-        self._targets = _Targets(self._headers, self._client_session, self._hooks)
+        self._targets = _Targets(header_dict("headers", headers), self._client_session, self._hooks)
         self._has_cookies = False
         self._default_headers: CIMultiDict[str] = CIMultiDict()
         self._default_headers_version = 0
@@ -371,7 +387,7 @@ class WebSocketClientSession:
         self._close_task: asyncio.Task[None] | None = None
         self._drained: asyncio.Future[None] | None = None
         # What ends with each handshake under way.
-        self._handshakes: dict[Slot, asyncio.Future[None]] = {}
+        self._handshakes: dict[Slot, asyncio.Future[_Failure | None]] = {}
         # Closing handshakes; the loop itself holds tasks by weak references only.
         self._goodbyes: set[asyncio.Task[None]] = set()
         # What a connection calls must not keep alive a session that its user has dropped.
@@ -503,7 +519,7 @@ class WebSocketClientSession:
         self._bind()
         target = self._with_cookies(self._resolve(url, options, reuse_key))
         begun = opened = 0
-        pending: dict[asyncio.Future[None], Slot] = {}
+        pending: dict[asyncio.Future[_Failure | None], Slot] = {}
         error: BaseException | None = None
         try:
             while True:
@@ -533,8 +549,8 @@ class WebSocketClientSession:
                     if future.cancelled():
                         # It gave way to a caller that needed the place.
                         begun = wanted
-                    elif (failure := future.exception()) is not None:
-                        error = error or failure
+                    elif (failure := future.result()) is not None:
+                        error = error or failure.error
                     else:
                         opened += 1
                         if progress is not None:
@@ -553,7 +569,7 @@ class WebSocketClientSession:
             raise self._closed_error()
         return opened
 
-    def _under_way(self, key: HandshakeKey) -> list[asyncio.Future[None]]:
+    def _under_way(self, key: HandshakeKey) -> list[asyncio.Future[_Failure | None]]:
         return [finished for slot, finished in self._handshakes.items() if slot.key == key]
 
     def _forget_stale_targets(self) -> None:
@@ -568,7 +584,7 @@ class WebSocketClientSession:
         return resolve(
             url,
             options,
-            headers=self._headers,
+            headers=self._targets.headers,
             reuse_key=reuse_key,
             client_session=self._client_session,
             hooks=self._hooks,
@@ -890,18 +906,25 @@ class WebSocketClientSession:
 
     def _start_connecting(
         self, slot: Slot, target: Target, context: Context
-    ) -> asyncio.Future[None]:
+    ) -> asyncio.Future[_Failure | None]:
         """Begin a handshake in a task of the pool's; returns what ends with it."""
         assert self._loop is not None
-        finished: asyncio.Future[None] = self._loop.create_future()
+        finished: asyncio.Future[_Failure | None] = self._loop.create_future()
         # Not by create_task(): a task factory may start tasks eagerly, and the core must not be
         # entered again while one of its plans is being carried out.
-        task = asyncio.Task(self._open(slot, target), loop=self._loop, context=context)
+        task = asyncio.Task(self._try_to_open(slot, target), loop=self._loop, context=context)
         slot.task = task
         self._handshakes[slot] = finished
         # Not inside the coroutine: one that is cancelled before its first step never runs.
         task.add_done_callback(partial(self._finish_connecting, slot, target, finished))
         return finished
+
+    async def _try_to_open(self, slot: Slot, target: Target) -> _Failure | None:
+        try:
+            await self._open(slot, target)
+        except Exception as error:
+            return _Failure(error)
+        return None
 
     async def _open(self, slot: Slot, target: Target) -> None:
         """Do the handshake, and configure the connection that comes of it."""
@@ -983,15 +1006,15 @@ class WebSocketClientSession:
         self,
         slot: Slot,
         target: Target,
-        finished: asyncio.Future[None],
-        task: asyncio.Task[None],
+        finished: asyncio.Future[_Failure | None],
+        task: asyncio.Task[_Failure | None],
     ) -> None:
         slot.task = None
         error: BaseException | None = None
         if task.cancelled():
             error = WebSocketPoolError(f"the handshake with {slot.endpoint} was cancelled")
-        else:
-            error = task.exception()
+        elif (error := task.exception()) is None and (failure := task.result()) is not None:
+            error = failure.error
         if slot.state == CLOSING:
             self._finish_stopped(slot, finished)
         elif error is None:
@@ -1001,9 +1024,8 @@ class WebSocketClientSession:
             owner, plan = self._pool.connect_failed(slot, monotonic())
             if owner is not None:
                 _fail_waiter(owner, error)
-            finished.set_exception(error)
             # Only prewarm() looks at it.
-            finished.exception()
+            finished.set_result(_Failure(error))
             self._carry_out(plan)
         del self._handshakes[slot]
 
@@ -1034,7 +1056,7 @@ class WebSocketClientSession:
         now = cookies_for(self.client_session.cookie_jar, target.url)
         return target.key._replace(cookies=cookies_once_open(target, now, ws._response))
 
-    def _finish_stopped(self, slot: Slot, finished: asyncio.Future[None]) -> None:
+    def _finish_stopped(self, slot: Slot, finished: asyncio.Future[_Failure | None]) -> None:
         """End a handshake that was told to stop, which it may have been too late for."""
         finished.cancel()
         if slot.conn is None:
