@@ -362,8 +362,8 @@ SETUPS = st.builds(
     Setup,
     st.sampled_from([None, None, {"X-Pool": "1"}, {"X": "1"}]),
     st.sampled_from([None, None, {"X": "1"}, {"X": "2", "Y": "2"}, {"Upgrade": "no"}]),
-    st.sampled_from([None, None, None, basic("u", "p")]),
-    st.sampled_from([None, None, "http://example.org/"] if AIOHTTP >= (3, 12) else [None]),
+    st.sampled_from([None, basic("u", "p")]),
+    st.sampled_from([None, "http://example.org/"] if AIOHTTP >= (3, 12) else [None]),
     st.sampled_from([(), (), ("User-Agent",)]),
     st.sampled_from([{}, {}, {"c": "1"}, {"c": "1", "d": "2"}]),
     st.sampled_from([None, None, {"X": "1"}, {"X": "2"}]),
@@ -463,3 +463,52 @@ async def test_who_sends_the_same_shares_and_nobody_else(
         if not same or not may_hide_what_is_the_same(calls, setup):
             assert second.reused == same, (first, second)
         assert (first.key == second.key) == second.reused
+
+
+@settings(SETTINGS, max_examples=50)
+@given(calls=pairs(), keys=st.sampled_from([("k", "k"), ("k", "l"), ("k", None)]))
+async def test_a_reuse_key_stands_for_headers_and_for_nothing_else(
+    recorder: Recorder,
+    client_tls: ssl.SSLContext,
+    calls: tuple[Call, Call],
+    keys: tuple[str, str | None],
+) -> None:
+    setup = Setup(None, None, None, None, (), {}, None, {})
+    async with (
+        client_session_for(setup, recorder) as client_session,
+        WebSocketClientSession(client_session=client_session, client_session_owner=False) as pool,
+    ):
+        heads = []
+        for call, key in zip(calls, keys, strict=True):
+            headers = call["headers"]
+            bare = {**call, "headers": Spelling(ABSENT)}
+            options = options_of(call, client_tls)
+            async with client_session.ws_connect(url_of(call), **options_of(bare, client_tls)):
+                heads.append([canonical(head) for head in recorder.taken()])
+            if "Authorization" in str(headers):
+                options.pop("headers")
+            async with pool.ws_connect(url_of(call), reuse_key=key, **options) as ws:
+                recorder.taken()
+                reused = ws.reused
+        same = heads[0] == heads[1] and our_side_of(calls[0]) == our_side_of(calls[1])
+        assert reused == (same and keys[0] == keys[1])
+
+
+async def test_over_the_own_client_session(recorder: Recorder) -> None:
+    """The same, with nothing between the pool and the sockets."""
+    port = recorder.ports["plain"]
+    async with WebSocketClientSession(headers={"X": "1"}) as pool:
+        calls: list[tuple[str, dict[str, Any], bool]] = [
+            (f"ws://127.0.0.1:{port}/a", {}, False),
+            (f"HTTP://127.0.0.1:{port}/%61#f", {"headers": {"x": "1"}}, True),
+            (f"ws://127.0.0.1:{port}/A", {}, False),
+            (f"ws://u:p@127.0.0.1:{port}/a", {}, False),
+            (f"ws://127.0.0.1:{port}/a", {"headers": {"authorization": "Basic dTpw"}}, True),
+            (f"ws://127.0.0.1:{port}/a", {"headers": {"X": "2"}}, False),
+        ]
+        sent = []
+        for url, options, shared in calls:
+            async with pool.ws_connect(url, **options) as ws:
+                assert ws.reused is shared, url
+            sent += [canonical(head) for head in recorder.taken()]
+        assert [sent.count(head) for head in sent] == [1, 1, 1, 1]
