@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 import trustme
 from aiohttp.abc import AbstractResolver, ResolveResult
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict, istr
 from yarl import URL
@@ -285,21 +285,19 @@ if "decode_text" not in inspect.signature(aiohttp.ClientSession.ws_connect).para
 Call = Mapping[str, Spelling]
 
 
+FIELDS = {name: st.sampled_from(spellings) for name, spellings in SPELLINGS.items()}
+
+
 @st.composite
 def pairs(draw: st.DrawFn) -> tuple[Call, Call]:
     """Two calls which differ in a few spellings: any two would hardly ever be the same."""
     usual = {name: spellings[0] for name, spellings in SPELLINGS.items()}
-    drawn = draw(st.fixed_dictionaries({}, optional=FIELDS))
-    first = usual | drawn
-    others = draw(
-        st.lists(st.sampled_from(sorted(SPELLINGS)), max_size=3, unique=True).flatmap(
-            lambda names: st.fixed_dictionaries({name: FIELDS[name] for name in names})
-        )
+    first = usual | draw(st.fixed_dictionaries({}, optional=FIELDS))
+    names = draw(st.lists(st.sampled_from(sorted(SPELLINGS)), min_size=1, max_size=3, unique=True))
+    return (
+        first | {name: draw(FIELDS[name]) for name in names},
+        first | {name: draw(FIELDS[name]) for name in names},
     )
-    return first, first | others
-
-
-FIELDS = {name: st.sampled_from(spellings) for name, spellings in SPELLINGS.items()}
 
 
 def is_tls(call: Call) -> bool:
@@ -417,9 +415,9 @@ async def make(
         return None
     ws = await acquisition
     heads = [canonical(head) for head in recorder.taken()]
-    slot = ws._slot
     await ws.close()
     pooled = await pool.ws_connect(url, **options)
+    slot = pooled._slot
     key = pool._with_cookies(pool._resolve(url, options, None)).key
     reused = pooled.reused
     await pooled.release()
@@ -427,7 +425,7 @@ async def make(
 
 
 SETTINGS = settings(
-    max_examples=150,
+    max_examples=80,
     deadline=None,
     derandomize=True,
     database=None,
@@ -436,6 +434,89 @@ SETTINGS = settings(
 )
 
 
+def spelt(**values: Any) -> Call:
+    """Return the call with these values, and the usual ones for the rest."""
+    return {
+        name: Spelling(values[name]) if name in values else spellings[0]
+        for name, spellings in SPELLINGS.items()
+    }
+
+
+NO_SETUP = Setup(None, None, None, None, (), {}, None, {})
+BASE_URL = "http://example.org/" if AIOHTTP >= (3, 12) else None
+PROXY = "http://proxy.example:3128"
+
+
+PLAIN = [name for name in SPELLINGS if name not in ("ssl", "server_hostname", "as_url")]
+PROXIED = ["scheme", "userinfo", "host", "port", "path", "query", "fragment", "proxy", "proxy_auth"]
+TUNNELLED = ["proxy", "proxy_auth", "proxy_headers", "headers", "ssl", "server_hostname"]
+ALONE = [
+    *((name, spelt()) for name in PLAIN),
+    *((name, spelt(proxy=PROXY)) for name in PROXIED),
+    *((name, spelt(proxy=PROXY, scheme="wss")) for name in TUNNELLED),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "around"),
+    ALONE,
+    ids=[f"{name}-{around['scheme']!r}-{around['proxy']!r}" for name, around in ALONE],
+)
+async def test_all_spellings_of_one_thing(
+    recorder: Recorder, client_tls: ssl.SSLContext, name: str, around: Call
+) -> None:
+    """Each is held against all the others, while the rest stays the same."""
+    slots: list[tuple[object, object]] = []
+    async with (
+        client_session_for(NO_SETUP, recorder) as client_session,
+        WebSocketClientSession(
+            client_session=client_session, client_session_owner=False, force_close=True
+        ) as alone,
+        WebSocketClientSession(client_session=client_session, client_session_owner=False) as pool,
+    ):
+        for spelling in SPELLINGS[name]:
+            call = {**around, name: spelling}
+            sent = await make(call, client_tls, recorder, alone, pool)
+            assert sent is not None
+            what = (sent.heads, our_side_of(call))
+            before = [slot for other, slot in slots if other == what]
+            assert sent.reused == bool(before), spelling
+            assert sent.slot in before or not before, spelling
+            slots.append((what, sent.slot))
+
+
+# What was wrong once, and is hard to come by.
+@example(
+    calls=(spelt(scheme="http"), spelt(scheme="ws")),
+    setup=NO_SETUP._replace(base_url=BASE_URL, client_auth=basic("u", "p")),
+)
+@example(calls=(spelt(scheme="http", proxy=PROXY), spelt(proxy=PROXY)), setup=NO_SETUP)
+@example(
+    calls=(spelt(headers={"X": Word("1")}), spelt(headers={"X": "1"})),
+    setup=NO_SETUP,
+)
+@example(
+    calls=(spelt(headers=[("X", "1"), ("x", "2")]), spelt(headers=[("X", "1"), ("X", "2")])),
+    setup=NO_SETUP,
+)
+@example(
+    calls=(spelt(), spelt(headers={"User-Agent": aiohttp.http.SERVER_SOFTWARE})),
+    setup=NO_SETUP._replace(skip_auto_headers=("User-Agent",)),
+)
+@example(
+    calls=(
+        spelt(scheme="wss", proxy=PROXY, proxy_headers={"P": "1"}),
+        spelt(scheme="wss", proxy=PROXY, proxy_headers={"P": "2"}),
+    ),
+    setup=NO_SETUP,
+)
+@example(
+    calls=(
+        spelt(proxy=PROXY, proxy_auth=basic("u", "p")),
+        spelt(proxy="http://u:q@proxy.example:3128"),
+    ),
+    setup=NO_SETUP,
+)
 @SETTINGS
 @given(calls=pairs(), setup=SETUPS)
 async def test_who_sends_the_same_shares_and_nobody_else(
@@ -473,9 +554,8 @@ async def test_a_reuse_key_stands_for_headers_and_for_nothing_else(
     calls: tuple[Call, Call],
     keys: tuple[str, str | None],
 ) -> None:
-    setup = Setup(None, None, None, None, (), {}, None, {})
     async with (
-        client_session_for(setup, recorder) as client_session,
+        client_session_for(NO_SETUP, recorder) as client_session,
         WebSocketClientSession(client_session=client_session, client_session_owner=False) as pool,
     ):
         heads = []
@@ -483,8 +563,14 @@ async def test_a_reuse_key_stands_for_headers_and_for_nothing_else(
             headers = call["headers"]
             bare = {**call, "headers": Spelling(ABSENT)}
             options = options_of(call, client_tls)
-            async with client_session.ws_connect(url_of(call), **options_of(bare, client_tls)):
-                heads.append([canonical(head) for head in recorder.taken()])
+            try:
+                async with client_session.ws_connect(url_of(call), **options_of(bare, client_tls)):
+                    heads.append([canonical(head) for head in recorder.taken()])
+            except ValueError:
+                # Credentials twice.
+                with pytest.raises(ValueError, match=r"credentials"):
+                    pool.ws_connect(url_of(call), reuse_key=key, **options)
+                return
             if "Authorization" in str(headers):
                 options.pop("headers")
             async with pool.ws_connect(url_of(call), reuse_key=key, **options) as ws:
