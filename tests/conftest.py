@@ -18,6 +18,7 @@ import trustme
 import aiowebsocketclient
 from aiowebsocketclient import WebSocketClientSession
 
+from .cutting import TALLY
 from .servers import Server, serving
 
 try:
@@ -46,6 +47,11 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(
             f"the core in use is {aiowebsocketclient.IMPLEMENTATION!r}, not {expected!r}"
         )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if TALLY.operations:
+        terminalreporter.write_line(str(TALLY))
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -46,6 +46,7 @@ class Server:
         self.port = 0
         self.scheme = "http"
         self.redirect_to = ""
+        self.runner: web.AppRunner
 
     def url(self, path: str = "/") -> str:
         return f"{self.scheme}://127.0.0.1:{self.port}{path}"
@@ -122,6 +123,7 @@ async def serving(
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", port, ssl_context=ssl_context, backlog=2048)
     await _start(site)
+    server.runner = runner
     server.scheme = "https" if ssl_context else "http"
     server.port = runner.addresses[0][1]
     try:

@@ -1,0 +1,20 @@
+"""Each operation, cut short at every point where it can be, in every way."""
+
+import pytest
+import trustme
+
+from .cutting import FAMILIES, OPERATIONS, Arena, Operation, cut_everywhere
+
+CASES = [
+    pytest.param(operation, cuts, id=f"{operation.name}, {family}")
+    for operation in OPERATIONS
+    for family, names in FAMILIES.items()
+    if (cuts := [name for name in names if name in operation.cuts()])
+]
+
+
+@pytest.mark.parametrize(("operation", "cuts"), CASES)
+async def test_every_await(operation: Operation, cuts: list[str], authority: trustme.CA) -> None:
+    # "python -m tests.cutting" takes no such strides.
+    async with Arena(authority if operation.tls else None).open() as arena:
+        await cut_everywhere(arena, operation, cuts, stride=4)
