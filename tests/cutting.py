@@ -234,9 +234,10 @@ def reset(trial: "Trial") -> None:
     trial.was_killed = True
     for server in trial.arena.servers:
         for transport in server_transports(server):
-            transport.get_extra_info("socket").setsockopt(
-                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-            )
+            sock = transport.get_extra_info("socket")
+            # TLS may have lost it already.
+            if sock is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             transport.abort()
 
 
@@ -518,6 +519,7 @@ class Arena:
         self.watch.reset()
         for server in self.servers:
             server.handshakes = server.arrived = server.peak = 0
+            server.stopped.clear()
             for record in (server.requests, server.received, server.close_codes):
                 record.clear()
 
@@ -552,6 +554,8 @@ class Operation:
     points: int = 120
     #: Handles that are lost on purpose.
     loses: int = 0
+    #: It can leave behind handshakes that never end.
+    orphans: bool = False
     tls: bool = False
     has_hooks: bool = False
 
@@ -660,6 +664,9 @@ class Trial:
             await self._check_what_is_left()
             await self._check_whole()
             await self._check_end()
+            for server in self.arena.servers:
+                # aiohttp lets a handler that waits here go on when its client has gone.
+                server.stopped.set()
             await until(lambda: not asyncio.all_tasks() - before, "a task is left")
             await until(lambda: count_descriptors() <= descriptors, "a descriptor is left")
             self._check_watch()
@@ -750,6 +757,9 @@ class Trial:
             for task in done:
                 task.result()
             self.bystanders.clear()
+        if self.operation.orphans:
+            # What nobody waits for any more would be stopped 5 s later.
+            expire(self)
         stats = self.session.stats
         # On which side a connection ended, the other learns a moment later.
         await until(lambda: not self._closing_transports(), "a transport does not close")
@@ -880,6 +890,25 @@ async def one_lost(trial: Trial) -> None:
 
 async def a_follower(trial: Trial) -> None:
     trial.follow()
+
+
+async def a_follower_of_what_never_answers(trial: Trial) -> None:
+    trial.follow()
+    give_up_later(trial)
+
+
+async def what_never_answers(trial: Trial) -> None:
+    give_up_later(trial)
+
+
+def give_up_later(trial: Trial) -> None:
+    """Let conn_timeout strike where nothing else has ended the operation."""
+
+    def give_up() -> None:
+        if not trial.task.done():
+            strike_conn_timeout(trial)
+
+    trial.later(15, give_up)
 
 
 async def somebody_connecting(trial: Trial) -> None:
@@ -1095,6 +1124,31 @@ OPERATIONS = [
         lambda: {"limit": 1},
         raises=aiohttp.WSServerHandshakeError,
         acquires=True,
+    ),
+    Operation(
+        "acquire what never answers",
+        lambda trial: trial.connect("/hang"),
+        a_follower_of_what_never_answers,
+        lambda: {"limit": 1},
+        raises=aiohttp.ConnectionTimeoutError,
+        acquires=True,
+    ),
+    Operation(
+        "acquire over TLS what never answers",
+        lambda trial: trial.connect("/hang"),
+        a_follower_of_what_never_answers,
+        lambda: {"limit": 1},
+        raises=aiohttp.ConnectionTimeoutError,
+        acquires=True,
+        tls=True,
+    ),
+    Operation(
+        "prewarm what never answers",
+        lambda trial: trial.session.prewarm(trial.server.url("/hang"), 2),
+        what_never_answers,
+        raises=aiohttp.ConnectionTimeoutError,
+        without=NO_ACQUIRE_TIMEOUT,
+        orphans=True,
     ),
     Operation("acquire what was lost", acquire, one_lost, acquires=True, loses=1),
     Operation("exchange", exchange, a_follower, lambda: {"limit": 1}, talks=True),
