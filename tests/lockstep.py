@@ -53,6 +53,7 @@ OPERATIONS: dict[str, dict[str, Sequence[Any]]] = {
     "discard": {"which": ANY, "reason": tuple(range(len(REASONS)))},
     "lose_idle": {"which": ANY},
     "lose_given": {"which": ANY},
+    "hurry": {"which": ANY},
     "closed": {"which": ANY},
     "expire": {},
     "resize": {"limit": (0, 1, 2, 3, 5), "limit_total": (0, 0, 1, 3, 6)},
@@ -225,6 +226,7 @@ class Lockstep:
             "discard": slots,
             "lose_idle": [slot for slot in slots if slot.state == IDLE],
             "lose_given": [slot for slot in slots if slot.given is not None],
+            "hurry": self.given,
             "closed": [slot for slot in slots if slot.state == CLOSING],
             "misuse": [slot for slot in slots if slot not in held],
         }
@@ -340,6 +342,12 @@ class Lockstep:
     def lose_given(self, slot: naive.Slot) -> None:
         """Let a connection die between being given to a waiter and being taken."""
         self.discard(slot, REASONS.index("lost"))
+
+    def hurry(self, waiter: naive.Waiter) -> None:
+        """Say of who was given something that it will not wait for another."""
+        waiter.may_wait = False
+        for side in self.sides:
+            side.waiters[waiter.number].may_wait = False
 
     def closed(self, slot: naive.Slot) -> None:
         plan = self.model.closed(slot, self.now)

@@ -54,6 +54,7 @@ class Waiter:
     is_queued: bool = False
     #: Whether it lost what it had, and stands at the head of the line.
     has_returned: bool = False
+    may_wait: bool = True
     passed: int = 0
 
     @property
@@ -121,6 +122,7 @@ class Model:
         slot = idle[-1]
         self.count(slot.endpoint, "requests")
         self.use(slot)
+        self.count_reuse(slot)
         return slot
 
     def request(self, key: str, now: float, may_wait: bool) -> tuple[Waiter | None, Plan]:
@@ -134,6 +136,7 @@ class Model:
         idle = self.idle(key=key)
         if idle:
             self.number(waiter)
+            waiter.may_wait = may_wait
             self.give(idle[-1], waiter)
         elif not may_wait:
             # Rule: who may not wait gets what is idle, or nothing; no handshake is begun for it.
@@ -153,6 +156,8 @@ class Model:
         slot = self.slot_given_to(waiter)
         if slot is not None:
             slot.given = None
+            # Rule: reuse is counted for who takes what it was given.
+            self.count_reuse(slot)
         return slot
 
     def give_up(self, waiter: Waiter, now: float, timed_out: bool) -> Plan | None:
@@ -250,10 +255,16 @@ class Model:
     def discard(self, slot: Slot, reason: int, now: float) -> Plan | None:
         if slot.state not in (IDLE, ACQUIRED):
             return None
-        waiter = self.take_back(slot)
+        waiter, slot.given = slot.given, None
         self.start_closing(slot, reason)
         if waiter is None:
             return None
+        # Rule: who may not wait has timed out, unless something else lies idle.
+        if not waiter.may_wait:
+            self.close_stale(waiter.key, now)
+            if not self.idle(key=waiter.key):
+                self.count(waiter.endpoint, "timeouts")
+                return self.plan()
         # Rule: who is back waits anew (its waiting before was counted when it was served).
         waiter.has_returned = True
         self.line_up(waiter, now)
@@ -306,7 +317,7 @@ class Model:
             if slot.state == CONNECTING:
                 self.give_way(slot, None)
             elif slot.state in (IDLE, ACQUIRED):
-                waiter = self.take_back(slot)
+                waiter, slot.given = slot.given, None
                 if waiter is not None:
                     waiters.append(waiter)
                 self.start_closing(slot, reason)
@@ -614,16 +625,11 @@ class Model:
         self.use(slot)
         slot.given = waiter
 
-    def take_back(self, slot: Slot) -> Waiter | None:
-        """Rule: who was given what died before it woke has not reused it."""
-        waiter, slot.given = slot.given, None
-        if waiter is not None and slot.uses > 1:
-            self.count(slot.endpoint, "reused", -1)
-        return waiter
-
     def use(self, slot: Slot) -> None:
         slot.state = ACQUIRED
         slot.uses += 1
+
+    def count_reuse(self, slot: Slot) -> None:
         if slot.uses > 1:
             self.count(slot.endpoint, "reused")
 

@@ -90,6 +90,7 @@ class History(RuleBasedStateMachine):
     discard = operation("discard")
     lose_idle = operation("lose_idle")
     lose_given = operation("lose_given")
+    hurry = operation("hurry")
     closed = operation("closed")
     closed_too = closed
     expire = operation("expire")
