@@ -40,6 +40,13 @@ def hooks_of(options: dict[str, Any], defaults: Hooks) -> Hooks:
     for name, hook in given.items():
         if hook is not None and not callable(hook):
             raise TypeError(f"{name} must be an async function of one argument, or None")
+        try:
+            hash(hook)
+        except TypeError:
+            raise TypeError(
+                f"{name} must be hashable, which {type(hook).__name__} is not: connections are told"
+                " apart by their hooks"
+            ) from None
     return defaults._replace(**given) if given else defaults
 
 

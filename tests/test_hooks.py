@@ -221,6 +221,17 @@ async def test_what_is_no_hook_is_refused(
     assert session.stats().requests == 0
 
 
+@pytest.mark.parametrize("name", HOOKS)
+def test_one_that_cannot_be_told_from_others_is_refused(name: str) -> None:
+    class Unhashable:
+        __hash__ = None  # type: ignore[assignment]
+
+        async def __call__(self, ws: ClientWebSocketResponse) -> None: ...
+
+    with pytest.raises(TypeError, match=f"{name} must be hashable, which Unhashable is not"):
+        WebSocketClientSession(**{name: Unhashable()})
+
+
 # -- the handle of a hook ------------------------------------------------------------------------
 
 
