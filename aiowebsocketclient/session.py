@@ -851,6 +851,8 @@ class WebSocketClientSession:
             self._bind()
         self._limit = new_limit
         self._limit_total = new_total
+        if self._bound:
+            self._warn_of_connector_limit(self.client_session)
         self._carry_out(self._pool.resize(new_limit or 0, new_total or 0, monotonic()))
 
     # -- carrying out what the core decides ------------------------------------------------------

@@ -309,6 +309,18 @@ async def test_so_is_one_that_limits_lower_per_host(
     assert "limit_per_host=0" in caplog.text
 
 
+async def test_one_that_limits_lower_than_the_pool_was_resized_to_is_told_of(
+    make_session: SessionFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    connector = aiohttp.TCPConnector(limit=2)
+    client_session = aiohttp.ClientSession(connector=connector)
+    session = make_session(client_session=client_session, limit_total=2)
+    await session.__aenter__()
+    assert not caplog.records
+    session.resize(limit_total=3)
+    assert "limit=0" in caplog.text
+
+
 async def test_own_client_session_does_not_limit(
     server: Server, make_session: SessionFactory
 ) -> None:
