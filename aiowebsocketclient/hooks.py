@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from ._compat import Express, lend
 from .exceptions import WebSocketPoolError
 
-__all__ = ("NO_HOOKS", "Hook", "Hooks", "hooks_of", "run_hook")
+__all__ = ("NO_HOOKS", "Hook", "Hooks", "NotAsyncError", "hooks_of", "run_hook")
 
 #: What a hook is: ``async (ws) -> None``.  What it returns is ignored.
 Hook = Callable[[Any], Awaitable[object]]
@@ -32,6 +32,14 @@ class Hooks(NamedTuple):
 
 
 NO_HOOKS: Final = Hooks()
+
+
+class NotAsyncError(TypeError):
+    """A hook is no async function, which shows only when it has been called."""
+
+    def __init__(self, hook: Hook) -> None:
+        name = getattr(hook, "__qualname__", type(hook).__name__)
+        super().__init__(f"{name} was given as a hook, which must be async: write async def")
 
 
 def hooks_of(options: dict[str, Any], defaults: Hooks) -> Hooks:
@@ -55,7 +63,10 @@ async def run_hook(hook: Hook, express: Express, conn: Any, deadline: asyncio.Ti
     ws = lend(express, None, conn.slot)
     try:
         async with deadline:
-            await hook(ws)
+            awaitable = hook(ws)
+            if not isinstance(awaitable, Awaitable):
+                raise NotAsyncError(hook)
+            await awaitable
         if deadline.expired():
             # It went on although it was told to stop.
             raise TimeoutError

@@ -36,7 +36,7 @@ from .exceptions import (
     TooManyWaitersError,
     WebSocketPoolError,
 )
-from .hooks import NO_HOOKS, Hook, Hooks, hooks_of, run_hook
+from .hooks import NO_HOOKS, Hook, Hooks, NotAsyncError, hooks_of, run_hook
 from .idle import Connection
 from .keys import (
     EndpointKey,
@@ -692,6 +692,10 @@ class WebSocketClientSession:
         waiter.token.check_deadline = deadline
         try:
             await run_hook(check, self._express, conn, deadline)
+        except NotAsyncError as exc:
+            # Otherwise it would only show in that nothing is ever reused.
+            logger.error("check: %s", exc)
+            return "failed"
         except Exception:
             return "lost" if conn.has_ended else "failed"
         except BaseException as exc:
@@ -1116,6 +1120,10 @@ class WebSocketClientSession:
         assert reset is not None
         try:
             await run_hook(reset, self._express, conn, asyncio.timeout(self._hook_timeout))
+        except NotAsyncError as exc:
+            # Otherwise it would only show in that nothing is ever reused.
+            logger.error("reset: %s", exc)
+            return False
         except Exception:
             return False
         return True

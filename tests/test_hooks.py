@@ -232,6 +232,23 @@ def test_one_that_cannot_be_told_from_others_is_refused(name: str) -> None:
         WebSocketClientSession(**{name: Unhashable()})
 
 
+@pytest.mark.parametrize("name", HOOKS)
+async def test_one_that_is_not_async_is_told_of(
+    server: Server, make_session: SessionFactory, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    def not_async(ws: ClientWebSocketResponse) -> None: ...
+
+    session = make_session(**{name: not_async})
+    if name == "configure":
+        with pytest.raises(TypeError, match=r"not_async .* must be async"):
+            await works(session, server.url())
+    else:
+        for _ in range(2):
+            await works(session, server.url())
+        await until(lambda: f"{name}: " in caplog.text)
+        assert "must be async" in caplog.text
+
+
 # -- the handle of a hook ------------------------------------------------------------------------
 
 
