@@ -1515,7 +1515,7 @@ class Handle:
         ``receive()`` under way, or that saw an error or the beginning of a close, is closed.
 
         What it returns can be awaited, by many and more than once, and ends when the connection is
-        pooled or closed (at most ``close_timeout`` seconds later).
+        pooled or closed: at most ``close_timeout`` seconds later, or after a reset if there is one.
         """
         owner = self._owner
         if owner is None:

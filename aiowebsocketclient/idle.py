@@ -168,6 +168,10 @@ class Connection(Parkable):
         """Make it fit for another's use where only control frames keep it from that."""
         return self.is_clean() or self.answer_control_frames()
 
+    def park_cleared(self) -> bool:
+        """Begin to watch it where it is, or can be made, fit for another's use."""
+        return self.clear() and self.park()
+
     def answer_control_frames(self) -> bool:
         """Take PINGs and PONGs that lie unread; True if nothing else keeps it from being clean.
 

@@ -733,7 +733,7 @@ class WebSocketClientSession:
         conn: Connection = slot.conn
         if self._force_close:
             self._close_acquired(slot, "forced")
-        elif conn.park():
+        elif conn.park_cleared():
             conn.fresh = False
             self._carry_out(self._pool.release(slot, monotonic()))
         else:
@@ -959,7 +959,7 @@ class WebSocketClientSession:
         except TimeoutError as exc:
             if not deadline.expired():
                 raise
-            # That keeps the frame of asyncio's timeout, which knows the task, too.
+            # That keeps the frame of asyncio's timeout, which knows the task.
             exc.__traceback__ = None
             raise aiohttp.ConnectionTimeoutError(
                 f"configure of a connection to {conn.slot.endpoint} did not end within"
@@ -993,10 +993,12 @@ class WebSocketClientSession:
         try:
             async with scope:
                 return await attempt.connect(target)
-        except TimeoutError:
+        except TimeoutError as exc:
             attempt.abort()
             if not scope.expired():
                 raise
+            # That keeps the frame of asyncio's timeout, which knows the task.
+            exc.__traceback__ = None
             raise aiohttp.ConnectionTimeoutError(
                 f"no connection to {target.key.endpoint} within conn_timeout"
                 f" ({self._conn_timeout:g} s)"
@@ -1051,7 +1053,7 @@ class WebSocketClientSession:
         if slot.state == IDLE:
             conn.fresh = False
             # While it was configured, the server may have sent a PING.
-            if not conn.clear() or not conn.park():
+            if not conn.park_cleared():
                 self._close_acquired(slot, conn.why_unfit())
         self._carry_out(plan)
 
@@ -1135,7 +1137,7 @@ class WebSocketClientSession:
         if slot.state == CLOSING:
             # The session was closed meanwhile.
             self._start_closing(slot)
-        elif failed or not conn.clear() or not conn.park():
+        elif failed or not conn.park_cleared():
             reason = "failed" if failed and not conn.has_ended else conn.why_unfit()
             self._close_acquired(slot, reason)
         else:
@@ -1339,7 +1341,9 @@ class WebSocketClientSession:
             if not self._drained.done():
                 await asyncio.wait({self._drained}, timeout=_ABORT_GRACE)
             if not self._drained.done():
-                logger.warning("%r: handshakes that do not let themselves be cancelled", self)
+                logger.warning(
+                    "%r: handshakes or hooks that do not let themselves be cancelled", self
+                )
         finally:
             self._targets.clear()
             await self._close_client_session()

@@ -93,6 +93,21 @@ async def test_given_a_fresh_connection_that_was_greeted(
     assert session.stats().closed_dirty == 1
 
 
+async def test_given_a_fresh_connection_that_was_pinged(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(limit=1)
+    caller = start(session, server.url())
+    await until(lambda: any(slot.waiter for slot in session._pool.slots()), pause=0)
+    (slot,) = session._pool.slots()
+    slot.conn._parser.feed_data(b"\x89\x00")
+    caller.cancel()
+    await asyncio.wait([caller])
+    assert session.stats().idle == 1
+    await all_places_can_be_taken(session, server, 1)
+    assert server.handshakes == 1
+
+
 async def test_while_connecting(server: Server, make_session: SessionFactory) -> None:
     session = make_session(limit=1)
     server.gate.clear()
@@ -251,7 +266,10 @@ async def test_errors_of_callers_are_freed_at_once(
         await asyncio.wait([task])
         try:
             error = task.exception()
-            assert isinstance(error, PoolTimeoutError | aiohttp.WSServerHandshakeError)
+            assert isinstance(
+                error,
+                PoolTimeoutError | aiohttp.WSServerHandshakeError | aiohttp.ConnectionTimeoutError,
+            )
             errors.append(weakref.ref(error))
         except asyncio.CancelledError as cancelled:
             errors.append(weakref.ref(cancelled))
@@ -290,10 +308,14 @@ async def test_errors_of_callers_are_freed_at_once(
         await end(caller)
         caller = asyncio.create_task(session.prewarm(server.url("/refuse"), 1))
         await end(caller)
+        # Out of time to connect.
+        hasty = make_session(conn_timeout=0.05)
+        caller = start(hasty, server.url("/hang"))
+        await end(caller)
         del caller
         # What the loop still held of a task that has ended.
         await asyncio.sleep(0)
-        assert [error() for error in errors] == [None] * 5
+        assert [error() for error in errors] == [None] * 6
     finally:
         gc.enable()
 
