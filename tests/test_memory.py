@@ -203,5 +203,6 @@ def test_the_compiled_core_keeps_to_its_memory() -> None:
         text=True,
         # Each object an allocation of its own, to be watched.
         env=os.environ | {"PYTHONMALLOC": "malloc"},
+        timeout=200,
     )
     assert done.returncode == 0, done.stderr[-8_000:]
