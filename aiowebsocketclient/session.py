@@ -19,6 +19,7 @@ from collections.abc import Callable, Coroutine, Generator, Hashable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from contextvars import Context, copy_context
 from functools import partial
+from http import HTTPStatus
 from threading import get_ident
 from time import monotonic
 from types import TracebackType, coroutine
@@ -161,6 +162,9 @@ class _Attempt:
         connection = response.connection
         if connection is not None and connection.transport is not None:
             self._transports.append(connection.transport)
+        elif response.status == HTTPStatus.SWITCHING_PROTOCOLS:
+            # aiohttp takes it for granted that the connection is still there.
+            raise aiohttp.ServerDisconnectedError
         return response
 
     def abort(self) -> None:

@@ -250,6 +250,28 @@ async def test_connection_that_ends_before_the_limiter_lets_go(
     assert session.stats().endpoints == 0
 
 
+async def test_connection_that_ends_before_its_answer_is_looked_at(
+    server: Server, make_session: SessionFactory
+) -> None:
+    """A 101 came, and by the time that aiohttp makes a WebSocket of it the socket is gone."""
+
+    async def kill(session: object, context: object, params: Any) -> None:
+        await until(lambda: server.transports)
+        server.transports[0].abort()
+        connection = params.response.connection
+        await until(lambda: connection.transport is None)
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_end.append(kill)
+    connector = aiohttp.TCPConnector(limit=0)
+    client_session = aiohttp.ClientSession(connector=connector, trace_configs=[trace])
+    session = make_session(client_session=client_session, limit=1)
+    for _ in range(2):
+        with pytest.raises(aiohttp.ServerDisconnectedError):
+            await session.ws_connect(server.url())
+    assert session.stats().endpoints == 0
+
+
 async def test_limiter_that_swallows_failures(server: Server, make_session: SessionFactory) -> None:
     session = make_session(connect_limiter=Broken("nowhere"))
     with pytest.raises(WebSocketPoolError, match="connect_limiter"):
