@@ -256,6 +256,15 @@ def abort(trial: "Trial") -> None:
         transport.abort()
 
 
+def lose(trial: "Trial") -> None:
+    """Let the loss of every connection be told here, and not some turns after its cause."""
+    trial.was_killed = True
+    for transport in client_transports(trial.session):
+        protocol = transport.get_protocol()
+        transport.abort()
+        protocol.connection_lost(None)
+
+
 def strike_acquire_timeout(trial: "Trial") -> None:
     for timer in trial.arena.watch.alive():
         if getattr(timer.callback, "__func__", None) is WebSocketClientSession._time_out:
@@ -341,6 +350,7 @@ CUTS: dict[str, tuple[Cut, ...]] = {
     "reset": (reset,),
     "end": (end,),
     "abort": (abort,),
+    "lose": (lose,),
     "acquire_timeout": (strike_acquire_timeout,),
     "conn_timeout": (strike_conn_timeout,),
     "hook_timeout": (strike_hook_timeout,),
@@ -354,6 +364,8 @@ CUTS: dict[str, tuple[Cut, ...]] = {
     "reset and cancel": (reset, cancel),
     "cancel and reset": (cancel, reset),
     "abort and cancel": (abort, cancel),
+    "lose and cancel": (lose, cancel),
+    "lose and close": (lose, close),
     "conn_timeout and cancel": (strike_conn_timeout, cancel),
     "hook_timeout and cancel": (strike_hook_timeout, cancel),
     "acquire_timeout and close": (strike_acquire_timeout, close),
@@ -362,8 +374,23 @@ CUTS: dict[str, tuple[Cut, ...]] = {
 
 FAMILIES = {
     "cancelled": ("cancel", "cancel, cancel again"),
-    "closed": ("close", "cancel and close", "close and cancel", "acquire_timeout and close"),
-    "killed": ("reset", "end", "abort", "reset and cancel", "cancel and reset", "abort and cancel"),
+    "closed": (
+        "close",
+        "cancel and close",
+        "close and cancel",
+        "acquire_timeout and close",
+        "lose and close",
+    ),
+    "killed": (
+        "reset",
+        "end",
+        "abort",
+        "lose",
+        "reset and cancel",
+        "cancel and reset",
+        "abort and cancel",
+        "lose and cancel",
+    ),
     "timed out": (
         "acquire_timeout",
         "conn_timeout",
@@ -376,7 +403,14 @@ FAMILIES = {
 assert set(CUTS) == set().union(*FAMILIES.values())
 
 #: What is done at every few points only, as are turns, where time is short.
-THINNED = {"expire", "collect", "resize", *(name for name in CUTS if " and " in name)}
+THINNED = {
+    "end",
+    "abort",
+    "expire",
+    "collect",
+    "resize",
+    *(name for name in CUTS if " and " in name),
+}
 
 
 # -- what is watched meanwhile -------------------------------------------------------------------

@@ -17,4 +17,4 @@ CASES = [
 async def test_every_await(operation: Operation, cuts: list[str], authority: trustme.CA) -> None:
     # "python -m tests.cutting" takes no such strides.
     async with Arena(authority if operation.tls else None).open() as arena:
-        await cut_everywhere(arena, operation, cuts, stride=4)
+        await cut_everywhere(arena, operation, cuts, stride=6)
