@@ -306,8 +306,8 @@ class Connection(Parkable):
         """Take it that the connection's own heartbeat has found it dead."""
         if self.parked:
             self._end(LOST)
-            # There is nobody to say goodbye to.
-            self.abort()
+        # There is nobody to say goodbye to, nor to end TLS with.
+        self.abort()
 
     def _drain(self) -> None:
         """Take what lies in the queue; each of it is there, so nothing here waits."""

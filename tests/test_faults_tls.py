@@ -249,6 +249,31 @@ async def test_end_of_a_connection(
     await check_whole(session, url, proxy, ssl=client_tls)
 
 
+@pytest.mark.parametrize("use", ["idle", "in use", "being read"])
+async def test_silence_with_a_heartbeat(
+    proxy: Proxy, make_session: SessionFactory, client_tls: ssl.SSLContext, use: str
+) -> None:
+    """Who does not answer a ping does not answer close_notify: that is not waited for."""
+    session = make_session(limit=LIMIT, close_timeout=30)
+    url = proxy.url(scheme="wss")
+    ws = await session.ws_connect(url, ssl=client_tls, heartbeat=0.4)
+    await echo(ws)
+    if use == "idle":
+        await ws.release()
+    link = proxy.links[0]
+    link.swallow()
+    if use == "being read":
+        message = await asyncio.wait_for(ws.receive(), 5)
+        assert message.type is WSMsgType.ERROR
+        assert isinstance(message.data, aiohttp.ServerTimeoutError)
+    await until(lambda: not session.stats().idle and (use == "idle" or ws.closed))
+    await ws.release()
+    await until(lambda: not session.stats().closing)
+    await until(lambda: link not in proxy.links)
+    assert closed(session) == {"lost": 1}
+    await check_whole(session, url, proxy, ssl=client_tls)
+
+
 @pytest.mark.parametrize("how", ["release", "close", "session"])
 async def test_close_that_is_never_answered(
     proxy: Proxy, make_session: SessionFactory, client_tls: ssl.SSLContext, how: str
