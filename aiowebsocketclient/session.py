@@ -1101,7 +1101,11 @@ class WebSocketClientSession:
         if conn is None or slot.state == CLOSING:
             # The session was closed under it.
             handle._cut_off()
-            return DONE if conn is None else self._completion(conn)
+            if conn is None:
+                return DONE
+            # Its closing handshake would wait for a receive() that no longer tells it of its end.
+            conn.wake_pending_receive()
+            return self._completion(conn)
         reason = "forced" if conn.is_clean() else conn.why_unfit()
         handle._cut_off()
         conn.wake_pending_receive()

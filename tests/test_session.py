@@ -453,6 +453,25 @@ async def test_close_with_everything_going_on(server: Server, make_session: Sess
     assert session.stats().closing == 0
 
 
+async def test_release_in_the_turn_of_close_while_receiving(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session()
+    ws = await session.ws_connect(server.url())
+    receiver = asyncio.create_task(ws.receive())
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(session.close())
+    # Its closing handshake is to begin in the next turn.
+    await asyncio.sleep(0)
+    assert session.closed
+    released = ws.release()
+    assert (await receiver).type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.CLOSING)
+    await released
+    await closing
+    await until(lambda: not session._goodbyes)
+    assert server.close_codes == [aiohttp.WSCloseCode.OK]
+
+
 async def test_close_during_prewarm(server: Server, make_session: SessionFactory) -> None:
     session = make_session()
     server.gate.clear()
