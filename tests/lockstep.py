@@ -70,7 +70,9 @@ WEIGHTS = dict.fromkeys(OPERATIONS, 2) | {
     "connected": 8,
     "closed": 8,
     "give_up": 3,
-    "tick": 4,
+    "tick": 6,
+    "open": 4,
+    "abandon": 4,
     "lose_idle": 1,
     "misuse": 1,
     "resize": 1,
@@ -216,11 +218,12 @@ class Lockstep:
         """Return with what an operation can be done."""
         slots, queued = self.model.slots, self.model.waiters
         held = [slot for slot in slots if slot.state == ACQUIRED and slot.given is None]
+        opened = [slot for slot in self.opened if slot.state != GONE]
         choices: dict[str, Sequence[Any]] = {
             "take": [*self.given, *queued],
             "give_up": [*queued, *self.given],
             "connected": [slot for slot in slots if slot.state == CONNECTING],
-            "abandon": self.opened,
+            "abandon": [slot for slot in opened if slot.state == CONNECTING] or opened,
             "release": held,
             "hog": held,
             "discard": slots,
@@ -310,7 +313,7 @@ class Lockstep:
             self.opened.append(slot)
 
     def abandon(self, slot: naive.Slot) -> None:
-        # It may be said more than once, and of what is connected or gone.
+        # It may be said more than once, and of what is connected.
         self.model.abandon(slot, self.now)
         self.call("abandon", slot, None, self.now)
 
