@@ -297,7 +297,7 @@ cdef class Endpoint:
     cdef readonly object key
     cdef Py_ssize_t serial, handshakes, count, connecting, acquired, closing, giving
     cdef OuterList idle, waiting
-    cdef Py_ssize_t waiters, claim, indexed
+    cdef Py_ssize_t claim, indexed
     cdef object orphans
     cdef bint in_idle_heap
     cdef Py_ssize_t hits, requests, reused, queued, timeouts, rejected
@@ -317,9 +317,8 @@ cdef class Endpoint:
         self.giving = 0
         #: Idle connections, the longest idle first.
         self.idle = OuterList()
-        #: Waiters without a place, in order of arrival, and all waiters.
+        #: Waiters without a place, in order of arrival.
         self.waiting = OuterList()
-        self.waiters = 0
         self.orphans = OrderedDict()
         #: How many more places it could use if there were room over all endpoints.
         self.claim = 0
@@ -1046,7 +1045,6 @@ cdef class Pool:
         waiter.queued = True
         waiter.since = now
         handshake.live += 1
-        endpoint.waiters += 1
         self._waiters += 1
         if handshake.orphans:
             slot = next(iter(handshake.orphans))
@@ -1122,7 +1120,6 @@ cdef class Pool:
                 self._own(heir, slot)
         waiter.queued = False
         handshake.live -= 1
-        endpoint.waiters -= 1
         endpoint.wait_seconds += now - waiter.since
         self._waiters -= 1
         return 0

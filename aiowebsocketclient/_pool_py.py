@@ -373,7 +373,6 @@ class Endpoint:
         "serial",
         "timeouts",
         "wait_seconds",
-        "waiters",
         "waiting",
     )
 
@@ -389,9 +388,8 @@ class Endpoint:
         self.giving = 0
         #: Idle connections, the longest idle first.
         self.idle = OuterList()
-        #: Waiters without a place, in order of arrival, and all waiters.
+        #: Waiters without a place, in order of arrival.
         self.waiting = OuterList()
-        self.waiters = 0
         self.orphans: OrderedDict[Slot, None] = OrderedDict()
         #: How many more places it could use if there were room over all endpoints.
         self.claim = 0
@@ -1055,7 +1053,6 @@ class Pool:
         waiter.queued = True
         waiter.since = now
         handshake.live += 1
-        endpoint.waiters += 1
         self._waiters += 1
         if handshake.orphans:
             slot = next(iter(handshake.orphans))
@@ -1119,7 +1116,6 @@ class Pool:
                 self._own(heir, slot)
         waiter.queued = False
         handshake.live -= 1
-        endpoint.waiters -= 1
         endpoint.wait_seconds += now - waiter.since
         self._waiters -= 1
 
