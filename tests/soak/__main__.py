@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import random
 import subprocess
 import sys
@@ -38,9 +39,11 @@ def run(
     path = directory / loop
     arguments = ["--loop", loop, "--seconds", str(seconds), "--seed", str(seed)]
     arguments += ["--callers", str(callers), "--json", str(path)]
-    subprocess.run(command("worker", *arguments), check=False)
+    # If it is a crash, say where.
+    env = os.environ | {"PYTHONFAULTHANDLER": "1"}
+    code = subprocess.run(command("worker", *arguments), env=env, check=False).returncode
     if not path.exists():
-        print(f"the run on {loop} did not come to its end", file=sys.stderr)
+        print(f"the run on {loop} did not come to its end: {code}", file=sys.stderr)
         return None
     result: dict[str, Any] = json.loads(path.read_text())
     return result
