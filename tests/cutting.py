@@ -63,6 +63,8 @@ class KilledError(aiohttp.ClientError):
 
 async def echo(ws: ClientWebSocketResponse, text: str = "hello") -> None:
     await ws.send_str(text)
+    # Cut here, the reply is on its way, and nothing but the pool knows that somebody asked.
+    await asyncio.sleep(0)
     message = await ws.receive()
     if message.type is not aiohttp.WSMsgType.TEXT:
         raise KilledError(str(message.type))
