@@ -340,8 +340,9 @@ def client_transports(session: WebSocketClientSession) -> list[Any]:
     client_session = session._client_session
     if client_session is None or client_session.connector is None:
         return []
-    protocols = client_session.connector._acquired
-    return [p.transport for p in protocols if p.transport is not None]
+    # Older aiohttp keeps something else here while it connects.
+    transports = [getattr(p, "transport", None) for p in client_session.connector._acquired]
+    return [transport for transport in transports if transport is not None]
 
 
 Cut = Callable[["Trial"], None]
