@@ -209,6 +209,10 @@ class Connection(Parkable):
         self.closing = True
         # A protocol that saw an error has dropped its parser; then there is nothing to hand on to.
         self._failed = self._failed or self._protocol._payload_parser is None
+        for sending in self._background:
+            if isinstance(sending, asyncio.Task):
+                # It will find the connection closed, and its sender may be cancelled.
+                sending.add_done_callback(_retrieve_exception)
         if self.is_gone:
             self._on_gone(self)
         else:
@@ -384,6 +388,11 @@ def _fragments_of(parser: Any) -> list[bytes] | tuple[()]:
     lists = [fragments] if fragments is not None else gc.get_referents(parser)
     lists = [held for held in lists if type(held) is list]
     return lists[0] if len(lists) == 1 else ()
+
+
+def _retrieve_exception(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 def _account_for_sends(writer: Any) -> set[object]:

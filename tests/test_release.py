@@ -207,6 +207,29 @@ async def test_a_send_cancelled_half_way(server: Server, session: WebSocketClien
             assert await ws.receive_str() == "abcabcabc mine"
 
 
+async def test_what_fails_of_a_cancelled_send_upsets_nobody(
+    server: Server, session: WebSocketClientSession
+) -> None:
+    """aiohttp compresses on, and finds the connection closed; nobody waits for that any more."""
+    complaints: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    for _ in range(5):
+        with pytest.raises(TimeoutError):
+            async with session.ws_connect(server.url(), compress=15) as ws:
+                transport = ws._conn.transport
+                sender = asyncio.create_task(ws.send_str(os.urandom(1_000_000).hex()))
+                await asyncio.sleep(0.001)
+                sender.cancel()
+                await asyncio.wait([sender])
+                raise TimeoutError
+        transport.abort()
+        del sender
+    await until(lambda: not session.stats().closing)
+    await asyncio.sleep(0.2)
+    gc.collect()
+    assert not complaints
+
+
 async def test_the_compression_context_survives_reuse(
     server: Server, session: WebSocketClientSession
 ) -> None:
