@@ -6,12 +6,8 @@ everything that aiohttp puts into a handshake is brought here into the form in w
 the wire, and everything that shapes the connection afterwards stands beside it.
 """
 
-import inspect
-import operator
 import re
-import ssl
-import sys
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Hashable
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
@@ -22,6 +18,7 @@ from aiohttp.http import SERVER_SOFTWARE
 from multidict import CIMultiDict, getversion
 from yarl import URL
 
+from .arguments import DEFAULTS, encoded_auth, options_of_ws_connect
 from .hooks import NO_HOOKS, Hooks, hooks_of
 
 __all__ = (
@@ -30,19 +27,10 @@ __all__ = (
     "Target",
     "cookies_for",
     "cookies_once_open",
-    "header_dict",
     "parse_url",
     "resolve",
-    "seconds",
     "version_of",
 )
-
-# The options of the installed aiohttp, with their defaults.
-_DEFAULTS: Final[Mapping[str, Any]] = {
-    name: parameter.default
-    for name, parameter in inspect.signature(aiohttp.ClientSession.ws_connect).parameters.items()
-    if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-}
 
 _TLS_SCHEMES: Final = frozenset({"https", "wss"})
 _PROXY_SCHEMES: Final = frozenset({"http", "https"})
@@ -82,15 +70,10 @@ _FOLDED: Final = frozenset(
 )
 
 
-# RFC 9110, 5.6.2.
-_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
-# What aiohttp refuses to send, and half a character, which it leaves out.
-_NO_TEXT: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 # What breaks the first line of a request, or the header Host.
 _NO_URL: Final = re.compile(r"[\x00-\x20\x7f\ud800-\udfff]")
 
 _TLS_OPTIONS: Final = frozenset({"ssl", "verify_ssl", "ssl_context", "fingerprint"})
-_TLS_TYPES: Final = (ssl.SSLContext, bool, aiohttp.Fingerprint, type(None))
 
 
 class EndpointKey(NamedTuple):
@@ -167,7 +150,7 @@ def resolve(
     """
     options = dict(options)
     hooks = hooks_of(options, hooks)
-    options = _checked(options)
+    options = options_of_ws_connect(options)
     url = parse_url(url, client_session)
     if params := options.pop("params", None):
         url = _extended(url, params)
@@ -266,201 +249,6 @@ def _cookie_pairs(headers: Any) -> dict[str, str]:
 
 def _without(cookies: dict[str, str], names: set[str]) -> dict[str, str]:
     return {name: value for name, value in cookies.items() if name not in names}
-
-
-def _checked(options: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy in which every value can be sent, and more than once."""
-    options = dict(options)
-    for name, value in options.items():
-        if name not in _DEFAULTS:
-            raise TypeError(f"ws_connect() got an unexpected keyword argument {name!r}")
-        check = _CHECKS.get(name)
-        if check is not None and value is not _DEFAULTS[name]:
-            options[name] = check(name, value)
-    return options
-
-
-def header_dict(name: str, headers: Any) -> CIMultiDict[str]:
-    """Return headers of the argument ``name`` as they can go over the wire."""
-    try:
-        given: CIMultiDict[Any] = CIMultiDict(headers or ())
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a mapping of str to str, or pairs of them") from None
-    for field, value in given.items():
-        if type(value) is not str or not value.isprintable() or _TOKEN(field) is None:
-            return CIMultiDict([_header(name, *pair) for pair in given.items()])
-    return given
-
-
-def _header(name: str, field: str, value: Any) -> tuple[str, str]:
-    if not _is_token(field):
-        # It may be a value that somebody has put in the wrong place.
-        raise ValueError(f"{name} must have names of letters, digits and !#$%&'*+-.^_`|~ only")
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be str: {field!r} is {type(value).__name__}")
-    # A subclass may call itself something else, and that is what goes over the wire.
-    value = str(value)
-    if not _is_text(value):
-        raise ValueError(
-            f"{name} must be without line breaks and control characters: see {field!r}"
-        )
-    return str(field), value
-
-
-def _is_text(value: str) -> bool:
-    # Nearly everything is what isprintable() finds faster than an expression does.
-    return value.isprintable() or _NO_TEXT.search(value) is None
-
-
-def _is_token(value: str) -> bool:
-    return _TOKEN(value) is not None
-
-
-def _text(name: str, value: Any) -> str | None:
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
-    text = str(value)
-    if not _is_text(text):
-        raise ValueError(f"{name} must be without line breaks and control characters")
-    return text
-
-
-def _method(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
-    method = str(value)
-    if not _is_token(method):
-        raise ValueError(f"{name} must be the name of an HTTP method, such as GET")
-    return method
-
-
-def _protocols(name: str, value: Any) -> tuple[str, ...]:
-    protocols = () if isinstance(value, str | bytes) else value
-    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        raise TypeError('protocols must be an iterable of str, as in ("graphql-ws",)')
-    protocols = tuple(value)
-    for protocol in protocols:
-        if not isinstance(protocol, str):
-            raise TypeError(f"{name} must be of str, not of {type(protocol).__name__}")
-        if not _is_text(protocol):
-            raise ValueError(f"{name} must be without line breaks and control characters")
-    return protocols
-
-
-def _basic_auth(name: str, value: Any) -> BasicAuth | None:
-    if not isinstance(value, BasicAuth | None):
-        raise TypeError(f"{name} must be an aiohttp.BasicAuth or None")
-    if value is not None:
-        _encoded(name, value)
-    return value
-
-
-def _optional_headers(name: str, value: Any) -> CIMultiDict[str] | None:
-    return None if value is None else header_dict(name, value)
-
-
-def seconds(name: str, value: Any) -> Any:
-    """Return ``value`` if it is a number of seconds, or None."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
-    # An int may be too large for a float, which the loop makes of it.
-    if not 0 <= value <= sys.float_info.max:
-        shown = value if isinstance(value, float) else "what is given"
-        raise ValueError(f"{name} must be 0 or more seconds, and finite, not {shown}")
-    return value
-
-
-def _ws_timeout(name: str, value: Any) -> Any:
-    if isinstance(value, aiohttp.ClientWSTimeout):
-        seconds(f"{name}.ws_receive", value.ws_receive)
-        seconds(f"{name}.ws_close", value.ws_close)
-        return value
-    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
-        return seconds(name, value)
-    raise TypeError(f"{name} must be an aiohttp.ClientWSTimeout, not {type(value).__name__}")
-
-
-def _window(name: str, value: Any) -> int:
-    number = _whole(name, value)
-    if number != 0 and not 9 <= number <= 15:
-        raise ValueError(f"{name} must be 0, or from 9 to 15, not {number}")
-    return number
-
-
-def _size(name: str, value: Any) -> int:
-    number = _whole(name, value)
-    if not 0 <= number <= sys.maxsize:
-        raise ValueError(f"{name} must be from 0 (no limit) to {sys.maxsize}, not {number}")
-    return number
-
-
-def _whole(name: str, value: Any) -> int:
-    if isinstance(value, bool):
-        raise TypeError(f"{name} must be a whole number, not a bool")
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be a whole number, not {type(value).__name__}") from None
-
-
-def _tls(name: str, value: Any) -> Any:
-    if not isinstance(value, _TLS_TYPES):
-        raise TypeError(
-            f"{name} must be an ssl.SSLContext, an aiohttp.Fingerprint or a bool,"
-            f" not {type(value).__name__}"
-        )
-    return value
-
-
-def _tls_context(name: str, value: Any) -> Any:
-    if not isinstance(value, ssl.SSLContext | None):
-        raise TypeError(f"{name} must be an ssl.SSLContext, not {type(value).__name__}")
-    return value
-
-
-def _fingerprint(name: str, value: Any) -> Any:
-    if value is not None:
-        if not isinstance(value, bytes):
-            raise TypeError(f"{name} must be bytes, not {type(value).__name__}")
-        try:
-            aiohttp.Fingerprint(value)
-        except ValueError as exc:
-            raise ValueError(f"{name} must be a digest of SHA-256: {exc}") from None
-    return value
-
-
-def _flag(name: str, value: Any) -> bool:
-    try:
-        return bool(value)
-    except Exception:
-        raise TypeError(f"{name} must be a bool, not {type(value).__name__}") from None
-
-
-_CHECKS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
-    "auth": _basic_auth,
-    "autoclose": _flag,
-    "autoping": _flag,
-    "compress": _window,
-    "decode_text": _flag,
-    "fingerprint": _fingerprint,
-    "headers": _optional_headers,
-    "heartbeat": seconds,
-    "max_msg_size": _size,
-    "method": _method,
-    "origin": _text,
-    "protocols": _protocols,
-    "proxy_auth": _basic_auth,
-    "proxy_headers": _optional_headers,
-    "receive_timeout": seconds,
-    "server_hostname": _text,
-    "ssl": _tls,
-    "ssl_context": _tls_context,
-    "timeout": _ws_timeout,
-}
 
 
 def _merged(base: CIMultiDict[str], more: CIMultiDict[str] | None) -> CIMultiDict[str]:
@@ -595,7 +383,7 @@ def _authorization(
     if url.raw_user is None and url.raw_password is None:
         if auth is None and client_session is not None:
             auth = _default_auth(url, client_session)
-        return None if auth is None else _encoded("auth", auth)
+        return None if auth is None else encoded_auth("auth", auth)
     if auth is not None:
         raise ValueError("the URL has credentials, and auth is given: give one of them")
     return _credentials("url", url)
@@ -617,16 +405,6 @@ def _credentials(name: str, url: URL) -> str | None:
     )
 
 
-def _encoded(name: str, auth: BasicAuth) -> str:
-    with suppress(ValueError, LookupError):
-        return auth.encode()
-    # Not from inside, as the error there has it.
-    raise ValueError(
-        f"{name} cannot be encoded: give it an encoding, as in"
-        " aiohttp.BasicAuth(login, password, 'utf-8')"
-    )
-
-
 def _other_options(
     url: URL,
     options: dict[str, Any],
@@ -638,7 +416,7 @@ def _other_options(
     others: dict[str, Hashable] = {
         name: canonical
         for name, value in options.items()
-        if name not in _FOLDED and (canonical := _canonical(name, value)) != _DEFAULTS[name]
+        if name not in _FOLDED and (canonical := _canonical(name, value)) != DEFAULTS[name]
     }
     if with_reuse_key:
         # Otherwise the headers say so.
@@ -704,7 +482,7 @@ def _to_proxy(
         assert proxy is not None
         credentials = _credentials("proxy", proxy)
     else:
-        credentials = _encoded("proxy_auth", auth)
+        credentials = encoded_auth("proxy_auth", auth)
     if url.scheme not in _TLS_SCHEMES:
         # Without CONNECT there is no place for headers.
         return (credentials,)
@@ -715,8 +493,8 @@ def _to_proxy(
 
 def _timeout(options: dict[str, Any]) -> aiohttp.ClientWSTimeout:
     """Return what aiohttp makes of ``timeout`` and ``receive_timeout``."""
-    timeout = options.get("timeout", _DEFAULTS["timeout"])
-    if timeout is _DEFAULTS["timeout"]:
+    timeout = options.get("timeout", DEFAULTS["timeout"])
+    if timeout is DEFAULTS["timeout"]:
         timeout = DEFAULT_WS_CLIENT_TIMEOUT
     elif not isinstance(timeout, aiohttp.ClientWSTimeout):
         timeout = aiohttp.ClientWSTimeout(ws_close=timeout)

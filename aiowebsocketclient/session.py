@@ -7,30 +7,29 @@ wakes.  What may be open and who gets it is decided in ``_pool.pyx`` and ``_pool
 import asyncio
 import logging
 import math
-import operator
 import os
 import random
-import sys
 import traceback
 import warnings
 import weakref
 from asyncio.events import _get_running_loop
-from collections.abc import Callable, Coroutine, Generator, Hashable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Coroutine, Hashable
+from contextlib import AbstractAsyncContextManager
 from contextvars import Context, copy_context
 from functools import partial
-from http import HTTPStatus
 from threading import get_ident
 from time import monotonic
-from types import TracebackType, coroutine
+from types import TracebackType
 from typing import Any, Final, Literal, NoReturn, Self
 
 import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
+from . import arguments
 from ._compat import DONE, Acquisition, Express, Plan, Pool, Slot, Waiter, lend, spend
 from ._pool_py import ACQUIRED, CLOSE_REASONS, CLOSING, IDLE
+from .connecting import abort, connect, own_client_session
 from .exceptions import (
     PoolClosedError,
     PoolTimeoutError,
@@ -45,9 +44,7 @@ from .keys import (
     Target,
     cookies_for,
     cookies_once_open,
-    header_dict,
     resolve,
-    seconds,
     version_of,
 )
 from .response import ClientWebSocketResponse, Completion
@@ -113,127 +110,6 @@ class _Failure:
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
-
-
-class _Attempt:
-    """Stands for a client session in aiohttp's ``_ws_connect``, for one handshake.
-
-    It differs in the class of the response (a given session goes on returning its own class from
-    its own ``ws_connect``), and in keeping hold of what the handshake opened and was answered with.
-    """
-
-    __slots__ = ("_is_complete", "_response", "_session", "_transports", "_ws_response_class")
-
-    def __init__(self, session: aiohttp.ClientSession, ws_response_class: Any) -> None:
-        self._session = session
-        self._ws_response_class = ws_response_class
-        self._response: aiohttp.ClientResponse | None = None
-        self._transports: list[asyncio.Transport] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)
-
-    async def connect(self, target: Target) -> aiohttp.ClientWebSocketResponse:
-        connect: Any = type(self._session)._ws_connect
-        url, base = target.url, self._session._base_url
-        if base is not None and url.user is None and url.origin() == base.origin():
-            # With a base_url, aiohttp before 3.12 takes nothing absolute.
-            url = url.relative()
-        # Those of the session that counted when the caller called are in the options.
-        self._is_complete = bool(
-            target.headers_version != version_of(self._session.headers) and self._session.headers
-        )
-        connector = self._session.connector
-        noting = (
-            connector.noting(self._transports)
-            if isinstance(connector, _Connector)
-            else nullcontext()
-        )
-        with noting:
-            ws: aiohttp.ClientWebSocketResponse = await connect(self, url, **target.options)
-        return ws
-
-    async def request(self, *args: Any, **kwargs: Any) -> aiohttp.ClientResponse:
-        request: Any = self._session.request(*args, **kwargs)
-        if self._is_complete:
-            request = _without_default_headers(self._session, request)
-        response: aiohttp.ClientResponse = await request
-        self._response = response
-        connection = response.connection
-        if connection is not None and connection.transport is not None:
-            self._transports.append(connection.transport)
-        elif response.status == HTTPStatus.SWITCHING_PROTOCOLS:
-            # aiohttp takes it for granted that the connection is still there.
-            raise aiohttp.ServerDisconnectedError
-        return response
-
-    def abort(self) -> None:
-        """Close the socket of a handshake that failed, at once.
-
-        aiohttp leaves it open where the class of the response raises, and waits for the other side
-        where there is TLS.
-        """
-        if self._response is not None:
-            self._response.close()
-        for transport in self._transports:
-            transport.abort()
-
-
-class _Connector(aiohttp.TCPConnector):
-    """Of the pool's own client session: knows what each handshake has opened."""
-
-    def __init__(self) -> None:
-        # The pool limits and pools; what is left to the connector is to connect.
-        super().__init__(limit=0, force_close=True)
-        self._noted: dict[Any, list[asyncio.Transport]] = {}
-
-    @contextmanager
-    def noting(self, transports: list[asyncio.Transport]) -> Iterator[None]:
-        """Note in ``transports`` what the current task opens."""
-        task = asyncio.current_task()
-        self._noted[task] = transports
-        try:
-            yield
-        finally:
-            del self._noted[task]
-
-    async def connect(self, *args: Any, **kwargs: Any) -> Any:
-        """Open a connection, after closing what it replaces in its handshake."""
-        transports = self._noted.get(asyncio.current_task(), [])
-        for transport in transports:
-            # A redirect, or a second try. aiohttp has closed it, and with TLS waits for an answer.
-            transport.abort()
-        if transports:
-            transports.clear()
-            # A transport closes its socket in the next turn.
-            await asyncio.sleep(0)
-        connection = await super().connect(*args, **kwargs)
-        if connection.transport is not None:
-            transports.append(connection.transport)
-        return connection
-
-
-@coroutine
-def _without_default_headers(
-    session: aiohttp.ClientSession, request: Any
-) -> Generator[Any, Any, Any]:
-    """Make a request that has all its headers; aiohttp adds its session's in the first step."""
-    headers, session._default_headers = session._default_headers, CIMultiDict()
-    try:
-        step = request.send(None)
-    except StopIteration as stop:
-        return stop.value
-    finally:
-        session._default_headers = headers
-    while True:
-        try:
-            resume = partial(request.send, (yield step))
-        except BaseException as exc:
-            resume = partial(request.throw, exc)
-        try:
-            step = resume()
-        except StopIteration as stop:
-            return stop.value
 
 
 # asyncio asks this of what it is to run.
@@ -347,38 +223,40 @@ class WebSocketClientSession:
         reset: Hook | None = None,
         hook_timeout: float | None = 10.0,
     ) -> None:
-        self._conn_timeout = seconds("conn_timeout", conn_timeout) or None
+        self._conn_timeout = arguments.seconds("conn_timeout", conn_timeout) or None
         self._force_close = bool(force_close)
-        self._limit = _places("limit", limit) or None
-        self._client_session = _client_session(client_session)
+        self._limit = arguments.places("limit", limit) or None
+        self._client_session = arguments.client_session(client_session)
         self._client_session_owner = bool(client_session_owner)
-        self._loop = _loop(loop)
+        self._loop = arguments.loop(loop)
         self._bound = False
-        self._response_class = _response_class(ws_response_class)
-        self._limit_total = _places("limit_total", limit_total) or None
-        self._acquire_timeout = seconds("acquire_timeout", acquire_timeout)
-        self._max_lifetime = _positive("max_lifetime", max_lifetime)
-        timeout = seconds("close_timeout", close_timeout)
+        self._response_class = arguments.response_class(ws_response_class)
+        self._limit_total = arguments.places("limit_total", limit_total) or None
+        self._acquire_timeout = arguments.seconds("acquire_timeout", acquire_timeout)
+        self._max_lifetime = arguments.positive("max_lifetime", max_lifetime)
+        timeout = arguments.seconds("close_timeout", close_timeout)
         if timeout is None:
             raise TypeError("close_timeout must be a number of seconds, not None")
         self._close_timeout = timeout
-        self._connect_limiter = _limiter(connect_limiter)
+        self._connect_limiter = arguments.limiter(connect_limiter)
         self._hooks = hooks_of({"configure": configure, "check": check, "reset": reset}, NO_HOOKS)
-        self._hook_timeout = _positive("hook_timeout", hook_timeout)
-        waiting = _places("max_waiting", max_waiting)
+        self._hook_timeout = arguments.positive("hook_timeout", hook_timeout)
+        waiting = arguments.places("max_waiting", max_waiting)
         self._pool = Pool(
             limit=self._limit or 0,
             limit_total=self._limit_total or 0,
-            max_connecting=_places("max_connecting", max_connecting) or 0,
+            max_connecting=arguments.places("max_connecting", max_connecting) or 0,
             max_waiting=-1 if waiting is None else waiting,
-            max_idle=_positive("max_idle", max_idle) or math.inf,
+            max_idle=arguments.positive("max_idle", max_idle) or math.inf,
         )
         self._express = self._make_express(_never, 0)
         # Where there is a check or a reset, the session itself has to see to every call.
         self._detour = self._make_express(_never, 0)
         self._detour.plain_exit = False
         self._front = self._way(self._hooks)
-        self._targets = _Targets(header_dict("headers", headers), self._client_session, self._hooks)
+        self._targets = _Targets(
+            arguments.header_dict("headers", headers), self._client_session, self._hooks
+        )
         self._has_cookies = False
         self._default_headers: CIMultiDict[str] = CIMultiDict()
         self._default_headers_version = 0
@@ -480,7 +358,7 @@ class WebSocketClientSession:
         if acquire_timeout is _UNSET:
             acquire_timeout = self._acquire_timeout
         else:
-            acquire_timeout = seconds("acquire_timeout", acquire_timeout)
+            acquire_timeout = arguments.seconds("acquire_timeout", acquire_timeout)
         way = self._front
         if options or reuse_key is not None:
             target = self._resolve(url, options, reuse_key)
@@ -515,7 +393,7 @@ class WebSocketClientSession:
         Raises what the first handshake that failed raised, after the others have ended; what was
         opened stays open.  The rest as for :meth:`ws_connect`.
         """
-        wanted = _places("count", count)
+        wanted = arguments.places("count", count)
         if wanted is None:
             raise TypeError("count must be a number of connections, not None")
         if progress is not None and not callable(progress):
@@ -764,7 +642,7 @@ class WebSocketClientSession:
             return
         client_session = self._client_session
         if client_session is None:
-            client_session = self._client_session = _own_client_session()
+            client_session = self._client_session = own_client_session()
         elif client_session._loop is not running:
             raise RuntimeError("client_session belongs to another event loop")
         else:
@@ -846,11 +724,11 @@ class WebSocketClientSession:
         :param limit: simultaneous connections to one endpoint; None or 0: no limit.
         :param limit_total: simultaneous connections over all endpoints; None or 0: no limit.
         """
-        new_limit = self._limit if limit is _UNSET else _places("limit", limit) or None
+        new_limit = self._limit if limit is _UNSET else arguments.places("limit", limit) or None
         new_total = (
             self._limit_total
             if limit_total is _UNSET
-            else _places("limit_total", limit_total) or None
+            else arguments.places("limit_total", limit_total) or None
         )
         if self._closed:
             raise self._closed_error()
@@ -938,11 +816,17 @@ class WebSocketClientSession:
 
     async def _open(self, slot: Slot, target: Target) -> None:
         """Do the handshake, and configure the connection that comes of it."""
-        ws = await self._connect(target)
+        ws = await connect(
+            self.client_session,
+            target,
+            self._response_class,
+            limiter=self._connect_limiter,
+            conn_timeout=self._conn_timeout,
+        )
         try:
             conn = Connection(ws, slot, self._on_ended, self._on_gone, target.hooks)
         except BaseException:
-            _abort(ws)
+            abort(ws)
             raise
         slot.conn = conn
         if target.hooks.configure is None:
@@ -974,45 +858,6 @@ class WebSocketClientSession:
             del deadline
         if conn.has_ended:
             raise aiohttp.ServerDisconnectedError("the connection ended while it was configured")
-
-    async def _connect(self, target: Target) -> aiohttp.ClientWebSocketResponse:
-        if self._connect_limiter is None:
-            return await self._handshake(target)
-        ws: aiohttp.ClientWebSocketResponse | None = None
-        try:
-            async with self._connect_limiter:
-                ws = await self._handshake(target)
-        except BaseException:
-            if ws is not None:
-                # The limiter failed on the way out.
-                _abort(ws)
-            raise
-        if ws is None:
-            raise WebSocketPoolError("connect_limiter suppressed the failure of a handshake")
-        return ws
-
-    async def _handshake(self, target: Target) -> aiohttp.ClientWebSocketResponse:
-        attempt = _Attempt(self.client_session, self._response_class)
-        scope = asyncio.timeout(self._conn_timeout)
-        try:
-            async with scope:
-                return await attempt.connect(target)
-        except TimeoutError as exc:
-            attempt.abort()
-            if not scope.expired():
-                raise
-            # That keeps the frame of asyncio's timeout, which knows the task.
-            exc.__traceback__ = None
-            raise aiohttp.ConnectionTimeoutError(
-                f"no connection to {target.key.endpoint} within conn_timeout"
-                f" ({self._conn_timeout:g} s)"
-            ) from None
-        except BaseException:
-            attempt.abort()
-            raise
-        finally:
-            # It knows its task, which keeps the exception, whose traceback keeps this frame.
-            del scope
 
     def _finish_connecting(
         self,
@@ -1402,14 +1247,6 @@ def _is_being_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _abort(ws: aiohttp.ClientWebSocketResponse) -> None:
-    """Close a connection that is not, or not yet, the pool's."""
-    transport = None if ws._conn is None else ws._conn.transport
-    ws._response.close()
-    if transport is not None:
-        transport.abort()
-
-
 async def _goodbye(conn: Connection) -> None:
     try:
         await conn.close(aiohttp.WSCloseCode.OK, b"")
@@ -1480,85 +1317,3 @@ def _after_fork_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-def _own_client_session() -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        connector=_Connector(),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        # conn_timeout bounds a handshake as a whole.
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
-    )
-
-
-# -- arguments -----------------------------------------------------------------------------------
-
-
-def _places(name: str, value: Any) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool):
-        raise TypeError(f"{name} must be a whole number or None, not a bool")
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(
-            f"{name} must be a whole number or None, not {type(value).__name__}"
-        ) from None
-    if number < 0:
-        raise ValueError(f"{name} must be 0 or more, not {number}")
-    if number > sys.maxsize:
-        raise ValueError(f"{name} must not be more than {sys.maxsize}; None: no limit")
-    return number
-
-
-def _positive(name: str, value: Any) -> float | None:
-    if seconds(name, value) == 0:
-        raise ValueError(f"{name} must be more than 0 seconds; None: no limit")
-    return value  # type: ignore[no-any-return]
-
-
-def _client_session(client_session: Any) -> aiohttp.ClientSession | None:
-    if client_session is None:
-        return None
-    if not isinstance(client_session, aiohttp.ClientSession):
-        raise TypeError(
-            f"client_session must be an aiohttp.ClientSession, not {type(client_session).__name__}"
-        )
-    if client_session.closed:
-        raise ValueError("client_session is closed: give an open one, or none")
-    return client_session
-
-
-def _loop(loop: Any) -> asyncio.AbstractEventLoop | None:
-    if loop is None:
-        return None
-    if not isinstance(loop, asyncio.AbstractEventLoop):
-        raise TypeError(f"loop must be an event loop, not {type(loop).__name__}")
-    if loop.is_closed():
-        raise ValueError("loop is closed: give an open one, or none")
-    return loop
-
-
-def _response_class(response_class: Any) -> type[ClientWebSocketResponse]:
-    if not isinstance(response_class, type) or not issubclass(
-        response_class, ClientWebSocketResponse
-    ):
-        raise TypeError(
-            "ws_response_class must be a subclass of aiowebsocketclient.ClientWebSocketResponse"
-        )
-    for cls in response_class.__mro__[: response_class.__mro__.index(ClientWebSocketResponse)]:
-        if vars(cls).get("__slots__"):
-            raise TypeError(
-                f"ws_response_class must be without __slots__, which {cls.__name__} has:"
-                " they would belong to one handle, not to the connection"
-            )
-    return response_class
-
-
-def _limiter(limiter: Any) -> Any:
-    if limiter is not None and not all(
-        hasattr(type(limiter), name) for name in ("__aenter__", "__aexit__")
-    ):
-        raise TypeError("connect_limiter must be an asynchronous context manager")
-    return limiter

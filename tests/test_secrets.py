@@ -190,7 +190,7 @@ async def test_what_goes_well(server: Server) -> None:
                 watch.texts += [repr(task), repr(completion)]
             watch.texts += [repr(session.stats()), repr(session.stats_by_endpoint())]
         watch.take_what_is_there()
-    assert any("took" in text and "_try_to_connect" in text for text in watch.texts)
+    assert any("took" in text and "_try_to_open" in text for text in watch.texts)
 
 
 async def test_waiting_in_vain(server: Server) -> None:
@@ -254,7 +254,7 @@ async def test_handshakes_that_fail(server: Server) -> None:
             watch.take_what_is_there()
             await fails(watch, WebSocketPoolError, call)
             server.gate.set()
-    assert any("took" in text and "_try_to_connect" in text for text in watch.texts)
+    assert any("took" in text and "_try_to_open" in text for text in watch.texts)
 
 
 async def test_what_is_forgotten(server: Server) -> None:

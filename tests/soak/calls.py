@@ -249,7 +249,9 @@ class Caller:
         released = ws.release()
         await asyncio.wait({receiver})
         if not receiver.cancelled() and (exc := receiver.exception()) is not None:
-            raise exc
+            # One that had just got a PING or a CLOSE finds the connection gone.
+            if not isinstance(exc, ConnectionReleasedError):
+                raise exc
         await released
 
     async def release_after_cancelled_receive(self) -> None:

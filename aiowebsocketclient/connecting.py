@@ -1,0 +1,215 @@
+"""Opens connections: one handshake of aiohttp's, in the pool's own way.
+
+What is private to aiohttp here is pinned by ``tests/test_aiohttp_internals.py``.
+"""
+
+import asyncio
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from http import HTTPStatus
+from types import coroutine
+from typing import Any
+
+import aiohttp
+from multidict import CIMultiDict
+
+from .exceptions import WebSocketPoolError
+from .keys import Target, version_of
+
+__all__ = ("abort", "connect", "own_client_session")
+
+
+async def connect(
+    client_session: aiohttp.ClientSession,
+    target: Target,
+    response_class: Any,
+    *,
+    limiter: Any,
+    conn_timeout: float | None,
+) -> aiohttp.ClientWebSocketResponse:
+    """Make one handshake inside ``limiter``, and within ``conn_timeout`` seconds from then.
+
+    When it fails, or is cancelled, the socket is closed.
+    """
+    if limiter is None:
+        return await _handshake(client_session, target, response_class, conn_timeout)
+    ws: aiohttp.ClientWebSocketResponse | None = None
+    try:
+        async with limiter:
+            ws = await _handshake(client_session, target, response_class, conn_timeout)
+    except BaseException:
+        if ws is not None:
+            # The limiter failed on the way out.
+            abort(ws)
+        raise
+    if ws is None:
+        raise WebSocketPoolError("connect_limiter suppressed the failure of a handshake")
+    return ws
+
+
+async def _handshake(
+    client_session: aiohttp.ClientSession,
+    target: Target,
+    response_class: Any,
+    conn_timeout: float | None,
+) -> aiohttp.ClientWebSocketResponse:
+    attempt = _Attempt(client_session, response_class)
+    scope = asyncio.timeout(conn_timeout)
+    try:
+        async with scope:
+            return await attempt.connect(target)
+    except TimeoutError as exc:
+        attempt.abort()
+        if not scope.expired():
+            raise
+        # That keeps the frame of asyncio's timeout, which knows the task.
+        exc.__traceback__ = None
+        raise aiohttp.ConnectionTimeoutError(
+            f"no connection to {target.key.endpoint} within conn_timeout ({conn_timeout:g} s)"
+        ) from None
+    except BaseException:
+        attempt.abort()
+        raise
+    finally:
+        # It knows its task, which keeps the exception, whose traceback keeps this frame.
+        del scope
+
+
+def own_client_session() -> aiohttp.ClientSession:
+    """Return a client session that only connects: the pool limits, pools and times out."""
+    return aiohttp.ClientSession(
+        connector=_Connector(),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        # conn_timeout bounds a handshake as a whole.
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+    )
+
+
+def abort(ws: aiohttp.ClientWebSocketResponse) -> None:
+    """Close a connection that is not, or not yet, the pool's."""
+    transport = None if ws._conn is None else ws._conn.transport
+    ws._response.close()
+    if transport is not None:
+        transport.abort()
+
+
+class _Attempt:
+    """Stands for a client session in aiohttp's ``_ws_connect``, for one handshake.
+
+    It differs in the class of the response (a given session goes on returning its own class from
+    its own ``ws_connect``), and in keeping hold of what the handshake opened and was answered with.
+    """
+
+    __slots__ = ("_is_complete", "_response", "_session", "_transports", "_ws_response_class")
+
+    def __init__(self, session: aiohttp.ClientSession, ws_response_class: Any) -> None:
+        self._session = session
+        self._ws_response_class = ws_response_class
+        self._response: aiohttp.ClientResponse | None = None
+        self._transports: list[asyncio.Transport] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    async def connect(self, target: Target) -> aiohttp.ClientWebSocketResponse:
+        connect: Any = type(self._session)._ws_connect
+        url, base = target.url, self._session._base_url
+        if base is not None and url.user is None and url.origin() == base.origin():
+            # With a base_url, aiohttp before 3.12 takes nothing absolute.
+            url = url.relative()
+        # Those of the session that counted when the caller called are in the options.
+        self._is_complete = bool(
+            target.headers_version != version_of(self._session.headers) and self._session.headers
+        )
+        connector = self._session.connector
+        noting = (
+            connector.noting(self._transports)
+            if isinstance(connector, _Connector)
+            else nullcontext()
+        )
+        with noting:
+            ws: aiohttp.ClientWebSocketResponse = await connect(self, url, **target.options)
+        return ws
+
+    async def request(self, *args: Any, **kwargs: Any) -> aiohttp.ClientResponse:
+        request: Any = self._session.request(*args, **kwargs)
+        if self._is_complete:
+            request = _without_default_headers(self._session, request)
+        response: aiohttp.ClientResponse = await request
+        self._response = response
+        connection = response.connection
+        if connection is not None and connection.transport is not None:
+            self._transports.append(connection.transport)
+        elif response.status == HTTPStatus.SWITCHING_PROTOCOLS:
+            # aiohttp takes it for granted that the connection is still there.
+            raise aiohttp.ServerDisconnectedError
+        return response
+
+    def abort(self) -> None:
+        """Close the socket of a handshake that failed, at once.
+
+        aiohttp leaves it open where the class of the response raises, and waits for the other side
+        where there is TLS.
+        """
+        if self._response is not None:
+            self._response.close()
+        for transport in self._transports:
+            transport.abort()
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Of the pool's own client session: knows what each handshake has opened."""
+
+    def __init__(self) -> None:
+        # The pool limits and pools; what is left to the connector is to connect.
+        super().__init__(limit=0, force_close=True)
+        self._noted: dict[Any, list[asyncio.Transport]] = {}
+
+    @contextmanager
+    def noting(self, transports: list[asyncio.Transport]) -> Iterator[None]:
+        """Note in ``transports`` what the current task opens."""
+        task = asyncio.current_task()
+        self._noted[task] = transports
+        try:
+            yield
+        finally:
+            del self._noted[task]
+
+    async def connect(self, *args: Any, **kwargs: Any) -> Any:
+        """Open a connection, after closing what it replaces in its handshake."""
+        transports = self._noted.get(asyncio.current_task(), [])
+        for transport in transports:
+            # A redirect, or a second try. aiohttp has closed it, and with TLS waits for an answer.
+            transport.abort()
+        if transports:
+            transports.clear()
+            # A transport closes its socket in the next turn.
+            await asyncio.sleep(0)
+        connection = await super().connect(*args, **kwargs)
+        if connection.transport is not None:
+            transports.append(connection.transport)
+        return connection
+
+
+@coroutine
+def _without_default_headers(
+    session: aiohttp.ClientSession, request: Any
+) -> Generator[Any, Any, Any]:
+    """Make a request that has all its headers; aiohttp adds its session's in the first step."""
+    headers, session._default_headers = session._default_headers, CIMultiDict()
+    try:
+        step = request.send(None)
+    except StopIteration as stop:
+        return stop.value
+    finally:
+        session._default_headers = headers
+    while True:
+        try:
+            resume = partial(request.send, (yield step))
+        except BaseException as exc:
+            resume = partial(request.throw, exc)
+        try:
+            step = resume()
+        except StopIteration as stop:
+            return stop.value
