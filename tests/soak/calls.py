@@ -248,10 +248,10 @@ class Caller:
             receiver.cancel()
         released = ws.release()
         await asyncio.wait({receiver})
-        if not receiver.cancelled() and (exc := receiver.exception()) is not None:
-            # One that had just got a PING or a CLOSE finds the connection gone.
-            if not isinstance(exc, ConnectionReleasedError):
-                raise exc
+        exc = None if receiver.cancelled() else receiver.exception()
+        # One that had just got a PING or a CLOSE finds the connection gone.
+        if exc is not None and not isinstance(exc, ConnectionReleasedError):
+            raise exc
         await released
 
     async def release_after_cancelled_receive(self) -> None:
