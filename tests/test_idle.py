@@ -295,9 +295,7 @@ async def test_a_flood_does_not_fill_memory(
     session = make_session(close_timeout=5.0)
     ws = await session.ws_connect(server.url(), max_msg_size=0)
     await ws.release()
-    message = frame(0x82, bytes(size))
-    for _ in range(count):
-        server.transports[0].write(message)
+    server.transports[0].write(frame(0x82, bytes(size)) * count)
     await until(lambda: not session.stats().idle and not session.stats().closing)
     assert session.stats().closed_dirty == 1
     assert taken < 4 << 20
