@@ -12,6 +12,7 @@ from types import coroutine
 from typing import Any
 
 import aiohttp
+from aiohttp import hdrs
 from multidict import CIMultiDict
 
 from .exceptions import WebSocketPoolError
@@ -141,7 +142,7 @@ class _Attempt:
         connection = response.connection
         if connection is not None and connection.transport is not None:
             self._transports.append(connection.transport)
-        elif response.status == HTTPStatus.SWITCHING_PROTOCOLS:
+        elif _is_switching(response):
             # aiohttp takes it for granted that the connection is still there.
             raise aiohttp.ServerDisconnectedError
         return response
@@ -156,6 +157,15 @@ class _Attempt:
             self._response.close()
         for transport in self._transports:
             transport.abort()
+
+
+def _is_switching(response: aiohttp.ClientResponse) -> bool:
+    headers = response.headers
+    return (
+        response.status == HTTPStatus.SWITCHING_PROTOCOLS
+        and headers.get(hdrs.UPGRADE, "").lower() == "websocket"
+        and headers.get(hdrs.CONNECTION, "").lower() == "upgrade"
+    )
 
 
 class _Connector(aiohttp.TCPConnector):

@@ -51,14 +51,16 @@ def run(script: str, *arguments: str, python: tuple[str, ...] = ()) -> Any:
 
 # A round is done over and over, and what counts is the least that any has added: what is leaked is
 # leaked in each, what a cache or an allocator takes for itself is not. The bounds are half of what
-# one small object lost in ten operations comes to. RSS, which goes by pages and arenas, is for what
-# Python does not count: 32 bytes an operation, but no less than two arenas.
+# one small object lost in ten operations comes to, and no less than what measuring takes for itself
+# may vary by. RSS, which goes by pages and arenas, is for what Python does not count: 32 bytes an
+# operation, but no less than two arenas.
 OPERATIONS_FOR_ONE = 20
+NOISE = 70
 ARENA = 256 * 1024
 
 
 def leaks(found: dict[str, Any]) -> list[str]:
-    few = found["operations"] // OPERATIONS_FOR_ONE
+    few = max(NOISE, found["operations"] // OPERATIONS_FOR_ONE)
     rss = max(2 * ARENA, 32 * found["operations"])
     bounds = {"blocks": few, "objects": few, "rss": rss}
     grown = [f"{name}: {found[name]}" for name, most in bounds.items() if found[name] > most]
@@ -89,7 +91,7 @@ def test_nothing_grows(script: str, loop: str) -> None:
     assert not leaks(run(script, "--loop", loop))
 
 
-@pytest.mark.parametrize(("script", "operations"), [("cycles", 4_000), ("lost", 400)])
+@pytest.mark.parametrize(("script", "operations"), [("cycles", 4_000), ("lost", 4_000)])
 def test_one_small_object_lost_in_ten_operations_is_seen(script: str, operations: int) -> None:
     assert not leaks(run(script, f"--operations={operations}"))
     (grown,) = leaks(run(script, f"--operations={operations}", "--leak"))
@@ -121,8 +123,9 @@ def test_reference_counts(core: ModuleType) -> None:
     found, reference = (refcounts(name) for name in (core.IMPLEMENTATION, "py"))
     for (step, counts), (other, expected) in zip(found["steps"], reference["steps"], strict=True):
         assert (step, counts) == (other, expected)
-    # A reference lost or won in one walk of two would come to this.
-    most = found["times"] // 2
+    # A reference lost or won in three walks of four would come to this. Of None, caches of the
+    # interpreter take and give some.
+    most = found["times"] * 3 // 4
     assert all(abs(drift) < most for drift in found["drift"].values())
     assert found["blocks"] < most
 

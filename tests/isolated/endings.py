@@ -3,7 +3,7 @@
 import argparse
 import asyncio
 
-from common import Growth, run, settled
+from common import Growth, run, settled, until
 
 from aiowebsocketclient import WebSocketClientSession
 
@@ -48,10 +48,12 @@ async def main(port: int, options: argparse.Namespace) -> None:
         async def work(operations: int) -> None:
             for _ in range(operations // len(ways)):
                 await asyncio.gather(*(way() for way in ways))
+            # The last one to die idle may take its time.
+            await until(lambda: not session.stats().idle)
             await settled(session)
 
         await Growth(options).of(work)
 
 
 if __name__ == "__main__":
-    run(main, operations=4 * 250)
+    run(main, operations=4 * 1_000)

@@ -16,7 +16,7 @@ from typing import Any
 # Singletons of CPython >= 3.12 are immortal: their counts say nothing there, and do no harm.
 SINGLETONS = {"None": None, "True": True, "False": False, "()": ()}
 
-WARM_UP, TIMES = 10, 40
+WARM_UP, TIMES = 10, 160
 
 
 class Conn:
@@ -192,11 +192,11 @@ def walk_handles(core: Any) -> list[tuple[str, list[int]]]:
     conn = core.Parkable()
     conn.state = state = {"_waiting": False, "_close_code": None, "_closed": False}
     conn._buffer = buffer = []
-    conn._background = None
+    conn._background = conn._fragments = None
     conn._is_eof = conn._is_transport_closing = lambda: False
     conn._protocol = protocol = Protocol()
     conn._parser = parser = object()
-    conn.closing = conn.parked = False
+    conn.closing = conn.parked = conn.resets = False
     waiter, _ = pool.request("endpoint", key, token, 0.0)
     slot = waiter.opening
     slot.conn = conn
