@@ -4,6 +4,7 @@ import asyncio
 import gc
 import importlib
 import importlib.util
+import re
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -132,6 +133,11 @@ async def check_closed(session: WebSocketClientSession) -> None:
     assert session._pool.sizes() == dict.fromkeys(session._pool.sizes(), 0) | {
         name: size for name, size in session._pool.sizes().items() if name.endswith("_heap")
     }
+
+
+def told(value: object) -> str:
+    """Return what a test with this value is called: its repr, which may hold an address."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))[:60]
 
 
 async def until(

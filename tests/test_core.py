@@ -20,6 +20,8 @@ from aiowebsocketclient._pool_py import (
     ORPHAN_GRACE,
 )
 
+from .conftest import told
+
 NEVER = float("inf")
 
 
@@ -1945,7 +1947,7 @@ def test_release_of_what_is_not_acquired_is_refused(drive: Drive) -> None:
     assert pool.counter("released") == 1
 
 
-@pytest.mark.parametrize("garbage", [None, 1, "slot", object()], ids=repr)
+@pytest.mark.parametrize("garbage", [None, 1, "slot", object()], ids=told)
 @pytest.mark.parametrize(
     "call",
     [

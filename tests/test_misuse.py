@@ -31,7 +31,7 @@ from aiowebsocketclient import (
     WebSocketClientSession,
 )
 
-from .conftest import SessionFactory, until
+from .conftest import SessionFactory, told, until
 from .servers import Server, serving
 
 UNUSED = "ws://127.0.0.1:1/"
@@ -64,13 +64,13 @@ BAD_URL = [
 ]
 
 
-@pytest.mark.parametrize("url", NO_URL, ids=repr)
+@pytest.mark.parametrize("url", NO_URL, ids=told)
 def test_what_is_no_url(url: Any) -> None:
     with pytest.raises(TypeError, match=r"^url must be a str or a yarl.URL"):
         WebSocketClientSession().ws_connect(url)
 
 
-@pytest.mark.parametrize("url", BAD_URL, ids=repr)
+@pytest.mark.parametrize("url", BAD_URL, ids=told)
 def test_bad_urls(url: Any) -> None:
     with pytest.raises(aiohttp.ClientError, match=r"\burl\b"):
         WebSocketClientSession().ws_connect(url)
@@ -115,7 +115,7 @@ BAD_OPTIONS: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), BAD_OPTIONS, ids=[f"{name}-{value!r}"[:60] for name, value in BAD_OPTIONS]
+    ("name", "value"), BAD_OPTIONS, ids=[f"{name}-{told(value)}" for name, value in BAD_OPTIONS]
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_bad_options(name: str, value: Any) -> None:
@@ -153,7 +153,7 @@ async def test_after_bad_calls_the_pool_is_as_before(
     await assert_nothing_happened(session, server.url())
 
 
-@pytest.mark.parametrize("count", [-1, True, 1.5, math.nan, math.inf, "1", None, 2**70], ids=repr)
+@pytest.mark.parametrize("count", [-1, True, 1.5, math.nan, math.inf, "1", None, 2**70], ids=told)
 async def test_bad_counts(make_session: SessionFactory, count: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=r"^count"):
         await make_session().prewarm(UNUSED, count)
@@ -186,7 +186,7 @@ async def test_whatever_is_a_whole_number_will_do(
 @pytest.mark.parametrize(
     "headers",
     [{"X": "1\r\nY: 2"}, {"X\n": "1"}, {"X": 1}, [("X", "1", "2")], "X: 1", {"X Y": "1"}],
-    ids=repr,
+    ids=told,
 )
 def test_bad_headers_of_a_session(headers: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=r"^headers"):
@@ -216,7 +216,7 @@ class Grandchild(Slotted):
 
 
 @pytest.mark.parametrize(
-    "cls", [Slotted, Grandchild, aiohttp.ClientWebSocketResponse, None, "name", object()], ids=repr
+    "cls", [Slotted, Grandchild, aiohttp.ClientWebSocketResponse, None, "name", object()], ids=told
 )
 def test_bad_response_classes(cls: Any) -> None:
     with pytest.raises(TypeError, match=r"^ws_response_class"):
@@ -228,7 +228,7 @@ class HalfALimiter:
 
 
 @pytest.mark.parametrize(
-    "limiter", [3, threading.Lock(), asyncio.Semaphore, HalfALimiter(), lambda: None], ids=repr
+    "limiter", [3, threading.Lock(), asyncio.Semaphore, HalfALimiter(), lambda: None], ids=told
 )
 def test_bad_limiters(limiter: Any) -> None:
     with pytest.raises(TypeError, match=r"^connect_limiter"):
