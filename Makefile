@@ -4,6 +4,8 @@
 PYTHON ?= python3
 # For demo, bench, matrix, soak and sanitize: what else goes to the command.
 ARGS ?=
+# Processes that run the tests; those wait more than they compute.
+JOBS ?= 3
 # Seconds that a soak takes, half of them on each loop.
 SOAK ?= 600
 
@@ -42,8 +44,9 @@ demo: $(DEMO)/.installed
 
 # Not "python -m pytest", which would put this directory in front of what was installed.
 test: lint
-	$(COMPILED) $(TEST)/bin/pytest --impl c --ignore tests/test_packaging.py
-	AIOWEBSOCKETCLIENT_NO_EXTENSIONS=1 $(TEST)/bin/pytest --impl py --ignore tests/test_packaging.py
+	$(COMPILED) $(TEST)/bin/pytest -n $(JOBS) --impl c --ignore tests/test_packaging.py
+	AIOWEBSOCKETCLIENT_NO_EXTENSIONS=1 $(TEST)/bin/pytest -n $(JOBS) --impl py \
+		--ignore tests/test_packaging.py
 	$(TEST)/bin/pytest tests/test_packaging.py
 
 lint: $(TEST)/.installed

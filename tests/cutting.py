@@ -1343,6 +1343,13 @@ class Tally:
         self.by_grid[grid] += 1
         self.cancellations += trial.cancellations
 
+    def add(self, told: dict[str, Any]) -> None:
+        """Add what was counted in another process, as that told it by ``vars()``."""
+        self.operations |= set(told["operations"])
+        self.cuts += Counter(told["cuts"])
+        self.by_grid += Counter(told["by_grid"])
+        self.cancellations += told["cancellations"]
+
     def __str__(self) -> str:
         grids = ", ".join(f"{count} by {name}" for name, count in sorted(self.by_grid.items()))
         return (

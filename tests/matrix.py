@@ -99,7 +99,7 @@ def prepare(environment: Path, executable: str, wheels: Path, core: str, aiohttp
 
 def run_suite(environment: Path, python: str, core: str, pytest: Sequence[str]) -> Row:
     # A wheel is tested here; how one is built is not.
-    command = [environment / "bin" / "pytest", "--impl", core]
+    command = [environment / "bin" / "pytest", "-n", "3", "--impl", core]
     command += ["--ignore", "tests/test_packaging.py", *pytest]
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     run = subprocess.run(
