@@ -6,7 +6,8 @@ PYTHON ?= python3
 ARGS ?=
 # Processes that run the tests; those wait more than they compute.
 JOBS ?= 3
-# Seconds that a soak takes, half of them on each loop.
+# Seconds that a soak takes: the tenth part for the cores beside their model, half of the rest on
+# each loop.
 SOAK ?= 600
 
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -62,7 +63,8 @@ matrix:
 
 # The flag AIOWEBSOCKETCLIENT_NO_EXTENSIONS counts here: set, it is the pure core that is soaked.
 soak: $(TEST)/.installed
-	$(TEST)/bin/python -m tests.soak --seconds $(SOAK) $(ARGS)
+	$(TEST)/bin/python -m tests.lockstep --seconds $$(( $(SOAK) / 10 ))
+	$(TEST)/bin/python -m tests.soak --seconds $$(( $(SOAK) * 9 / 10 )) $(ARGS)
 
 sanitize: $(TEST)/.installed
 	$(TEST)/bin/python tests/sanitize.py $(ARGS)
