@@ -4,10 +4,12 @@ What is private to aiohttp here is pinned by ``tests/test_aiohttp_internals.py``
 """
 
 import asyncio
+import socket
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from http import HTTPStatus
+from inspect import signature
 from types import coroutine
 from typing import Any
 
@@ -168,12 +170,53 @@ def _is_switching(response: aiohttp.ClientResponse) -> bool:
     )
 
 
+class _Socket(socket.socket):
+    """A socket that only uvloop closes, once uvloop has connected it.
+
+    uvloop's ``create_connection(sock=...)`` opens a transport on the descriptor, and one turn later
+    attaches the socket, which the transport's end is then told to. A transport that has ended by
+    that time tells nobody: one reset before the first bytes of TLS, which 0.23 sends in that turn,
+    or one whose task was cancelled (before 0.23). The socket, when collected, would close a number
+    that by then is another connection's.
+    """
+
+    __slots__ = ("_is_uvloops",)
+
+    def __init__(self, *args: Any) -> None:
+        self._is_uvloops = False
+        super().__init__(*args)
+
+    def connect(self, address: Any) -> None:
+        # uvloop counts itself in while it connects. Who fails to connect closes by hand.
+        self._is_uvloops = self._io_refs > 0  # type: ignore[attr-defined]
+        super().connect(address)
+
+    def __del__(self) -> None:
+        if self._is_uvloops:
+            self.detach()
+        # It closes one that nobody has closed, and warns of it.
+        super().__del__()  # type: ignore[misc]
+
+
+def _make_socket(address: tuple[Any, ...]) -> socket.socket:
+    family, kind, protocol, *_ = address
+    return _Socket(family, kind, protocol)
+
+
+# aiohttp before 3.12 makes its sockets itself.
+_CAN_MAKE_SOCKETS = "socket_factory" in signature(aiohttp.TCPConnector).parameters
+
+
 class _Connector(aiohttp.TCPConnector):
     """Of the pool's own client session: knows what each handshake has opened."""
 
     def __init__(self) -> None:
         # The pool limits and pools; what is left to the connector is to connect.
-        super().__init__(limit=0, force_close=True)
+        settings: dict[str, Any] = {"limit": 0, "force_close": True}
+        is_asyncios = isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop)
+        if _CAN_MAKE_SOCKETS and not is_asyncios:
+            settings["socket_factory"] = _make_socket
+        super().__init__(**settings)
         self._noted: dict[Any, list[asyncio.Transport]] = {}
 
     @contextmanager

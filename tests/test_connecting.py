@@ -1,8 +1,13 @@
 """Handshakes: failed, refused, hanging, limited, and made ahead."""
 
 import asyncio
+import gc
+import os
 import socket
 import ssl
+import struct
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any
 
@@ -11,6 +16,7 @@ import pytest
 from aiolimiter import AsyncLimiter
 
 from aiowebsocketclient import PoolClosedError, PoolTimeoutError, WebSocketPoolError
+from aiowebsocketclient.connecting import _CAN_MAKE_SOCKETS, _make_socket, own_client_session
 
 from .conftest import SessionFactory, until
 from .servers import Server
@@ -406,3 +412,66 @@ async def test_prewarm_of_what_greets_first(server: Server, make_session: Sessio
     async with session.ws_connect(server.url("/greet")) as ws:
         assert await ws.receive_str() == "welcome"
     assert session.stats().idle == 1
+
+
+def reset(accepted: socket.socket, task: asyncio.Task[Any]) -> None:
+    accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    accepted.close()
+
+
+def cancel(accepted: socket.socket, task: asyncio.Task[Any]) -> None:
+    asyncio.get_running_loop().call_soon(task.cancel)
+
+
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+@pytest.mark.parametrize("fault", [reset, cancel])
+async def test_a_socket_is_closed_once(
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Callable[[socket.socket, asyncio.Task[Any]], None],
+    scheme: str,
+) -> None:
+    """What fails when TCP is connected, and TLS has not begun; then the number is another's."""
+    loop = asyncio.get_running_loop()
+    if not _CAN_MAKE_SOCKETS and not isinstance(loop, asyncio.BaseEventLoop):
+        pytest.skip("aiohttp before 3.12 makes its sockets itself")
+    create_connection = loop.create_connection
+    numbers: list[int] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as stack:
+
+        async def fail(*args: Any, sock: socket.socket, **kwargs: Any) -> Any:
+            accepted = stack.enter_context(listener.accept()[0])
+            numbers.append(sock.fileno())
+            task = asyncio.current_task()
+            assert task is not None
+            fault(accepted, task)
+            return await create_connection(*args, sock=sock, **kwargs)
+
+        monkeypatch.setattr(loop, "create_connection", fail)
+        async with own_client_session() as client_session:
+            url = f"{scheme}://127.0.0.1:{listener.getsockname()[1]}/"
+            call = asyncio.ensure_future(client_session.ws_connect(url))
+            await asyncio.wait({call})
+            assert call.cancelled() or isinstance(call.exception(), aiohttp.ClientError)
+            (number,) = set(numbers)
+            await until(lambda: not is_open(number))
+            os.dup2(listener.fileno(), number)
+            del call
+        gc.collect()
+        assert is_open(number)
+        os.close(number)
+
+
+def is_open(number: int) -> bool:
+    with suppress(OSError):
+        os.fstat(number)
+        return True
+    return False
+
+
+def test_a_socket_that_was_not_connected_is_closed_by_its_end() -> None:
+    sock = _make_socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 0)))
+    number = sock.fileno()
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        del sock
+        gc.collect()
+    assert not is_open(number)
