@@ -218,6 +218,8 @@ class _Connector(aiohttp.TCPConnector):
             settings["socket_factory"] = _make_socket
         super().__init__(**settings)
         self._noted: dict[Any, list[asyncio.Transport]] = {}
+        self._protocols: dict[Any, list[Any]] = {}
+        self._factory = partial(_make_protocol, self._factory, self._protocols)
 
     @contextmanager
     def noting(self, transports: list[asyncio.Transport]) -> Iterator[None]:
@@ -239,10 +241,32 @@ class _Connector(aiohttp.TCPConnector):
             transports.clear()
             # A transport closes its socket in the next turn.
             await asyncio.sleep(0)
-        connection = await super().connect(*args, **kwargs)
+        connection = await self._connect(*args, **kwargs)
         if connection.transport is not None:
             transports.append(connection.transport)
         return connection
+
+    async def _connect(self, *args: Any, **kwargs: Any) -> Any:
+        task = asyncio.current_task()
+        protocols = self._protocols[task] = []
+        try:
+            return await super().connect(*args, **kwargs)
+        except BaseException:
+            for protocol in protocols:
+                # TLS was ready, which its caller did not learn any more: the loop has closed it,
+                # and waits for an answer.
+                if protocol.transport is not None:
+                    protocol.transport.abort()
+            raise
+        finally:
+            del self._protocols[task]
+
+
+def _make_protocol(make: Any, protocols: dict[Any, list[Any]]) -> Any:
+    """Make what aiohttp makes, and note it with the task that connects."""
+    protocol = make()
+    protocols[asyncio.current_task()].append(protocol)
+    return protocol
 
 
 @coroutine

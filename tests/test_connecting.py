@@ -6,6 +6,7 @@ import os
 import socket
 import ssl
 import struct
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from types import TracebackType
@@ -412,6 +413,55 @@ async def test_prewarm_of_what_greets_first(server: Server, make_session: Sessio
     async with session.ws_connect(server.url("/greet")) as ws:
         assert await ws.receive_str() == "welcome"
     assert session.stats().idle == 1
+
+
+async def test_a_handshake_given_up_as_tls_gets_ready_closes_its_socket_at_once(
+    monkeypatch: pytest.MonkeyPatch, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    """The end of TLS, to which the other side says nothing, is not waited for."""
+    loop = asyncio.get_running_loop()
+    create_connection = loop.create_connection
+    numbers: list[int] = []
+
+    async def give_up(make: Any, *args: Any, sock: socket.socket, **kwargs: Any) -> Any:
+        def make_protocol() -> Any:
+            protocol = make()
+            made = protocol.connection_made
+
+            def connection_made(transport: asyncio.BaseTransport) -> None:
+                made(transport)
+                # The task wakes to that, and not to what it waits for.
+                loop.call_soon(call.cancel)
+
+            protocol.connection_made = connection_made
+            return protocol
+
+        numbers.append(sock.fileno())
+        return await create_connection(make_protocol, *args, sock=sock, **kwargs)
+
+    monkeypatch.setattr(loop, "create_connection", give_up)
+    is_over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = asyncio.ensure_future(
+            asyncio.to_thread(answer_no_end, listener, server_tls, is_over)
+        )
+        try:
+            async with own_client_session() as client_session:
+                url = f"wss://127.0.0.1:{listener.getsockname()[1]}/"
+                call = asyncio.ensure_future(client_session.ws_connect(url, ssl=client_tls))
+                await asyncio.wait({call})
+                assert call.cancelled()
+                (number,) = numbers
+                await until(lambda: not is_open(number), 1.0)
+        finally:
+            is_over.set()
+            await server
+
+
+def answer_no_end(listener: socket.socket, tls: ssl.SSLContext, is_over: threading.Event) -> None:
+    accepted, _ = listener.accept()
+    with accepted, suppress(OSError), tls.wrap_socket(accepted, server_side=True):
+        is_over.wait(10.0)
 
 
 def reset(accepted: socket.socket, task: asyncio.Task[Any]) -> None:
