@@ -25,7 +25,7 @@ from aiowebsocketclient import (
 from aiowebsocketclient._pool_py import ACQUIRED
 
 from .fleet import Stop
-from .subject import Ask, Lane
+from .subject import Ask, HookError, Lane
 
 # Seconds for what is bound to happen soon, such as a reply that has been sent.
 _SOON: Final = 20.0
@@ -111,6 +111,8 @@ class Caller:
             return type(exc).__name__ if expected else None
         if isinstance(exc, aiohttp.WSServerHandshakeError):
             return "refused handshakes" if exc.status == 503 else None
+        if isinstance(exc, HookError) and self.lane.plan.hooked:
+            return "hook errors"
         if isinstance(exc, EndedError | NoPatienceError):
             return type(exc).__name__
         # A server that is down, frozen, or was killed this moment.

@@ -1,12 +1,15 @@
 """The sessions: their settings, what callers asked of each, and what that must add up to."""
 
 import asyncio
+import random
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from random import Random
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
+
+from aiohttp import WSMsgType
 
 from aiowebsocketclient import (
     ClientWebSocketResponse,
@@ -18,7 +21,7 @@ from aiowebsocketclient import (
 from aiowebsocketclient._pool_py import CLOSE_REASONS
 
 from .fleet import Fleet
-from .ledger import PORTS, SERVERS, LaneField
+from .ledger import PORTS, SERVERS, LaneField, Ledger
 
 #: For the closing handshake with a server that is frozen or deaf.
 CLOSE_TIMEOUT: Final = 1.0
@@ -40,6 +43,8 @@ class Plan(NamedTuple):
     pause: float = 0.5
     #: Whether its session is closed and made anew in the middle of everything.
     remade: bool = False
+    #: Whether all its connections have hooks.
+    hooked: bool = False
 
 
 def _limiter() -> dict[str, Any]:
@@ -56,9 +61,30 @@ PLANS: Final = (
     Plan("queue", 5, {"limit": 8, "max_waiting": 20, "acquire_timeout": 0.5}),
     Plan("ageing", 5, {"limit": 16, "max_idle": 0.3, "max_lifetime": 1.0}, _limiter, pause=2.0),
     Plan("force_close", 2, {"limit": 10, "force_close": True}, pause=2.0),
+    Plan("hooks", 8, {"limit": 12, "hook_timeout": 1.0}, hooked=True),
     # With a client_session of its own: of a given one, README says what it does with TLS.
     Plan("remade", 8, {"limit": 20, "limit_total": 40}, pause=1.0, remade=True),
 )
+
+
+class HookError(Exception):
+    """What the hooks of a lane raise."""
+
+
+def hooks(ledger: Ledger) -> dict[str, Any]:
+    """Return hooks that talk to the server; while there is chaos, some fail or take too long."""
+
+    async def talk(ws: ClientWebSocketResponse) -> None:
+        if not ledger.calm and random.random() < 0.02:
+            raise HookError("by chance")
+        if not ledger.calm and random.random() < 0.01:
+            await asyncio.sleep(2.0)
+        await ws.send_str("-1 echo 0 3 hook")
+        message = await ws.receive()
+        if message.type is not WSMsgType.TEXT or not message.data.startswith("-1 "):
+            raise HookError("something else than the reply")
+
+    return {"configure": talk, "check": talk, "reset": talk}
 
 
 class Tenure:
@@ -179,6 +205,7 @@ class Lane:
             headers={"X-Lane": self.name},
             **self.plan.settings,
             **self.plan.extras(),
+            **(hooks(self.fleet.ledger) if self.plan.hooked else {}),
         )
         self.tenure = Tenure(session)
         self.note_progress()
