@@ -54,6 +54,7 @@ _ROWS: Final[Sequence[tuple[str, Callable[[Result], str]]]] = (
     ("Replies checked", _number("counts", "replies")),
     ("Connections opened", _number("connects")),
     ("Cancellations", _number("counts", "cancellations")),
+    ("Faults tried, all kinds together", _number("faults")),
     ("Timeouts and rejections of the pool", lambda r: f"{_refused(r):,}"),
     ("Servers killed / stopped / frozen", _restarts),
     ("Sockets shut down by clients / aborted by servers", _ended),
