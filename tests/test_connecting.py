@@ -430,8 +430,7 @@ async def test_a_handshake_given_up_as_tls_gets_ready_closes_its_socket_at_once(
 
             def connection_made(transport: asyncio.BaseTransport) -> None:
                 made(transport)
-                # The task wakes to that, and not to what it waits for.
-                loop.call_soon(call.cancel)
+                call.cancel()
 
             protocol.connection_made = connection_made
             return protocol

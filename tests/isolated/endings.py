@@ -48,8 +48,10 @@ async def main(port: int, options: argparse.Namespace) -> None:
         async def work(operations: int) -> None:
             for _ in range(operations // len(ways)):
                 await asyncio.gather(*(way() for way in ways))
-            # The last one to die idle may take its time.
-            await until(lambda: not session.stats().idle)
+            # The last one to die idle may take its time. (An idle echo was read after all.)
+            await until(
+                lambda: not any("dies" in slot.key.target for slot in session._pool.slots())
+            )
             await settled(session)
 
         await Growth(options).of(work)
