@@ -267,6 +267,7 @@ class WebSocketClientSession:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_when = math.inf
         self._close_task: asyncio.Task[None] | None = None
+        self._is_finishing = False
         self._drained: asyncio.Future[None] | None = None
         # What ends with each handshake under way.
         self._handshakes: dict[Slot, asyncio.Future[_Failure | None]] = {}
@@ -1126,14 +1127,28 @@ class WebSocketClientSession:
                 await self._close_client_session()
                 return
             self._start_shutdown()
-            self._close_task = asyncio.Task(self._finish_shutdown(), loop=running)
-        try:
-            await asyncio.shield(self._close_task)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling() or not self._close_task.cancelled():
-                raise
-            # Not this caller was cancelled: the task was, which then has closed all the faster.
+            self._finish_closing(self._finish_shutdown())
+        while (closing := self._close_task) is not None:
+            try:
+                await asyncio.shield(closing)
+            except asyncio.CancelledError:
+                if _is_being_cancelled() or not closing.cancelled():
+                    raise
+                # Not this caller was cancelled: the task was, which then has closed all the faster,
+                # or had not begun, and another has.
+            if self._close_task is closing:
+                return
+
+    def _finish_closing(self, steps: Coroutine[Any, Any, None]) -> None:
+        assert self._loop is not None
+        self._close_task = asyncio.Task(steps, loop=self._loop)
+        self._close_task.add_done_callback(self._close_if_not_begun)
+
+    def _close_if_not_begun(self, task: asyncio.Task[None]) -> None:
+        """Close all the same where somebody has cancelled all the tasks there are."""
+        assert self._loop is not None
+        if task.cancelled() and not self._is_finishing and not self._loop.is_closed():
+            self._finish_closing(self._abort_all())
 
     def _check_other_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         if not loop.is_closed():
@@ -1174,6 +1189,7 @@ class WebSocketClientSession:
 
     async def _finish_shutdown(self) -> None:
         assert self._drained is not None
+        self._is_finishing = True
         try:
             # A connection is aborted by its own timer; what else may hang is a handshake that does
             # not let itself be cancelled, in a connect_limiter say.
@@ -1187,6 +1203,7 @@ class WebSocketClientSession:
 
     async def _abort_all(self) -> None:
         assert self._drained is not None
+        self._is_finishing = True
         for slot in self._pool.slots():
             if slot.conn is not None:
                 slot.conn.abort()

@@ -525,14 +525,17 @@ async def test_a_limiter_that_cannot_be_cancelled_does_not_hold_up_close(
     await until(lambda: session._pool.sizes()["slots"] == 0)
 
 
+@pytest.mark.parametrize("turns", [1, 2, 5, 100])
 async def test_close_where_all_tasks_are_cancelled(
-    server: Server, make_session: SessionFactory
+    server: Server, make_session: SessionFactory, turns: int
 ) -> None:
-    """As asyncio.run() does at the end."""
+    """As asyncio.run() does at the end; also before the session's own have begun."""
     session = make_session(close_timeout=30)
     ws = await session.ws_connect(server.url("/silent"))
     closing = asyncio.create_task(session.close())
-    await asyncio.sleep(0.01)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    assert session.closed
     for task in asyncio.all_tasks():
         if "WebSocketClientSession" in repr(task) or "_goodbye" in repr(task):
             task.cancel()

@@ -2,10 +2,15 @@
 
 import argparse
 import asyncio
+from typing import Any
 
 from common import Growth, run, settled, until
 
 from aiowebsocketclient import WebSocketClientSession
+
+
+def is_dying(slot: Any) -> bool:
+    return slot.uses > 0 and slot.key.target == "/dies"
 
 
 async def main(port: int, options: argparse.Namespace) -> None:
@@ -48,10 +53,8 @@ async def main(port: int, options: argparse.Namespace) -> None:
         async def work(operations: int) -> None:
             for _ in range(operations // len(ways)):
                 await asyncio.gather(*(way() for way in ways))
-            # The last one to die idle may take its time. (An idle echo was read after all.)
-            await until(
-                lambda: not any("dies" in slot.key.target for slot in session._pool.slots())
-            )
+            # The last one to die idle may take its time; what nobody has used does not die.
+            await until(lambda: not any(map(is_dying, session._pool.slots())))
             await settled(session)
 
         await Growth(options).of(work)
