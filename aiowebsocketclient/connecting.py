@@ -274,19 +274,24 @@ def _without_default_headers(
     session: aiohttp.ClientSession, request: Any
 ) -> Generator[Any, Any, Any]:
     """Make a request that has all its headers; aiohttp adds its session's in the first step."""
+    # Not by its own throw(), whose frame would keep what is thrown, and that the frame.
+    steps = request.__await__()
     headers, session._default_headers = session._default_headers, CIMultiDict()
     try:
-        step = request.send(None)
+        step = steps.send(None)
     except StopIteration as stop:
         return stop.value
     finally:
         session._default_headers = headers
     while True:
         try:
-            resume = partial(request.send, (yield step))
+            resume = partial(steps.send, (yield step))
         except BaseException as exc:
-            resume = partial(request.throw, exc)
+            resume = partial(steps.throw, exc)
         try:
             step = resume()
         except StopIteration as stop:
             return stop.value
+        finally:
+            # It may have what was thrown in, whose traceback has this frame.
+            del resume

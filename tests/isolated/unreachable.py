@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 import aiohttp
 from common import answer, run, settled
 
-from aiowebsocketclient import PoolTimeoutError, WebSocketClientSession
+from aiowebsocketclient import PoolTimeoutError, WebSocketClientSession, WebSocketPoolError
 
 TIMES = 10
 
@@ -134,6 +134,17 @@ async def main(port: int, options: argparse.Namespace) -> None:
         async def fail_to_prewarm() -> None:
             with contextlib.suppress(aiohttp.WSServerHandshakeError):
                 await session.prewarm(url + "refuse", 1)
+
+        async def stop_after_a_change_of_headers() -> None:
+            headers = session.client_session.headers
+            waiting = asyncio.create_task(session.ws_connect(url + "hang"))
+            headers["A"] = "B"
+            await asyncio.sleep(0.01)
+            (task,) = (slot.task for slot in session._pool.slots() if slot.task)
+            headers.clear()
+            task.cancel()
+            await asyncio.wait([waiting])
+            assert isinstance(waiting.exception(), WebSocketPoolError)
 
         operations = [thing for thing in locals().values() if asyncio.iscoroutinefunction(thing)]
         answer(found={o.__name__: await unreachable(o, session) for o in operations})
