@@ -1004,8 +1004,11 @@ class WebSocketClientSession:
         """Close a connection whose user was left by an exception."""
         slot: Any = handle._slot
         conn: Connection | None = slot.conn
-        handle._cut_off()
         assert self._loop is not None
+        if not self._loop.is_closed():
+            # The garbage collector may end a coroutine in any thread; its handle is lost then.
+            self._check_thread("__aexit__()", handle)
+        handle._cut_off()
         if conn is None or self._loop.is_closed():
             return DONE
         conn.wake_pending_receive()

@@ -347,12 +347,18 @@ async def test_from_another_thread(server: Server, make_session: SessionFactory)
     idle = await session.ws_connect(server.url())
     await idle.release()
     before = session.stats()
+
+    async def leave_by_an_exception() -> None:
+        async with ws:
+            raise LookupError
+
     for call, match in (
         (lambda: session.ws_connect(server.url()), "another event loop"),
         (lambda: session.prewarm(server.url(), 2), "another event loop"),
         (session.close, "another event loop"),
         (ws.release, "another thread"),
         (ws.close, "another thread"),
+        (leave_by_an_exception, "another thread"),
     ):
         error = from_a_thread(call)
         assert isinstance(error, RuntimeError)
