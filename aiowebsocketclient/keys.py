@@ -160,6 +160,9 @@ def resolve(
         options["headers"] = sent
     else:
         options.pop("headers", None)
+    if client_session is not None and client_session.headers:
+        # A proxy is sent them too, and as they are now.
+        options["proxy_headers"] = client_session._prepare_headers(options.get("proxy_headers"))
     wire_headers = _wire_headers(url, options, given, client_session)
     key = HandshakeKey(
         _endpoint(url),

@@ -339,6 +339,29 @@ async def test_client_session_headers_that_change_before_a_handshake_that_fails(
     assert session.client_session.headers == {"X-User": "b"}
 
 
+async def test_client_session_headers_that_change_before_a_proxy_is_asked(
+    make_session: SessionFactory,
+) -> None:
+    asked: list[bytes] = []
+
+    async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+        writer.close()
+
+    session = make_session()
+    session.client_session.headers["X-User"] = "a"
+    async with await asyncio.start_server(ask, "127.0.0.1", 0) as server:
+        proxy = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        call = session.ws_connect("wss://example.org/", proxy=proxy, proxy_headers={"X-Own": "1"})
+        session.client_session.headers["X-User"] = "b"
+        with pytest.raises(aiohttp.ClientHttpProxyError):
+            await call
+    (head,) = asked
+    assert b"X-User: a\r\n" in head
+    assert b"X-Own: 1\r\n" in head
+
+
 async def test_cookies_of_a_given_jar(server: Server, make_session: SessionFactory) -> None:
     jar = aiohttp.CookieJar(unsafe=True)
     session = make_session(client_session=aiohttp.ClientSession(cookie_jar=jar))
