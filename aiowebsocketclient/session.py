@@ -453,7 +453,8 @@ class WebSocketClientSession:
         return opened
 
     def _under_way(self, key: HandshakeKey) -> list[asyncio.Future[_Failure | None]]:
-        return [finished for slot, finished in self._handshakes.items() if slot.key == key]
+        handshakes = self._handshakes.items()
+        return [done for slot, done in handshakes if slot.key == key and slot.state != CLOSING]
 
     def _forget_stale_targets(self) -> None:
         """See whether somebody has changed the headers that go with every handshake."""

@@ -1,6 +1,7 @@
 """Handshakes: failed, refused, hanging, limited, and made ahead."""
 
 import asyncio
+import contextlib
 import gc
 import os
 import socket
@@ -361,6 +362,42 @@ async def test_prewarm_gives_way(server: Server, make_session: SessionFactory) -
     server.gate.set()
     await (await caller).release()
     assert await warming == 0
+
+
+async def test_prewarm_does_not_wait_for_what_was_stopped(
+    server: Server, make_session: SessionFactory
+) -> None:
+    class Stubborn:
+        """A limiter in which the first handshake does not let itself be cancelled."""
+
+        def __init__(self) -> None:
+            self.entered = 0
+            self.gate = asyncio.Event()
+
+        async def __aenter__(self) -> None:
+            self.entered += 1
+            is_first = self.entered == 1
+            while is_first and not self.gate.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self.gate.wait()
+
+        async def __aexit__(self, *exc: object) -> None:
+            pass
+
+    limiter = Stubborn()
+    session = make_session(max_connecting=1, connect_limiter=limiter)
+    caller = asyncio.ensure_future(session.ws_connect(server.url()))
+    await until(lambda: limiter.entered)
+    caller.cancel()
+    try:
+        async with asyncio.timeout(5):
+            # The handshake that nobody waits for gives way to this one.
+            await (await session.ws_connect(server.url("/other"))).release()
+            assert session.stats().closing == 1
+            assert await session.prewarm(server.url(), 1) == 1
+    finally:
+        limiter.gate.set()
+    await until(lambda: session.stats().closing == 0)
 
 
 async def test_failed_prewarm(server: Server, make_session: SessionFactory) -> None:
