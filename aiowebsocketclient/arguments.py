@@ -197,9 +197,8 @@ def _method(name: str, value: Any) -> str:
 
 
 def _protocols(name: str, value: Any) -> tuple[str, ...]:
-    protocols = () if isinstance(value, str | bytes) else value
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        raise TypeError('protocols must be an iterable of str, as in ("graphql-ws",)')
+        raise TypeError(f'{name} must be an iterable of str, as in ("graphql-ws",)')
     protocols = tuple(value)
     for protocol in protocols:
         if not isinstance(protocol, str):

@@ -42,7 +42,6 @@ _LENGTH: Final = 0x7F
 # RFC 6455, 7.1.5: the code of a CLOSE frame that has none.
 _NO_CLOSE_CODE: Final = 1005
 
-
 # What is read, for the sake of a clean end, from one who goes on sending to a connection that the
 # pool closes. A message is in memory until it is whole, and may be as large as max_msg_size.
 _MAX_UNWANTED: Final = 1 << 20

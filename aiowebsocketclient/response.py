@@ -22,7 +22,7 @@ __all__ = ("CONNECTION", "ClientWebSocketResponse", "Completion")
 
 
 class Completion(Coroutine[Any, Any, None]):
-    """What ``release()`` returns for a connection that is being closed.
+    """What ``release()`` returns for a connection that is being closed, or reset.
 
     It need not be awaited, and can be, any number of times.
 

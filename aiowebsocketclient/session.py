@@ -621,7 +621,7 @@ class WebSocketClientSession:
             conn.fresh = False
             self._carry_out(self._pool.release(slot, monotonic()))
         else:
-            self._close_acquired(slot, "dirty")
+            self._close_acquired(slot, conn.why_unfit())
 
     def _bind(self) -> None:
         """Make sure of an open session, of its loop and of its client session."""
