@@ -513,12 +513,18 @@ cdef class Pool:
         its line, unless it may not wait.
         """
         cdef Slot slot
+        slot = self.decline(waiter)
+        if slot is not None and slot.uses > 1:
+            slot.handshake.endpoint.reused += 1
+        return slot
+
+    cpdef Slot decline(self, Waiter waiter):
+        """Do the same for a waiter that will not use it: nothing is counted as reused."""
+        cdef Slot slot
         slot = waiter.slot
         if slot is not None:
             waiter.slot = None
             slot.waiter = None
-            if slot.uses > 1:
-                slot.handshake.endpoint.reused += 1
         return slot
 
     def give_up(self, Waiter waiter not None, double now, bint timed_out):

@@ -597,12 +597,17 @@ class Pool:
         ``None``: it has none, or what it was given has died since; then it is back at the head of
         its line, unless it may not wait.
         """
+        slot = self.decline(waiter)
+        if slot is not None and slot.uses > 1:
+            slot.handshake.endpoint.reused += 1
+        return slot
+
+    def decline(self, waiter: Waiter) -> Slot | None:
+        """Do the same for a waiter that will not use it: nothing is counted as reused."""
         slot = waiter.slot
         if slot is not None:
             waiter.slot = None
             slot.waiter = None
-            if slot.uses > 1:
-                slot.handshake.endpoint.reused += 1
         return slot
 
     def give_up(self, waiter: Waiter, now: float, timed_out: bool) -> Plan | None:

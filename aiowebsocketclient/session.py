@@ -587,7 +587,7 @@ class WebSocketClientSession:
                 return "failed"
             # A reply may be on its way, so it is not for the next one either.
             if waiter.slot is slot:
-                self._pool.take(waiter)
+                self._pool.decline(waiter)
                 self._close_acquired(slot, "failed")
             raise
         finally:
@@ -609,7 +609,7 @@ class WebSocketClientSession:
 
     def _give_up(self, waiter: Waiter) -> None:
         """Undo a wait that ends without a connection: cancelled, or failed."""
-        slot = self._pool.take(waiter)
+        slot = self._pool.decline(waiter)
         if slot is None:
             self._carry_out(self._pool.give_up(waiter, monotonic(), False))
             return
@@ -940,7 +940,9 @@ class WebSocketClientSession:
                 return self._begin_reset(handle, conn)
             plan = self._express.release(handle)
         self._carry_out(plan or None)
-        return DONE
+        slot = handle._slot
+        # Too old, or one too many.
+        return self._completion(slot.conn) if slot.state == CLOSING and slot.conn else DONE
 
     def _release_unfit(self, handle: ClientWebSocketResponse) -> Coroutine[Any, Any, None]:
         slot: Any = handle._slot
@@ -996,10 +998,10 @@ class WebSocketClientSession:
             reason = "failed" if failed and not conn.has_ended else conn.why_unfit()
             self._close_acquired(slot, reason)
         else:
-            pooled, conn.closed = conn.closed, None
-            if pooled is not None:
-                pooled.set_result(None)
             self._carry_out(self._pool.release(slot, monotonic()))
+            if conn.closed is not None and not conn.closing:
+                pooled, conn.closed = conn.closed, None
+                pooled.set_result(None)
 
     def _fail(self, handle: ClientWebSocketResponse) -> Coroutine[Any, Any, None]:
         """Close a connection whose user was left by an exception."""

@@ -54,6 +54,7 @@ OPERATIONS: dict[str, dict[str, Sequence[Any]]] = {
     "lose_idle": {"which": ANY},
     "lose_given": {"which": ANY},
     "hurry": {"which": ANY},
+    "decline": {"which": ANY},
     "closed": {"which": ANY},
     "expire": {},
     "resize": {"limit": (0, 1, 2, 3, 5), "limit_total": (0, 0, 1, 3, 6)},
@@ -230,6 +231,7 @@ class Lockstep:
             "lose_idle": [slot for slot in slots if slot.state == IDLE],
             "lose_given": [slot for slot in slots if slot.given is not None],
             "hurry": self.given,
+            "decline": self.given,
             "closed": [slot for slot in slots if slot.state == CLOSING],
             "misuse": [slot for slot in slots if slot not in held],
         }
@@ -281,6 +283,10 @@ class Lockstep:
         self.call("take", waiter, self.model.take(waiter))
         if waiter in self.given:
             self.given.remove(waiter)
+
+    def decline(self, waiter: naive.Waiter) -> None:
+        self.call("decline", waiter, self.model.decline(waiter))
+        self.given.remove(waiter)
 
     def give_up(self, waiter: naive.Waiter, timed_out: bool) -> None:
         plan = self.model.give_up(waiter, self.now, timed_out)

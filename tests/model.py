@@ -153,11 +153,16 @@ class Model:
         return waiter, self.plan()
 
     def take(self, waiter: Waiter) -> Slot | None:
+        slot = self.decline(waiter)
+        if slot is not None:
+            # Rule: reuse is counted for who takes what it was given.
+            self.count_reuse(slot)
+        return slot
+
+    def decline(self, waiter: Waiter) -> Slot | None:
         slot = self.slot_given_to(waiter)
         if slot is not None:
             slot.given = None
-            # Rule: reuse is counted for who takes what it was given.
-            self.count_reuse(slot)
         return slot
 
     def give_up(self, waiter: Waiter, now: float, timed_out: bool) -> Plan | None:

@@ -91,6 +91,7 @@ class History(RuleBasedStateMachine):
     lose_idle = operation("lose_idle")
     lose_given = operation("lose_given")
     hurry = operation("hurry")
+    decline = operation("decline")
     closed = operation("closed")
     closed_too = closed
     expire = operation("expire")

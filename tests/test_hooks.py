@@ -492,6 +492,22 @@ async def test_acquire_timeout_covers_the_check(
     assert not await works(session, server.url())
 
 
+async def test_who_gives_up_during_the_check_has_reused_nothing(
+    server: Server, make_session: SessionFactory, hook: Recorder
+) -> None:
+    session = make_session(check=hook)
+    held = [await session.ws_connect(server.url()) for _ in range(2)]
+    await asyncio.gather(*[ws.release() for ws in held])
+    hook.gate.clear()
+    with pytest.raises(PoolTimeoutError):
+        await session.ws_connect(server.url(), acquire_timeout=0.05)
+    call = asyncio.create_task(works(session, server.url()))
+    await until(lambda: len(hook.calls) == 2)
+    call.cancel()
+    await asyncio.wait([call])
+    assert session.stats().reused == 0
+
+
 async def test_acquire_timeout_of_0_lets_a_check_end(
     server: Server, make_session: SessionFactory, hook: Recorder
 ) -> None:

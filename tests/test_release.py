@@ -207,6 +207,18 @@ async def test_a_send_cancelled_half_way(server: Server, session: WebSocketClien
             assert await ws.receive_str() == "abcabcabc mine"
 
 
+@pytest.mark.parametrize("hook", [None, lambda ws: asyncio.sleep(0)])
+async def test_what_is_released_too_old_is_waited_for(
+    server: Server, make_session: SessionFactory, hook: Any
+) -> None:
+    session = make_session(max_lifetime=0.1, close_timeout=0.3, reset=hook)
+    ws = await session.ws_connect(server.url("/silent"))
+    await asyncio.sleep(0.15)
+    await asyncio.wait_for(ws.release(), 5)
+    assert session.stats().closed_lifetime == 1
+    assert session.stats().closing == 0
+
+
 async def test_what_fails_of_a_cancelled_send_upsets_nobody(
     server: Server, session: WebSocketClientSession
 ) -> None:
