@@ -269,6 +269,9 @@ class Connection(Parkable):
         # aiohttp arms its heartbeat anew for the server's CLOSE, which comes after its own close().
         # The timer would keep all of this connection for another heartbeat and a half.
         self.ws._cancel_heartbeat()
+        if "send_frame" in getattr(self._writer, "__dict__", ()):
+            # A cycle, where sends are accounted for.
+            del self._writer.send_frame
         if hasattr(self._protocol, "_data_received_cb"):
             # Another cycle, where there is a heartbeat; aiohttp < 3.14 has none.
             self._protocol._data_received_cb = None

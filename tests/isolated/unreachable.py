@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import aiohttp
-from common import answer, run, settled
+from common import answer, run, settled, until
 
 from aiowebsocketclient import PoolTimeoutError, WebSocketClientSession, WebSocketPoolError
 
@@ -97,6 +97,12 @@ async def main(port: int, options: argparse.Namespace) -> None:
             ws = await session.client_session.ws_connect(url)
             await ws.close()
 
+        async def aiohttps_abort() -> None:
+            ws = await session.client_session.ws_connect(url)
+            ws._conn.transport.abort()
+            await asyncio.sleep(0)
+            await ws.close()
+
         async def leave_by_an_exception() -> None:
             with contextlib.suppress(LookupError):
                 async with session.ws_connect(url):
@@ -139,7 +145,9 @@ async def main(port: int, options: argparse.Namespace) -> None:
             headers = session.client_session.headers
             waiting = asyncio.create_task(session.ws_connect(url + "hang"))
             headers["A"] = "B"
-            await asyncio.sleep(0.01)
+            # It is connected, and waits for an answer.
+            await until(lambda: any(session.client_session.connector._noted.values()))
+            await asyncio.sleep(0.001)
             (task,) = (slot.task for slot in session._pool.slots() if slot.task)
             headers.clear()
             task.cancel()
