@@ -615,18 +615,26 @@ async def test_what_is_unfit_at_release_is_not_reset(
 # -- the end of everything while one runs --------------------------------------------------------
 
 
+async def a_caller_of(
+    session: WebSocketClientSession, url: str, hook: Recorder, name: str
+) -> asyncio.Task[bool]:
+    """Return a caller whose hook of this name runs, and does not end."""
+    if name != "configure":
+        await works(session, url)
+        await until(lambda: session.stats().idle == 1)
+    hook.calls.clear()
+    hook.gate.clear()
+    caller = asyncio.create_task(works(session, url))
+    await until(lambda: len(hook.calls) == 1)
+    return caller
+
+
 @pytest.mark.parametrize("name", HOOKS)
 async def test_session_closed_while_it_runs(
     server: Server, make_session: SessionFactory, hook: Recorder, name: str
 ) -> None:
     session = make_session(**{name: hook})
-    if name != "configure":
-        await works(session, server.url())
-        await until(lambda: session.stats().idle == 1)
-    hook.calls.clear()
-    hook.gate.clear()
-    caller = asyncio.create_task(works(session, server.url()))
-    await until(lambda: len(hook.calls) == 1)
+    caller = await a_caller_of(session, server.url(), hook, name)
     async with asyncio.timeout(1):
         await session.close()
     if name == "reset":
@@ -643,13 +651,7 @@ async def test_caller_cancelled_while_it_runs(
     server: Server, make_session: SessionFactory, hook: Recorder, name: str
 ) -> None:
     session = make_session(**{name: hook}, limit=1)
-    if name != "configure":
-        await works(session, server.url())
-        await until(lambda: session.stats().idle == 1)
-    hook.calls.clear()
-    hook.gate.clear()
-    caller = asyncio.create_task(works(session, server.url()))
-    await until(lambda: len(hook.calls) == 1)
+    caller = await a_caller_of(session, server.url(), hook, name)
     caller.cancel()
     await asyncio.wait([caller])
     if name != "reset":
@@ -667,13 +669,7 @@ async def test_socket_dies_while_it_runs(
     server: Server, make_session: SessionFactory, hook: Recorder, name: str
 ) -> None:
     session = make_session(**{name: hook}, limit=1)
-    if name != "configure":
-        await works(session, server.url())
-        await until(lambda: session.stats().idle == 1)
-    hook.calls.clear()
-    hook.gate.clear()
-    caller = asyncio.create_task(works(session, server.url()))
-    await until(lambda: len(hook.calls) == 1)
+    caller = await a_caller_of(session, server.url(), hook, name)
     server.transports[0].abort()
     await until(lambda: server.open == 0)
     await until(lambda: session._pool.slots()[0].conn.has_ended)
