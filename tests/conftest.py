@@ -21,8 +21,8 @@ import trustme
 import aiowebsocketclient
 from aiowebsocketclient import WebSocketClientSession
 
-from .cutting import TALLY
 from .servers import Server, serving
+from .tally import TALLY
 
 try:
     import uvloop

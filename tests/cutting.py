@@ -26,7 +26,6 @@ import sys
 import time
 import traceback
 import warnings
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +44,7 @@ from aiowebsocketclient import (
 )
 
 from .servers import Server, serving
+from .tally import TALLY
 
 # Never to be waited for: they are struck by hand.
 ACQUIRE_TIMEOUT = 1009.0
@@ -1328,39 +1328,6 @@ OPERATIONS = [
 # -- all of it -----------------------------------------------------------------------------------
 
 
-class Tally:
-    """What has been cut so far in this process."""
-
-    def __init__(self) -> None:
-        self.operations: set[str] = set()
-        self.cuts: Counter[str] = Counter()
-        self.by_grid: Counter[str] = Counter()
-        self.cancellations = 0
-
-    def count(self, trial: Trial, name: str, grid: str) -> None:
-        self.operations.add(trial.operation.name)
-        self.cuts[name] += 1
-        self.by_grid[grid] += 1
-        self.cancellations += trial.cancellations
-
-    def add(self, told: dict[str, Any]) -> None:
-        """Add what was counted in another process, as that told it by ``vars()``."""
-        self.operations |= set(told["operations"])
-        self.cuts += Counter(told["cuts"])
-        self.by_grid += Counter(told["by_grid"])
-        self.cancellations += told["cancellations"]
-
-    def __str__(self) -> str:
-        grids = ", ".join(f"{count} by {name}" for name, count in sorted(self.by_grid.items()))
-        return (
-            f"{len(self.operations)} operations cut {self.cuts.total()} times ({grids}),"
-            f" {self.cancellations} cancellations"
-        )
-
-
-TALLY = Tally()
-
-
 async def cut_everywhere(
     arena: Arena, operation: Operation, names: Sequence[str], stride: int = 1
 ) -> None:
@@ -1376,7 +1343,7 @@ async def cut_everywhere(
                 if not trial.was_cut:
                     # It ended before.
                     break
-                TALLY.count(trial, name, grid.name)
+                TALLY.count(operation.name, name, grid.name, trial.cancellations)
                 if trial.was_struck:
                     struck.add(name)
     if stride == 1:
