@@ -14,7 +14,7 @@ from aiowebsocketclient._pool_py import IDLE
 
 from .calls import shut_down
 from .fleet import Fleet, Stop
-from .subject import Lane
+from .subject import HookError, Lane
 
 # Seconds in which connections in use have been released, and closed, after a limit was lowered.
 _SETTLED: Final = 20.0
@@ -67,7 +67,7 @@ async def prewarm(run: Run, random: Random) -> None:
         try:
             async with scope:
                 await lane.session.prewarm(url, count, **options)
-        except (TimeoutError, aiohttp.ClientError):
+        except (TimeoutError, aiohttp.ClientError, HookError):
             run.counts["prewarms broken off"] += 1
         else:
             run.counts["prewarms"] += 1
