@@ -13,7 +13,6 @@ import json
 import math
 import os
 import platform
-import re
 import subprocess
 import sys
 from collections import Counter
@@ -27,6 +26,7 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
 from . import IMPLEMENTATION, EndpointKey, WebSocketClientSession, __version__
+from .arguments import is_token
 from .keys import resolve
 
 __all__ = ("main", "serve")
@@ -40,9 +40,6 @@ _CLOSE_TIMEOUT: Final = 1.0
 
 # Seconds between two steps of a progress bar.
 _TICK: Final = 0.1
-
-# A name of a header or of a subprotocol, as HTTP has it.
-_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 # What is shown of a result: its name, its key, its format.
 _ROWS: Final = (
@@ -520,7 +517,7 @@ def _url(value: str) -> str:
 
 def _header(value: str) -> tuple[str, str]:
     name, colon, rest = value.partition(":")
-    if not colon or not _TOKEN.fullmatch(name):
+    if not colon or not is_token(name):
         raise argparse.ArgumentTypeError("must look like 'Name: value'")
     if not rest.replace("\t", " ").isprintable():
         raise argparse.ArgumentTypeError(f"the value of {name} has unprintable characters")
@@ -528,7 +525,7 @@ def _header(value: str) -> tuple[str, str]:
 
 
 def _protocol(value: str) -> str:
-    if not _TOKEN.fullmatch(value):
+    if not is_token(value):
         raise argparse.ArgumentTypeError(f"no name of a subprotocol: {value!r}")
     return value
 

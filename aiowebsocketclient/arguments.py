@@ -25,6 +25,7 @@ __all__ = (
     "client_session",
     "encoded_auth",
     "header_dict",
+    "is_token",
     "limiter",
     "loop",
     "options_of_ws_connect",
@@ -153,7 +154,7 @@ def header_dict(name: str, headers: Any) -> CIMultiDict[str]:
 
 
 def _header(name: str, field: str, value: Any) -> tuple[str, str]:
-    if not _is_token(field):
+    if not is_token(field):
         # It may be a value that somebody has put in the wrong place.
         raise ValueError(f"{name} must have names of letters, digits and !#$%&'*+-.^_`|~ only")
     if not isinstance(value, str):
@@ -172,7 +173,8 @@ def _is_text(value: str) -> bool:
     return value.isprintable() or _NO_TEXT.search(value) is None
 
 
-def _is_token(value: str) -> bool:
+def is_token(value: str) -> bool:
+    """Return whether it can be a header's name, a method or a subprotocol (RFC 9110, 5.6.2)."""
     return _TOKEN(value) is not None
 
 
@@ -191,7 +193,7 @@ def _method(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a str, not {type(value).__name__}")
     method = str(value)
-    if not _is_token(method):
+    if not is_token(method):
         raise ValueError(f"{name} must be the name of an HTTP method, such as GET")
     return method
 
