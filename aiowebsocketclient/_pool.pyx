@@ -1435,14 +1435,27 @@ cdef class Pool:
 cdef class Parkable:
     """What release and hand-out ask of a connection and do to it, without the connection.
 
-    The names are those of aiohttp's WebSocket response (``state``: its instance dictionary) and of
-    its protocol; ``idle.py`` says what they mean and sets the fields.
+    It stands in front of the connection's parser, and hands on to that what comes while somebody
+    uses the connection.  The names are those of aiohttp's WebSocket response (``state``: its
+    instance dictionary) and of its protocol; ``idle.py`` says what they mean and sets the fields.
     """
 
-    cdef public object _background, _buffer, _fragments, _is_eof, _is_transport_closing
-    cdef public object _parser, _protocol
+    cdef public object _background, _buffer, _feed, _fragments, _is_transport_closing, _protocol
     cdef public dict state
-    cdef public bint closing, parked, resets
+    cdef public bint closing, failed, fresh, gone, parked, resets
+
+    def feed_data(self, data):
+        """Take what the transport received, in place of the real parser."""
+        if not self.failed:
+            if self.parked or self.closing:
+                self.take(data)
+            else:
+                self.failed = self._feed(data)[0]
+        return _GO_ON
+
+    def take(self, data):
+        """Take what has come while nobody uses the connection; a subclass's own."""
+        raise NotImplementedError
 
     cpdef bint is_clean(self) except -1:
         """Whether it can go to another user: nothing unread, nothing under way, no error seen."""
@@ -1450,6 +1463,8 @@ cdef class Parkable:
         protocol = self._protocol
         return not (
             self.closing
+            or self.failed
+            or self.gone
             or self._buffer
             or self._fragments
             or ws["_waiting"]
@@ -1459,7 +1474,6 @@ cdef class Parkable:
             or self._background
             or protocol._paused
             or protocol._reading_paused
-            or self._is_eof()
             or self._is_transport_closing()
         )
 
@@ -1468,15 +1482,12 @@ cdef class Parkable:
         if not self.is_clean():
             return False
         self.parked = True
-        self._protocol._payload_parser = self
         return True
 
-    cpdef int unpark(self) except -1:
-        """Give the connection back to who reads it."""
-        if self.parked:
-            self.parked = False
-            self._protocol._payload_parser = self._parser
-        return 0
+
+# What a parser returns for "go on". A "protocol error" of the real one is kept from the protocol,
+# which would drop its parser, and with it the only one to be told that the socket is gone.
+cdef object _GO_ON = (False, b"")
 
 
 cdef class Done:
@@ -1543,10 +1554,9 @@ cdef class Handle:
 
 
 cpdef object lend(Express express, owner, Slot slot):
-    """Return a new handle on the connection in ``slot``, and unpark that."""
+    """Return a new handle on the connection in ``slot``, which is parked no more."""
     cdef Parkable conn = slot.conn
-    if conn.parked:
-        conn.unpark()
+    conn.parked = False
     # Not by the class's own: a subclass's may want aiohttp's arguments.
     cdef PyTypeObject *cls = <PyTypeObject *> express._cls
     cdef Handle handle = (<PyTypeObject *> Handle).tp_new(cls, (), NULL)

@@ -1388,19 +1388,22 @@ class Pool:
 class Parkable:
     """What release and hand-out ask of a connection and do to it, without the connection.
 
-    The names are those of aiohttp's WebSocket response (``state``: its instance dictionary) and of
-    its protocol; ``idle.py`` says what they mean and sets the fields.
+    It stands in front of the connection's parser, and hands on to that what comes while somebody
+    uses the connection.  The names are those of aiohttp's WebSocket response (``state``: its
+    instance dictionary) and of its protocol; ``idle.py`` says what they mean and sets the fields.
     """
 
     __slots__ = (
         "_background",
         "_buffer",
+        "_feed",
         "_fragments",
-        "_is_eof",
         "_is_transport_closing",
-        "_parser",
         "_protocol",
         "closing",
+        "failed",
+        "fresh",
+        "gone",
         "parked",
         "resets",
         "state",
@@ -1408,15 +1411,30 @@ class Parkable:
 
     _background: Any
     _buffer: Any
+    _feed: Any
     _fragments: Any
-    _is_eof: Any
     _is_transport_closing: Any
-    _parser: Any
     _protocol: Any
     closing: bool
+    failed: bool
+    fresh: bool
+    gone: bool
     parked: bool
     resets: bool
     state: dict[str, Any]
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        """Take what the transport received, in place of the real parser."""
+        if not self.failed:
+            if self.parked or self.closing:
+                self.take(data)
+            else:
+                self.failed = self._feed(data)[0]
+        return _GO_ON
+
+    def take(self, data: bytes) -> None:
+        """Take what has come while nobody uses the connection; a subclass's own."""
+        raise NotImplementedError
 
     def is_clean(self) -> bool:
         """Whether it can go to another user: nothing unread, nothing under way, no error seen."""
@@ -1424,6 +1442,8 @@ class Parkable:
         protocol = self._protocol
         return not (
             self.closing
+            or self.failed
+            or self.gone
             or self._buffer
             or self._fragments
             or ws["_waiting"]
@@ -1433,7 +1453,6 @@ class Parkable:
             or self._background
             or protocol._paused
             or protocol._reading_paused
-            or self._is_eof()
             or self._is_transport_closing()
         )
 
@@ -1442,14 +1461,12 @@ class Parkable:
         if not self.is_clean():
             return False
         self.parked = True
-        self._protocol._payload_parser = self
         return True
 
-    def unpark(self) -> None:
-        """Give the connection back to who reads it."""
-        if self.parked:
-            self.parked = False
-            self._protocol._payload_parser = self._parser
+
+# What a parser returns for "go on". A "protocol error" of the real one is kept from the protocol,
+# which would drop its parser, and with it the only one to be told that the socket is gone.
+_GO_ON: Final = (False, b"")
 
 
 class Done(Coroutine[Any, Any, None]):
@@ -1533,10 +1550,9 @@ class Handle:
 
 
 def lend(express: "Express", owner: Any, slot: Slot) -> Any:
-    """Return a new handle on the connection in ``slot``, and unpark that."""
+    """Return a new handle on the connection in ``slot``, which is parked no more."""
     conn = slot.conn
-    if conn.parked:
-        conn.unpark()
+    conn.parked = False
     # Not by the class's own: a subclass's may want aiohttp's arguments.
     handle: Any = Handle.__new__(express._cls)
     handle.__dict__ = conn.state

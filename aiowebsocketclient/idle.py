@@ -1,10 +1,10 @@
 """Watches parked connections: nobody reads them, yet what arrives must be seen at once.
 
 aiohttp handles PING, PONG and CLOSE only inside ``receive()``, and notices neither CLOSE nor EOF
-without one (``closed`` stays False on a dead socket).  So while a connection is parked, a
-:class:`Connection` stands where aiohttp's protocol keeps its WebSocket parser: it hands everything
-to the real one and then drains the queue.  Whatever happens to the connection arrives as an event
-in the tick in which the loop learns of it; there is no task and no timer for a parked connection.
+without one (``closed`` stays False on a dead socket).  So a :class:`Connection` stands where
+aiohttp's protocol keeps its WebSocket parser: it hands everything to the real one and, while it is
+parked, then drains the queue.  Whatever happens to the connection arrives as an event in the tick
+in which the loop learns of it; there is no task and no timer for a parked connection.
 
 The private names of aiohttp that this relies on are pinned by ``tests/test_aiohttp_internals.py``.
 """
@@ -27,10 +27,6 @@ __all__ = ("DIRTY", "LOST", "Connection")
 #: How a parked connection ended: by the server or the network, or by a message nobody asked for.
 LOST: Final = "lost"
 DIRTY: Final = "dirty"
-
-# What a parser returns for "go on". The real one's "protocol error" is kept from the protocol,
-# which would drop its parser, and with it the only one to be told that the socket is gone.
-_GO_ON: Final = (False, b"")
 
 _CONTROL: Final = frozenset({WSMsgType.PING, WSMsgType.PONG})
 
@@ -72,10 +68,10 @@ class Connection(Parkable):
     """
 
     __slots__ = (
-        "_failed",
-        "_gone",
+        "_is_eof",
         "_on_ended",
         "_on_gone",
+        "_parser",
         "_reader",
         "_resets_heartbeat",
         "_rest",
@@ -84,7 +80,6 @@ class Connection(Parkable):
         "_writer",
         "acquired_at",
         "closed",
-        "fresh",
         "hooks",
         "slot",
         "timer",
@@ -122,6 +117,11 @@ class Connection(Parkable):
         self._protocol = conn.protocol
         self._transport: asyncio.Transport = conn.transport
         self._parser = self._protocol._payload_parser
+        self._feed = getattr(self._parser, "feed_data", None)
+        # A protocol that saw an error has dropped its parser; then there is nothing to hand on to.
+        self.failed = self._parser is None
+        self.gone = False
+        self._protocol._payload_parser = self
         self._reader: Any = ws._reader
         self._writer: Any = ws._writer
         # Looked up once, since every release asks them.
@@ -139,8 +139,6 @@ class Connection(Parkable):
         self._rest = (0, b"")
         # Bytes that are still taken while the pool closes it.
         self._unwanted = math.inf
-        self._failed = False
-        self._gone = False
         self.timer: asyncio.TimerHandle | None = None
         self.closed: asyncio.Future[None] | None = None
         self.acquired_at: Any = None
@@ -198,24 +196,20 @@ class Connection(Parkable):
     @property
     def is_gone(self) -> bool:
         """Whether the socket is closed."""
-        # Told while parked or closing. While in use nobody tells; then the protocol's
-        # connection_lost() has dropped its HTTP parser, which nothing else does.
-        return self._gone or self._protocol._parser is None
+        # Whoever has not been told sees that the protocol's connection_lost() has dropped its HTTP
+        # parser, which nothing else does.
+        return self.gone or self._protocol._parser is None
 
     def watch_closing(self) -> None:
         """Tell ``on_gone`` when the socket is gone; the connection is not used again."""
         self.parked = False
         self.closing = True
-        # A protocol that saw an error has dropped its parser; then there is nothing to hand on to.
-        self._failed = self._failed or self._protocol._payload_parser is None
         for sending in self._background:
             if isinstance(sending, asyncio.Task):
                 # It will find the connection closed, and its sender may be cancelled.
                 sending.add_done_callback(_retrieve_exception)
         if self.is_gone:
             self._on_gone(self)
-        else:
-            self._protocol._payload_parser = self
 
     async def close(self, code: int, message: bytes) -> None:
         """Do the closing handshake as aiohttp does; whoever calls this bounds it."""
@@ -278,11 +272,9 @@ class Connection(Parkable):
 
     # -- what the protocol calls -----------------------------------------------------------------
 
-    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        """Take what the transport received, in place of the real parser."""
-        if self._failed:
-            return _GO_ON
-        self._failed, _ = self._parser.feed_data(data)
+    def take(self, data: bytes) -> None:
+        """Take what has come while nobody uses the connection."""
+        self.failed, _ = self._feed(data)
         if self.parked:
             if self._resets_heartbeat:
                 self.ws._reset_heartbeat()
@@ -296,12 +288,11 @@ class Connection(Parkable):
             self._unwanted -= len(data)
             if self._unwanted < 0:
                 self.abort()
-        return _GO_ON
 
     def feed_eof(self) -> None:
         """Take the end of the connection, in place of the real parser."""
-        self._gone = True
-        if not self._failed:
+        self.gone = True
+        if not self.failed:
             self._parser.feed_eof()
         if self.parked:
             self._end(LOST)
@@ -331,7 +322,7 @@ class Connection(Parkable):
             elif message.type is not WSMsgType.PONG:
                 self._end(DIRTY)
                 return
-        if self._failed or self._is_eof():
+        if self.failed or self._is_eof():
             self._end(LOST)
 
     def _begins_message(self, data: bytes) -> bool:

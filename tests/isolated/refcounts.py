@@ -193,10 +193,10 @@ def walk_handles(core: Any) -> list[tuple[str, list[int]]]:
     conn.state = state = {"_waiting": False, "_close_code": None, "_closed": False}
     conn._buffer = buffer = []
     conn._background = conn._fragments = None
-    conn._is_eof = conn._is_transport_closing = lambda: False
+    conn._is_transport_closing = lambda: False
     conn._protocol = protocol = Protocol()
-    conn._parser = parser = object()
-    conn.closing = conn.parked = conn.resets = False
+    conn._feed = parser = object()
+    conn.closing = conn.failed = conn.gone = conn.parked = conn.resets = False
     waiter, _ = pool.request("endpoint", key, token, 0.0)
     slot = waiter.opening
     slot.conn = conn
