@@ -9,7 +9,11 @@ import heapq
 import math
 import warnings
 from collections import OrderedDict
+from contextvars import copy_context
 
+cimport cython
+from cpython.dict cimport PyDict_GetItemWithError
+from cpython.object cimport PyObject
 from cpython.time cimport monotonic
 
 from ._pool_py import CLOSE_REASONS, COUNTERS, GAUGES
@@ -21,6 +25,23 @@ cdef extern from "Python.h":
 
     ctypedef struct PyTypeObject:
         object (*tp_new)(PyTypeObject *cls, tuple args, void *kwargs)
+
+
+cdef extern from *:
+    """
+    #include <time.h>
+
+    /* Linux has the time of its last tick at hand, which is a seventh of the price. */
+    static double coarse_clock(double (*precise)(void)) {
+    #ifdef CLOCK_MONOTONIC_COARSE
+        struct timespec now;
+        if (clock_gettime(CLOCK_MONOTONIC_COARSE, &now) == 0)
+            return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+    #endif
+        return precise();
+    }
+    """
+    double coarse_clock(double (*precise)() noexcept)
 
 
 IMPLEMENTATION = "c"
@@ -264,6 +285,7 @@ cdef class Handshake:
 
     cdef readonly Endpoint endpoint
     cdef readonly object key
+    cdef bint dropped
     cdef InnerList idle, placeless, opening
     cdef object orphans
     cdef Py_ssize_t live
@@ -271,6 +293,8 @@ cdef class Handshake:
     def __init__(self, Endpoint endpoint, key):
         self.endpoint = endpoint
         self.key = key
+        #: Whether another record stands for the key by now, or none.
+        self.dropped = False
         #: Free connections; the last one in is the first one out, so that surplus ones age.
         self.idle = InnerList()
         #: Waiters without a handshake of their own, and those with one, each in order of arrival.
@@ -361,6 +385,27 @@ cdef class Endpoint:
         return (self.connecting, self.acquired, idle, self.closing, self.waiting.size, 1)
 
 
+cdef class Route:
+    """Where calls of one handshake go, which is looked up once and not at each of them.
+
+    It belongs to one pool.
+    """
+
+    cdef readonly object endpoint, key
+    cdef readonly bint is_checked, is_direct
+    cdef Handshake handshake
+
+    def __init__(self, endpoint, key, bint is_direct=True, bint is_checked=False):
+        self.endpoint = endpoint
+        self.key = key
+        #: Whether an idle connection goes out and comes back without anything done to it.
+        self.is_direct = is_direct
+        #: Whether something is done to it before it goes out.
+        self.is_checked = is_checked
+        #: The record that stood for the key when it was last looked for.
+        self.handshake = None
+
+
 cdef class Pool:
     """Places, free lists and queues of any number of endpoints.
 
@@ -423,11 +468,22 @@ cdef class Pool:
     cpdef Slot acquire(self, key, double now):
         """Take an idle connection of the handshake ``key``, if there is a fresh one on top."""
         cdef Handshake handshake
+        handshake = self._handshakes.get(key)
+        return None if handshake is None else self._take_idle(handshake, now)
+
+    cpdef Slot acquire_by(self, Route route, double now):
+        """Do the same without a look-up."""
+        cdef Handshake handshake
+        handshake = route.handshake
+        if handshake is None or handshake.dropped:
+            handshake = route.handshake = self._handshakes.get(route.key)
+            if handshake is None:
+                return None
+        return self._take_idle(handshake, now)
+
+    cdef Slot _take_idle(self, Handshake handshake, double now):
         cdef Slot slot
         cdef Endpoint endpoint
-        handshake = self._handshakes.get(key)
-        if handshake is None:
-            return None
         slot = handshake.idle.tail
         if slot is None or slot.expires <= now:
             return None
@@ -472,17 +528,26 @@ cdef class Pool:
         The waiter that comes back may hold a connection already: see :meth:`take`.  ``None`` in its
         place: the line at this endpoint is full, or it would have to wait and may not.
         """
-        cdef Plan plan
+        return self._request(self._handshake(endpoint_key, key), token, now, may_wait)
+
+    cpdef tuple request_by(self, Route route, token, double now, bint may_wait):
+        """Do the same without a look-up."""
         cdef Handshake handshake
+        handshake = route.handshake
+        if handshake is None or handshake.dropped:
+            handshake = route.handshake = self._handshake(route.endpoint, route.key)
+        return self._request(handshake, token, now, may_wait)
+
+    cdef tuple _request(self, Handshake handshake, token, double now, bint may_wait):
+        cdef Plan plan
         cdef Endpoint endpoint
         cdef Waiter waiter
         cdef Slot slot
         plan = Plan()
-        handshake = self._handshakes.get(key)
-        if handshake is not None:
-            # Which may drop the record.
-            self._close_stale(handshake, plan, now)
-        handshake = self._handshake(endpoint_key, key)
+        self._close_stale(handshake, plan, now)
+        if handshake.dropped:
+            # It had nothing but what was stale.
+            handshake = self._handshake(handshake.endpoint.key, handshake.key)
         endpoint = handshake.endpoint
         endpoint.requests += 1
         waiter = Waiter(handshake, token, self._ticket, now)
@@ -857,7 +922,8 @@ cdef class Pool:
     cdef int _drop_dead(self, Handshake handshake) except -1:
         cdef Endpoint endpoint
         endpoint = handshake.endpoint
-        if handshake.live == 0 and self._handshakes.get(handshake.key) is handshake:
+        if handshake.live == 0 and not handshake.dropped:
+            handshake.dropped = True
             del self._handshakes[handshake.key]
             endpoint.handshakes -= 1
         if (
@@ -893,10 +959,15 @@ cdef class Pool:
     cdef int _park(self, Slot slot, double now) except -1:
         cdef Handshake handshake
         cdef Endpoint endpoint
+        cdef Slot last
         cdef double expires
         handshake = slot.handshake
         endpoint = handshake.endpoint
         slot.state = IDLE
+        last = endpoint.idle.tail
+        if last is not None and now < last.since:
+            # The clock of who releases is a coarse one.
+            now = last.since
         slot.since = now
         expires = now + self._max_idle
         slot.expires = expires if expires < slot.retires else slot.retires
@@ -1568,6 +1639,13 @@ cpdef object lend(Express express, owner, Slot slot):
     return handle
 
 
+cpdef object hand_out(Express express, owner, Slot slot):
+    """Do the same for a connection that was given to a waiter."""
+    cdef Parkable conn = slot.conn
+    conn.fresh = False
+    return lend(express, owner, slot)
+
+
 cpdef int spend(Handle handle, dict state) except -1:
     """Take the connection from a handle, and leave it ``state`` for attributes."""
     handle._owner = None
@@ -1576,11 +1654,52 @@ cpdef int spend(Handle handle, dict state) except -1:
     return 0
 
 
-cdef class Express:
-    """The way of a hit: an idle connection goes out and comes back without the session.
+cdef double _precise_clock() noexcept:
+    return monotonic()
 
-    While it is ``open``, in the thread and the loop it was made for, nothing but the core need be
-    asked; otherwise the session is.
+
+# What is asked at each acquisition and release; it may be some milliseconds behind.
+cdef inline double clock() noexcept:
+    return coarse_clock(_precise_clock)
+
+
+cdef class Caller:
+    """A caller that waits: what a waiter of the pool stands for."""
+
+    cdef readonly Route route
+    cdef public object check_deadline, context, error, future, overdue
+
+    def __init__(self, Route route, future):
+        self.route = route
+        self.future = future
+        #: A handshake made for this caller is traced and logged as the caller's.
+        self.context = copy_context()
+        self.error = None
+        #: Its time ran out after it had been given a connection, which may yet turn out dead.
+        self.overdue = None
+        #: While a check runs on what it was given.
+        self.check_deadline = None
+
+    cpdef int wake(self) except -1:
+        """Tell it that there is something for it, or nothing more to wait for."""
+        if not self.future.done():
+            self.future.set_result(None)
+        if self.check_deadline is not None:
+            self.stop_check()
+        return 0
+
+    def stop_check(self):
+        """Do not let it wait for its check any longer."""
+        if self.check_deadline is not None and not self.check_deadline.expired():
+            # In the past, whatever the loop's clock says.
+            self.check_deadline.reschedule(-INFINITY)
+
+
+cdef class Express:
+    """The way of a connection to its user and back, as long as the core alone can see to it.
+
+    While it is ``open``, in the thread and the loop it was made for, nothing else need be asked
+    when an idle connection is at hand; otherwise the session is.
     """
 
     cdef Pool _pool
@@ -1601,54 +1720,118 @@ cdef class Express:
         self.pooling = True
         self.plain_exit = True
 
-    cpdef object acquire(self, owner, key):
-        """Return a handle on an idle connection; None: ask the session."""
-        cdef Slot slot
-        if not self.open or PyThread_get_thread_ident() != self.thread or not self._is_running():
-            return None
-        slot = self._pool.acquire(key, monotonic())
+    cdef bint is_usable(self) except -1:
+        """Return whether a caller need not ask the session."""
+        return self.open and PyThread_get_thread_ident() == self.thread and self._is_running()
+
+    cdef object acquire(self, owner, Route route):
+        """Return a handle on an idle connection; None: there is none."""
+        cdef Slot slot = self._pool.acquire_by(route, clock())
         return None if slot is None else lend(self, owner, slot)
+
+    async def wait(self, owner, Route route, acquire_timeout):
+        """Wait for whichever comes first: a connection that is released, or one being opened."""
+        cdef Pool pool = self._pool
+        cdef Caller caller = Caller(route, owner._loop.create_future())
+        cdef Waiter waiter
+        cdef Plan plan
+        cdef Slot slot
+        waiter, plan = pool.request_by(route, caller, monotonic(), acquire_timeout != 0)
+        if plan.opened or plan.closing or plan.woken:
+            owner._carry_out(plan)
+        if waiter is None:
+            raise owner._refusal(route, acquire_timeout)
+        if not route.is_checked:
+            slot = pool.take(waiter)
+            if slot is not None:
+                return slot
+        timer = None
+        # With 0 nothing is waited for; a check takes its own time.
+        if acquire_timeout:
+            timer = owner._loop.call_later(
+                acquire_timeout, owner._time_out, waiter, acquire_timeout
+            )
+        try:
+            while True:
+                if waiter.slot is None:
+                    await caller.future
+                if route.is_checked and waiter.slot is not None:
+                    await owner._check(waiter)
+                slot = pool.take(waiter)
+                if slot is not None:
+                    return slot
+                if caller.error is not None:
+                    raise caller.error
+                owner._raise_if_overdue(waiter, acquire_timeout)
+                # What it was given died before it woke. It stands at the head of its line again.
+                caller.future = owner._loop.create_future()
+        except BaseException:
+            owner._give_up(waiter)
+            raise
+        finally:
+            # Their tracebacks have this frame.
+            caller.error = caller.overdue = None
+            if timer is not None:
+                timer.cancel()
 
     cpdef object release(self, Handle handle):
         """Park the connection of a handle, and release it: what :meth:`Pool.release` returns.
 
-        ``False``: it is not fit for another's use, or not yet, and nothing was done.
+        ``None``: there is nothing left to do.  ``False``: it is not fit for another's use, or not
+        yet, and nothing was done.
         """
         cdef Slot slot = handle._slot
         cdef Parkable conn = slot.conn
+        cdef Plan plan
+        cdef Waiter waiter
+        cdef Caller caller
         if not self.pooling or PyThread_get_thread_ident() != self.thread:
             return False
         if conn is None or conn.resets or not conn.park():
             return False
         spend(handle, {})
-        return self._pool.release(slot, monotonic())
+        plan = self._pool.release(slot, clock())
+        if plan is None or plan.opened or plan.closing:
+            return plan
+        for waiter in plan.woken:
+            caller = waiter.token
+            caller.wake()
+        return None
 
 
+@cython.freelist(16)
 cdef class Acquisition:
     """What ``ws_connect`` returns: a coroutine to asyncio, and an asynchronous context manager.
 
-    A hit goes by :class:`Express`; for all else it runs the owner's ``_acquire``.
+    It goes by :class:`Express` where that is usable; for all else it runs the owner's ``_acquire``.
     """
 
     cdef Express _express
-    cdef object _owner, _target, _acquire_timeout, _handle, _steps
+    cdef Route _route
+    cdef object _owner, _acquire_timeout, _handle, _steps
     cdef bint _begun
 
-    def __cinit__(self, Express express not None, owner, target, acquire_timeout):
-        if not isinstance(target, tuple):
-            raise TypeError("target must be a tuple")
+    def __init__(self, Express express not None, owner, Route route not None, acquire_timeout):
         self._express = express
         self._owner = owner
-        self._target = target
+        self._route = route
         self._acquire_timeout = acquire_timeout
 
     def __await__(self):
+        cdef Express express
         if self._begun:
             raise RuntimeError("what ws_connect() returned can be awaited only once")
         self._begun = True
-        handle = self._express.acquire(self._owner, (<tuple> self._target)[0])
-        if handle is None:
-            slow = self._owner._acquire(self._target, self._acquire_timeout)
+        express = self._express
+        if express.is_usable():
+            handle = express.acquire(self._owner, self._route)
+            if handle is None:
+                slot = yield from express.wait(
+                    self._owner, self._route, self._acquire_timeout
+                ).__await__()
+                handle = hand_out(express, self._owner, slot)
+        else:
+            slow = self._owner._acquire(self._route, self._acquire_timeout)
             handle = yield from slow.__await__()
         self._handle = handle
         return handle
@@ -1692,3 +1875,115 @@ cdef class Acquisition:
     def __del__(self):
         if not self._begun:
             warnings.warn("ws_connect() was never awaited", RuntimeWarning, stacklevel=2)
+
+
+# An argument that was not given, where None means something.
+UNSET = object()
+cdef object _UNSET = UNSET
+
+
+cpdef tuple signature_of(url, reuse_key, dict options, frozenset atoms):
+    """Return what tells the arguments of a call from those of others; None: it cannot be told.
+
+    Only exact types count, since one that is derived may be equal and mean something else: of
+    ``str``, dicts and sequences of them, and of ``atoms``.
+    """
+    cdef list parts
+    if type(url) is not str and type(url) not in atoms:
+        return None
+    parts = [url, reuse_key]
+    for name, value in options.items():
+        kind = type(value)
+        parts.append(name)
+        if kind is str or value is None:
+            parts.append(value)
+            continue
+        parts.append(kind)
+        if kind is dict:
+            parts.append(len(value))
+            for field, content in (<dict> value).items():
+                if type(field) is not str or type(content) is not str:
+                    return None
+                parts.append(field)
+                parts.append(content)
+        elif kind is tuple or kind is list:
+            parts.append(len(value))
+            for item in value:
+                if type(item) is not str:
+                    return None
+                parts.append(item)
+        elif kind in atoms:
+            parts.append(value)
+        else:
+            return None
+    return tuple(parts)
+
+
+cdef class SessionBase:
+    """The call that acquires a connection, where all that it needs is known already.
+
+    The rest of a session is Python, and is asked where something is not.
+    """
+
+    cdef public object _acquire_timeout, _loop
+    # The types of arguments that are known by their hash.
+    cdef public frozenset _atoms
+    # The way of connections that hooks are to be run on, and that of all others.
+    cdef public Express _detour, _express
+    # Targets of calls, by what tells these from each other.
+    cdef public object _targets
+    # Those of the client session, which may be changed at any time; and whether it has had some.
+    cdef public object _default_headers
+    cdef public bint _watches_headers
+
+    @classmethod
+    def __class_getitem__(cls, response):
+        return cls
+
+    @cython.binding(True)
+    def ws_connect(self, url, *, reuse_key=None, acquire_timeout=_UNSET, **options):
+        """Acquire a connection to ``url``: an open one where there is one, or a new one.
+
+        The result is a coroutine that returns a :class:`ClientWebSocketResponse`, or is used as
+        ``async with session.ws_connect(url) as ws``: a clean exit releases the connection, any
+        exception closes it.
+
+        :param url: a ``str`` or a ``yarl.URL``.
+        :param reuse_key: stands for the headers and the cookies when it is decided which open
+            connections will do; any hashable.
+        :param acquire_timeout: overrides the session's.
+        :param options: those of :meth:`aiohttp.ClientSession.ws_connect`, with its defaults; and
+            ``configure``, ``check`` and ``reset``, with the session's.
+
+        Raises :exc:`PoolTimeoutError`, :exc:`TooManyWaitersError`, :exc:`PoolClosedError`, and what
+        aiohttp raises while connecting.  A wrong argument is refused at the call.
+        """
+        cdef Route route
+        cdef PyObject *found
+        cdef Acquisition acquisition
+        if acquire_timeout is _UNSET:
+            acquire_timeout = self._acquire_timeout
+        else:
+            self._check_timeout(acquire_timeout)
+        if self._watches_headers or self._default_headers:
+            self._forget_stale_targets()
+        signature = url
+        if options or reuse_key is not None:
+            signature = signature_of(url, reuse_key, options, self._atoms)
+        route = None
+        if signature is not None:
+            try:
+                found = PyDict_GetItemWithError(self._targets, signature)
+                if found is not NULL:
+                    route = <Route> found
+            except TypeError:
+                # Something in it has no hash.
+                signature = None
+        if route is None:
+            route = self._resolve_anew(signature, url, options, reuse_key)
+        acquisition = Acquisition.__new__(Acquisition)
+        acquisition._express = self._express if route.is_direct else self._detour
+        acquisition._owner = self
+        acquisition._route = route
+        acquisition._acquire_timeout = acquire_timeout
+        return acquisition

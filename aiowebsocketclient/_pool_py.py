@@ -13,14 +13,16 @@ against the limits until it is gone.  Every path that frees a place ends in :met
 every connection that falls free in :meth:`Pool._hand_on`.
 """
 
+import asyncio
 import heapq
 import math
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Generator, Hashable, Iterator
+from contextvars import copy_context
 from threading import get_ident
 from time import monotonic
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Generic, Self, TypeVar
 
 __all__ = (
     "ACQUIRED",
@@ -35,11 +37,14 @@ __all__ = (
     "MAX_PASSED_OVER",
     "ORPHAN_GRACE",
     "Acquisition",
+    "Caller",
     "Express",
     "Handle",
     "Parkable",
     "Plan",
     "Pool",
+    "Route",
+    "SessionBase",
     "Slot",
     "Waiter",
 )
@@ -319,11 +324,13 @@ class Plan:
 class Handshake:
     """Connections and callers of one handshake at one endpoint."""
 
-    __slots__ = ("endpoint", "idle", "key", "live", "opening", "orphans", "placeless")
+    __slots__ = ("dropped", "endpoint", "idle", "key", "live", "opening", "orphans", "placeless")
 
     def __init__(self, endpoint: "Endpoint", key: Hashable) -> None:
         self.endpoint = endpoint
         self.key = key
+        #: Whether another record stands for the key by now, or none.
+        self.dropped = False
         #: Free connections; the last one in is the first one out, so that surplus ones age.
         self.idle = InnerList()
         #: Waiters without a handshake of their own, and those with one, each in order of arrival.
@@ -432,6 +439,31 @@ class Endpoint:
         return (self.connecting, self.acquired, idle, self.closing, self.waiting.size, 1)
 
 
+class Route:
+    """Where calls of one handshake go, which is looked up once and not at each of them.
+
+    It belongs to one pool.
+    """
+
+    __slots__ = ("endpoint", "handshake", "is_checked", "is_direct", "key")
+
+    def __init__(
+        self,
+        endpoint: Hashable,
+        key: Hashable,
+        is_direct: bool = True,
+        is_checked: bool = False,
+    ) -> None:
+        self.endpoint = endpoint
+        self.key = key
+        #: Whether an idle connection goes out and comes back without anything done to it.
+        self.is_direct = is_direct
+        #: Whether something is done to it before it goes out.
+        self.is_checked = is_checked
+        #: The record that stood for the key when it was last looked for.
+        self.handshake: Handshake | None = None
+
+
 class Pool:
     """Places, free lists and queues of any number of endpoints.
 
@@ -511,8 +543,18 @@ class Pool:
     def acquire(self, key: Hashable, now: float) -> Slot | None:
         """Take an idle connection of the handshake ``key``, if there is a fresh one on top."""
         handshake = self._handshakes.get(key)
-        if handshake is None:
-            return None
+        return None if handshake is None else self._take_idle(handshake, now)
+
+    def acquire_by(self, route: Route, now: float) -> Slot | None:
+        """Do the same without a look-up."""
+        handshake = route.handshake
+        if handshake is None or handshake.dropped:
+            handshake = route.handshake = self._handshakes.get(route.key)
+            if handshake is None:
+                return None
+        return self._take_idle(handshake, now)
+
+    def _take_idle(self, handshake: Handshake, now: float) -> Slot | None:
         slot: Slot | None = handshake.idle.tail
         if slot is None or slot.expires <= now:
             return None
@@ -562,12 +604,25 @@ class Pool:
         The waiter that comes back may hold a connection already: see :meth:`take`.  ``None`` in its
         place: the line at this endpoint is full, or it would have to wait and may not.
         """
+        return self._request(self._handshake(endpoint_key, key), token, now, may_wait)
+
+    def request_by(
+        self, route: Route, token: Any, now: float, may_wait: bool
+    ) -> tuple[Waiter | None, Plan]:
+        """Do the same without a look-up."""
+        handshake = route.handshake
+        if handshake is None or handshake.dropped:
+            handshake = route.handshake = self._handshake(route.endpoint, route.key)
+        return self._request(handshake, token, now, may_wait)
+
+    def _request(
+        self, handshake: Handshake, token: Any, now: float, may_wait: bool
+    ) -> tuple[Waiter | None, Plan]:
         plan = Plan()
-        handshake = self._handshakes.get(key)
-        if handshake is not None:
-            # Which may drop the record.
-            self._close_stale(handshake, plan, now)
-        handshake = self._handshake(endpoint_key, key)
+        self._close_stale(handshake, plan, now)
+        if handshake.dropped:
+            # It had nothing but what was stale.
+            handshake = self._handshake(handshake.endpoint.key, handshake.key)
         endpoint = handshake.endpoint
         endpoint.requests += 1
         waiter = Waiter(handshake, token, self._ticket, now)
@@ -900,7 +955,8 @@ class Pool:
 
     def _drop_dead(self, handshake: Handshake) -> None:
         endpoint = handshake.endpoint
-        if handshake.live == 0 and self._handshakes.get(handshake.key) is handshake:
+        if handshake.live == 0 and not handshake.dropped:
+            handshake.dropped = True
             del self._handshakes[handshake.key]
             endpoint.handshakes -= 1
         if (
@@ -934,6 +990,10 @@ class Pool:
         handshake = slot.handshake
         endpoint = handshake.endpoint
         slot.state = IDLE
+        last = endpoint.idle.tail
+        if last is not None and now < last.since:
+            # The clock of who releases is a coarse one.
+            now = last.since
         slot.since = now
         expires = now + self._max_idle
         slot.expires = expires if expires < slot.retires else slot.retires
@@ -1563,6 +1623,12 @@ def lend(express: "Express", owner: Any, slot: Slot) -> Any:
     return handle
 
 
+def hand_out(express: "Express", owner: Any, slot: Slot) -> Any:
+    """Do the same for a connection that was given to a waiter."""
+    slot.conn.fresh = False
+    return lend(express, owner, slot)
+
+
 def spend(handle: Handle, state: dict[str, Any]) -> None:
     """Take the connection from a handle, and leave it ``state`` for attributes."""
     handle._owner = None
@@ -1570,11 +1636,46 @@ def spend(handle: Handle, state: dict[str, Any]) -> None:
     handle.__dict__ = state  # type: ignore[misc]
 
 
-class Express:
-    """The way of a hit: an idle connection goes out and comes back without the session.
+# What is asked at each acquisition and release; the compiled core has one that is cheaper, and may
+# be some milliseconds behind.
+clock: Final = monotonic
 
-    While it is ``open``, in the thread and the loop it was made for, nothing but the core need be
-    asked; otherwise the session is.
+
+class Caller:
+    """A caller that waits: what a waiter of the pool stands for."""
+
+    __slots__ = ("check_deadline", "context", "error", "future", "overdue", "route")
+
+    def __init__(self, route: Route, future: "asyncio.Future[None]") -> None:
+        self.route = route
+        self.future = future
+        #: A handshake made for this caller is traced and logged as the caller's.
+        self.context = copy_context()
+        self.error: BaseException | None = None
+        #: Its time ran out after it had been given a connection, which may yet turn out dead.
+        self.overdue: BaseException | None = None
+        #: While a check runs on what it was given.
+        self.check_deadline: Any = None
+
+    def wake(self) -> None:
+        """Tell it that there is something for it, or nothing more to wait for."""
+        if not self.future.done():
+            self.future.set_result(None)
+        if self.check_deadline is not None:
+            self.stop_check()
+
+    def stop_check(self) -> None:
+        """Do not let it wait for its check any longer."""
+        if self.check_deadline is not None and not self.check_deadline.expired():
+            # In the past, whatever the loop's clock says.
+            self.check_deadline.reschedule(-math.inf)
+
+
+class Express:
+    """The way of a connection to its user and back, as long as the core alone can see to it.
+
+    While it is ``open``, in the thread and the loop it was made for, nothing else need be asked
+    when an idle connection is at hand; otherwise the session is.
     """
 
     __slots__ = ("_cls", "_is_running", "_pool", "open", "plain_exit", "pooling", "thread")
@@ -1591,17 +1692,62 @@ class Express:
         self.pooling = True
         self.plain_exit = True
 
-    def acquire(self, owner: Any, key: Hashable) -> Any:
-        """Return a handle on an idle connection; None: ask the session."""
-        if not self.open or get_ident() != self.thread or not self._is_running():
-            return None
-        slot = self._pool.acquire(key, monotonic())
+    def is_usable(self) -> bool:
+        """Return whether a caller need not ask the session."""
+        return self.open and get_ident() == self.thread and self._is_running()
+
+    def acquire(self, owner: Any, route: Route) -> Any:
+        """Return a handle on an idle connection; None: there is none."""
+        slot = self._pool.acquire_by(route, clock())
         return None if slot is None else lend(self, owner, slot)
+
+    async def wait(self, owner: Any, route: Route, acquire_timeout: float | None) -> Slot:
+        """Wait for whichever comes first: a connection that is released, or one being opened."""
+        pool = self._pool
+        caller = Caller(route, owner._loop.create_future())
+        waiter, plan = pool.request_by(route, caller, monotonic(), acquire_timeout != 0)
+        if plan.opened or plan.closing or plan.woken:
+            owner._carry_out(plan)
+        if waiter is None:
+            raise owner._refusal(route, acquire_timeout)
+        if not route.is_checked:
+            slot = pool.take(waiter)
+            if slot is not None:
+                return slot
+        timer = None
+        # With 0 nothing is waited for; a check takes its own time.
+        if acquire_timeout:
+            timer = owner._loop.call_later(
+                acquire_timeout, owner._time_out, waiter, acquire_timeout
+            )
+        try:
+            while True:
+                if waiter.slot is None:
+                    await caller.future
+                if route.is_checked and waiter.slot is not None:
+                    await owner._check(waiter)
+                slot = pool.take(waiter)
+                if slot is not None:
+                    return slot
+                if caller.error is not None:
+                    raise caller.error
+                owner._raise_if_overdue(waiter, acquire_timeout)
+                # What it was given died before it woke. It stands at the head of its line again.
+                caller.future = owner._loop.create_future()
+        except BaseException:
+            owner._give_up(waiter)
+            raise
+        finally:
+            # Their tracebacks have this frame.
+            caller.error = caller.overdue = None
+            if timer is not None:
+                timer.cancel()
 
     def release(self, handle: Handle) -> Any:
         """Park the connection of a handle, and release it: what :meth:`Pool.release` returns.
 
-        ``False``: it is not fit for another's use, or not yet, and nothing was done.
+        ``None``: there is nothing left to do.  ``False``: it is not fit for another's use, or not
+        yet, and nothing was done.
         """
         slot = handle._slot
         assert slot is not None
@@ -1611,7 +1757,12 @@ class Express:
         if conn is None or conn.resets or not conn.park():
             return False
         spend(handle, {})
-        return self._pool.release(slot, monotonic())
+        plan = self._pool.release(slot, clock())
+        if plan is None or plan.opened or plan.closing:
+            return plan
+        for waiter in plan.woken:
+            waiter.token.wake()
+        return None
 
 
 _Response = TypeVar("_Response")
@@ -1620,7 +1771,7 @@ _Response = TypeVar("_Response")
 class Acquisition(Coroutine[Any, Any, _Response]):
     """What ``ws_connect`` returns: a coroutine to asyncio, and an asynchronous context manager.
 
-    A hit goes by :class:`Express`; for all else it runs the owner's ``_acquire``.
+    It goes by :class:`Express` where that is usable; for all else it runs the owner's ``_acquire``.
     """
 
     __slots__ = (
@@ -1629,16 +1780,16 @@ class Acquisition(Coroutine[Any, Any, _Response]):
         "_express",
         "_handle",
         "_owner",
+        "_route",
         "_steps",
-        "_target",
     )
 
     def __init__(
-        self, express: Express, owner: Any, target: Any, acquire_timeout: float | None
+        self, express: Express, owner: Any, route: Route, acquire_timeout: float | None
     ) -> None:
         self._express = express
         self._owner = owner
-        self._target = target
+        self._route = route
         self._acquire_timeout = acquire_timeout
         self._begun = False
         self._handle: Any = None
@@ -1648,11 +1799,20 @@ class Acquisition(Coroutine[Any, Any, _Response]):
         if self._begun:
             raise RuntimeError("what ws_connect() returned can be awaited only once")
         self._begun = True
-        handle: _Response | None = self._express.acquire(self._owner, self._target[0])
-        if handle is None:
-            slow = self._owner._acquire(self._target, self._acquire_timeout)
+        express = self._express
+        handle: _Response | None
+        if express.is_usable():
+            handle = express.acquire(self._owner, self._route)
+            if handle is None:
+                slot = yield from express.wait(
+                    self._owner, self._route, self._acquire_timeout
+                ).__await__()
+                handle = hand_out(express, self._owner, slot)
+        else:
+            slow = self._owner._acquire(self._route, self._acquire_timeout)
             handle = yield from slow.__await__()
         self._handle = handle
+        assert handle is not None
         return handle
 
     @property
@@ -1694,3 +1854,120 @@ class Acquisition(Coroutine[Any, Any, _Response]):
     def __del__(self) -> None:
         if not self._begun:
             warnings.warn("ws_connect() was never awaited", RuntimeWarning, stacklevel=2)
+
+
+# An argument that was not given, where None means something.
+UNSET: Final[Any] = object()
+
+
+def signature_of(
+    url: Any, reuse_key: Hashable, options: dict[str, Any], atoms: frozenset[type]
+) -> tuple[Any, ...] | None:
+    """Return what tells the arguments of a call from those of others; None: it cannot be told.
+
+    Only exact types count, since one that is derived may be equal and mean something else: of
+    ``str``, dicts and sequences of them, and of ``atoms``.
+    """
+    if type(url) is not str and type(url) not in atoms:
+        return None
+    parts = [url, reuse_key]
+    for name, value in options.items():
+        kind = type(value)
+        parts.append(name)
+        if kind is str or value is None:
+            parts.append(value)
+            continue
+        parts.append(kind)
+        if kind is dict:
+            parts.append(len(value))
+            for field, content in value.items():
+                if type(field) is not str or type(content) is not str:
+                    return None
+                parts.append(field)
+                parts.append(content)
+        elif kind is tuple or kind is list:
+            parts.append(len(value))
+            for item in value:
+                if type(item) is not str:
+                    return None
+                parts.append(item)
+        elif kind in atoms:
+            parts.append(value)
+        else:
+            return None
+    return tuple(parts)
+
+
+class SessionBase(Generic[_Response]):
+    """The call that acquires a connection, where all that it needs is known already.
+
+    The rest of a session is Python, and is asked where something is not.
+    """
+
+    __slots__ = (
+        "_acquire_timeout",
+        "_atoms",
+        "_default_headers",
+        "_detour",
+        "_express",
+        "_loop",
+        "_targets",
+        "_watches_headers",
+    )
+
+    _acquire_timeout: float | None
+    # The types of arguments that are known by their hash.
+    _atoms: frozenset[type]
+    # The way of connections that hooks are to be run on, and that of all others.
+    _detour: Express
+    _express: Express
+    _loop: Any
+    # Targets of calls, by what tells these from each other.
+    _targets: Any
+    # Those of the client session, which may be changed at any time; and whether it has had some.
+    _default_headers: Any
+    _watches_headers: bool
+
+    def ws_connect(
+        self,
+        url: Any,
+        *,
+        reuse_key: Hashable = None,
+        acquire_timeout: float | None = UNSET,
+        **options: Any,
+    ) -> Acquisition[_Response]:
+        """Acquire a connection to ``url``: an open one where there is one, or a new one.
+
+        The result is a coroutine that returns a :class:`ClientWebSocketResponse`, or is used as
+        ``async with session.ws_connect(url) as ws``: a clean exit releases the connection, any
+        exception closes it.
+
+        :param url: a ``str`` or a ``yarl.URL``.
+        :param reuse_key: stands for the headers and the cookies when it is decided which open
+            connections will do; any hashable.
+        :param acquire_timeout: overrides the session's.
+        :param options: those of :meth:`aiohttp.ClientSession.ws_connect`, with its defaults; and
+            ``configure``, ``check`` and ``reset``, with the session's.
+
+        Raises :exc:`PoolTimeoutError`, :exc:`TooManyWaitersError`, :exc:`PoolClosedError`, and what
+        aiohttp raises while connecting.  A wrong argument is refused at the call.
+        """
+        this: Any = self
+        if acquire_timeout is UNSET:
+            acquire_timeout = self._acquire_timeout
+        else:
+            this._check_timeout(acquire_timeout)
+        if self._watches_headers or self._default_headers:
+            this._forget_stale_targets()
+        signature = url
+        if options or reuse_key is not None:
+            signature = signature_of(url, reuse_key, options, self._atoms)
+        try:
+            route = None if signature is None else self._targets.get(signature)
+        except TypeError:
+            # Something in it has no hash.
+            signature = route = None
+        if route is None:
+            route = this._resolve_anew(signature, url, options, reuse_key)
+        express = self._express if route.is_direct else self._detour
+        return Acquisition(express, self, route, acquire_timeout)

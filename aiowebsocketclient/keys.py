@@ -18,6 +18,7 @@ from aiohttp.http import SERVER_SOFTWARE
 from multidict import CIMultiDict, getversion
 from yarl import URL
 
+from ._compat import Route
 from .arguments import DEFAULTS, encoded_auth, options_of_ws_connect
 from .hooks import NO_HOOKS, Hooks, hooks_of
 
@@ -113,22 +114,47 @@ class HandshakeKey(NamedTuple):
         return f"<HandshakeKey({self.endpoint})>"
 
 
-class Target(NamedTuple):
+class Target(Route):
     """A call of ``ws_connect`` as the pool sees it: where to look, and how to connect."""
 
+    __slots__ = ("has_reuse_key", "headers_version", "hooks", "options", "url")
+
     key: HandshakeKey
-    #: What goes to aiohttp. Iterators are used up, so that a handshake can be made more than once.
-    url: URL
-    options: dict[str, Any]
-    #: The caller knows better than headers and cookies what connections are alike.
-    has_reuse_key: bool
-    hooks: Hooks
-    #: Of the client session's own headers, which are in ``options`` too; None: it had none.
-    headers_version: int | None
+
+    def __init__(
+        self,
+        key: HandshakeKey,
+        url: URL,
+        options: dict[str, Any],
+        has_reuse_key: bool,
+        hooks: Hooks,
+        headers_version: int | None,
+    ) -> None:
+        is_checked = hooks.check is not None
+        super().__init__(key.endpoint, key, not is_checked and hooks.reset is None, is_checked)
+        #: What goes to aiohttp. Iterators are used up, so a handshake can be made more than once.
+        self.url = url
+        self.options = options
+        #: The caller knows better than headers and cookies what connections are alike.
+        self.has_reuse_key = has_reuse_key
+        self.hooks = hooks
+        #: Of the client session's own headers, which are in ``options`` too; None: it had none.
+        self.headers_version = headers_version
+
+    def with_cookies(self, cookies: Hashable) -> "Target":
+        """Return the target of the same call where the jar sends ``cookies``."""
+        return Target(
+            self.key._replace(cookies=cookies),
+            self.url,
+            self.options,
+            self.has_reuse_key,
+            self.hooks,
+            self.headers_version,
+        )
 
     def __repr__(self) -> str:
         """Return only what is no secret."""
-        return f"<Target({self.key.endpoint})>"
+        return f"<Target({self.endpoint})>"
 
 
 def resolve(

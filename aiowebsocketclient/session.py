@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import random
+import ssl
 import traceback
 import warnings
 import weakref
@@ -19,7 +20,7 @@ from contextvars import Context, copy_context
 from functools import partial
 from threading import get_ident
 from time import monotonic
-from types import TracebackType
+from types import FunctionType, MethodType, TracebackType
 from typing import Any, Final, Literal, NoReturn, Self
 
 import aiohttp
@@ -27,7 +28,20 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from . import arguments
-from ._compat import DONE, Acquisition, Express, Plan, Pool, Slot, Waiter, lend, spend
+from ._compat import (
+    DONE,
+    UNSET,
+    Acquisition,
+    Caller,
+    Express,
+    Plan,
+    Pool,
+    SessionBase,
+    Slot,
+    Waiter,
+    hand_out,
+    spend,
+)
 from ._pool_py import ACQUIRED, CLOSE_REASONS, CLOSING, IDLE
 from .connecting import abort, connect, own_client_session
 from .exceptions import (
@@ -36,7 +50,7 @@ from .exceptions import (
     TooManyWaitersError,
     WebSocketPoolError,
 )
-from .hooks import NO_HOOKS, Hook, Hooks, NotAsyncError, hooks_of, run_hook
+from .hooks import NO_HOOKS, Hook, NotAsyncError, hooks_of, run_hook
 from .idle import Connection
 from .keys import (
     EndpointKey,
@@ -56,11 +70,17 @@ logger = logging.getLogger("aiowebsocketclient")
 
 _REASON: Final = {name: index for index, name in enumerate(CLOSE_REASONS)}
 
-# An argument that was not given, where None means something.
-_UNSET: Final[Any] = object()
-
-# URLs whose target is remembered; a service has few, and one that has many pays for a parse.
+# Calls whose target is remembered; a service has few, and one that has many pays for a parse.
 _MAX_TARGETS: Final = 1024
+
+# What may be in the arguments of such a call besides str, and dicts and sequences of them.
+_ATOMS: Final = frozenset(
+    {
+        *(bool, bytes, float, int, URL),
+        *(aiohttp.ClientWSTimeout, ssl.SSLContext),
+        *(FunctionType, MethodType),
+    }
+)
 
 # The largest share of max_lifetime that is taken off at random, so that connections that were
 # opened together do not all end together.
@@ -70,33 +90,6 @@ _LIFETIME_TICK: Final = 0.05
 
 # Seconds that transports which were aborted have to go away; they need a few turns of the loop.
 _ABORT_GRACE: Final = 0.1
-
-
-class _Caller:
-    """What the session keeps of a caller that waits; a waiter of the core points at it."""
-
-    __slots__ = ("check_deadline", "context", "error", "future", "overdue", "target")
-
-    def __init__(self, target: Target, future: asyncio.Future[None]) -> None:
-        self.target = target
-        self.future = future
-        # A handshake made for this caller is traced and logged as the caller's.
-        self.context: Context = copy_context()
-        self.error: BaseException | None = None
-        #: Its time ran out after it had been given a connection, which may yet turn out dead.
-        self.overdue: PoolTimeoutError | None = None
-        #: While a check runs on what it was given.
-        self.check_deadline: asyncio.Timeout | None = None
-
-    def wake(self) -> None:
-        if not self.future.done():
-            self.future.set_result(None)
-        self.stop_check()
-
-    def stop_check(self) -> None:
-        if self.check_deadline is not None and not self.check_deadline.expired():
-            # In the past, whatever the loop's clock says.
-            self.check_deadline.reschedule(-math.inf)
 
 
 class _Failure:
@@ -117,41 +110,21 @@ Coroutine.register(Acquisition)
 Coroutine.register(type(DONE))
 
 
-class _Targets(dict[str | URL, Target]):
-    """Targets of calls without options, by URL as given: each is parsed once."""
+class _Targets(dict[Any, Target]):
+    """Targets by what tells the arguments of calls from each other, which are resolved once."""
 
-    __slots__ = ("client_session", "headers", "hooks")
+    __slots__ = ("headers",)
 
-    def __init__(
-        self,
-        headers: CIMultiDict[str],
-        client_session: aiohttp.ClientSession | None,
-        hooks: Hooks,
-    ) -> None:
+    def __init__(self, headers: CIMultiDict[str]) -> None:
+        #: Those of the pool, which go with every handshake.
         self.headers = headers
-        self.client_session = client_session
-        self.hooks = hooks
-
-    def __missing__(self, url: str | URL) -> Target:
-        target = resolve(
-            url,
-            {},
-            headers=self.headers,
-            reuse_key=None,
-            client_session=self.client_session,
-            hooks=self.hooks,
-        )
-        if len(self) >= _MAX_TARGETS:
-            self.clear()
-        self[url] = target
-        return target
 
     def __repr__(self) -> str:
         """Return how many there are; URLs and headers may be secret."""
         return f"<{len(self)} targets>"
 
 
-class WebSocketClientSession:
+class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
     """A pool of WebSocket client connections.
 
     :param conn_timeout: seconds for one connection to be established: DNS, TCP, TLS and the
@@ -253,14 +226,12 @@ class WebSocketClientSession:
         # Where there is a check or a reset, the session itself has to see to every call.
         self._detour = self._make_express(_never, 0)
         self._detour.plain_exit = False
-        self._front = self._way(self._hooks)
-        self._targets = _Targets(
-            arguments.header_dict("headers", headers), self._client_session, self._hooks
-        )
+        self._targets = _Targets(arguments.header_dict("headers", headers))
+        self._atoms = _ATOMS
         self._has_cookies = False
         self._default_headers: CIMultiDict[str] = CIMultiDict()
         self._default_headers_version = 0
-        self._had_default_headers = False
+        self._watches_headers = False
         self._debug = False
         # One timer serves the whole pool.
         self._tick = min(max_idle or math.inf, (max_lifetime or math.inf) * _LIFETIME_TICK)
@@ -332,47 +303,6 @@ class WebSocketClientSession:
         )
 
     # -- acquiring -------------------------------------------------------------------------------
-
-    def ws_connect(
-        self,
-        url: str | URL,
-        *,
-        reuse_key: Hashable = None,
-        acquire_timeout: float | None = _UNSET,
-        **options: Any,
-    ) -> Acquisition[ClientWebSocketResponse]:
-        """Acquire a connection to ``url``: an open one where there is one, or a new one.
-
-        The result is a coroutine that returns a :class:`ClientWebSocketResponse`, or is used as
-        ``async with session.ws_connect(url) as ws``: a clean exit releases the connection, any
-        exception closes it.
-
-        :param reuse_key: stands for the headers and the cookies when it is decided which open
-            connections will do; any hashable.
-        :param acquire_timeout: overrides the session's.
-        :param options: those of :meth:`aiohttp.ClientSession.ws_connect`, with its defaults; and
-            ``configure``, ``check`` and ``reset``, with the session's.
-
-        Raises :exc:`PoolTimeoutError`, :exc:`TooManyWaitersError`, :exc:`PoolClosedError`, and what
-        aiohttp raises while connecting.  A wrong argument is refused at the call.
-        """
-        if acquire_timeout is _UNSET:
-            acquire_timeout = self._acquire_timeout
-        else:
-            acquire_timeout = arguments.seconds("acquire_timeout", acquire_timeout)
-        way = self._front
-        if options or reuse_key is not None:
-            target = self._resolve(url, options, reuse_key)
-            way = self._way(target.hooks)
-        else:
-            if self._default_headers or self._had_default_headers:
-                self._forget_stale_targets()
-            try:
-                target = self._targets[url]
-            except TypeError:
-                # Not hashable, so not a URL.
-                target = self._resolve(url, {}, None)
-        return Acquisition(way, self, target, acquire_timeout)
 
     async def prewarm(
         self,
@@ -458,7 +388,7 @@ class WebSocketClientSession:
 
     def _forget_stale_targets(self) -> None:
         """See whether somebody has changed the headers that go with every handshake."""
-        self._had_default_headers = True
+        self._watches_headers = True
         version = version_of(self._default_headers)
         if version != self._default_headers_version:
             self._default_headers_version = version
@@ -474,8 +404,20 @@ class WebSocketClientSession:
             hooks=self._hooks,
         )
 
-    def _way(self, hooks: Hooks) -> Express:
-        return self._express if hooks.check is hooks.reset is None else self._detour
+    def _resolve_anew(
+        self, signature: Hashable, url: str | URL, options: dict[str, Any], reuse_key: Hashable
+    ) -> Target:
+        """Resolve the arguments of a call, and remember what has a signature."""
+        target = self._resolve(url, options, reuse_key)
+        if signature is not None:
+            if len(self._targets) >= _MAX_TARGETS:
+                self._targets.clear()
+            self._targets[signature] = target
+        return target
+
+    @staticmethod
+    def _check_timeout(acquire_timeout: float | None) -> None:
+        arguments.seconds("acquire_timeout", acquire_timeout)
 
     def _with_cookies(self, target: Target) -> Target:
         if not self._has_cookies or target.has_reuse_key:
@@ -483,7 +425,7 @@ class WebSocketClientSession:
         jar = self.client_session.cookie_jar
         if not len(jar):
             return target
-        return target._replace(key=target.key._replace(cookies=cookies_for(jar, target.url)))
+        return target.with_cookies(cookies_for(jar, target.url))
 
     async def _acquire(
         self, target: Target, acquire_timeout: float | None
@@ -492,86 +434,52 @@ class WebSocketClientSession:
         self._bind()
         target = self._with_cookies(target)
         slot = None
-        if target.hooks.check is None:
-            slot = self._pool.acquire(target.key, monotonic())
+        if not target.is_checked:
+            slot = self._pool.acquire_by(target, monotonic())
         if slot is None:
-            slot = await self._wait(target, acquire_timeout)
-        slot.conn.fresh = False
+            slot = await self._express.wait(self, target, acquire_timeout)
         if self._debug:
             slot.conn.acquired_at = traceback.extract_stack()
-        ws: ClientWebSocketResponse = lend(self._express, self, slot)
+        ws: ClientWebSocketResponse = hand_out(self._express, self, slot)
         return ws
 
-    async def _wait(self, target: Target, acquire_timeout: float | None) -> Slot:
-        """Wait for whichever comes first: a connection that is released, or one being opened."""
-        assert self._loop is not None
-        pool = self._pool
-        key = target.key
-        caller = _Caller(target, self._loop.create_future())
-        now = monotonic()
-        waiter, plan = pool.request(key.endpoint, key, caller, now, acquire_timeout != 0)
-        self._carry_out(plan)
-        if waiter is None:
-            if acquire_timeout == 0:
-                raise _timeout_error(key.endpoint, 0)
-            raise TooManyWaitersError(
-                f"max_waiting callers are queued for {key.endpoint} already:"
-                " try again later, or raise limit or max_waiting"
-            )
-        check = target.hooks.check
-        if check is None:
-            slot = pool.take(waiter)
-            if slot is not None:
-                return slot
-        timer = None
-        # With 0 nothing is waited for; a check takes its own time.
-        if acquire_timeout:
-            timer = self._loop.call_later(acquire_timeout, self._time_out, waiter, acquire_timeout)
-        try:
-            while True:
-                if waiter.slot is None:
-                    await caller.future
-                if check is not None and waiter.slot is not None:
-                    await self._check(check, waiter)
-                slot = pool.take(waiter)
-                if slot is not None:
-                    return slot
-                if caller.error is not None:
-                    raise caller.error
-                if acquire_timeout == 0:
-                    caller.overdue = _timeout_error(key.endpoint, 0)
-                if caller.overdue is not None:
-                    self._carry_out(pool.give_up(waiter, monotonic(), True))
-                    raise caller.overdue
-                # What it was given died before it woke. It stands at the head of its line again.
-                caller.future = self._loop.create_future()
-        except BaseException:
-            self._give_up(waiter)
-            raise
-        finally:
-            # Their tracebacks have this frame.
-            caller.error = caller.overdue = None
-            if timer is not None:
-                timer.cancel()
+    def _refusal(self, target: Target, acquire_timeout: float | None) -> WebSocketPoolError:
+        """Return what a caller gets who was not let into the line."""
+        if acquire_timeout == 0:
+            return _timeout_error(target.endpoint, 0)
+        return TooManyWaitersError(
+            f"max_waiting callers are queued for {target.endpoint} already:"
+            " try again later, or raise limit or max_waiting"
+        )
 
-    async def _check(self, check: Hook, waiter: Waiter) -> None:
+    def _raise_if_overdue(self, waiter: Waiter, acquire_timeout: float | None) -> None:
+        """Let a caller go that may not stand at the head of its line again."""
+        caller: Caller = waiter.token
+        if acquire_timeout == 0:
+            caller.overdue = _timeout_error(caller.route.endpoint, 0)
+        if caller.overdue is not None:
+            self._carry_out(self._pool.give_up(waiter, monotonic(), True))
+            raise caller.overdue
+
+    async def _check(self, waiter: Waiter) -> None:
         """Check what a waiter was given, and the next where that fails, as long as there is one.
 
         Where there is none, the waiter stands at the head of its line again.
         """
-        caller: _Caller = waiter.token
+        caller: Caller = waiter.token
         while (slot := waiter.slot) is not None and not slot.conn.fresh:
             if caller.overdue is not None:
                 self._pool.give_up(waiter, monotonic(), True)
                 raise caller.overdue
-            reason = await self._fails_check(check, waiter, slot)
+            reason = await self._fails_check(waiter, slot)
             if waiter.slot is slot:
                 if reason is None:
                     return
                 self._close_acquired(slot, reason)
 
-    async def _fails_check(self, check: Hook, waiter: Waiter, slot: Slot) -> str | None:
+    async def _fails_check(self, waiter: Waiter, slot: Slot) -> str | None:
         conn: Connection = slot.conn
+        check = waiter.token.route.hooks.check
         deadline = asyncio.timeout(self._hook_timeout)
         waiter.token.check_deadline = deadline
         try:
@@ -651,14 +559,12 @@ class WebSocketClientSession:
             self._warn_of_connector_limit(client_session)
         self._has_cookies = not isinstance(client_session.cookie_jar, aiohttp.DummyCookieJar)
         self._default_headers = client_session.headers
-        self._had_default_headers = bool(client_session.headers)
+        self._watches_headers = bool(client_session.headers)
         self._default_headers_version = version_of(client_session.headers)
         self._targets.clear()
-        self._targets.client_session = client_session
         self._debug = running.get_debug()
         self._express = self._make_express(running.is_running, get_ident())
         self._express.open = not (self._has_cookies or self._debug)
-        self._front = self._way(self._hooks)
         self._bound = True
         _used_here.add(self)
 
@@ -716,7 +622,7 @@ class WebSocketClientSession:
 
     # -- changing limits -------------------------------------------------------------------------
 
-    def resize(self, *, limit: int | None = _UNSET, limit_total: int | None = _UNSET) -> None:
+    def resize(self, *, limit: int | None = UNSET, limit_total: int | None = UNSET) -> None:
         """Change the limits; one that is not given stays as it is.
 
         Raised, they let in at once who waits for a place.  Lowered, they close idle connections
@@ -726,10 +632,10 @@ class WebSocketClientSession:
         :param limit: simultaneous connections to one endpoint; None or 0: no limit.
         :param limit_total: simultaneous connections over all endpoints; None or 0: no limit.
         """
-        new_limit = self._limit if limit is _UNSET else arguments.places("limit", limit) or None
+        new_limit = self._limit if limit is UNSET else arguments.places("limit", limit) or None
         new_total = (
             self._limit_total
-            if limit_total is _UNSET
+            if limit_total is UNSET
             else arguments.places("limit_total", limit_total) or None
         )
         if self._closed:
@@ -752,7 +658,7 @@ class WebSocketClientSession:
             owner = slot.owner
             # Opened for somebody, in this very plan.
             assert owner is not None
-            self._start_connecting(slot, owner.token.target, owner.token.context)
+            self._start_connecting(slot, owner.token.route, owner.token.context)
         for slot in plan.closing:
             self._start_closing(slot)
         for waiter in plan.woken:
@@ -1314,7 +1220,7 @@ def _never() -> bool:
 
 
 def _fail_waiter(waiter: Waiter, error: BaseException) -> None:
-    caller: _Caller = waiter.token
+    caller: Caller = waiter.token
     caller.error = error
     caller.wake()
 
