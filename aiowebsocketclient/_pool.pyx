@@ -5,6 +5,7 @@ It is ``_pool_py.py`` line for line, with types: read that one for the reference
 together.  The tests run on both, and drive them side by side with a model of them.
 """
 
+import asyncio
 import heapq
 import math
 import warnings
@@ -14,6 +15,7 @@ from contextvars import copy_context
 cimport cython
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.time cimport monotonic
 
 from ._pool_py import CLOSE_REASONS, COUNTERS, GAUGES
@@ -23,8 +25,19 @@ cdef extern from "Python.h":
     int PyObject_GenericSetDict(object obj, object value, void *context) except -1
     unsigned long PyThread_get_thread_ident()
 
+    ctypedef enum PySendResult:
+        PYGEN_RETURN
+        PYGEN_ERROR
+        PYGEN_NEXT
+
+    PySendResult PyIter_Send(object steps, object value, PyObject **result) except PYGEN_ERROR
+
+    ctypedef struct PyAsyncMethods:
+        PySendResult (*am_send)(PyObject *this, PyObject *value, PyObject **result) except PYGEN_ERROR
+
     ctypedef struct PyTypeObject:
         object (*tp_new)(PyTypeObject *cls, tuple args, void *kwargs)
+        PyAsyncMethods *tp_as_async
 
 
 cdef extern from *:
@@ -1511,7 +1524,9 @@ cdef class Parkable:
     instance dictionary) and of its protocol; ``idle.py`` says what they mean and sets the fields.
     """
 
-    cdef public object _background, _buffer, _feed, _fragments, _is_transport_closing, _protocol
+    cdef public object _background, _buffer, _feed, _fragments, _protocol, _transport
+    # Whether the transport is one of asyncio's that has its answer in an attribute.
+    cdef public bint _has_closing
     cdef public dict state
     cdef public bint closing, failed, fresh, gone, parked, resets
 
@@ -1531,7 +1546,6 @@ cdef class Parkable:
     cpdef bint is_clean(self) except -1:
         """Whether it can go to another user: nothing unread, nothing under way, no error seen."""
         cdef dict ws = self.state
-        protocol = self._protocol
         return not (
             self.closing
             or self.failed
@@ -1543,9 +1557,8 @@ cdef class Parkable:
             or ws["_close_code"] is not None
             or ws["_closed"]
             or self._background
-            or protocol._paused
-            or protocol._reading_paused
-            or self._is_transport_closing()
+            or self._protocol._paused
+            or (self._transport._closing if self._has_closing else self._transport.is_closing())
         )
 
     cpdef bint park(self) except -1:
@@ -1704,16 +1717,19 @@ cdef class Express:
 
     cdef Pool _pool
     cdef type _cls
-    cdef object _is_running
+    cdef object _loop
+    cdef bint _has_thread_id
     cdef public unsigned long thread
     cdef public bint open, pooling, plain_exit
 
-    def __init__(self, Pool pool not None, type cls not None, is_running, unsigned long thread):
+    def __init__(self, Pool pool not None, type cls not None, loop, unsigned long thread):
         self._pool = pool
         self._cls = cls
-        # A loop that runs, in the thread that asks, is the running loop. (To ask for that one costs
-        # a system call on CPython 3.11.)
-        self._is_running = is_running
+        self._loop = loop
+        # What is_running() of asyncio's loops looks at, at a third of the price of asking.
+        self._has_thread_id = (
+            getattr(type(loop), "is_running", None) is asyncio.BaseEventLoop.is_running
+        )
         self.thread = thread
         self.open = False
         # Whether what is released is pooled, and whether the class leaves by that alone.
@@ -1722,7 +1738,13 @@ cdef class Express:
 
     cdef bint is_usable(self) except -1:
         """Return whether a caller need not ask the session."""
-        return self.open and PyThread_get_thread_ident() == self.thread and self._is_running()
+        # A loop that runs, in the thread that asks, is the running loop. (To ask for that one costs
+        # a system call on CPython 3.11.)
+        if not self.open or PyThread_get_thread_ident() != self.thread:
+            return False
+        if self._has_thread_id:
+            return self._loop._thread_id is not None
+        return self._loop.is_running()
 
     cdef object acquire(self, owner, Route route):
         """Return a handle on an idle connection; None: there is none."""
@@ -1818,23 +1840,26 @@ cdef class Acquisition:
         self._acquire_timeout = acquire_timeout
 
     def __await__(self):
-        cdef Express express
+        self._check_begun()
+        return self
+
+    def __next__(self):
+        return self.send(None)
+
+    cdef int _check_begun(self) except -1:
         if self._begun:
             raise RuntimeError("what ws_connect() returned can be awaited only once")
-        self._begun = True
-        express = self._express
+        return 0
+
+    def _wait(self):
+        cdef Express express = self._express
         if express.is_usable():
-            handle = express.acquire(self._owner, self._route)
-            if handle is None:
-                slot = yield from express.wait(
-                    self._owner, self._route, self._acquire_timeout
-                ).__await__()
-                handle = hand_out(express, self._owner, slot)
-        else:
-            slow = self._owner._acquire(self._route, self._acquire_timeout)
-            handle = yield from slow.__await__()
-        self._handle = handle
-        return handle
+            slot = yield from express.wait(
+                self._owner, self._route, self._acquire_timeout
+            ).__await__()
+            return hand_out(express, self._owner, slot)
+        slow = self._owner._acquire(self._route, self._acquire_timeout)
+        return (yield from slow.__await__())
 
     @property
     def __name__(self):
@@ -1843,15 +1868,19 @@ cdef class Acquisition:
 
     def send(self, value):
         """Step it, as ``asyncio.Task`` does."""
-        if self._steps is None or self._handle is not None:
-            self._steps = self.__await__()
-        return self._steps.send(value)
+        cdef PyObject *result
+        how = _step_acquisition(<PyObject *> self, <PyObject *> value, &result)
+        step = <object> result
+        Py_DECREF(step)
+        if how == PYGEN_RETURN:
+            raise StopIteration(step)
+        return step
 
     def throw(self, typ, val=None, tb=None):
         """Throw into it, as ``asyncio.Task`` does on cancellation."""
         self._begun = True
         if self._steps is None:
-            self._steps = self.__await__()
+            self._steps = self._wait()
         return self._steps.throw(typ if val is None else val)
 
     def close(self):
@@ -1875,6 +1904,36 @@ cdef class Acquisition:
     def __del__(self):
         if not self._begun:
             warnings.warn("ws_connect() was never awaited", RuntimeWarning, stacklevel=2)
+
+
+cdef PySendResult _step_acquisition(
+    PyObject *this, PyObject *value, PyObject **result
+) except PYGEN_ERROR:
+    """Go on to the next suspension, or to the end, with nothing made on the way to an idle one."""
+    cdef Acquisition self = <Acquisition> this
+    cdef Express express
+    cdef PySendResult how
+    if self._steps is None:
+        self._check_begun()
+        self._begun = True
+        express = self._express
+        if express.is_usable():
+            self._handle = express.acquire(self._owner, self._route)
+            if self._handle is not None:
+                Py_INCREF(self._handle)
+                result[0] = <PyObject *> self._handle
+                return PYGEN_RETURN
+        self._steps = self._wait()
+    elif self._handle is not None:
+        self._check_begun()
+    how = PyIter_Send(self._steps, <object> value, result)
+    if how == PYGEN_RETURN:
+        self._handle = <object> result[0]
+    return how
+
+
+# Cython has no name for it. It is what a task and, before CPython 3.12, ``await`` step by.
+(<PyTypeObject *> Acquisition).tp_as_async.am_send = _step_acquisition
 
 
 # An argument that was not given, where None means something.

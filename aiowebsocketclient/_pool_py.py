@@ -18,7 +18,7 @@ import heapq
 import math
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Generator, Hashable, Iterator
+from collections.abc import Coroutine, Generator, Hashable, Iterator
 from contextvars import copy_context
 from threading import get_ident
 from time import monotonic
@@ -1458,8 +1458,9 @@ class Parkable:
         "_buffer",
         "_feed",
         "_fragments",
-        "_is_transport_closing",
+        "_has_closing",
         "_protocol",
+        "_transport",
         "closing",
         "failed",
         "fresh",
@@ -1473,8 +1474,10 @@ class Parkable:
     _buffer: Any
     _feed: Any
     _fragments: Any
-    _is_transport_closing: Any
+    # Whether the transport is one of asyncio's that has its answer in an attribute.
+    _has_closing: bool
     _protocol: Any
+    _transport: Any
     closing: bool
     failed: bool
     fresh: bool
@@ -1499,7 +1502,6 @@ class Parkable:
     def is_clean(self) -> bool:
         """Whether it can go to another user: nothing unread, nothing under way, no error seen."""
         ws = self.state
-        protocol = self._protocol
         return not (
             self.closing
             or self.failed
@@ -1511,9 +1513,8 @@ class Parkable:
             or ws["_close_code"] is not None
             or ws["_closed"]
             or self._background
-            or protocol._paused
-            or protocol._reading_paused
-            or self._is_transport_closing()
+            or self._protocol._paused
+            or (self._transport._closing if self._has_closing else self._transport.is_closing())
         )
 
     def park(self) -> bool:
@@ -1678,14 +1679,25 @@ class Express:
     when an idle connection is at hand; otherwise the session is.
     """
 
-    __slots__ = ("_cls", "_is_running", "_pool", "open", "plain_exit", "pooling", "thread")
+    __slots__ = (
+        "_cls",
+        "_has_thread_id",
+        "_loop",
+        "_pool",
+        "open",
+        "plain_exit",
+        "pooling",
+        "thread",
+    )
 
-    def __init__(self, pool: Pool, cls: Any, is_running: Callable[[], bool], thread: int) -> None:
+    def __init__(self, pool: Pool, cls: Any, loop: Any, thread: int) -> None:
         self._pool = pool
         self._cls = cls
-        # A loop that runs, in the thread that asks, is the running loop. (To ask for that one costs
-        # a system call on CPython 3.11.)
-        self._is_running = is_running
+        self._loop = loop
+        # What is_running() of asyncio's loops looks at, at a third of the price of asking.
+        self._has_thread_id = (
+            getattr(type(loop), "is_running", None) is asyncio.BaseEventLoop.is_running
+        )
         self.thread = thread
         self.open = False
         # Whether what is released is pooled, and whether the class leaves by that alone.
@@ -1694,7 +1706,13 @@ class Express:
 
     def is_usable(self) -> bool:
         """Return whether a caller need not ask the session."""
-        return self.open and get_ident() == self.thread and self._is_running()
+        # A loop that runs, in the thread that asks, is the running loop. (To ask for that one costs
+        # a system call on CPython 3.11.)
+        if not self.open or get_ident() != self.thread:
+            return False
+        if self._has_thread_id:
+            return self._loop._thread_id is not None
+        return bool(self._loop.is_running())
 
     def acquire(self, owner: Any, route: Route) -> Any:
         """Return a handle on an idle connection; None: there is none."""

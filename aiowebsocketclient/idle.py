@@ -43,6 +43,10 @@ _NO_CLOSE_CODE: Final = 1005
 _MAX_UNWANTED: Final = 1 << 20
 
 
+# Its is_closing() does nothing but to return its _closing.
+_PLAIN_TRANSPORT: Final[Any] = asyncio.selector_events._SelectorSocketTransport  # type: ignore[attr-defined]
+
+
 class _ParentsOwn:
     """Stands in a forked child for what would write to a socket, or close it."""
 
@@ -68,14 +72,12 @@ class Connection(Parkable):
     """
 
     __slots__ = (
-        "_is_eof",
         "_on_ended",
         "_on_gone",
         "_parser",
         "_reader",
         "_resets_heartbeat",
         "_rest",
-        "_transport",
         "_unwanted",
         "_writer",
         "acquired_at",
@@ -115,7 +117,7 @@ class Connection(Parkable):
         self.parked = False
         self.closing = False
         self._protocol = conn.protocol
-        self._transport: asyncio.Transport = conn.transport
+        self._transport = conn.transport
         self._parser = self._protocol._payload_parser
         self._feed = getattr(self._parser, "feed_data", None)
         # A protocol that saw an error has dropped its parser; then there is nothing to hand on to.
@@ -127,8 +129,7 @@ class Connection(Parkable):
         # Looked up once, since every release asks them.
         self._buffer = self._reader._buffer
         self._fragments = _fragments_of(self._parser)
-        self._is_eof = self._reader.is_eof
-        self._is_transport_closing = self._transport.is_closing
+        self._has_closing = type(self._transport) is _PLAIN_TRANSPORT
         # Frames that are being compressed in a thread. Older aiohttp does not keep account of them.
         self._background = getattr(self._writer, "_background_tasks", None)
         if self._background is None:
@@ -154,7 +155,7 @@ class Connection(Parkable):
         """Whether the server or the network has ended it."""
         ws = self.state
         return bool(
-            ws["_closed"] or ws["_closing"] or self._is_eof() or self._is_transport_closing()
+            ws["_closed"] or ws["_closing"] or self._reader.is_eof() or self._transport.is_closing()
         )
 
     def why_unfit(self) -> str:
@@ -231,7 +232,7 @@ class Connection(Parkable):
         That leaves 1006 for the close code, which ``close()`` takes for a connection that is lost.
         """
         ws = self.state
-        if not (ws["_closed"] or ws["_closing"] or self._is_eof()):
+        if not (ws["_closed"] or ws["_closing"] or self._reader.is_eof()):
             ws["_close_code"] = None
 
     def wake_pending_receive(self) -> None:
@@ -322,7 +323,7 @@ class Connection(Parkable):
             elif message.type is not WSMsgType.PONG:
                 self._end(DIRTY)
                 return
-        if self.failed or self._is_eof():
+        if self.failed or self._reader.is_eof():
             self._end(LOST)
 
     def _begins_message(self, data: bytes) -> bool:

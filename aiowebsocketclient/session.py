@@ -222,9 +222,9 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
             max_waiting=-1 if waiting is None else waiting,
             max_idle=arguments.positive("max_idle", max_idle) or math.inf,
         )
-        self._express = self._make_express(_never, 0)
+        self._express = self._make_express(None, 0)
         # Where there is a check or a reset, the session itself has to see to every call.
-        self._detour = self._make_express(_never, 0)
+        self._detour = self._make_express(None, 0)
         self._detour.plain_exit = False
         self._targets = _Targets(arguments.header_dict("headers", headers))
         self._atoms = _ATOMS
@@ -563,7 +563,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         self._default_headers_version = version_of(client_session.headers)
         self._targets.clear()
         self._debug = running.get_debug()
-        self._express = self._make_express(running.is_running, get_ident())
+        self._express = self._make_express(running, get_ident())
         self._express.open = not (self._has_cookies or self._debug)
         self._bound = True
         _used_here.add(self)
@@ -598,9 +598,9 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         self._express.thread = get_ident()
         return True
 
-    def _make_express(self, is_running: Callable[[], bool], thread: int) -> Express:
+    def _make_express(self, loop: asyncio.AbstractEventLoop | None, thread: int) -> Express:
         cls = self._response_class
-        express = Express(self._pool, cls, is_running, thread)
+        express = Express(self._pool, cls, loop, thread)
         express.pooling = not self._force_close
         express.plain_exit = cls.__aexit__ is ClientWebSocketResponse.__aexit__
         return express
@@ -1213,10 +1213,6 @@ def _call_expire(this: "weakref.ref[WebSocketClientSession]") -> None:
     session = this()
     if session is not None:
         session._expire()
-
-
-def _never() -> bool:
-    return False
 
 
 def _fail_waiter(waiter: Waiter, error: BaseException) -> None:

@@ -84,7 +84,7 @@ def cycles(core: Any) -> dict[str, Any]:
     plan.opened.append(plan)
     plan.closing.append(canary("Plan"))
     conn = Connection()
-    conn._parser = conn
+    conn._transport = conn
     conn._protocol = canary("Parkable")
     conn.state = {"conn": conn}
     # Slot and connection, parked, as in the package.
@@ -92,7 +92,7 @@ def cycles(core: Any) -> dict[str, Any]:
     slot.conn = conn = Connection()
     conn.state = {"": conn}
     conn._buffer = (slot, canary("Slot and Parkable"))
-    express = core.Express(pool, Response, canary("Express").__init__, 0)
+    express = core.Express(pool, Response, canary("Express"), 0)
     express_pool = core.Pool()
     express_pool.request("endpoint", "key", (express_pool, made["Express"]), 0.0)
     made["Express"].back = express
@@ -106,19 +106,19 @@ def cycles(core: Any) -> dict[str, Any]:
     conn.parked = False
     conn.state = {"canary": canary("lent handle")}
     owner = Stepping()
-    handle = core.lend(core.Express(pool, Response, bool, 0), owner, slot)
+    handle = core.lend(core.Express(pool, Response, None, 0), owner, slot)
     conn.state["handle"] = handle
     # Coroutines that have begun, and are never ended.
     for step in ("send", "throw"):
         owner = Stepping()
         owner.canary = canary(f"Acquisition.{step}")
-        express = core.Express(core.Pool(), Response, bool, 0)
-        acquisition = core.Acquisition(express, owner, ("key", owner), None)
+        express = core.Express(core.Pool(), Response, None, 0)
+        acquisition = core.Acquisition(express, owner, core.Route("endpoint", ("key", owner)), None)
         owner.back = acquisition  # type: ignore[attr-defined]
         acquisition.send(None)
     owner = Stepping()
     owner.canary = canary("Acquisition, begun otherwise")
-    acquisition = core.Acquisition(express, owner, ("key", owner), None)
+    acquisition = core.Acquisition(express, owner, core.Route("endpoint", ("key", owner)), None)
     owner.steps = acquisition.__await__()  # type: ignore[attr-defined]
     owner.steps.send(None)
     acquisition.close()

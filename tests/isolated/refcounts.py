@@ -144,8 +144,16 @@ def walk(core: Any) -> list[tuple[str, list[int]]]:
 
 
 class Protocol:
-    _payload_parser: Any = None
-    _paused = _reading_paused = False
+    _paused = False
+
+
+class Transport:
+    _closing = False
+
+
+class Loop:
+    def is_running(self) -> bool:
+        return True
 
 
 class Owner:
@@ -193,7 +201,8 @@ def walk_handles(core: Any) -> list[tuple[str, list[int]]]:
     conn.state = state = {"_waiting": False, "_close_code": None, "_closed": False}
     conn._buffer = buffer = []
     conn._background = conn._fragments = None
-    conn._is_transport_closing = lambda: False
+    conn._has_closing = True
+    conn._transport = transport = Transport()
     conn._protocol = protocol = Protocol()
     conn._feed = parser = object()
     conn.closing = conn.failed = conn.gone = conn.parked = conn.resets = False
@@ -203,13 +212,13 @@ def walk_handles(core: Any) -> list[tuple[str, list[int]]]:
     pool.connected(slot, 0.0)
     pool.take(waiter)
     del waiter, _
-    express = core.Express(pool, Response, lambda: True, threading.get_ident())
+    express = core.Express(pool, Response, loop := Loop(), threading.get_ident())
     express.open = True
     owner = Owner(express, slot, core.lend)
-    target = (key,)
+    target = core.Route("endpoint", key)
     steps: list[tuple[str, list[int]]] = []
     watched = (pool, key, token, conn, state, buffer, protocol, parser, slot, express, owner)
-    watched += (target, Response)
+    watched += (target, Response, transport, loop)
 
     def note(step: str) -> None:
         gc.collect()
