@@ -36,7 +36,6 @@ if TYPE_CHECKING or not _use_extension():
         SessionBase,
         Slot,
         Waiter,
-        hand_out,
         lend,
         spend,
     )
@@ -56,7 +55,6 @@ else:
         SessionBase,
         Slot,
         Waiter,
-        hand_out,
         lend,
         spend,
     )
@@ -77,7 +75,6 @@ __all__ = (
     "SessionBase",
     "Slot",
     "Waiter",
-    "hand_out",
     "lend",
     "spend",
 )

@@ -250,6 +250,7 @@ cdef class Slot(Node):
         return self.handshake.endpoint.key
 
 
+@cython.freelist(64)
 cdef class Waiter(Node):
     """A caller that found nothing idle."""
 
@@ -279,18 +280,57 @@ cdef class Waiter(Node):
         self.passed = 0
 
 
+@cython.freelist(8)
 cdef class Plan:
     """What is to be done, in this order, before anything else happens to the pool."""
 
-    cdef readonly list opened, closing, woken
+    # Most are empty, or wake one waiter.
+    cdef list _opened, _closing, _woken
 
-    def __init__(self):
-        #: Slots whose connection is to be opened; each has an owner.
-        self.opened = []
-        #: Slots to be closed: the handshake stopped, or the connection closed.
-        self.closing = []
-        #: Waiters that were given a connection.
-        self.woken = []
+    @property
+    def opened(self):
+        """Slots whose connection is to be opened; each has an owner."""
+        if self._opened is None:
+            self._opened = []
+        return self._opened
+
+    @property
+    def closing(self):
+        """Slots to be closed: the handshake stopped, or the connection closed."""
+        if self._closing is None:
+            self._closing = []
+        return self._closing
+
+    @property
+    def woken(self):
+        """Waiters that were given a connection."""
+        if self._woken is None:
+            self._woken = []
+        return self._woken
+
+    cdef int open(self, Slot slot) except -1:
+        if self._opened is None:
+            self._opened = []
+        self._opened.append(slot)
+        return 0
+
+    cdef int close(self, Slot slot) except -1:
+        if self._closing is None:
+            self._closing = []
+        self._closing.append(slot)
+        return 0
+
+    cdef int wake(self, Waiter waiter) except -1:
+        if self._woken is None:
+            self._woken = []
+        self._woken.append(waiter)
+        return 0
+
+    cdef bint is_empty(self) except -1:
+        return not (self._opened or self._closing or self._woken)
+
+    cdef bint is_to_wake_only(self) except -1:
+        return not (self._opened or self._closing)
 
 
 cdef class Handshake:
@@ -859,7 +899,7 @@ cdef class Pool:
                 if (waiter := self._take_back(slot)) is not None:
                     waiters.append(waiter)
                 self._start_closing(slot, reason)
-                plan.closing.append(slot)
+                plan.close(slot)
                 self._drop_dead(slot.handshake)
         for handshake in list(self._handshakes.values()):
             self._drop_dead(handshake)
@@ -1042,7 +1082,7 @@ cdef class Pool:
     cdef int _close_idle(self, Slot slot, int reason, Plan plan) except -1:
         self._unpark(slot)
         self._start_closing(slot, reason)
-        plan.closing.append(slot)
+        plan.close(slot)
         self._drop_dead(slot.handshake)
         return 0
 
@@ -1232,7 +1272,7 @@ cdef class Pool:
     cdef int _serve(self, Waiter waiter, Slot slot, Plan plan, double now) except -1:
         self._leave(waiter, now)
         self._give(slot, waiter)
-        plan.woken.append(waiter)
+        plan.wake(waiter)
         return 0
 
     # -- who gets what ---------------------------------------------------------------------------
@@ -1248,7 +1288,7 @@ cdef class Pool:
         first = handshake.first_waiter()
         if slot.retires <= now:
             self._start_closing(slot, _LIFETIME)
-            plan.closing.append(slot)
+            plan.close(slot)
         elif self._lowered and self._is_surplus(endpoint):
             self._give_way(slot, _FOR_NOBODY, plan)
         elif first is None:
@@ -1387,7 +1427,7 @@ cdef class Pool:
         self._leave_line(waiter)
         slot = self._new_slot(waiter.handshake, now)
         self._own(waiter, slot)
-        plan.opened.append(slot)
+        plan.open(slot)
         return 0
 
     cdef int _index(self, Endpoint endpoint) except -1:
@@ -1510,7 +1550,7 @@ cdef class Pool:
             endpoint.giving += 1
         elif giving == _FOR_TOTAL:
             self._giving += 1
-        plan.closing.append(slot)
+        plan.close(slot)
         self._drop_dead(handshake)
         return 0
 
@@ -1524,7 +1564,7 @@ cdef class Parkable:
     instance dictionary) and of its protocol; ``idle.py`` says what they mean and sets the fields.
     """
 
-    cdef public object _background, _buffer, _feed, _fragments, _protocol, _transport
+    cdef public object _background, _buffer, _fragments, _parser, _protocol, _transport
     # Whether the transport is one of asyncio's that has its answer in an attribute.
     cdef public bint _has_closing
     cdef public dict state
@@ -1536,7 +1576,7 @@ cdef class Parkable:
             if self.parked or self.closing:
                 self.take(data)
             else:
-                self.failed = self._feed(data)[0]
+                self.failed = self._parser.feed_data(data)[0]
         return _GO_ON
 
     def take(self, data):
@@ -1676,6 +1716,7 @@ cdef inline double clock() noexcept:
     return coarse_clock(_precise_clock)
 
 
+@cython.freelist(64)
 cdef class Caller:
     """A caller that waits: what a waiter of the pool stands for."""
 
@@ -1746,33 +1787,32 @@ cdef class Express:
             return self._loop._thread_id is not None
         return self._loop.is_running()
 
-    cdef object acquire(self, owner, Route route):
+    cpdef object acquire(self, owner, Route route):
         """Return a handle on an idle connection; None: there is none."""
         cdef Slot slot = self._pool.acquire_by(route, clock())
         return None if slot is None else lend(self, owner, slot)
 
     async def wait(self, owner, Route route, acquire_timeout):
-        """Wait for whichever comes first: a connection that is released, or one being opened."""
+        """Return a handle on what comes first: a connection that is released, or a new one."""
         cdef Pool pool = self._pool
-        cdef Caller caller = Caller(route, owner._loop.create_future())
+        cdef Caller caller = Caller(route, self._loop.create_future())
         cdef Waiter waiter
         cdef Plan plan
         cdef Slot slot
-        waiter, plan = pool.request_by(route, caller, monotonic(), acquire_timeout != 0)
-        if plan.opened or plan.closing or plan.woken:
+        cdef bint may_wait = acquire_timeout is None or acquire_timeout != 0
+        waiter, plan = pool.request_by(route, caller, monotonic(), may_wait)
+        if not plan.is_empty():
             owner._carry_out(plan)
         if waiter is None:
             raise owner._refusal(route, acquire_timeout)
         if not route.is_checked:
             slot = pool.take(waiter)
             if slot is not None:
-                return slot
+                return hand_out(self, owner, slot)
         timer = None
         # With 0 nothing is waited for; a check takes its own time.
         if acquire_timeout:
-            timer = owner._loop.call_later(
-                acquire_timeout, owner._time_out, waiter, acquire_timeout
-            )
+            timer = self._loop.call_later(acquire_timeout, owner._time_out, waiter, acquire_timeout)
         try:
             while True:
                 if waiter.slot is None:
@@ -1781,12 +1821,12 @@ cdef class Express:
                     await owner._check(waiter)
                 slot = pool.take(waiter)
                 if slot is not None:
-                    return slot
+                    return hand_out(self, owner, slot)
                 if caller.error is not None:
                     raise caller.error
                 owner._raise_if_overdue(waiter, acquire_timeout)
                 # What it was given died before it woke. It stands at the head of its line again.
-                caller.future = owner._loop.create_future()
+                caller.future = self._loop.create_future()
         except BaseException:
             owner._give_up(waiter)
             raise
@@ -1813,7 +1853,7 @@ cdef class Express:
             return False
         spend(handle, {})
         plan = self._pool.release(slot, clock())
-        if plan is None or plan.opened or plan.closing:
+        if plan is None or not plan.is_to_wake_only():
             return plan
         for waiter in plan.woken:
             caller = waiter.token
@@ -1851,15 +1891,6 @@ cdef class Acquisition:
             raise RuntimeError("what ws_connect() returned can be awaited only once")
         return 0
 
-    def _wait(self):
-        cdef Express express = self._express
-        if express.is_usable():
-            slot = yield from express.wait(
-                self._owner, self._route, self._acquire_timeout
-            ).__await__()
-            return hand_out(express, self._owner, slot)
-        slow = self._owner._acquire(self._route, self._acquire_timeout)
-        return (yield from slow.__await__())
 
     @property
     def __name__(self):
@@ -1880,7 +1911,7 @@ cdef class Acquisition:
         """Throw into it, as ``asyncio.Task`` does on cancellation."""
         self._begun = True
         if self._steps is None:
-            self._steps = self._wait()
+            self._steps = self._owner._acquire(self._route, self._acquire_timeout)
         return self._steps.throw(typ if val is None else val)
 
     def close(self):
@@ -1923,7 +1954,9 @@ cdef PySendResult _step_acquisition(
                 Py_INCREF(self._handle)
                 result[0] = <PyObject *> self._handle
                 return PYGEN_RETURN
-        self._steps = self._wait()
+            self._steps = express.wait(self._owner, self._route, self._acquire_timeout)
+        else:
+            self._steps = self._owner._acquire(self._route, self._acquire_timeout)
     elif self._handle is not None:
         self._check_begun()
     how = PyIter_Send(self._steps, <object> value, result)

@@ -310,15 +310,55 @@ class Waiter(Node):
 class Plan:
     """What is to be done, in this order, before anything else happens to the pool."""
 
-    __slots__ = ("closing", "opened", "woken")
+    __slots__ = ("_closing", "_opened", "_woken")
 
     def __init__(self) -> None:
-        #: Slots whose connection is to be opened; each has an owner.
-        self.opened: list[Slot] = []
-        #: Slots to be closed: the handshake stopped, or the connection closed.
-        self.closing: list[Slot] = []
-        #: Waiters that were given a connection.
-        self.woken: list[Waiter] = []
+        # Most are empty, or wake one waiter.
+        self._opened: list[Slot] | None = None
+        self._closing: list[Slot] | None = None
+        self._woken: list[Waiter] | None = None
+
+    @property
+    def opened(self) -> list[Slot]:
+        """Slots whose connection is to be opened; each has an owner."""
+        if self._opened is None:
+            self._opened = []
+        return self._opened
+
+    @property
+    def closing(self) -> list[Slot]:
+        """Slots to be closed: the handshake stopped, or the connection closed."""
+        if self._closing is None:
+            self._closing = []
+        return self._closing
+
+    @property
+    def woken(self) -> list[Waiter]:
+        """Waiters that were given a connection."""
+        if self._woken is None:
+            self._woken = []
+        return self._woken
+
+    def open(self, slot: Slot) -> None:
+        if self._opened is None:
+            self._opened = []
+        self._opened.append(slot)
+
+    def close(self, slot: Slot) -> None:
+        if self._closing is None:
+            self._closing = []
+        self._closing.append(slot)
+
+    def wake(self, waiter: Waiter) -> None:
+        if self._woken is None:
+            self._woken = []
+        self._woken.append(waiter)
+
+    def is_empty(self) -> bool:
+        return not (self._opened or self._closing or self._woken)
+
+    def is_to_wake_only(self) -> bool:
+        return not (self._opened or self._closing)
 
 
 class Handshake:
@@ -887,7 +927,7 @@ class Pool:
                 if (waiter := self._take_back(slot)) is not None:
                     waiters.append(waiter)
                 self._start_closing(slot, reason)
-                plan.closing.append(slot)
+                plan.close(slot)
                 self._drop_dead(slot.handshake)
         for handshake in list(self._handshakes.values()):
             self._drop_dead(handshake)
@@ -1043,7 +1083,7 @@ class Pool:
     def _close_idle(self, slot: Slot, reason: int, plan: Plan) -> None:
         self._unpark(slot)
         self._start_closing(slot, reason)
-        plan.closing.append(slot)
+        plan.close(slot)
         self._drop_dead(slot.handshake)
 
     def _start_closing(self, slot: Slot, reason: int) -> None:
@@ -1200,7 +1240,7 @@ class Pool:
     def _serve(self, waiter: Waiter, slot: Slot, plan: Plan, now: float) -> None:
         self._leave(waiter, now)
         self._give(slot, waiter)
-        plan.woken.append(waiter)
+        plan.wake(waiter)
 
     # -- who gets what ---------------------------------------------------------------------------
 
@@ -1211,7 +1251,7 @@ class Pool:
         first = handshake.first_waiter()
         if slot.retires <= now:
             self._start_closing(slot, _LIFETIME)
-            plan.closing.append(slot)
+            plan.close(slot)
         elif self._lowered and self._is_surplus(endpoint):
             self._give_way(slot, _FOR_NOBODY, plan)
         elif first is None:
@@ -1336,7 +1376,7 @@ class Pool:
         self._leave_line(waiter)
         slot = self._new_slot(waiter.handshake, now)
         self._own(waiter, slot)
-        plan.opened.append(slot)
+        plan.open(slot)
 
     def _index(self, endpoint: Endpoint) -> None:
         """Under ``limit_total``: keep an endpoint's place among those that want room, in order."""
@@ -1441,7 +1481,7 @@ class Pool:
             endpoint.giving += 1
         elif giving == _FOR_TOTAL:
             self._giving += 1
-        plan.closing.append(slot)
+        plan.close(slot)
         self._drop_dead(handshake)
 
 
@@ -1456,9 +1496,9 @@ class Parkable:
     __slots__ = (
         "_background",
         "_buffer",
-        "_feed",
         "_fragments",
         "_has_closing",
+        "_parser",
         "_protocol",
         "_transport",
         "closing",
@@ -1472,10 +1512,10 @@ class Parkable:
 
     _background: Any
     _buffer: Any
-    _feed: Any
     _fragments: Any
     # Whether the transport is one of asyncio's that has its answer in an attribute.
     _has_closing: bool
+    _parser: Any
     _protocol: Any
     _transport: Any
     closing: bool
@@ -1492,7 +1532,7 @@ class Parkable:
             if self.parked or self.closing:
                 self.take(data)
             else:
-                self.failed = self._feed(data)[0]
+                self.failed = self._parser.feed_data(data)[0]
         return _GO_ON
 
     def take(self, data: bytes) -> None:
@@ -1719,25 +1759,24 @@ class Express:
         slot = self._pool.acquire_by(route, clock())
         return None if slot is None else lend(self, owner, slot)
 
-    async def wait(self, owner: Any, route: Route, acquire_timeout: float | None) -> Slot:
-        """Wait for whichever comes first: a connection that is released, or one being opened."""
+    async def wait(self, owner: Any, route: Route, acquire_timeout: float | None) -> Any:
+        """Return a handle on what comes first: a connection that is released, or a new one."""
         pool = self._pool
-        caller = Caller(route, owner._loop.create_future())
-        waiter, plan = pool.request_by(route, caller, monotonic(), acquire_timeout != 0)
-        if plan.opened or plan.closing or plan.woken:
+        caller = Caller(route, self._loop.create_future())
+        may_wait = acquire_timeout is None or acquire_timeout != 0
+        waiter, plan = pool.request_by(route, caller, monotonic(), may_wait)
+        if not plan.is_empty():
             owner._carry_out(plan)
         if waiter is None:
             raise owner._refusal(route, acquire_timeout)
         if not route.is_checked:
             slot = pool.take(waiter)
             if slot is not None:
-                return slot
+                return hand_out(self, owner, slot)
         timer = None
         # With 0 nothing is waited for; a check takes its own time.
         if acquire_timeout:
-            timer = owner._loop.call_later(
-                acquire_timeout, owner._time_out, waiter, acquire_timeout
-            )
+            timer = self._loop.call_later(acquire_timeout, owner._time_out, waiter, acquire_timeout)
         try:
             while True:
                 if waiter.slot is None:
@@ -1746,12 +1785,12 @@ class Express:
                     await owner._check(waiter)
                 slot = pool.take(waiter)
                 if slot is not None:
-                    return slot
+                    return hand_out(self, owner, slot)
                 if caller.error is not None:
                     raise caller.error
                 owner._raise_if_overdue(waiter, acquire_timeout)
                 # What it was given died before it woke. It stands at the head of its line again.
-                caller.future = owner._loop.create_future()
+                caller.future = self._loop.create_future()
         except BaseException:
             owner._give_up(waiter)
             raise
@@ -1776,7 +1815,7 @@ class Express:
             return False
         spend(handle, {})
         plan = self._pool.release(slot, clock())
-        if plan is None or plan.opened or plan.closing:
+        if plan is None or not plan.is_to_wake_only():
             return plan
         for waiter in plan.woken:
             waiter.token.wake()
@@ -1822,13 +1861,11 @@ class Acquisition(Coroutine[Any, Any, _Response]):
         if express.is_usable():
             handle = express.acquire(self._owner, self._route)
             if handle is None:
-                slot = yield from express.wait(
-                    self._owner, self._route, self._acquire_timeout
-                ).__await__()
-                handle = hand_out(express, self._owner, slot)
+                waits = express.wait(self._owner, self._route, self._acquire_timeout)
+                handle = yield from waits.__await__()
         else:
-            slow = self._owner._acquire(self._route, self._acquire_timeout)
-            handle = yield from slow.__await__()
+            asks = self._owner._acquire(self._route, self._acquire_timeout)
+            handle = yield from asks.__await__()
         self._handle = handle
         assert handle is not None
         return handle

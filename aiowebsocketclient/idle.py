@@ -20,7 +20,7 @@ from aiohttp import WSMsgType
 
 from ._compat import Parkable
 from .hooks import NO_HOOKS, Hooks
-from .response import CONNECTION
+from .response import CONNECTION, USUAL
 
 __all__ = ("DIRTY", "LOST", "Connection")
 
@@ -74,7 +74,6 @@ class Connection(Parkable):
     __slots__ = (
         "_on_ended",
         "_on_gone",
-        "_parser",
         "_reader",
         "_resets_heartbeat",
         "_rest",
@@ -109,9 +108,12 @@ class Connection(Parkable):
         self.fresh = True
         # Shared between the response and its handles. CPython keeps the keys of an ordinary
         # instance dictionary apart from its values, which makes lookups through a second object
-        # several times slower; one that is filled by update() is whole.
-        self.state = {}
-        self.state.update(ws.__dict__)
+        # several times slower; one that is made by itself is whole.
+        self.state = {
+            name: value
+            for name, value in ws.__dict__.items()
+            if value is not USUAL.get(name, USUAL)
+        }
         ws.__dict__ = self.state
         self.state[CONNECTION] = self
         self.parked = False
@@ -119,7 +121,6 @@ class Connection(Parkable):
         self._protocol = conn.protocol
         self._transport = conn.transport
         self._parser = self._protocol._payload_parser
-        self._feed = getattr(self._parser, "feed_data", None)
         # A protocol that saw an error has dropped its parser; then there is nothing to hand on to.
         self.failed = self._parser is None
         self.gone = False
@@ -275,7 +276,7 @@ class Connection(Parkable):
 
     def take(self, data: bytes) -> None:
         """Take what has come while nobody uses the connection."""
-        self.failed, _ = self._feed(data)
+        self.failed, _ = self._parser.feed_data(data)
         if self.parked:
             if self._resets_heartbeat:
                 self.ws._reset_heartbeat()

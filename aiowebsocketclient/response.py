@@ -18,7 +18,7 @@ from aiohttp import WSCloseCode
 from ._compat import DONE, Handle, spend
 from .exceptions import ConnectionReleasedError
 
-__all__ = ("CONNECTION", "ClientWebSocketResponse", "Completion")
+__all__ = ("CONNECTION", "USUAL", "ClientWebSocketResponse", "Completion")
 
 
 class Completion(Coroutine[Any, Any, None]):
@@ -104,12 +104,20 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
     _waiting: Any = _Spent()
     _closed: Any = _Spent()
     # What may be asked of a spent handle tells nothing of the connection.
-    _conn: Any = None
     _close_code: Any = None
-    _protocol: Any = None
+    _conn: Any = None
     _exception: Any = None
-    _compress: Any = 0
+    _protocol: Any = None
+    # The same, and most of what a connection's dictionary would take up in memory.
     _client_notakeover: Any = False
+    _close_wait: Any = None
+    _compress: Any = 0
+    _heartbeat: Any = None
+    _heartbeat_cb: Any = None
+    _heartbeat_reset_handle: Any = None
+    _need_heartbeat_reset: Any = False
+    _ping_task: Any = None
+    _pong_response_cb: Any = None
 
     def __repr__(self) -> str:
         """Return the class and the endpoint."""
@@ -212,3 +220,22 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
         for name in ("_writer", "_reader", "_response", "_timeout", "_closed"):
             del state[name]
         spend(self, state)
+
+
+#: What is the same in nearly every connection, whose dictionary is without it then.
+USUAL: Final = {
+    name: getattr(ClientWebSocketResponse, name)
+    for name in (
+        "_client_notakeover",
+        "_close_wait",
+        "_compress",
+        "_exception",
+        "_heartbeat",
+        "_heartbeat_cb",
+        "_heartbeat_reset_handle",
+        "_need_heartbeat_reset",
+        "_ping_task",
+        "_pong_response_cb",
+        "_protocol",
+    )
+}

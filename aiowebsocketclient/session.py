@@ -39,7 +39,6 @@ from ._compat import (
     SessionBase,
     Slot,
     Waiter,
-    hand_out,
     spend,
 )
 from ._pool_py import ACQUIRED, CLOSE_REASONS, CLOSING, IDLE
@@ -433,15 +432,15 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         """Acquire where there is more to do than to hand out what is idle."""
         self._bind()
         target = self._with_cookies(target)
-        slot = None
+        ws: Any = None
         if not target.is_checked:
-            slot = self._pool.acquire_by(target, monotonic())
-        if slot is None:
-            slot = await self._express.wait(self, target, acquire_timeout)
+            ws = self._express.acquire(self, target)
+        if ws is None:
+            ws = await self._express.wait(self, target, acquire_timeout)
         if self._debug:
-            slot.conn.acquired_at = traceback.extract_stack()
-        ws: ClientWebSocketResponse = hand_out(self._express, self, slot)
-        return ws
+            ws._slot.conn.acquired_at = traceback.extract_stack()
+        handle: ClientWebSocketResponse = ws
+        return handle
 
     def _refusal(self, target: Target, acquire_timeout: float | None) -> WebSocketPoolError:
         """Return what a caller gets who was not let into the line."""

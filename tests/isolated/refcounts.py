@@ -204,7 +204,7 @@ def walk_handles(core: Any) -> list[tuple[str, list[int]]]:
     conn._has_closing = True
     conn._transport = transport = Transport()
     conn._protocol = protocol = Protocol()
-    conn._feed = parser = object()
+    conn._parser = parser = object()
     conn.closing = conn.failed = conn.gone = conn.parked = conn.resets = False
     waiter, _ = pool.request("endpoint", key, token, 0.0)
     slot = waiter.opening
