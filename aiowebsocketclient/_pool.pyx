@@ -38,6 +38,9 @@ cdef extern from "Python.h":
     ctypedef struct PyTypeObject:
         object (*tp_new)(PyTypeObject *cls, tuple args, void *kwargs)
         PyAsyncMethods *tp_as_async
+        PyObject *(*tp_iternext)(PyObject *this) except NULL
+
+    void PyErr_SetObject(object kind, object value)
 
 
 cdef extern from *:
@@ -1965,8 +1968,21 @@ cdef PySendResult _step_acquisition(
     return how
 
 
-# Cython has no name for it. It is what a task and, before CPython 3.12, ``await`` step by.
+cdef PyObject *_next_of_acquisition(PyObject *this) except NULL:
+    """Do the same where it is iterated over, without the traceback that ``raise`` would make."""
+    cdef PyObject *result
+    if _step_acquisition(this, <PyObject *> None, &result) == PYGEN_RETURN:
+        step = <object> result
+        Py_DECREF(step)
+        PyErr_SetObject(StopIteration, step)
+        return NULL
+    return result
+
+
+# Cython has no name for the first. It is what a task steps by, and ``await`` before CPython 3.12,
+# where that goes by the second.
 (<PyTypeObject *> Acquisition).tp_as_async.am_send = _step_acquisition
+(<PyTypeObject *> Acquisition).tp_iternext = _next_of_acquisition
 
 
 # An argument that was not given, where None means something.
