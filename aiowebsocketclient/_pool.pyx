@@ -1935,7 +1935,9 @@ cdef class Acquisition:
             return self._handle.release()
         return self._handle.__aexit__(exc_type, exc_val, exc_tb)
 
-    def __del__(self):
+    def __dealloc__(self):
+        # Not __del__: CPython runs that once in the life of an object, and one that comes from a
+        # free list has had a life before.
         if not self._begun:
             warnings.warn("ws_connect() was never awaited", RuntimeWarning, stacklevel=2)
 

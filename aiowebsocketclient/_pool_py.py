@@ -1856,12 +1856,11 @@ class Acquisition(Coroutine[Any, Any, _Response]):
         if self._begun:
             raise RuntimeError("what ws_connect() returned can be awaited only once")
         self._begun = True
-        express = self._express
         handle: _Response | None
-        if express.is_usable():
-            handle = express.acquire(self._owner, self._route)
+        if self._express.is_usable():
+            handle = self._express.acquire(self._owner, self._route)
             if handle is None:
-                waits = express.wait(self._owner, self._route, self._acquire_timeout)
+                waits = self._express.wait(self._owner, self._route, self._acquire_timeout)
                 handle = yield from waits.__await__()
         else:
             asks = self._owner._acquire(self._route, self._acquire_timeout)

@@ -37,8 +37,8 @@ ANY = tuple(range(100))
 #: What can be done, with what: ``which`` is counted round those with which it can be done.
 OPERATIONS: dict[str, dict[str, Sequence[Any]]] = {
     "tick": {"seconds": (0.25, 1.0, 3.0, ORPHAN_GRACE)},
-    "acquire": {"key": KEYS},
-    "request": {"key": KEYS, "may_wait": (True,) * 7 + (False,)},
+    "acquire": {"key": KEYS, "by_route": (True, False)},
+    "request": {"key": KEYS, "may_wait": (True,) * 7 + (False,), "by_route": (True, False)},
     "take": {"which": ANY},
     "give_up": {"which": ANY, "timed_out": (True, False)},
     "connected": {
@@ -112,6 +112,12 @@ class History(NamedTuple):
     is_served: bool = True
 
 
+class ByRoute(NamedTuple):
+    """Stands for the route of a key that each side has."""
+
+    key: str
+
+
 class Side:
     """One core, with its slots and waiters numbered in the order in which they come out of it."""
 
@@ -121,6 +127,13 @@ class Side:
         self.slots: list[Any] = []
         self.waiters: list[Any] = []
         self._numbers: dict[Any, int] = {}
+        self._routes: dict[str, Any] = {}
+
+    def route(self, key: str) -> Any:
+        """Return the same each time, as a session does."""
+        if key not in self._routes:
+            self._routes[key] = self.core.Route(key[0], key)
+        return self._routes[key]
 
     def number(self, thing: Any) -> Any:
         if thing is None:
@@ -245,6 +258,8 @@ class Lockstep:
                 arguments_of_side = (side.slots[thing.number], *arguments)
             elif isinstance(thing, naive.Waiter):
                 arguments_of_side = (side.waiters[thing.number], *arguments)
+            elif isinstance(thing, ByRoute):
+                arguments_of_side = (side.route(thing.key), *arguments)
             else:
                 arguments_of_side = arguments
             answer = side.in_numbers(getattr(side.pool, name)(*arguments_of_side))
@@ -262,15 +277,21 @@ class Lockstep:
     def tick(self, seconds: float) -> None:
         self.now += seconds
 
-    def acquire(self, key: str) -> None:
+    def acquire(self, key: str, by_route: bool) -> None:
         slot = self.model.acquire(key, self.now)
-        self.call("acquire", None, slot, key, self.now)
+        if by_route:
+            self.call("acquire_by", ByRoute(key), slot, self.now)
+        else:
+            self.call("acquire", None, slot, key, self.now)
         self.check_fresh(slot)
 
-    def request(self, key: str, may_wait: bool) -> None:
+    def request(self, key: str, may_wait: bool, by_route: bool) -> None:
         waiter, plan = self.model.request(key, self.now, may_wait)
-        arguments = (key[0], key, None, self.now, may_wait)
-        self.call("request", None, (waiter, plan), *arguments)
+        rest = (None, self.now, may_wait)
+        if by_route:
+            self.call("request_by", ByRoute(key), (waiter, plan), *rest)
+        else:
+            self.call("request", None, (waiter, plan), key[0], key, *rest)
         if waiter is not None:
             self.waiters[waiter.number] = waiter
             if not waiter.is_queued:
@@ -392,7 +413,7 @@ class Lockstep:
     def churn(self, times: int) -> None:
         """Let a caller come to an endpoint that nobody knows, and all it had end."""
         for _ in range(times):
-            self.step(self.request, "z1", True)
+            self.step(self.request, "z1", True, True)
             if self.model.first("z1") is None:
                 # The line is full.
                 continue
@@ -411,7 +432,7 @@ class Lockstep:
     def hog(self, slot: naive.Slot, times: int) -> None:
         """Let callers of a connection's own handshake come for it again and again."""
         for _ in range(times):
-            self.step(self.request, slot.key, True)
+            self.step(self.request, slot.key, True, False)
             if slot.state == ACQUIRED and slot.given is None:
                 self.step(self.release, slot)
             if slot.given is not None:

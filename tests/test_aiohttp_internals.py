@@ -15,7 +15,7 @@ from aiohttp.client_ws import DEFAULT_WS_CLIENT_TIMEOUT
 
 from aiowebsocketclient import WebSocketClientSession
 from aiowebsocketclient.idle import _fragments_of
-from aiowebsocketclient.response import ClientWebSocketResponse, _Spent
+from aiowebsocketclient.response import CONNECTION, USUAL, ClientWebSocketResponse, _Spent
 
 from .conftest import SessionFactory, until
 from .servers import Server
@@ -72,7 +72,7 @@ async def test_names_of_the_protocol(server: Server, make_session: SessionFactor
     async with make_session().ws_connect(server.url()) as ws:
         protocol = ws._conn.protocol
         assert protocol._paused is protocol._reading_paused is False
-        assert protocol._payload_parser is not None
+        assert protocol._payload_parser is ws._slot.conn
         assert protocol._parser is not None
         assert protocol.read_timeout is None
         reader = ws._reader
@@ -177,3 +177,46 @@ async def test_the_close_code_is_set_wherever_closing_or_an_exception_is(
     await ws.receive()
     await closing
     assert not conn.is_clean()
+
+
+async def test_what_nearly_every_connection_has_is_at_the_class(
+    server: Server, make_session: SessionFactory
+) -> None:
+    async with aiohttp.ClientSession() as client_session:
+        plain = await client_session.ws_connect(server.url())
+        await plain.close()
+        async with make_session().ws_connect(server.url()) as ws:
+            state = ws.__dict__
+            assert state.keys() - USUAL.keys() - {CONNECTION} == vars(plain).keys() - USUAL.keys()
+            assert not state.keys() & USUAL.keys()
+            for name in vars(plain).keys() & USUAL.keys():
+                assert getattr(ws, name) is USUAL[name]
+            # More would make CPython's next size of dictionary, of twice the memory.
+            assert len(state) <= 21
+    async with make_session().ws_connect(server.url(), heartbeat=30.0) as ws:
+        assert ws.__dict__["_heartbeat"] == 30.0
+
+
+async def test_reading_is_paused_only_while_something_lies_unread(
+    server: Server, make_session: SessionFactory
+) -> None:
+    """So that release need not ask whether it is."""
+    async with make_session().ws_connect(server.url(), max_msg_size=0) as ws:
+        protocol, buffer = ws._conn.protocol, ws._slot.conn._buffer
+        message = "x" * 100_000
+        for _ in range(30):
+            await ws.send_str(message)
+        await until(lambda: protocol._reading_paused)
+        for _ in range(30):
+            assert await ws.receive_str() == message
+            assert buffer or not protocol._reading_paused
+
+
+# -- asyncio --------------------------------------------------------------------------------------
+
+
+def test_what_asyncio_keeps_in_attributes() -> None:
+    source = inspect.getsource(asyncio.BaseEventLoop.is_running)
+    assert "return (self._thread_id is not None)" in source
+    transport = asyncio.selector_events._SelectorSocketTransport  # type: ignore[attr-defined]
+    assert inspect.getsource(transport.is_closing).strip().endswith("return self._closing")

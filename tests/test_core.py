@@ -2021,3 +2021,70 @@ def test_what_was_never_set_up_is_refused(core: ModuleType) -> None:
     ):
         with pytest.raises((TypeError, AttributeError)):
             call()
+
+
+# -- routes ---------------------------------------------------------------------------------------
+
+
+def test_a_route_goes_to_the_record_that_there_is(core: ModuleType) -> None:
+    pool = core.Pool()
+    route = core.Route("a", "a1")
+    assert pool.acquire_by(route, 0.0) is None
+    for now in (0.0, 10.0, 20.0):
+        waiter, plan = pool.request_by(route, None, now, True)
+        (slot,) = plan.opened
+        assert slot.key == "a1"
+        assert slot.endpoint == "a"
+        pool.connected(slot, now)
+        assert pool.take(waiter) is slot
+        pool.release(slot, now)
+        assert pool.acquire_by(route, now) is slot
+        assert pool.acquire("a1", now) is None
+        # With the last connection goes the record; the next call makes another.
+        pool.discard(slot, CLOSE_REASONS.index("lost"), now)
+        pool.closed(slot, now)
+        assert pool.sizes()["handshakes"] == 0
+        assert pool.acquire_by(route, now) is None
+        assert pool.sizes()["handshakes"] == 0
+
+
+def test_two_routes_to_one_record(core: ModuleType) -> None:
+    pool = core.Pool()
+    slot = pool.open("a", "a1", 0.0)
+    pool.connected(slot, 0.0)
+    routes = [core.Route("a", "a1") for _ in range(2)]
+    for route in routes:
+        assert pool.acquire_by(route, 0.0) is slot
+        pool.release(slot, 0.0)
+
+
+def test_a_stale_connection_takes_its_record_along(core: ModuleType) -> None:
+    pool = core.Pool(max_idle=1.0)
+    route = core.Route("a", "a1")
+    waiter, plan = pool.request_by(route, None, 0.0, True)
+    pool.connected(plan.opened[0], 0.0)
+    pool.release(pool.take(waiter), 0.0)
+    assert pool.acquire_by(route, 5.0) is None
+    # Closed for being stale, while a record is made for who asks.
+    waiter, plan = pool.request_by(route, None, 5.0, True)
+    assert len(plan.closing) == len(plan.opened) == 1
+    assert waiter.handshake is plan.opened[0].handshake
+    assert pool.sizes()["handshakes"] == 1
+
+
+# -- a clock that is behind -----------------------------------------------------------------------
+
+
+def test_who_releases_may_be_behind(core: ModuleType) -> None:
+    """The coarse clock of who releases may be behind that of who connected."""
+    pool = core.Pool(max_idle=10.0)
+    slots = [pool.open("a", "a1", 0.0) for _ in range(2)]
+    for slot in slots:
+        pool.connected(slot, 5.0)
+    assert pool.acquire("a1", 5.0) is slots[1]
+    pool.release(slots[1], 4.5)
+    # Never before one that was idle earlier, so what is idle longest is always found first.
+    assert slots[1].since == 5.0
+    assert slots[1].expires == 15.0
+    assert pool.next_deadline() == 15.0
+    assert pool.expire(15.0).closing == slots

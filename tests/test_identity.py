@@ -3,6 +3,7 @@
 import asyncio
 import enum
 import ssl
+from types import ModuleType
 from typing import Any
 
 import aiohttp
@@ -515,3 +516,92 @@ async def test_targets_are_remembered_within_bounds(make_session: SessionFactory
     for number in range(3_000):
         session.ws_connect(f"ws://127.0.0.1:1/{number}").close()
     assert len(session._targets) <= 1_024
+
+
+# -- what is remembered of calls with options -----------------------------------------------------
+
+ATOMS = frozenset({bool, int, float})
+ALIKE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "a number and a bool": ({"x": 1}, {"x": True}),
+    "a whole number and another": ({"x": 1}, {"x": 1.0}),
+    "text and text of a kind of its own": ({"x": "user"}, {"x": Role.USER}),
+    "the same in a dict": ({"x": {"y": "user"}}, {"x": {"y": Role.USER}}),
+    "the same as a name": ({"x": {"user": "y"}}, {"x": {Role.USER: "y"}}),
+    "the same in a tuple": ({"x": ("user",)}, {"x": (Role.USER,)}),
+    "a list and a tuple": ({"x": ["a"]}, {"x": ("a",)}),
+    "a pair and a dict": ({"x": ("a", "b")}, {"x": {"a": "b"}}),
+    "text and a tuple of it": ({"x": "a"}, {"x": ("a",)}),
+    "two options and one of two": ({"x": "a", "y": "b"}, {"x": ("a", "y", "b")}),
+    "names with a value each and values of a dict": (
+        {"x": {"a": "b"}, "c": "d"},
+        {"x": {"a": "b", "c": "d"}},
+    ),
+    "nothing and none": ({}, {"x": None}),
+    "order": ({"x": {"a": "1", "b": "2"}}, {"x": {"b": "2", "a": "1"}}),
+}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_calls_are_told_from_each_other(core: ModuleType, name: str) -> None:
+    first, second = (core.signature_of("ws://a", None, o, ATOMS) for o in ALIKE[name])
+    assert first is not None
+    assert first == core.signature_of("ws://a", None, dict(ALIKE[name][0]), ATOMS)
+    assert first != second
+
+
+def test_what_cannot_be_told(core: ModuleType) -> None:
+    for value in (Role.USER, b"", {"a": 1}, {1: "a"}, ("a", 1), [("a", "b")], {"a"}, object()):
+        assert core.signature_of("ws://a", None, {"x": value}, ATOMS) is None
+    assert core.signature_of(Role.USER, None, {}, ATOMS) is None
+    assert core.signature_of("ws://a", 1, {}, ATOMS) != core.signature_of("ws://a", 2, {}, ATOMS)
+
+
+async def test_calls_with_options_are_resolved_once(
+    server: Server, make_session: SessionFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = make_session()
+    resolved = 0
+    resolve_anew = session._resolve_anew
+
+    def count(*arguments: Any) -> Target:
+        nonlocal resolved
+        resolved += 1
+        return resolve_anew(*arguments)
+
+    monkeypatch.setattr(session, "_resolve_anew", count)
+
+    async def use(**options: Any) -> None:
+        async with session.ws_connect(server.url(), **options):
+            pass
+
+    for number in range(3):
+        await use(headers={"X": "1", "Y": "2"}, protocols=("a", "b"), heartbeat=30.0)
+        await use(headers={"X": "1"}, timeout=aiohttp.ClientWSTimeout(ws_close=1.0))
+        # The first call binds the session, and what was remembered before is forgotten.
+        assert resolved == (2 if number == 0 else 3)
+    for _ in range(2):
+        # Of these nobody knows whether they are the same before they are looked at.
+        await use(headers=CIMultiDict({"X": "1"}))
+    assert resolved == 5
+    assert session.stats().connects == 3
+
+
+async def test_headers_that_are_changed_between_two_calls(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session()
+    headers = {"X": "1"}
+    for value, reused in (("1", False), ("1", True), ("2", False), ("1", True)):
+        headers["X"] = value
+        async with session.ws_connect(server.url(), headers=headers) as ws:
+            assert ws.reused is reused
+
+
+async def test_calls_with_options_follow_the_client_session(server: Server) -> None:
+    async with aiohttp.ClientSession() as client_session:
+        session = WebSocketClientSession(client_session=client_session, client_session_owner=False)
+        for value, reused in (("1", False), ("2", False), ("1", True)):
+            client_session.headers["X"] = value
+            async with session.ws_connect(server.url(), heartbeat=30.0) as ws:
+                assert ws.reused is reused
+        await session.close()
