@@ -1,12 +1,21 @@
-"""What a cycle of the pool costs, as a multiple of the least that any pool could cost.
+"""What a cycle of a pool costs, as a multiple of the least that any pool could cost.
 
-``python -m bench`` measures every scenario on every core of the library in one run.  Each core has
-a process of its own, since it is chosen at import; they take turns, round by round, and in each
-round a scenario is timed next to the floor, in the same process.  What is reported is the median of
-the rounds' ratios: times drift with the machine, ratios hardly do.  The floor is a scenario as
-well: how its ratio spreads around 1 is what the machine adds to all the others.
+``python -m bench`` compares contenders side by side in one run: this library on both of its cores,
+other pools, and the floor.  Each has a process of its own; they take turns, round by round, and in
+each round a cycle is timed next to the floor, in the same process.  What is reported is the median
+of the rounds' ratios: times drift with the machine, ratios hardly do.  ``timing.py`` says what else
+was done so that only the thing itself is measured.
 
-One more scenario, or the same cycle of another library, is one more file in ``scenarios/`` and its
-name in ``scenarios/__init__.py``.  One more way to run the library is one more line of
-``contenders.py``.
+To add a contender
+    A class in a file of ``contenders/`` (``contender.py`` says what it has to do, ``queue.py`` is a
+    short one), and a line of ``contenders/__init__.py``.
+
+To add a scenario
+    A :class:`~bench.scenario.Scenario` in a file of ``scenarios/`` (``public.py`` has short ones),
+    and a line of ``scenarios/__init__.py``.  It says by name which methods it ``needs`` of a
+    contender; whoever has them takes part.  It is set up in the contender's process at its first
+    round, for all its points side by side, and torn down after its last.
+
+To add a bound
+    A line of ``bounds.py``, over the samples of scenarios.
 """

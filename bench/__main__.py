@@ -3,14 +3,14 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from pathlib import Path
 
-from . import report
-from .contenders import CONTENDERS, BenchError, Echo, Worker
+from . import report, scenarios
+from .contenders import CONTENDERS, OURS
 from .machine import machine
-from .report import Result
-from .scenarios import SCENARIOS
+from .processes import BenchError
+from .report import Result, Run
+from .run import running
 
 # Rounds, and seconds for which each thing is timed in a round.
 _FULL = (31, 0.02)
@@ -19,51 +19,76 @@ _QUICK = (3, 0.002)
 
 def main() -> None:
     options = _parser().parse_args()
+    if options.list:
+        print(_listing())
+        return
     rounds, seconds = _QUICK if options.quick else _FULL
-    rounds = options.rounds or rounds
-    contenders = list(CONTENDERS) if options.impl == "both" else [options.impl]
-    # In the order of the file, each once, however they were asked for.
-    scenarios = [name for name in SCENARIOS if name in (options.scenario or SCENARIOS)]
+    run = Run(options.rounds or rounds, seconds, options.quick)
+    # In the order of the report, each once, however they were asked for.
+    wanted = [name for name in scenarios.SCENARIOS if name in (options.scenario or [name])]
+    contenders = _contenders(options.impl)
+    results: list[Result] = []
     try:
-        with ExitStack() as stack:
-            url = stack.enter_context(Echo()).url
-            workers = [stack.enter_context(Worker(name, url)) for name in contenders]
-            environment = machine() | {"contenders": {w.name: w.about for w in workers}}
-            results = _measure(workers, scenarios, rounds, seconds)
+        # What is asked for by name has to be there.
+        with running(contenders, insist=options.impl not in (None, ["all"])) as contest:
+            environment = machine() | {"contenders": contest.about, "left_out": contest.left_out}
+            for name in wanted:
+                results += contest.measure(scenarios.find(name), run)
     except BenchError as exc:
         sys.exit(f"bench: {exc}")
     if options.json:
-        print(json.dumps(report.as_json(environment, rounds, seconds, results), indent=1))
-    else:
-        print(report.as_text(environment, rounds, seconds, results))
+        text = json.dumps(report.as_json(environment, run, results), indent=1)
+        if options.json == "-":
+            print(text)
+            return
+        Path(options.json).write_text(text + "\n")
+    print(report.as_text(environment, run, results))
 
 
-def _measure(
-    workers: Sequence[Worker], scenarios: Sequence[str], rounds: int, seconds: float
-) -> list[Result]:
-    results = {(s, w.name): Result(s, w.name) for s in scenarios for w in workers}
-    for number in range(rounds):
-        for scenario in scenarios:
-            # Nobody is always the first, or the one after a certain other.
-            for worker in workers if number % 2 else reversed(workers):
-                sample = worker.measure(scenario, seconds)
-                results[scenario, worker.name].samples.append(sample)
-    return list(results.values())
+def _contenders(impl: list[str] | None) -> list[str]:
+    wanted = set(impl or ["all"])
+    if "both" in wanted:
+        wanted.update(OURS)
+    return [name for name in CONTENDERS if name in wanted or "all" in wanted]
+
+
+def _listing() -> str:
+    found = [scenarios.find(name) for name in scenarios.SCENARIOS]
+    return "\n".join(
+        [
+            "Contenders:",
+            *(f"  {name:<24} {entry.about}" for name, entry in CONTENDERS.items()),
+            "Scenarios:",
+            *(f"  {scenario.name:<24} {scenario.about}" for scenario in found),
+        ]
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="What a cycle of the pool costs, as a multiple of the floor: a deque inside one"
-        " awaited coroutine.",
+        " awaited coroutine; beside other pools.",
     )
-    parser.add_argument("--impl", choices=(*CONTENDERS, "both"), default="both", help="which core")
     parser.add_argument(
-        "--scenario", action="append", choices=tuple(SCENARIOS), help="may be repeated"
+        "--impl",
+        action="append",
+        choices=(*CONTENDERS, "both", "all"),
+        help="which contenders, may be repeated; both: the two cores; default: all that are there",
+    )
+    parser.add_argument(
+        "--scenario", action="append", choices=scenarios.SCENARIOS, help="may be repeated"
     )
     parser.add_argument("--rounds", type=_positive, help=f"default: {_FULL[0]}")
     parser.add_argument("--quick", action="store_true", help="too short to tell anything")
-    parser.add_argument("--json", action="store_true", help="with the times of every round")
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="with the samples of every round; without FILE in place of the text",
+    )
+    parser.add_argument("--list", action="store_true", help="say what there is, and end")
     return parser
 
 

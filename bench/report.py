@@ -1,58 +1,78 @@
-"""From the times of the rounds to what is said of them."""
+"""From the samples of the rounds to what is said of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import median, quantiles
 from typing import Any
 
+from .scenario import Sample
 
-@dataclass
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How much was measured."""
+
+    rounds: int
+    #: For which a thing is timed in a round.
+    seconds: float
+    quick: bool
+
+
+@dataclass(slots=True)
 class Result:
-    """One scenario of one contender."""
+    """One point of one scenario of one contender."""
 
     scenario: str
+    axis: str
+    point: int
     contender: str
-    #: Of each round: ns of a cycle, and of a cycle of the floor next to it.
-    samples: list[tuple[float, float]] = field(default_factory=list)
+    #: One of each round, from the first on.
+    samples: list[Sample] = field(default_factory=list)
+    #: Why it could not be measured here.
+    left_out: str | None = None
 
-    @property
-    def ns(self) -> float:
-        return median(ns for ns, _ in self.samples)
+    def values(self, metric: str) -> list[float]:
+        return [sample[metric] for sample in self.samples if metric in sample]
 
-    @property
-    def floor_ns(self) -> float:
-        return median(floor_ns for _, floor_ns in self.samples)
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """Return each metric's median over the rounds, and how it spreads."""
+        names = dict.fromkeys(name for sample in self.samples for name in sample)
+        return {name: spread(self.values(name)) for name in names}
 
-    def ratio(self) -> dict[str, float]:
-        """Return the median of the ratios of the rounds, and how they spread."""
-        ratios = [ns / floor_ns for ns, floor_ns in self.samples]
-        if len(ratios) == 1:
-            lower = upper = ratios[0]
-        else:
-            lower, _, upper = quantiles(ratios, n=4, method="inclusive")
-        return {
-            "median": median(ratios),
-            "lower_quartile": lower,
-            "upper_quartile": upper,
-            "min": min(ratios),
-            "max": max(ratios),
-        }
+    def ratio(self) -> dict[str, float] | None:
+        """Return the same of the rounds' ratios to the floor, for what is timed per cycle."""
+        ratios = [s["ns"] / s["floor_ns"] for s in self.samples if "floor_ns" in s]
+        return spread(ratios) if ratios else None
 
 
-def as_json(
-    environment: dict[str, Any], rounds: int, seconds: float, results: Sequence[Result]
-) -> dict[str, Any]:
+def spread(values: Sequence[float]) -> dict[str, float]:
+    if len(values) == 1:
+        lower = upper = values[0]
+    else:
+        lower, _, upper = quantiles(values, n=4, method="inclusive")
+    return {
+        "median": median(values),
+        "lower_quartile": lower,
+        "upper_quartile": upper,
+        "min": min(values),
+        "max": max(values),
+    }
+
+
+def as_json(environment: dict[str, Any], run: Run, results: Sequence[Result]) -> dict[str, Any]:
     return {
         "environment": environment,
-        "rounds": rounds,
-        "seconds": seconds,
+        "rounds": run.rounds,
+        "seconds": run.seconds,
         "results": [
             {
                 "scenario": result.scenario,
+                "axis": result.axis,
+                "point": result.point,
                 "contender": result.contender,
-                "ns": result.ns,
-                "floor_ns": result.floor_ns,
+                "left_out": result.left_out,
                 "ratio": result.ratio(),
+                "metrics": result.metrics(),
                 "samples": result.samples,
             }
             for result in results
@@ -60,30 +80,56 @@ def as_json(
     }
 
 
-def as_text(
-    environment: dict[str, Any], rounds: int, seconds: float, results: Sequence[Result]
-) -> str:
-    head = "scenario    core        ns  floor ns  ratio  quartiles      min - max"
-    lines = [*_header(environment, rounds, seconds), "", head]
+def as_text(environment: dict[str, Any], run: Run, results: Sequence[Result]) -> str:
+    lines = list(_header(environment, run))
+    scenario = None
     for result in results:
-        ratio = result.ratio()
-        lines.append(
-            f"{result.scenario:<11} {result.contender:<4}"
-            f" {result.ns:>9.1f} {result.floor_ns:>9.1f} {ratio['median']:>6.2f}"
-            f"  {ratio['lower_quartile']:5.2f} - {ratio['upper_quartile']:<5.2f}"
-            f"  {ratio['min']:5.2f} - {ratio['max']:<5.2f}"
-        )
+        if result.scenario != scenario:
+            scenario = result.scenario
+            axis = f", by {result.axis}" if result.axis else ""
+            lines += ["", f"{scenario}{axis}"]
+        lines += _lines_of(result)
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _header(environment: dict[str, Any], rounds: int, seconds: float) -> list[str]:
-    lines = [
-        f"{environment['python']}, aiohttp {environment['aiohttp']}",
-        f"{environment['system']}, {environment['cpu']}, {environment['cores']} cores",
-    ]
+def _lines_of(result: Result) -> Iterator[str]:
+    name = f"  {result.contender:<26}"
+    if result.axis:
+        name = f"  {result.point:>7,} {result.contender:<18}"
+    if result.left_out is not None:
+        yield f"{name} left out: {result.left_out}"
+        return
+    metrics = result.metrics()
+    ratio = result.ratio()
+    if ratio is not None:
+        yield f"{name} {_numbers(ratio)} x floor   {metrics.pop('ns')['median']:,.0f} ns"
+        metrics.pop("floor_ns")
+    for metric, numbers in metrics.items():
+        yield f"{name} {_numbers(numbers)} {metric}"
+
+
+def _numbers(numbers: dict[str, float]) -> str:
+    middle, *others = (_short(numbers[n]) for n in ("median", "lower_quartile", "upper_quartile"))
+    return f"{middle:>9}  {'(' + ' - '.join(others) + ')':<19}"
+
+
+def _short(number: float) -> str:
+    return f"{number:,.2f}" if abs(number) < 100 else f"{number:,.0f}"
+
+
+def _header(environment: dict[str, Any], run: Run) -> Iterator[str]:
+    yield f"{environment['python']}, aiohttp {environment['aiohttp']}"
+    yield f"{environment['system']}, {environment['cpu']}, {environment['cores']} cores"
     for name, about in environment["contenders"].items():
-        made_by = f", by Cython {about['cython']}" if about["cython"] else ""
-        lines.append(f"{name:<2}  IMPLEMENTATION {about['implementation']!r}{made_by}")
-        lines.append(f"    {about['path']}")
-    lines.append(f"{rounds} rounds, {seconds * 1000:g} ms each for a scenario and for the floor")
-    return lines
+        versions = "".join(f", {what} {version}" for what, version in about["versions"].items())
+        yield f"{name:<10} {about['about']}{versions}"
+        if "implementation" in about:
+            made_by = f", by Cython {about['cython']}" if about["cython"] else ""
+            yield f"{'':<10} IMPLEMENTATION {about['implementation']!r}{made_by}"
+            yield f"{'':<10} {about['path']}"
+    for name, reason in environment["left_out"].items():
+        yield f"{name:<10} left out: {reason}"
+    yield (
+        f"{run.rounds} rounds, {run.seconds * 1000:g} ms each for a thing and for the floor;"
+        " medians (quartiles)"
+    )

@@ -2,13 +2,14 @@
 
 import asyncio
 import json
+import resource
 import sys
 
 from aiohttp import WSMsgType, web
 
 
 async def _echo(request: web.Request) -> web.WebSocketResponse:
-    ws = web.WebSocketResponse()
+    ws = web.WebSocketResponse(protocols=("bench.v2",))
     await ws.prepare(request)
     async for message in ws:
         if message.type is WSMsgType.TEXT:
@@ -29,4 +30,6 @@ async def _serve() -> None:
 
 
 def main() -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     asyncio.run(_serve())

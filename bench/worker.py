@@ -1,84 +1,85 @@
 """A contender's process: measures what it is told to, until its input ends."""
 
 import asyncio
+import gc
 import json
-import re
+import resource
 import sys
 from contextlib import AsyncExitStack
-from pathlib import Path
+from typing import Any
 
-import aiowebsocketclient
-
-from .scenario import Run
-from .scenarios import SCENARIOS
-
-
-class Timed:
-    """A scenario that is set up, with as many cycles as fill the time."""
-
-    def __init__(self, run: Run, cycles: int) -> None:
-        self._run = run
-        self._cycles = cycles
-
-    async def ns(self) -> float:
-        """Return the ns of one cycle."""
-        return await self._run(self._cycles) / self._cycles
-
-
-async def _timed(run: Run, seconds: float) -> Timed:
-    # This is the warm-up as well.
-    cycles = 100
-    while (ns := await run(cycles)) < seconds * 1e9 / 2:
-        cycles *= 2
-    return Timed(run, max(1, round(cycles * seconds * 1e9 / ns)))
+from . import contenders, scenarios
+from .scenario import LeftOut, Measure, Sample
 
 
 class Bench:
-    """The scenarios asked for so far."""
+    """The points of a scenario that are set up."""
 
-    def __init__(self, url: str, stack: AsyncExitStack) -> None:
+    def __init__(self, contender: type[Any], url: str) -> None:
+        self._contender = contender
         self._url = url
-        self._stack = stack
-        self._timed: dict[str, Timed] = {}
+        self._stack = AsyncExitStack()
+        self._measures: dict[tuple[str, int], Measure] = {}
 
-    async def measure(self, scenario: str, seconds: float) -> tuple[float, float]:
-        """Return the ns of a cycle of ``scenario``, and of the floor just before."""
-        for name in ("floor", scenario):
-            if name not in self._timed:
-                run = await self._stack.enter_async_context(SCENARIOS[name](self._url))
-                self._timed[name] = await _timed(run, seconds)
-        # What is still to be done from before is done before anything is timed.
-        await asyncio.sleep(0)
-        floor_ns = await self._timed["floor"].ns()
-        return await self._timed[scenario].ns(), floor_ns
+    async def measure(self, scenario: str, point: int, seconds: float) -> Sample:
+        measure = self._measures.get((scenario, point))
+        if measure is None:
+            prepare = scenarios.find(scenario).prepare
+            manager = prepare(self._contender, self._url, point)
+            measure = await self._stack.enter_async_context(manager)
+            self._measures[scenario, point] = measure
+            # Nobody is to pay for a collection that goes through what is set up.
+            gc.collect()
+            gc.freeze()
+        return await measure(seconds)
+
+    async def forget(self) -> None:
+        self._measures.clear()
+        await self._stack.aclose()
+        gc.unfreeze()
+        gc.collect()
+
+
+async def _serve(contender: type[Any], url: str) -> None:
+    bench = Bench(contender, url)
+    # The loop runs on between two measurements: connections that are idle are looked after.
+    orders = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(orders), sys.stdin
+    )
+    while line := await orders.readline():
+        order = json.loads(line)
+        if order is None:
+            await bench.forget()
+            _say({})
+        else:
+            try:
+                _say({"sample": await bench.measure(**order)})
+            except LeftOut as exc:
+                _say({"left_out": str(exc)})
+    await bench.forget()
 
 
 def main() -> None:
-    _say(_about())
-    stack = AsyncExitStack()
-    bench = Bench(sys.argv[1], stack)
-    with asyncio.Runner() as runner:
-        for line in sys.stdin:
-            _say(runner.run(bench.measure(**json.loads(line))))
-        runner.run(stack.aclose())
+    name, url, loop = sys.argv[1:]
+    _allow_many_sockets()
+    contender = contenders.find(name)
+    abilities = [ability for ability in dir(contender) if not ability.startswith("_")]
+    _say({"about": contender.about(), "abilities": abilities})
+    with asyncio.Runner(loop_factory=_uvloop if loop == "uvloop" else None) as runner:
+        runner.run(_serve(contender, url))
 
 
-def _about() -> dict[str, str | None]:
-    return {
-        "implementation": aiowebsocketclient.IMPLEMENTATION,
-        "path": aiowebsocketclient.__file__,
-        "cython": _cython(),
-    }
+def _uvloop() -> asyncio.AbstractEventLoop:
+    # Not everybody has it.
+    import uvloop
+
+    return uvloop.new_event_loop()
 
 
-def _cython() -> str | None:
-    """Return the version of the Cython that made the core in use, if one did and it can be told."""
-    path = getattr(sys.modules.get("aiowebsocketclient._pool"), "__file__", None)
-    if path is None:
-        return None
-    # What Cython makes shares its types by a module that is named after the version.
-    found = re.search(rb"_cython_(\d+(?:_\d+)+)", Path(path).read_bytes())
-    return found[1].decode().replace("_", ".") if found else None
+def _allow_many_sockets() -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _say(message: object) -> None:

@@ -32,39 +32,43 @@ def measured(*arguments: str) -> Any:
     return json.loads(run.stdout)
 
 
+CORES = ("c", "py") if HAS_EXTENSION else ("py",)
+
+
 @pytest.fixture(scope="module")
 def quick() -> Any:
-    return measured("--impl", "both" if HAS_EXTENSION else "py")
+    return measured("--scenario", "core", "--scenario", "cycle")
 
 
-CONTENDERS = ("c", "py") if HAS_EXTENSION else ("py",)
+def rows(run: Any) -> list[tuple[str, str]]:
+    return [(result["scenario"], result["contender"]) for result in run["results"]]
 
 
-def test_every_scenario_on_every_core(quick: Any) -> None:
-    rows = [(result["scenario"], result["contender"]) for result in quick["results"]]
-    scenarios = ("floor", "core", "cycle", "async-with")
-    assert rows == [(s, c) for s in scenarios for c in CONTENDERS]
+def test_everybody_who_can_takes_part(quick: Any) -> None:
+    assert rows(quick)[: len(CORES)] == [("core", core) for core in CORES]
+    cycled = [contender for scenario, contender in rows(quick) if scenario == "cycle"]
+    assert cycled[: len(CORES) + 3] == [*CORES, "floor", "semaphore", "queue"]
 
 
 def test_cores_are_those_of_the_package_under_test(quick: Any) -> None:
     about = quick["environment"]["contenders"]
-    assert tuple(about) == CONTENDERS
-    for contender in CONTENDERS:
-        assert about[contender]["implementation"] == contender
-        assert Path(about[contender]["path"]).samefile(aiowebsocketclient.__file__)
+    for core in CORES:
+        assert about[core]["implementation"] == core
+        assert Path(about[core]["path"]).samefile(aiowebsocketclient.__file__)
 
 
 def test_numbers_belong_together(quick: Any) -> None:
     assert quick["rounds"] == 3
     for result in quick["results"]:
         assert len(result["samples"]) == 3
-        ratios = [ns / floor_ns for ns, floor_ns in result["samples"]]
+        ratios = [sample["ns"] / sample["floor_ns"] for sample in result["samples"]]
         assert all(0 < ratio < math.inf for ratio in ratios)
         ratio = result["ratio"]
         spread = ("min", "lower_quartile", "median", "upper_quartile", "max")
         assert [ratio[name] for name in spread] == sorted(ratio.values())
         assert ratio["median"] == sorted(ratios)[1]
-        assert result["ns"] == sorted(ns for ns, _ in result["samples"])[1]
+        ns = sorted(sample["ns"] for sample in result["samples"])
+        assert result["metrics"]["ns"]["median"] == ns[1]
 
 
 def test_header_names_versions_and_machine(quick: Any) -> None:
@@ -76,17 +80,28 @@ def test_header_names_versions_and_machine(quick: Any) -> None:
 
 
 def test_only_what_was_asked_for() -> None:
-    chosen = measured("--impl", "py", "--scenario", "core", "--scenario", "floor", "--rounds", "1")
-    rows = [(result["scenario"], result["contender"]) for result in chosen["results"]]
-    assert rows == [("floor", "py"), ("core", "py")]
+    chosen = measured(
+        *("--impl", "py", "--impl", "floor", "--rounds", "1"),
+        *("--scenario", "cycle", "--scenario", "core"),
+    )
+    assert rows(chosen) == [("core", "py"), ("cycle", "py"), ("cycle", "floor")]
     assert all(len(result["samples"]) == 1 for result in chosen["results"])
 
 
-def test_text_has_a_line_for_each() -> None:
-    run = bench("--quick", "--impl", "py", "--scenario", "core")
+def test_text_has_a_line_for_each_and_json_goes_to_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    run = bench("--quick", "--impl", "py", "--scenario", "core", "--json", str(file))
     assert run.returncode == 0, run.stderr
-    assert run.stdout.splitlines()[-1].split()[:2] == ["core", "py"]
     assert "IMPLEMENTATION 'py'" in run.stdout
+    lines = run.stdout.splitlines()
+    assert lines[lines.index("core") + 1].split()[0] == "py"
+    assert rows(json.loads(file.read_text())) == [("core", "py")]
+
+
+def test_list_names_all() -> None:
+    listing = bench("--list").stdout
+    for name in ("c", "py", "floor", "core", "cycle"):
+        assert f"\n  {name} " in listing
 
 
 @pytest.mark.skipif(HAS_EXTENSION, reason="both cores are there")

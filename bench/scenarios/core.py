@@ -5,32 +5,36 @@ from contextlib import asynccontextmanager
 from functools import partial
 from itertools import repeat
 from time import monotonic, perf_counter_ns
-
-from multidict import CIMultiDict
+from typing import Any
 
 from aiowebsocketclient._compat import Pool
-from aiowebsocketclient.keys import HandshakeKey, resolve
 
-from ..scenario import Run
+from ..contenders.ours import Ours
+from ..scenario import Measure, Scenario
+from ..timing import per_cycle
 
 
 @asynccontextmanager
-async def core(url: str) -> AsyncIterator[Run]:
+async def _core(contender: type[Ours], url: str, point: int) -> AsyncIterator[Measure]:
     # The very key that the public cycle is looked up by.
-    key = resolve(url, {}, headers=CIMultiDict(), reuse_key=None, client_session=None).key
+    key = contender.key(url)
     pool = Pool()
     now = monotonic()
     slot = pool.open(key.endpoint, key, now)
     assert slot is not None
     pool.connected(slot, now)
-    yield partial(_run, pool, key, now)
+    yield per_cycle(partial(cycle, pool, key, now))
     assert pool.gauges() == (0, 0, 1, 0, 0, 1)
 
 
-async def _run(pool: Pool, key: HandshakeKey, now: float, cycles: int) -> int:
+async def cycle(pool: Pool, key: Any, now: float, cycles: int) -> int:
+    """Acquire and release what is idle under ``key``."""
     started = perf_counter_ns()
     for _ in repeat(None, cycles):
         slot = pool.acquire(key, now)
         assert slot is not None
         pool.release(slot, now)
     return perf_counter_ns() - started
+
+
+SCENARIOS = (Scenario("core", "the core alone: no socket, no session", _core, needs=("key",)),)

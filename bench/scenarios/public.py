@@ -1,51 +1,44 @@
-"""What a user writes, on a live connection that is idle whenever it is asked for."""
+"""What a user writes, on a connection that is idle whenever it is asked for."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
-from itertools import repeat
-from time import perf_counter_ns
+from typing import TYPE_CHECKING
 
-from aiowebsocketclient import WebSocketClientSession
+from ..contender import Cycling
+from ..scenario import Measure, Scenario
+from ..timing import per_cycle
 
-from ..scenario import Run
-
-
-@asynccontextmanager
-async def cycle(url: str) -> AsyncIterator[Run]:
-    async with _one_connection(url) as session:
-        yield partial(_run_cycle, session, url)
+if TYPE_CHECKING:
+    # Others' processes do without.
+    from ..contenders.ours import Ours
 
 
 @asynccontextmanager
-async def async_with(url: str) -> AsyncIterator[Run]:
-    async with _one_connection(url) as session:
-        yield partial(_run_async_with, session, url)
-
-
-async def _run_cycle(session: WebSocketClientSession, url: str, cycles: int) -> int:
-    started = perf_counter_ns()
-    for _ in repeat(None, cycles):
-        ws = await session.ws_connect(url)
-        await ws.release()
-    return perf_counter_ns() - started
-
-
-async def _run_async_with(session: WebSocketClientSession, url: str, cycles: int) -> int:
-    started = perf_counter_ns()
-    for _ in repeat(None, cycles):
-        async with session.ws_connect(url):
-            pass
-    return perf_counter_ns() - started
+async def _cycle(contender: type[Cycling], url: str, point: int) -> AsyncIterator[Measure]:
+    async with contender.filled(url, limit=0, connections=1) as pool:
+        yield per_cycle(pool.cycle)
 
 
 @asynccontextmanager
-async def _one_connection(url: str) -> AsyncIterator[WebSocketClientSession]:
-    async with WebSocketClientSession() as session:
-        async with session.ws_connect(url) as ws:
-            # A message each way: the connection has been used as those of a service are.
-            await ws.send_str("hello")
-            assert await ws.receive_str() == "hello"
-        yield session
-        # Nothing but reuse was timed.
-        assert session.stats().connects == 1
+async def _async_with(contender: "type[Ours]", url: str, point: int) -> AsyncIterator[Measure]:
+    async with contender.filled(url, limit=0, connections=1) as pool:
+        yield per_cycle(pool.async_with)
+
+
+@asynccontextmanager
+async def _options(contender: "type[Ours]", url: str, point: int) -> AsyncIterator[Measure]:
+    async with contender.filled(url, limit=0, connections=0) as pool:
+        await pool.open_with_options()
+        yield per_cycle(pool.with_options)
+
+
+SCENARIOS = (
+    Scenario("cycle", "acquire and release what is idle", _cycle, needs=("cycle",)),
+    Scenario("async-with", "the same by async with", _async_with, needs=("async_with",)),
+    Scenario(
+        "options",
+        "the same with three headers and two protocols, built anew at each call",
+        _options,
+        needs=("with_options",),
+    ),
+)

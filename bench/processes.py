@@ -8,11 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-#: What is compared, each with the environment that makes it so.
-CONTENDERS: Final = {
-    "c": {"AIOWEBSOCKETCLIENT_NO_EXTENSIONS": ""},
-    "py": {"AIOWEBSOCKETCLIENT_NO_EXTENSIONS": "1"},
-}
+from .contenders import CONTENDERS
+from .scenario import LeftOut, Sample
 
 _ROOT: Final = str(Path(__file__).resolve().parents[1])
 
@@ -29,7 +26,7 @@ class Process:
     """A module of this package in a process of its own, spoken to in lines of JSON."""
 
     def __init__(self, module: str, *arguments: str, env: dict[str, str] | None = None) -> None:
-        self._module = module
+        self._name = " ".join((module, *arguments[:1]))
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", _START.format(module), _ROOT, *arguments],
             env=os.environ | (env or {}),
@@ -49,7 +46,7 @@ class Process:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise BenchError(f"the process of {self._module} has ended, see above")
+            raise BenchError(f"the process of {self._name} has ended, see above")
         return json.loads(line)
 
     def __enter__(self) -> Self:
@@ -76,20 +73,30 @@ class Echo(Process):
 class Worker(Process):
     """A contender; it measures when it is told, and sleeps otherwise."""
 
-    def __init__(self, name: str, url: str) -> None:
-        super().__init__("worker", url, env=CONTENDERS[name])
+    def __init__(self, name: str, url: str, loop: str = "asyncio") -> None:
+        super().__init__("worker", name, url, loop, env=CONTENDERS[name].env)
         self.name = name
-        #: Its ``implementation`` and ``path``, and the version of ``cython`` that made it.
-        self.about: dict[str, str | None] = self.hear()
-        found = self.about["implementation"]
-        if found != name:
-            raise BenchError(
-                f"{self.about['path']} has the core {found!r} only, not {name!r}:"
-                f" build the other, or ask for --impl {found}"
-            )
+        #: What the header says of it.
+        self.about: dict[str, Any] = {}
+        #: The names of the methods that its contender has.
+        self.abilities: set[str] = set()
 
-    def measure(self, scenario: str, seconds: float) -> tuple[float, float]:
-        """Return the ns of a cycle of ``scenario``, and of one of the floor next to it."""
-        self.tell({"scenario": scenario, "seconds": seconds})
-        ns, floor_ns = self.hear()
-        return ns, floor_ns
+    def meet(self) -> None:
+        """Wait until it has started; several start at the same time."""
+        hello = self.hear()
+        self.about = hello["about"]
+        self.abilities = set(hello["abilities"])
+
+    def measure(self, scenario: str, point: int, seconds: float) -> Sample:
+        """Return what was measured; the first time it is set up as well."""
+        self.tell({"scenario": scenario, "point": point, "seconds": seconds})
+        answer = self.hear()
+        if "left_out" in answer:
+            raise LeftOut(answer["left_out"])
+        sample: Sample = answer["sample"]
+        return sample
+
+    def forget(self) -> None:
+        """Let go of all that was set up."""
+        self.tell(None)
+        self.hear()

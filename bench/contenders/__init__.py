@@ -1,0 +1,53 @@
+"""Who is compared, by name."""
+
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where a contender is, and what it takes to run it."""
+
+    #: ``module:Class`` in this package.
+    where: str
+    #: One line.
+    about: str
+    #: What has to be installed; each is named in the header with its version.
+    distributions: tuple[str, ...] = ()
+    #: The environment of its process.
+    env: dict[str, str] = field(default_factory=dict)
+
+    def versions(self) -> dict[str, str]:
+        return {name: version(name) for name in self.distributions}
+
+    def missing(self) -> str | None:
+        """Return why it cannot be run here; None: it can."""
+        try:
+            self.versions()
+        except PackageNotFoundError as exc:
+            return f"{exc.name} is not installed"
+        return None
+
+
+#: The environment variable that chooses between the cores of this library.
+_NO_EXTENSIONS: Final = "AIOWEBSOCKETCLIENT_NO_EXTENSIONS"
+
+CONTENDERS: Final[dict[str, Entry]] = {
+    "c": Entry("ours:Ours", "this library, compiled core", env={_NO_EXTENSIONS: ""}),
+    "py": Entry("ours:Ours", "this library, pure core", env={_NO_EXTENSIONS: "1"}),
+    "floor": Entry("floor:Floor", "a deque inside one awaited coroutine"),
+    "semaphore": Entry("semaphore:Semaphore", "asyncio.Semaphore and a deque"),
+    "queue": Entry("queue:Queue", "asyncio.Queue"),
+}
+
+#: The cores of this library.
+OURS: Final = ("c", "py")
+
+
+def find(name: str) -> type[Any]:
+    """Return the class of a contender; to be called in a process that has its environment."""
+    module, _, cls = CONTENDERS[name].where.partition(":")
+    found: type[Any] = getattr(import_module(f"{__name__}.{module}"), cls)
+    return found

@@ -1,0 +1,137 @@
+"""The library itself, on live sockets; which core it runs on is its environment's to say."""
+
+import asyncio
+import re
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import repeat
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any, Self
+
+from multidict import CIMultiDict
+
+import aiowebsocketclient
+from aiowebsocketclient import ClientWebSocketResponse, WebSocketClientSession
+from aiowebsocketclient.keys import HandshakeKey, resolve
+
+from ..contender import Contender
+
+
+class Ours(Contender):
+    def __init__(self, session: WebSocketClientSession, url: str) -> None:
+        self.session = session
+        self.url = url
+        self._opened = 0
+
+    @classmethod
+    def about(cls) -> dict[str, Any]:
+        return {
+            "implementation": aiowebsocketclient.IMPLEMENTATION,
+            "path": aiowebsocketclient.__file__,
+            "cython": _cython(),
+        }
+
+    @classmethod
+    @asynccontextmanager
+    async def filled(cls, url: str, *, limit: int, connections: int) -> AsyncIterator[Self]:
+        async with WebSocketClientSession(limit=limit or None) as session:
+            await session.prewarm(url, connections)
+            pool = cls(session, url)
+            pool._opened = connections
+            async with pool._held(connections) as handles:
+                for ws in handles:
+                    # A message each way: it has been used as those of a service are.
+                    await ws.send_str("hello")
+                    assert await ws.receive_str() == "hello"
+            yield pool
+            # Nothing but reuse was timed.
+            assert session.stats().connects == pool._opened
+
+    async def cycle(self, cycles: int) -> int:
+        session, url = self.session, self.url
+        started = perf_counter_ns()
+        for _ in repeat(None, cycles):
+            ws = await session.ws_connect(url)
+            await ws.release()
+        return perf_counter_ns() - started
+
+    async def use(self, cycles: int) -> None:
+        session, url = self.session, self.url
+        for _ in repeat(None, cycles):
+            ws = await session.ws_connect(url)
+            await asyncio.sleep(0)
+            await ws.release()
+
+    async def use_until(self, stop: asyncio.Event) -> int:
+        session, url = self.session, self.url
+        uses = 0
+        while not stop.is_set():
+            ws = await session.ws_connect(url)
+            await asyncio.sleep(0)
+            await ws.release()
+            uses += 1
+        return uses
+
+    @asynccontextmanager
+    async def hold(self, count: int) -> AsyncIterator[None]:
+        async with self._held(count):
+            yield
+
+    # -- what our own scenarios do -----------------------------------------------------------------
+
+    @staticmethod
+    def key(url: str) -> HandshakeKey:
+        """Return the very key that the core looks a plain URL up by."""
+        target = resolve(url, {}, headers=CIMultiDict(), reuse_key=None, client_session=None)
+        return target.key
+
+    async def async_with(self, cycles: int) -> int:
+        session, url = self.session, self.url
+        started = perf_counter_ns()
+        for _ in repeat(None, cycles):
+            async with session.ws_connect(url):
+                pass
+        return perf_counter_ns() - started
+
+    async def open_with_options(self) -> None:
+        """Open the connection that :meth:`with_options` cycles."""
+        await self.with_options(1)
+        self._opened += 1
+
+    async def with_options(self, cycles: int) -> int:
+        session, url = self.session, self.url
+        token, tenant = "qW3v9xLp0aTz7RkY", 4711
+        started = perf_counter_ns()
+        for _ in repeat(None, cycles):
+            # Built anew at each call, as where a user is.
+            ws = await session.ws_connect(
+                url,
+                headers={
+                    "Authorization": f"Bearer {token}",
+                    "X-Tenant": f"{tenant}",
+                    "User-Agent": "bench/1.0",
+                },
+                # The echo server knows the first of them.
+                protocols=["bench.v2", "bench.v1"],
+            )
+            await ws.release()
+        return perf_counter_ns() - started
+
+    @asynccontextmanager
+    async def _held(self, count: int) -> AsyncIterator[list[ClientWebSocketResponse]]:
+        held = [await self.session.ws_connect(self.url) for _ in range(count)]
+        yield held
+        for ws in held:
+            await ws.release()
+
+
+def _cython() -> str | None:
+    """Return the version of the Cython that made the core in use, if one did and it can be told."""
+    path = getattr(sys.modules.get("aiowebsocketclient._pool"), "__file__", None)
+    if path is None:
+        return None
+    # What Cython makes shares its types by a module that is named after the version.
+    found = re.search(rb"_cython_(\d+(?:_\d+)+)", Path(path).read_bytes())
+    return found[1].decode().replace("_", ".") if found else None
