@@ -40,6 +40,32 @@ CONTENDERS: Final[dict[str, Entry]] = {
     "floor": Entry("floor:Floor", "a deque inside one awaited coroutine"),
     "semaphore": Entry("semaphore:Semaphore", "asyncio.Semaphore and a deque"),
     "queue": Entry("queue:Queue", "asyncio.Queue"),
+    "aiohttp": Entry(
+        "aiohttp_connector:AiohttpConnector",
+        "aiohttp's connector, kept-alive connections",
+        distributions=("aiohttp",),
+    ),
+    "2015": Entry("algorithm_2015:Algorithm2015", "this library's algorithm of 2015"),
+    "psycopg_pool": Entry(
+        "psycopg_pool:PsycopgPool",
+        "AsyncConnectionPool, connections to nothing",
+        distributions=("psycopg-pool", "psycopg"),
+    ),
+    "asyncio-connection-pool": Entry(
+        "asyncio_connection_pool:AsyncioConnectionPool",
+        "ConnectionPool, objects for connections",
+        distributions=("asyncio-connection-pool",),
+    ),
+    "generic-connection-pool": Entry(
+        "generic_connection_pool:GenericConnectionPool",
+        "ConnectionPool, objects for connections",
+        distributions=("generic-connection-pool",),
+    ),
+    "aio-websocket-pool": Entry(
+        "aio_websocket_pool:AioWebsocketPool",
+        "WebsocketConnectionPool, connections to nothing",
+        distributions=("aio-websocket-pool", "websockets"),
+    ),
 }
 
 #: The cores of this library.

@@ -1,0 +1,104 @@
+"""The algorithm that this library had in 2015, written anew from its description.
+
+One semaphore for all endpoints; the URL parsed at each acquire; what is in use in one list, which a
+release goes through to find its connection.  Nothing else of that library is here (it made a
+response for each acquisition), and each step is as short as it can be: what is idle is popped from
+a list and not searched for, the list in use is gone through by ``list.remove``, and without a limit
+there is no semaphore.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import repeat
+from time import perf_counter_ns
+from typing import Self
+from urllib.parse import urlparse
+
+from ..contender import Contender
+
+#: Host, port, and whether TLS is spoken.
+Endpoint = tuple[str | None, int, bool]
+
+
+class Connection:
+    """It stands for a socket."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+
+
+class Pool:
+    def __init__(self, limit: int) -> None:
+        self._semaphore = asyncio.Semaphore(limit) if limit else None
+        self._idle: defaultdict[Endpoint, list[Connection]] = defaultdict(list)
+        self._in_use: list[Connection] = []
+
+    async def acquire(self, url: str) -> Connection:
+        if self._semaphore is not None:
+            await self._semaphore.acquire()
+        endpoint = _endpoint(url)
+        idle = self._idle[endpoint]
+        connection = idle.pop() if idle else Connection(endpoint)
+        self._in_use.append(connection)
+        return connection
+
+    def release(self, connection: Connection) -> None:
+        self._in_use.remove(connection)
+        self._idle[connection.endpoint].append(connection)
+        if self._semaphore is not None:
+            self._semaphore.release()
+
+
+def _endpoint(url: str) -> Endpoint:
+    parts = urlparse(url)
+    is_ssl = parts.scheme in ("https", "wss")
+    return parts.hostname, parts.port or (443 if is_ssl else 80), is_ssl
+
+
+class Algorithm2015(Contender):
+    def __init__(self, pool: Pool, url: str) -> None:
+        self._pool = pool
+        self._url = url
+
+    @classmethod
+    @asynccontextmanager
+    async def filled(cls, url: str, *, limit: int, connections: int) -> AsyncIterator[Self]:
+        pool = cls(Pool(limit), url)
+        async with pool.hold(connections):
+            pass
+        yield pool
+
+    async def cycle(self, cycles: int) -> int:
+        pool, url = self._pool, self._url
+        started = perf_counter_ns()
+        for _ in repeat(None, cycles):
+            connection = await pool.acquire(url)
+            pool.release(connection)
+        return perf_counter_ns() - started
+
+    async def use(self, cycles: int) -> None:
+        pool, url = self._pool, self._url
+        for _ in repeat(None, cycles):
+            connection = await pool.acquire(url)
+            await asyncio.sleep(0)
+            pool.release(connection)
+
+    async def use_until(self, stop: asyncio.Event) -> int:
+        pool, url = self._pool, self._url
+        uses = 0
+        while not stop.is_set():
+            connection = await pool.acquire(url)
+            await asyncio.sleep(0)
+            pool.release(connection)
+            uses += 1
+        return uses
+
+    @asynccontextmanager
+    async def hold(self, count: int) -> AsyncIterator[None]:
+        held = [await self._pool.acquire(self._url) for _ in range(count)]
+        yield
+        # The oldest is the first in the list: found at once.
+        for connection in held:
+            self._pool.release(connection)

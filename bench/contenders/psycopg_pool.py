@@ -1,0 +1,85 @@
+"""psycopg_pool, with connections that connect to nothing.
+
+Of a connection the pool reads the state of its transaction, which is always idle here: it has
+nothing to roll back.  All settings that bear on a cycle are the defaults.
+"""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import repeat
+from time import perf_counter_ns
+from typing import Any, Self
+
+from psycopg.pq import TransactionStatus
+from psycopg_pool import AsyncConnectionPool
+
+from ..contender import Contender
+
+
+class PGconn:
+    transaction_status = TransactionStatus.IDLE
+
+
+class Connection:
+    """What the pool asks of psycopg's own class."""
+
+    def __init__(self) -> None:
+        self.pgconn = PGconn()
+
+    @classmethod
+    async def connect(cls, conninfo: str, **kwargs: Any) -> Self:
+        return cls()
+
+    async def close(self) -> None:
+        pass
+
+
+class PsycopgPool(Contender):
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+
+    @classmethod
+    @asynccontextmanager
+    async def filled(cls, url: str, *, limit: int, connections: int) -> AsyncIterator[Self]:
+        async with AsyncConnectionPool(
+            connection_class=Connection,
+            min_size=connections,
+            max_size=limit or sys.maxsize,
+            open=False,
+        ) as pool:
+            await pool.wait()
+            yield cls(pool)
+
+    async def cycle(self, cycles: int) -> int:
+        pool = self._pool
+        started = perf_counter_ns()
+        for _ in repeat(None, cycles):
+            connection = await pool.getconn()
+            await pool.putconn(connection)
+        return perf_counter_ns() - started
+
+    async def use(self, cycles: int) -> None:
+        pool = self._pool
+        for _ in repeat(None, cycles):
+            connection = await pool.getconn()
+            await asyncio.sleep(0)
+            await pool.putconn(connection)
+
+    async def use_until(self, stop: asyncio.Event) -> int:
+        pool = self._pool
+        uses = 0
+        while not stop.is_set():
+            connection = await pool.getconn()
+            await asyncio.sleep(0)
+            await pool.putconn(connection)
+            uses += 1
+        return uses
+
+    @asynccontextmanager
+    async def hold(self, count: int) -> AsyncIterator[None]:
+        held = [await self._pool.getconn() for _ in range(count)]
+        yield
+        for connection in held:
+            await self._pool.putconn(connection)
