@@ -9,9 +9,19 @@ from ..scenario import Scenario
 # takes part in.
 _MODULES: Final = {
     "core": "core",
+    "held": "core",
+    "endpoints": "core",
+    "endpoints-in-turn": "core",
+    "handshakes": "core",
+    "handshakes-in-turn": "core",
     "cycle": "public",
     "async-with": "public",
     "options": "public",
+    "cycle-held": "public",
+    "hand-over": "crowd",
+    "contended": "crowd",
+    "fairness": "crowd",
+    "given-up": "crowd",
 }
 
 #: In the order of the report.

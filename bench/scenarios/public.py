@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from ..contender import Cycling
+from ..contender import Cycling, CyclingAndHolding
 from ..scenario import Measure, Scenario
 from ..timing import per_cycle
 
@@ -16,6 +16,17 @@ if TYPE_CHECKING:
 @asynccontextmanager
 async def _cycle(contender: type[Cycling], url: str, point: int) -> AsyncIterator[Measure]:
     async with contender.filled(url, limit=0, connections=1) as pool:
+        yield per_cycle(pool.cycle)
+
+
+@asynccontextmanager
+async def _cycle_while_held(
+    contender: type[CyclingAndHolding], url: str, held: int
+) -> AsyncIterator[Measure]:
+    async with (
+        contender.filled(url, limit=0, connections=held + 1) as pool,
+        pool.hold(held),
+    ):
         yield per_cycle(pool.cycle)
 
 
@@ -40,5 +51,15 @@ SCENARIOS = (
         "the same with three headers and two protocols, built anew at each call",
         _options,
         needs=("with_options",),
+    ),
+    Scenario(
+        "cycle-held",
+        "acquire and release what is idle while many others are in use",
+        _cycle_while_held,
+        needs=("cycle", "hold"),
+        axis="in use",
+        points=(0, 5000),
+        quick_points=(0, 20),
+        max_rounds=15,
     ),
 )
