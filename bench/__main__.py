@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from . import report, scenarios
+from . import bounds, report, scenarios
 from .contenders import CONTENDERS, OURS
 from .machine import machine
 from .processes import BenchError
@@ -36,13 +36,15 @@ def main() -> None:
                 results += contest.measure(scenarios.find(name), run)
     except BenchError as exc:
         sys.exit(f"bench: {exc}")
+    verdicts = bounds.judged(results)
     if options.json:
-        text = json.dumps(report.as_json(environment, run, results), indent=1)
+        text = json.dumps(report.as_json(environment, run, results, verdicts), indent=1)
         if options.json == "-":
             print(text)
             return
         Path(options.json).write_text(text + "\n")
     print(report.as_text(environment, run, results))
+    print("", *bounds.as_lines(verdicts), sep="\n")
 
 
 def _contenders(impl: list[str] | None) -> list[str]:

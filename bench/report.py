@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import median, quantiles
-from typing import Any
+from typing import Any, Final
 
 from .scenario import Sample
 
@@ -16,6 +16,10 @@ class Run:
     #: For which a thing is timed in a round.
     seconds: float
     quick: bool
+
+
+#: What stands for ``ns`` by ``floor_ns`` where a metric is named.
+RATIO: Final = "ratio"
 
 
 @dataclass(slots=True)
@@ -32,6 +36,9 @@ class Result:
     left_out: str | None = None
 
     def values(self, metric: str) -> list[float]:
+        """Return a metric of each round, or the ratio to the floor."""
+        if metric == RATIO:
+            return [s["ns"] / s["floor_ns"] for s in self.samples if "floor_ns" in s]
         return [sample[metric] for sample in self.samples if metric in sample]
 
     def metrics(self) -> dict[str, dict[str, float]]:
@@ -41,7 +48,7 @@ class Result:
 
     def ratio(self) -> dict[str, float] | None:
         """Return the same of the rounds' ratios to the floor, for what is timed per cycle."""
-        ratios = [s["ns"] / s["floor_ns"] for s in self.samples if "floor_ns" in s]
+        ratios = self.values(RATIO)
         return spread(ratios) if ratios else None
 
 
@@ -59,7 +66,12 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     }
 
 
-def as_json(environment: dict[str, Any], run: Run, results: Sequence[Result]) -> dict[str, Any]:
+def as_json(
+    environment: dict[str, Any],
+    run: Run,
+    results: Sequence[Result],
+    verdicts: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
     return {
         "environment": environment,
         "rounds": run.rounds,
@@ -77,6 +89,7 @@ def as_json(environment: dict[str, Any], run: Run, results: Sequence[Result]) ->
             }
             for result in results
         ],
+        "bounds": verdicts,
     }
 
 

@@ -1,0 +1,198 @@
+"""What must be shown, as data: each a number of the compiled core, the pure one reported beside it.
+
+A number is the median over the rounds of a ratio of two readings of the same round, or of one
+reading alone.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from .contenders import OURS
+from .report import RATIO, Result, spread
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Where in the samples a number is."""
+
+    scenario: str
+    metric: str = "ns"
+    point: int = 0
+    #: None: the core of this library that is judged.
+    contender: str | None = None
+
+    def values(self, results: Sequence[Result], core: str) -> list[float]:
+        """Return it for each round."""
+        contender = core if self.contender is None else self.contender
+        for result in results:
+            if (result.scenario, result.point, result.contender) == (
+                self.scenario,
+                self.point,
+                contender,
+            ):
+                return result.values(self.metric)
+        return []
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    what: str
+    reading: Reading
+    over: Reading | None = None
+    at_most: float | None = None
+    at_least: float | None = None
+
+    def values(self, results: Sequence[Result], core: str) -> list[float]:
+        values = self.reading.values(results, core)
+        if self.over is None:
+            return values
+        # A round may be missing where something was left out.
+        return [a / b for a, b in zip(values, self.over.values(results, core), strict=False)]
+
+    def met_by(self, number: float) -> bool:
+        return (self.at_most is None or number <= self.at_most) and (
+            self.at_least is None or number >= self.at_least
+        )
+
+    @property
+    def text(self) -> str:
+        if self.at_most is not None:
+            return f"<= {self.at_most:g}"
+        return "" if self.at_least is None else f">= {self.at_least:g}"
+
+
+def _by_floor(what: str, scenario: str, at_most: float) -> Bound:
+    return Bound(what, Reading(scenario), Reading(scenario, "floor_ns"), at_most)
+
+
+def _flat(what: str, scenario: str, many: int, few: int, at_most: float | None = 1.2) -> Bound:
+    # Both are in one process, and each has been timed next to the floor.
+    return Bound(
+        f"{what}: {many:,} / {few:,}",
+        Reading(scenario, RATIO, many),
+        Reading(scenario, RATIO, few),
+        at_most,
+    )
+
+
+BOUNDS: Final = (
+    _by_floor("core acquire+release / floor", "core", 1.3),
+    _by_floor("public cycle on a live socket / floor", "cycle", 5),
+    _by_floor("async with / floor", "async-with", 6),
+    _by_floor("with headers and protocols / floor", "options", 16),
+    _flat("held", "held", 100_000, 0),
+    _flat("endpoints, one of them cycled", "endpoints", 10_000, 1),
+    _flat("handshakes, one of them cycled", "handshakes", 1000, 1),
+    _flat("waiters given up", "given-up", 10_000, 0),
+    *(
+        Bound(
+            f"contended, {callers:,} callers / Semaphore",
+            Reading("contended", point=callers),
+            Reading("contended", point=callers, contender="semaphore"),
+            at_most=1.2,
+        )
+        for callers in (16, 256, 2048)
+    ),
+    Bound("fairness, fewest/most", Reading("fairness", "fewest_by_most"), at_least=0.98),
+    Bound(
+        "request/reply through the pool / raw connection",
+        Reading("request-reply"),
+        Reading("request-reply", "raw_ns"),
+        at_most=1.05,
+    ),
+    Bound(
+        "connecting each time / through the pool",
+        Reading("request-reply", "connecting_ns"),
+        Reading("request-reply"),
+        at_least=5,
+    ),
+    Bound(
+        "2015 algorithm / ours, idle",
+        Reading("cycle", contender="2015"),
+        Reading("cycle"),
+        at_least=7,
+    ),
+    Bound(
+        "2015 algorithm / ours, 5,000 in use",
+        Reading("cycle-held", point=5000, contender="2015"),
+        Reading("cycle-held", point=5000),
+        at_least=90,
+    ),
+    Bound(
+        "aiohttp connector reuse / ours",
+        Reading("cycle", contender="aiohttp"),
+        Reading("cycle"),
+        at_least=3,
+    ),
+    Bound("spike: connections opened", Reading("spike", "opened"), at_most=6),
+    Bound(
+        "memory of the pool per idle connection, bytes",
+        Reading("memory", "pool_bytes_per_connection"),
+        at_most=1000,
+    ),
+    Bound(
+        "pure core / compiled, core cycle",
+        Reading("core", contender="py"),
+        Reading("core", contender="c"),
+        at_most=5,
+    ),
+    # No bound of theirs: what the caches of the processor cannot hold costs a dict of deques, too.
+    _flat("endpoints in turn", "endpoints-in-turn", 10_000, 1, None),
+    Bound(
+        "the same of a dict of deques",
+        Reading("endpoints-in-turn", "dict_ns", 10_000),
+        Reading("endpoints-in-turn", "dict_ns", 1),
+    ),
+    _flat("handshakes in turn", "handshakes-in-turn", 1000, 1, None),
+    Bound(
+        "the same of a dict of deques",
+        Reading("handshakes-in-turn", "dict_ns", 1000),
+        Reading("handshakes-in-turn", "dict_ns", 1),
+    ),
+)
+
+
+def judged(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """Return each bound for which there are samples, with what was measured on each core."""
+    return [verdict for bound in BOUNDS if (verdict := _judge(bound, results))]
+
+
+def _judge(bound: Bound, results: Sequence[Result]) -> dict[str, Any] | None:
+    measured = {core: spread(values) for core in OURS if (values := bound.values(results, core))}
+    if not measured:
+        return None
+    return {
+        "what": bound.what,
+        "bound": bound.text,
+        "measured": measured,
+        # It is the compiled core that is held to it.
+        "met": bound.met_by(measured["c"]["median"]) if bound.text and "c" in measured else None,
+    }
+
+
+def as_lines(verdicts: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Return the table; nothing where nothing can be judged."""
+    if not verdicts:
+        return
+    yield f"{'bounds':<50} {'bound':>7} {'c':>8}  {'quartiles':<17} {'':<6} {'py':>8}"
+    for verdict in verdicts:
+        measured = verdict["measured"]
+        numbers = measured.get("c")
+        mark = {True: "met", False: "MISSED", None: ""}[verdict["met"]]
+        quartiles = (
+            f"{numbers['lower_quartile']:,.3g} - {numbers['upper_quartile']:,.3g}"
+            if numbers
+            else ""
+        )
+        yield (
+            f"{verdict['what']:<50} {verdict['bound']:>7} {_median(numbers):>8}"
+            f"  {quartiles:<17} {mark:<6} {_median(measured.get('py')):>8}"
+        )
+
+
+def _median(numbers: dict[str, float] | None) -> str:
+    if numbers is None:
+        return ""
+    number = numbers["median"]
+    return f"{number:,.3g}" if number < 1000 else f"{number:,.0f}"
