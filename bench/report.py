@@ -106,9 +106,9 @@ def as_text(environment: dict[str, Any], run: Run, results: Sequence[Result]) ->
 
 
 def _lines_of(result: Result) -> Iterator[str]:
-    name = f"  {result.contender:<26}"
+    name = f"  {result.contender:<32}"
     if result.axis:
-        name = f"  {result.point:>7,} {result.contender:<18}"
+        name = f"  {result.point:>7,} {result.contender:<24}"
     if result.left_out is not None:
         yield f"{name} left out: {result.left_out}"
         return

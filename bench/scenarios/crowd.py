@@ -7,7 +7,7 @@ from functools import partial
 from time import perf_counter_ns
 from typing import TypeVar
 
-from ..contender import Crowded, CrowdedAndHolding, CyclingAndHolding
+from ..contender import Crowded, CrowdedAndHolding
 from ..scenario import Measure, Sample, Scenario
 from ..timing import per_cycle, quiet
 
@@ -25,13 +25,13 @@ _FAIR_TIMES = 25
 
 @asynccontextmanager
 async def _hand_over(
-    contender: type[CyclingAndHolding], url: str, point: int
+    contender: type[CrowdedAndHolding], url: str, point: int
 ) -> AsyncIterator[Measure]:
     async with contender.filled(url, limit=1, connections=1) as pool:
         yield per_cycle(partial(_take_turns, pool))
 
 
-async def _take_turns(pool: CyclingAndHolding, cycles: int) -> int:
+async def _take_turns(pool: CrowdedAndHolding, cycles: int) -> int:
     """Let two callers go on, each with the place that the other has just released.
 
     Both are queued when it begins, so each release has a waiter.  (Where who releases may take it
@@ -125,7 +125,8 @@ SCENARIOS = (
         "hand-over",
         "a release that hands on to a waiter, and its wake-up",
         _hand_over,
-        needs=("cycle", "hold"),
+        # Who has no use() does not let anybody wait.
+        needs=("cycle", "use", "hold"),
     ),
     Scenario(
         "contended",
