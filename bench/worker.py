@@ -11,6 +11,10 @@ from typing import Any
 from . import contenders, scenarios
 from .scenario import LeftOut, Measure, Sample
 
+# PyPy has none.
+_freeze = getattr(gc, "freeze", gc.collect)
+_unfreeze = getattr(gc, "unfreeze", gc.collect)
+
 
 class Bench:
     """The points of a scenario that are set up."""
@@ -30,13 +34,13 @@ class Bench:
             self._measures[scenario, point] = measure
             # Nobody is to pay for a collection that goes through what is set up.
             gc.collect()
-            gc.freeze()
+            _freeze()
         return await measure(seconds)
 
     async def forget(self) -> None:
         self._measures.clear()
         await self._stack.aclose()
-        gc.unfreeze()
+        _unfreeze()
         gc.collect()
 
 

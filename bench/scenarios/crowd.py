@@ -39,10 +39,16 @@ async def _take_turns(pool: CrowdedAndHolding, cycles: int) -> int:
     """
     async with pool.hold(1):
         callers = [asyncio.ensure_future(pool.cycle(cycles // 2)) for _ in range(2)]
-        await asyncio.sleep(0)
+        await _queued()
         started = perf_counter_ns()
     await asyncio.gather(*callers)
     return perf_counter_ns() - started
+
+
+async def _queued() -> None:
+    """Let those who have just been started get into the line, which may take a few turns."""
+    for _ in range(3):
+        await asyncio.sleep(0)
 
 
 @asynccontextmanager
@@ -108,9 +114,7 @@ async def _give_up(pool: CrowdedAndHolding, waiters: int) -> float:
     """Let so many wait for a place and be cancelled; return the us of one's end."""
     async with pool.hold(1):
         tasks = [asyncio.create_task(pool.use(1)) for _ in range(waiters)]
-        # An acquisition may take a few turns until it stands in line.
-        for _ in range(3):
-            await asyncio.sleep(0)
+        await _queued()
         started = perf_counter_ns()
         for task in tasks:
             task.cancel()
