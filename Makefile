@@ -12,6 +12,7 @@ SOAK ?= 600
 
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 TEST := .venv/test-$(VERSION)
+BENCH := .venv/bench-$(VERSION)
 DEMO := .venv/demo-$(VERSION)
 
 # The directory too: its time changes when a file is added or removed.
@@ -31,7 +32,7 @@ help:
 	@echo 'make demo    run the pool against an echo server of its own'
 	@echo 'make test    lint, both cores, source distribution and wheels'
 	@echo 'make lint    ruff and mypy'
-	@echo 'make bench   what a cycle costs, on both cores'
+	@echo 'make bench   what a cycle costs, on both cores and beside other pools'
 	@echo 'make matrix  the suite on every CPython found, old and new aiohttp, both cores'
 	@echo 'make soak    callers, faults and restarts for 10 minutes, or SOAK=seconds'
 	@echo 'make sanitize  the compiled core under AddressSanitizer'
@@ -55,8 +56,8 @@ lint: $(TEST)/.installed
 	$(TEST)/bin/ruff format --check .
 	$(TEST)/bin/mypy
 
-bench: $(TEST)/.installed
-	$(TEST)/bin/python -m bench $(ARGS)
+bench: $(BENCH)/.installed
+	$(COMPILED) $(BENCH)/bin/python -m bench $(ARGS)
 
 matrix:
 	$(PYTHON) tests/matrix.py $(ARGS)
@@ -79,6 +80,10 @@ clean:
 
 $(TEST)/.installed: $(SOURCES) | $(TEST)/bin/pip
 	$(COMPILED) $(TEST)/bin/pip install --quiet --group test .
+	touch $@
+
+$(BENCH)/.installed: $(SOURCES) | $(BENCH)/bin/pip
+	$(COMPILED) $(BENCH)/bin/pip install --quiet --group suite '.[bench]'
 	touch $@
 
 $(DEMO)/.installed: $(SOURCES) | $(DEMO)/bin/pip
