@@ -1,10 +1,9 @@
 """The algorithm that this library had in 2015, written anew from its description.
 
 One semaphore for all endpoints; the URL parsed at each acquire; what is in use in one list, which a
-release goes through to find its connection.  Nothing else of that library is here (it made a
-response for each acquisition), and each step is as short as it can be: what is idle is popped from
-a list and not searched for, the list in use is gone through by ``list.remove``, and without a limit
-there is no semaphore.
+release goes through to find its connection.  That is all that is known of it, and each step is as
+short as it can be: what is idle is popped from a list and not searched for, the list in use is gone
+through by ``list.remove``, and without a limit there is no semaphore.
 """
 
 import asyncio
