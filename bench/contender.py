@@ -8,7 +8,13 @@ too.
 
 import asyncio
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+if TYPE_CHECKING:
+    # Others' processes do without.
+    import aiohttp
+
+    from .fleet import Fleet
 
 
 class Contender(Protocol):
@@ -60,6 +66,37 @@ class Holding(Contender, Protocol):
 
         There are as many idle, or as much room.
         """
+        ...
+
+
+class Slow(Contender, Protocol):
+    """A pool whose connections take ``server.CONNECTING`` seconds to open."""
+
+    @classmethod
+    def slow(cls, url: str, *, connections: int, at_once: int) -> AbstractAsyncContextManager[Self]:
+        """Make one without limit, with ``connections`` open and idle.
+
+        It opens at most ``at_once`` at a time; a library that cannot be told raises ``LeftOut``.
+        """
+        ...
+
+    async def use_for(self, seconds: float) -> None:
+        """Acquire, sleep, release."""
+        ...
+
+    async def begun(self) -> int:
+        """Return how many connections it has begun to open so far."""
+        ...
+
+
+class Many(Contender, Protocol):
+    """Live WebSocket connections, in large numbers."""
+
+    @classmethod
+    def fleet(
+        cls, client_session: "aiohttp.ClientSession", url: str
+    ) -> "AbstractAsyncContextManager[Fleet]":
+        """Make something that opens connections by ``client_session``, and has none yet."""
         ...
 
 

@@ -62,12 +62,18 @@ class Process:
         self._process.__exit__(exc_type, exc_val, exc_tb)
 
 
-class Echo(Process):
-    """The server."""
+class Server(Process):
+    """An echo server."""
 
-    def __init__(self) -> None:
-        super().__init__("server")
-        self.url: str = self.hear()
+    def __init__(self, *, tls: bool = False, heartbeat: float | None = None) -> None:
+        arguments = ["--tls"] if tls else []
+        if heartbeat is not None:
+            arguments += ["--heartbeat", str(heartbeat)]
+        super().__init__("server", *arguments)
+        hello = self.hear()
+        self.url: str = hello["url"]
+        #: The PEM of who vouches for its certificate.
+        self.authority: str | None = hello["authority"]
 
 
 class Worker(Process):

@@ -3,9 +3,10 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 
 from .contenders import CONTENDERS, OURS
-from .processes import BenchError, Echo, Worker
+from .processes import BenchError, Server, Worker
 from .report import Result, Run
 from .scenario import LeftOut, Scenario
 
@@ -14,7 +15,7 @@ from .scenario import LeftOut, Scenario
 def running(contenders: Sequence[str], *, insist: bool) -> Iterator["Running"]:
     """Start the contenders; with ``insist`` each must be there, or it is left out."""
     with ExitStack() as stack:
-        url = stack.enter_context(Echo()).url
+        url = stack.enter_context(Server()).url
         left_out = {name: CONTENDERS[name].missing() for name in contenders}
         workers = [
             stack.enter_context(Worker(name, url)) for name in contenders if left_out[name] is None
@@ -65,7 +66,7 @@ class Running:
             for point in scenario.points_of(run.quick)
             for name in names
         }
-        rounds = scenario.rounds_of(run.rounds)
+        rounds = scenario.rounds_of(run.rounds, run.quick)
         for number in range(rounds):
             _show(f"{scenario.name}: round {number + 1} of {rounds}")
             # Nobody is always the first, or the one after a certain other.
@@ -81,6 +82,8 @@ class Running:
 
     def _sample(self, scenario: Scenario, result: Result, seconds: float) -> None:
         try:
+            if scenario.loop == "uvloop" and find_spec("uvloop") is None:
+                raise LeftOut("uvloop is not installed")
             if scenario.own_process:
                 with Worker(result.contender, self._url, scenario.loop) as worker:
                     worker.meet()

@@ -44,5 +44,8 @@ class Scenario:
     def points_of(self, quick: bool) -> tuple[int, ...]:
         return (self.quick_points or self.points[:1]) if quick else self.points
 
-    def rounds_of(self, rounds: int) -> int:
+    def rounds_of(self, rounds: int, quick: bool) -> int:
+        if quick and self.own_process:
+            # To start processes is what takes long then.
+            return 1
         return rounds if self.max_rounds is None else min(rounds, self.max_rounds)

@@ -66,6 +66,8 @@ CONTENDERS: Final[dict[str, Entry]] = {
         "WebsocketConnectionPool, connections to nothing",
         distributions=("aio-websocket-pool", "websockets"),
     ),
+    "unread": Entry("plain:Unread", "WebSockets of aiohttp that nobody reads"),
+    "readers": Entry("plain:Readers", "the same, with a task in receive() for each"),
 }
 
 #: The cores of this library.

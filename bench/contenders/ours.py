@@ -9,7 +9,9 @@ from itertools import repeat
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any, Self
+from uuid import uuid4
 
+import aiohttp
 from multidict import CIMultiDict
 
 import aiowebsocketclient
@@ -17,6 +19,8 @@ from aiowebsocketclient import ClientWebSocketResponse, WebSocketClientSession
 from aiowebsocketclient.keys import HandshakeKey, resolve
 
 from ..contender import Contender
+from ..fleet import AT_ONCE
+from .parked import Parked
 
 
 class Ours(Contender):
@@ -84,6 +88,30 @@ class Ours(Contender):
                     await ws.send_str("hello")
                     assert await ws.receive_str() == "hello"
         self._opened += connections
+
+    @classmethod
+    @asynccontextmanager
+    async def slow(cls, url: str, *, connections: int, at_once: int) -> AsyncIterator[Self]:
+        url = f"{url}slow/{uuid4().hex}"
+        async with WebSocketClientSession(max_connecting=at_once) as session:
+            await session.prewarm(url, connections)
+            yield cls(session, url)
+
+    async def use_for(self, seconds: float) -> None:
+        async with self.session.ws_connect(self.url):
+            await asyncio.sleep(seconds)
+
+    async def begun(self) -> int:
+        async with self.session.client_session.get(f"{self.url}/begun") as response:
+            return int(await response.text())
+
+    @classmethod
+    @asynccontextmanager
+    async def fleet(cls, client_session: aiohttp.ClientSession, url: str) -> AsyncIterator[Parked]:
+        async with WebSocketClientSession(
+            client_session=client_session, client_session_owner=False, max_connecting=AT_ONCE
+        ) as session:
+            yield Parked(session, url)
 
     # -- what our own scenarios do -----------------------------------------------------------------
 

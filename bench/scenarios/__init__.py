@@ -22,6 +22,16 @@ _MODULES: Final = {
     "contended": "crowd",
     "fairness": "crowd",
     "given-up": "crowd",
+    "request-reply": "request_reply",
+    "request-reply-tls": "request_reply",
+    "spike": "spike",
+    "idle-watcher": "idle_watcher",
+    "memory": "memory",
+    "memory-rss": "memory",
+    "scale": "scale",
+    "scale-uvloop": "scale",
+    "scale-tls": "scale",
+    "scale-tls-uvloop": "scale",
 }
 
 #: In the order of the report.

@@ -1,0 +1,83 @@
+"""A request and its reply through the pool, over one raw connection, and connecting each time."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from itertools import repeat
+from time import perf_counter_ns
+from typing import Final
+
+import aiohttp
+
+from aiowebsocketclient import WebSocketClientSession
+
+from ..contender import Many
+from ..fleet import serving
+from ..scenario import Measure, Scenario
+from ..timing import per_cycle
+
+#: As long as its reply: 32 bytes.
+_REQUEST: Final = "a request or a reply: 32 bytes.."
+
+
+@asynccontextmanager
+async def _prepare(
+    tls: bool, contender: type[Many], url: str, point: int
+) -> AsyncIterator[Measure]:
+    async with (
+        serving(tls=tls) as (server, client_session),
+        WebSocketClientSession(
+            client_session=client_session, client_session_owner=False
+        ) as session,
+        client_session.ws_connect(server.url) as ws,
+    ):
+        yield per_cycle(
+            partial(_pooled, session, server.url),
+            step=5,
+            raw_ns=partial(_raw, ws),
+            connecting_ns=partial(_connecting, client_session, server.url),
+        )
+        assert session.stats().connects == 1
+
+
+async def _pooled(session: WebSocketClientSession, url: str, cycles: int) -> int:
+    started = perf_counter_ns()
+    for _ in repeat(None, cycles):
+        ws = await session.ws_connect(url)
+        await ws.send_str(_REQUEST)
+        await ws.receive_str()
+        await ws.release()
+    return perf_counter_ns() - started
+
+
+async def _raw(ws: aiohttp.ClientWebSocketResponse, cycles: int) -> int:
+    started = perf_counter_ns()
+    for _ in repeat(None, cycles):
+        await ws.send_str(_REQUEST)
+        await ws.receive_str()
+    return perf_counter_ns() - started
+
+
+async def _connecting(client_session: aiohttp.ClientSession, url: str, cycles: int) -> int:
+    started = perf_counter_ns()
+    for _ in repeat(None, cycles):
+        ws = await client_session.ws_connect(url)
+        await ws.send_str(_REQUEST)
+        await ws.receive_str()
+        await ws.close()
+    return perf_counter_ns() - started
+
+
+def _scenario(name: str, about: str, tls: bool) -> Scenario:
+    # Only cores of this library have a key.
+    return Scenario(name, about, partial(_prepare, tls), needs=("key",))
+
+
+SCENARIOS = (
+    _scenario(
+        "request-reply",
+        "a request and its reply: through the pool, raw, and connecting each time",
+        tls=False,
+    ),
+    _scenario("request-reply-tls", "the same over TLS", tls=True),
+)

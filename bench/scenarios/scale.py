@@ -1,0 +1,90 @@
+"""Thousands of connections: to open, to hold and to close them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from time import perf_counter, process_time
+from typing import Final, Literal
+
+from ..contender import Many
+from ..fleet import Fleet, serving
+from ..processes import BenchError
+from ..scenario import LeftOut, Measure, Sample, Scenario
+from ..timing import quiet
+from ..traced import rss
+
+# The server pings everybody so often, in seconds; and for so long they are watched.
+_HEARTBEAT: Final = 5.0
+
+# With TLS on asyncio a connection takes some 300 kB at either end.
+_PLAIN: Final = 10_000
+_TLS: Final = 2_000
+_FEW: Final = 200
+
+
+@asynccontextmanager
+async def _scale(tls: bool, contender: type[Many], url: str, count: int) -> AsyncIterator[Measure]:
+    # A short run is not to wait for a heartbeat.
+    heartbeat = _HEARTBEAT if count > _FEW else _HEARTBEAT / 10
+    async with (
+        serving(tls=tls, heartbeat=heartbeat) as (server, client_session),
+        contender.fleet(client_session, server.url) as fleet,
+    ):
+        if not fleet.answers_pings:
+            raise LeftOut("it answers no PING, so the server drops it")
+
+        async def measure(seconds: float) -> Sample:
+            return await _life(fleet, count, heartbeat)
+
+        yield measure
+
+
+async def _life(fleet: Fleet, count: int, heartbeat: float) -> Sample:
+    await fleet.open(1)
+    await quiet()
+    empty = rss()
+    started = perf_counter()
+    await fleet.open(count - 1)
+    to_open = perf_counter() - started
+    await quiet()
+    held = rss() - empty
+    busy = process_time()
+    await asyncio.sleep(heartbeat)
+    busy = process_time() - busy
+    if fleet.alive() != count:
+        raise BenchError(f"of {count} connections {fleet.alive()} are left")
+    started = perf_counter()
+    await fleet.close()
+    return {
+        "seconds_to_open": to_open,
+        "seconds_to_close": perf_counter() - started,
+        "rss_mb": held / 1e6,
+        "rss_bytes_per_connection": held / count,
+        "idle_cpu_percent": 100 * busy / heartbeat,
+    }
+
+
+def _scenario(tls: bool, loop: Literal["asyncio", "uvloop"]) -> Scenario:
+    count = _TLS if tls else _PLAIN
+    return Scenario(
+        "-".join(["scale", *(["tls"] if tls else []), *(["uvloop"] if loop == "uvloop" else [])]),
+        f"open, hold under PINGs every {_HEARTBEAT:.0f} s and close {count:,} connections,"
+        f" {'TLS' if tls else 'plain'}, on {loop}",
+        partial(_scale, tls),
+        needs=("fleet",),
+        axis="connections",
+        points=(count,),
+        quick_points=(_FEW,),
+        max_rounds=1,
+        own_process=True,
+        loop=loop,
+    )
+
+
+SCENARIOS = (
+    _scenario(False, "asyncio"),
+    _scenario(False, "uvloop"),
+    _scenario(True, "asyncio"),
+    _scenario(True, "uvloop"),
+)
