@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,19 @@ import aiowebsocketclient
 
 ROOT = Path(__file__).resolve().parents[1]
 
-pytestmark = pytest.mark.skipif(not (ROOT / "bench").is_dir(), reason="bench/ is not there")
+if not (ROOT / "bench").is_dir():
+    pytest.skip("bench/ is not there", allow_module_level=True)
+
+# Behind all others: the package under test is the installed one, if there is one.
+sys.path.append(str(ROOT))
+try:
+    from bench import bounds, scenarios
+    from bench.contenders import CONTENDERS, Entry
+    from bench.processes import BenchError
+    from bench.report import Result
+    from bench.run import running
+finally:
+    sys.path.remove(str(ROOT))
 
 HAS_EXTENSION = importlib.util.find_spec("aiowebsocketclient._pool") is not None
 
@@ -33,21 +46,82 @@ def measured(*arguments: str) -> Any:
 
 
 CORES = ("c", "py") if HAS_EXTENSION else ("py",)
+OTHERS = ("floor", "semaphore", "queue")
+
+#: What is measured in scenarios without sockets, or with few; the others have tests of their own.
+PER_CYCLE = {"ns", "floor_ns"}
+METRICS = {
+    "core": PER_CYCLE,
+    "held": PER_CYCLE,
+    "endpoints": PER_CYCLE,
+    "endpoints-in-turn": PER_CYCLE | {"dict_ns"},
+    "handshakes": PER_CYCLE,
+    "handshakes-in-turn": PER_CYCLE | {"dict_ns"},
+    "cycle": PER_CYCLE,
+    "async-with": PER_CYCLE,
+    "options": PER_CYCLE,
+    "cycle-held": PER_CYCLE,
+    "hand-over": PER_CYCLE,
+    "contended": PER_CYCLE,
+    "fairness": {"fewest_by_most", "fewest_uses", "most_uses"},
+    "given-up": PER_CYCLE | {"us_per_give_up"},
+}
+#: Those that only this library can do.
+ALONE = {
+    *("core", "held", "endpoints", "endpoints-in-turn", "handshakes", "handshakes-in-turn"),
+    *("async-with", "options"),
+}
 
 
 @pytest.fixture(scope="module")
 def quick() -> Any:
-    return measured("--scenario", "core", "--scenario", "cycle")
+    """Measure all of these once or more."""
+    who = [("--impl", name) for name in (*CORES, *OTHERS)]
+    what = [("--scenario", name) for name in METRICS]
+    return measured(*chain.from_iterable(who + what))
 
 
 def rows(run: Any) -> list[tuple[str, str]]:
     return [(result["scenario"], result["contender"]) for result in run["results"]]
 
 
+def of(run: Any, scenario: str) -> list[Any]:
+    return [result for result in run["results"] if result["scenario"] == scenario]
+
+
 def test_everybody_who_can_takes_part(quick: Any) -> None:
-    assert rows(quick)[: len(CORES)] == [("core", core) for core in CORES]
-    cycled = [contender for scenario, contender in rows(quick) if scenario == "cycle"]
-    assert cycled[: len(CORES) + 3] == [*CORES, "floor", "semaphore", "queue"]
+    assert list(dict.fromkeys(scenario for scenario, _ in rows(quick))) == list(METRICS)
+    for scenario in METRICS:
+        able = list(CORES)
+        if scenario == "cycle":
+            able = [*CORES, *OTHERS]
+        elif scenario not in ALONE:
+            able = [*CORES, "semaphore", "queue"]
+        assert list(dict.fromkeys(r["contender"] for r in of(quick, scenario))) == able
+
+
+@pytest.mark.parametrize("scenario", METRICS)
+def test_scenario_yields_what_it_says(scenario: str, quick: Any) -> None:
+    found = scenarios.find(scenario)
+    assert {r["point"] for r in of(quick, scenario)} == set(found.points_of(True))
+    for result in of(quick, scenario):
+        assert result["left_out"] is None
+        assert len(result["samples"]) == 3
+        expected = set(METRICS[scenario])
+        if result["point"] == 0:
+            expected -= {"us_per_give_up"}
+        for sample in result["samples"]:
+            assert sample.keys() == expected
+            # The queue's least served caller comes off with next to nothing.
+            assert all(0 <= value < math.inf for value in sample.values())
+        assert result["metrics"].keys() == expected
+
+
+def test_fairness_counts_who_was_served(quick: Any) -> None:
+    for result in of(quick, "fairness"):
+        for sample in result["samples"]:
+            assert 0 < sample["fewest_uses"] <= sample["most_uses"]
+            assert sample["fewest_by_most"] == sample["fewest_uses"] / sample["most_uses"]
 
 
 def test_cores_are_those_of_the_package_under_test(quick: Any) -> None:
@@ -59,10 +133,8 @@ def test_cores_are_those_of_the_package_under_test(quick: Any) -> None:
 
 def test_numbers_belong_together(quick: Any) -> None:
     assert quick["rounds"] == 3
-    for result in quick["results"]:
-        assert len(result["samples"]) == 3
+    for result in of(quick, "core") + of(quick, "cycle"):
         ratios = [sample["ns"] / sample["floor_ns"] for sample in result["samples"]]
-        assert all(0 < ratio < math.inf for ratio in ratios)
         ratio = result["ratio"]
         spread = ("min", "lower_quartile", "median", "upper_quartile", "max")
         assert [ratio[name] for name in spread] == sorted(ratio.values())
@@ -95,13 +167,97 @@ def test_text_has_a_line_for_each_and_json_goes_to_a_file(tmp_path: Path) -> Non
     assert "IMPLEMENTATION 'py'" in run.stdout
     lines = run.stdout.splitlines()
     assert lines[lines.index("core") + 1].split()[0] == "py"
+    assert lines[-1].startswith("core acquire+release / floor")
     assert rows(json.loads(file.read_text())) == [("core", "py")]
 
 
 def test_list_names_all() -> None:
     listing = bench("--list").stdout
-    for name in ("c", "py", "floor", "core", "cycle"):
+    for name in (*CONTENDERS, *scenarios.SCENARIOS):
         assert f"\n  {name} " in listing
+
+
+def test_scenarios_are_found_by_their_own_names() -> None:
+    for name in scenarios.SCENARIOS:
+        assert scenarios.find(name).name == name
+
+
+def test_contenders_that_are_not_there_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = Entry("nowhere:Nobody", "nobody", distributions=("no-such-distribution",))
+    monkeypatch.setitem(CONTENDERS, "nobody", entry)
+    with running(["floor", "nobody"], insist=False) as contest:
+        assert list(contest.about) == ["floor"]
+        assert contest.left_out == {"nobody": "no-such-distribution is not installed"}
+    with (
+        pytest.raises(BenchError, match="nobody: no-such-distribution is not installed"),
+        running(["floor", "nobody"], insist=True),
+    ):
+        pass
+
+
+# -- bounds --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bound", bounds.BOUNDS, ids=lambda bound: bound.what)
+def test_bound_is_of_what_is_measured(bound: Any) -> None:
+    for reading in bound.readings:
+        scenario = scenarios.find(reading.scenario)
+        assert reading.point in scenario.points
+        assert reading.contender is None or reading.contender in CONTENDERS
+
+
+def test_bounds_are_medians_of_the_rounds_ratios(quick: Any) -> None:
+    by_what = {verdict["what"]: verdict for verdict in quick["bounds"]}
+    for what, scenario in (
+        ("core acquire+release / floor", "core"),
+        ("public cycle on a live socket / floor", "cycle"),
+    ):
+        for result in of(quick, scenario):
+            if result["contender"] in CORES:
+                measured = by_what[what]["measured"][result["contender"]]
+                assert measured == result["ratio"]
+
+
+def judge(what: str, *results: Result) -> Any:
+    return next((v for v in bounds.judged(results) if v["what"] == what), None)
+
+
+def result_of(contender: str, scenario: str, point: int, *samples: dict[str, float]) -> Result:
+    return Result(scenario, "", point, contender, list(samples))
+
+
+def test_bound_is_met_or_not() -> None:
+    what = "contended, 16 callers / Semaphore"
+    semaphore = result_of("semaphore", "contended", 16, {"ns": 1.0}, {"ns": 10.0}, {"ns": 100.0})
+    # 1, 1.2 and 3 times the semaphore's of the same round.
+    fast = result_of("c", "contended", 16, {"ns": 1.0}, {"ns": 12.0}, {"ns": 300.0})
+    slow = result_of("c", "contended", 16, {"ns": 1.0}, {"ns": 12.1}, {"ns": 300.0})
+    assert judge(what, fast, semaphore)["measured"]["c"]["median"] == 1.2
+    assert judge(what, fast, semaphore)["met"] is True
+    assert judge(what, slow, semaphore)["met"] is False
+    assert judge(what, fast) is None
+
+
+def test_bound_from_below() -> None:
+    what = "fairness, fewest/most"
+    for measured, met in ((0.98, True), (0.97, False)):
+        result = result_of("c", "fairness", 0, {"fewest_by_most": measured})
+        assert judge(what, result)["met"] is met
+
+
+def test_bound_of_a_difference() -> None:
+    what = "memory of the pool per idle connection, bytes"
+    ours = result_of("c", "memory", 1000, {"bytes_per_connection": 12_001.0})
+    unread = result_of("unread", "memory", 1000, {"bytes_per_connection": 11_000.0})
+    assert judge(what, ours, unread)["measured"]["c"]["median"] == 1001
+    assert judge(what, ours, unread)["met"] is False
+
+
+def test_the_pure_core_is_not_held_to_the_bounds() -> None:
+    slow = result_of("py", "core", 0, {"ns": 9.0, "floor_ns": 1.0})
+    verdict = judge("core acquire+release / floor", slow)
+    assert verdict["measured"]["py"]["median"] == 9
+    assert verdict["met"] is None
 
 
 @pytest.mark.skipif(HAS_EXTENSION, reason="both cores are there")
