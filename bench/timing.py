@@ -35,6 +35,10 @@ from itertools import count
 from .contenders.floor import Floor
 from .scenario import Measure, Sample
 
+# PyPy has none.
+freeze = getattr(gc, "freeze", gc.collect)
+unfreeze = getattr(gc, "unfreeze", gc.collect)
+
 #: Goes through a number of cycles, and returns the ns that took.
 Run = Callable[[int], Awaitable[int]]
 

@@ -7,7 +7,6 @@ has what tracemalloc cannot see as well, OpenSSL's memory for one.
 """
 
 import gc
-import tracemalloc
 from typing import Final
 
 from .fleet import Fleet
@@ -34,6 +33,10 @@ async def warm_up(fleet: Fleet) -> None:
 
 async def traced_bytes(fleet: Fleet, count: int) -> float:
     """Open ``count`` more, and return the bytes of each."""
+    try:
+        import tracemalloc
+    except ImportError as exc:
+        raise LeftOut("this interpreter has no tracemalloc") from exc
     await quiet()
     tracemalloc.start()
     try:

@@ -10,10 +10,7 @@ from typing import Any
 
 from . import contenders, scenarios
 from .scenario import LeftOut, Measure, Sample
-
-# PyPy has none.
-_freeze = getattr(gc, "freeze", gc.collect)
-_unfreeze = getattr(gc, "unfreeze", gc.collect)
+from .timing import freeze, unfreeze
 
 
 class Bench:
@@ -34,13 +31,13 @@ class Bench:
             self._measures[scenario, point] = measure
             # Nobody is to pay for a collection that goes through what is set up.
             gc.collect()
-            _freeze()
+            freeze()
         return await measure(seconds)
 
     async def forget(self) -> None:
         self._measures.clear()
         await self._stack.aclose()
-        _unfreeze()
+        unfreeze()
         gc.collect()
 
 

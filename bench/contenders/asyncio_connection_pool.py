@@ -11,6 +11,8 @@ from typing import Any, Self
 from asyncio_connection_pool import ConnectionPool, ConnectionStrategy
 
 from ..contender import Contender
+from ..scenario import LeftOut
+from ..slow import SlowStart, Start, no_start
 
 
 class Connection:
@@ -18,7 +20,11 @@ class Connection:
 
 
 class Strategy(ConnectionStrategy[Connection]):
+    def __init__(self, start: Start = no_start) -> None:
+        self._start = start
+
     async def make_connection(self) -> Connection:
+        await self._start()
         return Connection()
 
     def connection_is_closed(self, conn: Connection) -> bool:
@@ -31,6 +37,7 @@ class Strategy(ConnectionStrategy[Connection]):
 class AsyncioConnectionPool(Contender):
     def __init__(self, pool: Any) -> None:
         self._pool = pool
+        self._start = SlowStart()
 
     @classmethod
     @asynccontextmanager
@@ -39,6 +46,25 @@ class AsyncioConnectionPool(Contender):
         async with pool.hold(connections):
             pass
         yield pool
+
+    @classmethod
+    @asynccontextmanager
+    async def slow(cls, url: str, *, connections: int, at_once: int) -> AsyncIterator[Self]:
+        if at_once == 1:
+            raise LeftOut("it cannot be told")
+        start = SlowStart()
+        pool = cls(ConnectionPool(strategy=Strategy(start), max_size=sys.maxsize))
+        pool._start = start
+        async with pool.hold(connections):
+            pass
+        yield pool
+
+    async def use_for(self, seconds: float) -> None:
+        async with self._pool.get_connection():
+            await asyncio.sleep(seconds)
+
+    async def begun(self) -> int:
+        return self._start.begun
 
     async def cycle(self, cycles: int) -> int:
         pool = self._pool

@@ -15,6 +15,8 @@ from typing import Any, Self
 from generic_connection_pool.asyncio import BaseConnectionManager, ConnectionPool
 
 from ..contender import Contender
+from ..scenario import LeftOut
+from ..slow import SlowStart, Start, no_start
 
 
 class Connection:
@@ -22,7 +24,11 @@ class Connection:
 
 
 class Manager(BaseConnectionManager[str, Connection]):
+    def __init__(self, start: Start = no_start) -> None:
+        self._start = start
+
     async def create(self, endpoint: str) -> Connection:
+        await self._start()
         return Connection()
 
     async def dispose(self, endpoint: str, conn: Connection) -> None:
@@ -32,6 +38,7 @@ class Manager(BaseConnectionManager[str, Connection]):
 class GenericConnectionPool(Contender):
     def __init__(self, pool: Any, url: str) -> None:
         self._pool = pool
+        self._start = SlowStart()
         self._url = url
 
     @classmethod
@@ -44,6 +51,29 @@ class GenericConnectionPool(Contender):
             pass
         yield contender
         await pool.close()
+
+    @classmethod
+    @asynccontextmanager
+    async def slow(cls, url: str, *, connections: int, at_once: int) -> AsyncIterator[Self]:
+        if at_once == 1:
+            raise LeftOut("it cannot be told")
+        start = SlowStart()
+        size = sys.maxsize
+        pool = ConnectionPool(Manager(start), min_idle=size, max_size=size, total_max_size=size)
+        contender = cls(pool, url)
+        contender._start = start
+        async with contender.hold(connections):
+            pass
+        yield contender
+        await pool.close()
+
+    async def use_for(self, seconds: float) -> None:
+        connection = await self._pool.acquire(self._url)
+        await asyncio.sleep(seconds)
+        await self._pool.release(connection, self._url)
+
+    async def begun(self) -> int:
+        return self._start.begun
 
     async def cycle(self, cycles: int) -> int:
         pool, url = self._pool, self._url

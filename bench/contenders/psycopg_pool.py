@@ -16,6 +16,7 @@ from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool
 
 from ..contender import Contender
+from ..slow import SlowStart, Start, no_start
 
 
 class PGconn:
@@ -29,7 +30,8 @@ class Connection:
         self.pgconn = PGconn()
 
     @classmethod
-    async def connect(cls, conninfo: str, **kwargs: Any) -> Self:
+    async def connect(cls, conninfo: str, *, start: Start = no_start, **kwargs: Any) -> Self:
+        await start()
         return cls()
 
     async def close(self) -> None:
@@ -39,6 +41,7 @@ class Connection:
 class PsycopgPool(Contender):
     def __init__(self, pool: Any) -> None:
         self._pool = pool
+        self._start = SlowStart()
 
     @classmethod
     @asynccontextmanager
@@ -51,6 +54,31 @@ class PsycopgPool(Contender):
         ) as pool:
             await pool.wait()
             yield cls(pool)
+
+    @classmethod
+    @asynccontextmanager
+    async def slow(cls, url: str, *, connections: int, at_once: int) -> AsyncIterator[Self]:
+        start = SlowStart()
+        async with AsyncConnectionPool(
+            connection_class=Connection,
+            kwargs={"start": start},
+            min_size=connections,
+            max_size=sys.maxsize,
+            num_workers=at_once,
+            open=False,
+        ) as pool:
+            await pool.wait()
+            contender = cls(pool)
+            contender._start = start
+            yield contender
+
+    async def use_for(self, seconds: float) -> None:
+        connection = await self._pool.getconn()
+        await asyncio.sleep(seconds)
+        await self._pool.putconn(connection)
+
+    async def begun(self) -> int:
+        return self._start.begun
 
     async def cycle(self, cycles: int) -> int:
         pool = self._pool

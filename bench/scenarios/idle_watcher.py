@@ -1,6 +1,5 @@
 """What it costs to look after idle connections, beside leaving them alone and a reader for each."""
 
-import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from statistics import median
@@ -11,7 +10,7 @@ from ..contender import Many
 from ..fleet import Fleet, ping, serving
 from ..processes import Server
 from ..scenario import Measure, Sample, Scenario
-from ..timing import quiet
+from ..timing import freeze, quiet
 from ..traced import traced_bytes, warm_up
 
 _TURNS: Final = 5
@@ -39,7 +38,8 @@ async def _watch(contender: type[Many], url: str, count: int) -> AsyncIterator[M
 async def _times(fleet: Fleet, server: Server) -> Sample:
     """Return µs for each connection."""
     await quiet()
-    gc.freeze()
+    # Nobody is to pay for a collection that goes through all of them.
+    freeze()
     count = fleet.alive()
     taken, given, pinged = [], [], []
     for _ in range(_TURNS):
