@@ -21,7 +21,7 @@ from aiohttp import WSMsgType, web
 CONNECTING: Final = 0.15
 
 # Seconds after which those who have not answered a PING never will.
-_PATIENCE: Final = 5.0
+_PATIENCE: Final = 30.0
 
 
 class _Server:

@@ -34,9 +34,12 @@ class Unread(Contender):
     async def open(self, count: int) -> None:
         async def some(share: int) -> None:
             for _ in repeat(None, share):
-                self._open.append(await self._client_session.ws_connect(self._url))
+                self._add(await self._client_session.ws_connect(self._url))
 
         await asyncio.gather(*map(some, _shares(count)))
+
+    def _add(self, ws: aiohttp.ClientWebSocketResponse) -> None:
+        self._open.append(ws)
 
     async def take(self) -> int:
         return 0
@@ -65,10 +68,10 @@ class Readers(Unread):
         super().__init__(client_session, url)
         self._tasks: list[asyncio.Task[aiohttp.WSMessage]] = []
 
-    async def open(self, count: int) -> None:
-        await self.take()
-        await super().open(count)
-        await self.give()
+    def _add(self, ws: aiohttp.ClientWebSocketResponse) -> None:
+        super()._add(ws)
+        # At once: while thousands are opened, the first are pinged.
+        self._tasks.append(asyncio.create_task(ws.receive()))
 
     async def take(self) -> int:
         started = perf_counter_ns()

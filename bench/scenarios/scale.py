@@ -9,7 +9,6 @@ from typing import Final, Literal
 
 from ..contender import Many
 from ..fleet import Fleet, serving
-from ..processes import BenchError
 from ..scenario import LeftOut, Measure, Sample, Scenario
 from ..timing import quiet
 from ..traced import rss
@@ -53,7 +52,8 @@ async def _life(fleet: Fleet, count: int, heartbeat: float) -> Sample:
     await asyncio.sleep(heartbeat)
     busy = process_time() - busy
     if fleet.alive() != count:
-        raise BenchError(f"of {count} connections {fleet.alive()} are left")
+        # The server waits for a PONG for half a heartbeat.
+        raise LeftOut(f"of {count:,} connections {fleet.alive():,} are left: a busy machine?")
     started = perf_counter()
     await fleet.close()
     return {

@@ -49,6 +49,6 @@ SCENARIOS = (
         # The default, and as HikariCP does.
         points=(100, 1),
         quick_points=(1,),
-        max_rounds=5,
+        max_rounds=3,
     ),
 )
