@@ -37,14 +37,16 @@ def main() -> None:
     except BenchError as exc:
         sys.exit(f"bench: {exc}")
     verdicts = bounds.judged(results)
-    if options.json:
-        text = json.dumps(report.as_json(environment, run, results, verdicts), indent=1)
-        if options.json == "-":
-            print(text)
-            return
-        Path(options.json).write_text(text + "\n")
-    print(report.as_text(environment, run, results))
-    print("", *bounds.as_lines(verdicts), sep="\n")
+    text = json.dumps(report.as_json(environment, run, results, verdicts), indent=1)
+    if options.json == "-":
+        print(text)
+    else:
+        if options.json:
+            Path(options.json).write_text(text + "\n")
+        print(report.as_text(environment, run, results))
+        print("", *bounds.as_lines(verdicts), sep="\n")
+    if contest.failures:
+        sys.exit("\n".join(f"bench: {failure}" for failure in contest.failures))
 
 
 def _contenders(impl: list[str] | None) -> list[str]:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -39,15 +40,21 @@ class Process:
 
     def tell(self, message: Any) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(message) + "\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._ended() from None
 
     def hear(self) -> Any:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise BenchError(f"the process of {self._name} has ended, see above")
+            raise self._ended()
         return json.loads(line)
+
+    def _ended(self) -> BenchError:
+        return BenchError(f"the process of {self._name} has ended, see above")
 
     def __enter__(self) -> Self:
         return self
@@ -58,8 +65,9 @@ class Process:
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        # It closes the pipes and waits.
-        self._process.__exit__(exc_type, exc_val, exc_tb)
+        # It closes the pipes and waits. What was not read any more cannot be said once more.
+        with suppress(BrokenPipeError):
+            self._process.__exit__(exc_type, exc_val, exc_tb)
 
 
 class Server(Process):

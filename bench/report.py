@@ -35,6 +35,10 @@ class Result:
     #: Why it could not be measured here.
     left_out: str | None = None
 
+    def leave_out(self, reason: str) -> None:
+        self.left_out = reason
+        self.samples.clear()
+
     def values(self, metric: str) -> list[float]:
         """Return a metric of each round, or the ratio to the floor."""
         if metric == RATIO:

@@ -52,6 +52,8 @@ class Running:
         self._names = [worker.name for worker in workers]
         self.about = {worker.name: self._about(worker) for worker in workers}
         self.left_out = left_out
+        #: What went wrong in the middle.
+        self.failures: list[str] = []
         self._abilities = {worker.name: worker.abilities for worker in workers}
 
     def _about(self, worker: Worker) -> dict[str, object]:
@@ -75,8 +77,7 @@ class Running:
                 result = results[point, name]
                 if result.left_out is None:
                     self._sample(scenario, result, run.seconds)
-        for worker in self._workers.values():
-            worker.forget()
+        self._forget(scenario, list(results.values()))
         _show("")
         return list(results.values())
 
@@ -88,13 +89,34 @@ class Running:
                 with Worker(result.contender, self._url, scenario.loop) as worker:
                     worker.meet()
                     sample = worker.measure(scenario.name, result.point, seconds)
+                    worker.forget()
             else:
                 worker = self._worker(result.contender, scenario.loop)
                 sample = worker.measure(scenario.name, result.point, seconds)
         except LeftOut as exc:
-            result.left_out = str(exc)
+            result.leave_out(str(exc))
+        except BenchError as exc:
+            self._fail(scenario, [result], exc)
+            if not scenario.own_process:
+                # The next that is asked of it is for a new process.
+                self._workers.pop((result.contender, scenario.loop), None)
         else:
             result.samples.append(sample)
+
+    def _forget(self, scenario: Scenario, results: Sequence[Result]) -> None:
+        """Have everything torn down; who then finds that something was wrong has failed."""
+        for (name, loop), worker in list(self._workers.items()):
+            try:
+                worker.forget()
+            except BenchError as exc:
+                self._fail(scenario, [r for r in results if r.contender == name], exc)
+                del self._workers[name, loop]
+
+    def _fail(self, scenario: Scenario, results: Sequence[Result], error: BenchError) -> None:
+        """Go on without these: what others were measured in many minutes is not to be lost."""
+        self.failures.append(f"{scenario.name}: {error}")
+        for result in results:
+            result.leave_out(str(error))
 
     def _worker(self, name: str, loop: str) -> Worker:
         if (name, loop) not in self._workers:

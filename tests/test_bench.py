@@ -24,7 +24,7 @@ try:
     from bench import bounds, scenarios
     from bench.contenders import CONTENDERS, Entry
     from bench.processes import BenchError
-    from bench.report import Result
+    from bench.report import Result, Run
     from bench.run import running
 finally:
     sys.path.remove(str(ROOT))
@@ -193,6 +193,22 @@ def test_contenders_that_are_not_there_are_left_out(monkeypatch: pytest.MonkeyPa
         running(["floor", "nobody"], insist=True),
     ):
         pass
+
+
+def test_a_process_that_ends_costs_its_own_samples_alone() -> None:
+    run = Run(rounds=1, seconds=0.001, quick=True)
+    cycle = scenarios.find("cycle")
+    with running(["floor", "queue"], insist=True) as contest:
+        ended = contest._workers["queue", "asyncio"]._process
+        ended.kill()
+        ended.wait()
+        floor, queue = contest.measure(cycle, run)
+        assert len(floor.samples) == 1
+        assert queue.samples == []
+        assert queue.left_out == "the process of worker queue has ended, see above"
+        assert contest.failures == [f"cycle: {queue.left_out}"]
+        # It has another from then on.
+        assert len(contest.measure(cycle, run)[1].samples) == 1
 
 
 # -- bounds --------------------------------------------------------------------------------------
