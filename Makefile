@@ -2,7 +2,7 @@
 # PYTHON=python3.13 chooses the interpreter; each has environments of its own.
 
 PYTHON ?= python3
-# For demo, bench, matrix, soak and sanitize: what else goes to the command.
+# For demo, bench, instructions, matrix, soak and sanitize: what else goes to the command.
 ARGS ?=
 # Processes that run the tests; those wait more than they compute.
 JOBS ?= 3
@@ -26,19 +26,20 @@ unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench matrix soak sanitize wheel clean
+.PHONY: help demo test lint bench instructions matrix soak sanitize wheel clean
 
 help:
 	@echo 'make demo    run the pool against an echo server of its own'
 	@echo 'make test    lint, both cores, source distribution and wheels'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make bench   what a cycle costs, on both cores and beside other pools'
+	@echo 'make instructions  how many a cycle takes, against those it took; needs valgrind'
 	@echo 'make matrix  the suite on every CPython found, old and new aiohttp, both cores'
 	@echo 'make soak    callers, faults and restarts for 10 minutes, or SOAK=seconds'
 	@echo 'make sanitize  the compiled core under AddressSanitizer'
 	@echo 'make wheel   build a wheel into dist/'
 	@echo 'make clean   remove what was built, and the virtual environments'
-	@echo 'Also: PYTHON=python3.13, and ARGS="..." for demo, bench, matrix, soak and sanitize.'
+	@echo 'Also: PYTHON=python3.13, and ARGS="..." for all but test, lint, wheel and clean.'
 
 # -P: the package that was installed, and not the one in this directory, which is not compiled.
 demo: $(DEMO)/.installed
@@ -58,6 +59,10 @@ lint: $(TEST)/.installed
 
 bench: $(BENCH)/.installed
 	$(COMPILED) $(BENCH)/bin/python -m bench $(ARGS)
+
+# ARGS=--update lets those of today be the ones to hold on to.
+instructions: $(TEST)/.installed
+	$(COMPILED) $(TEST)/bin/python -m tests.instructions $(ARGS)
 
 matrix:
 	$(PYTHON) tests/matrix.py $(ARGS)
