@@ -18,4 +18,12 @@ To add a scenario
 
 To add a bound
     A line of ``bounds.py``, over the samples of scenarios.
+
+To see whether something got slower
+    ``--json OLD`` before, ``--compare OLD`` after; ``compare.py`` says what is marked, and why not
+    more.
+
+To draw
+    ``--plot DIR``; with ``--from FILE`` a run that was saved by ``--json FILE``, as often as it
+    takes, and nothing is measured.
 """

@@ -3,14 +3,17 @@
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from . import bounds, report, scenarios
+from .compare import Comparison
 from .contenders import CONTENDERS, OURS
 from .machine import machine
 from .processes import BenchError
 from .report import Result, Run
 from .run import running
+from .saved import Record, SavedError, load
 
 # Rounds, and seconds for which each thing is timed in a round.
 _FULL = (31, 0.02)
@@ -22,31 +25,80 @@ def main() -> None:
     if options.list:
         print(_listing())
         return
+    draw_all = _drawing() if options.plot else None
+    failures: list[str] = []
+    try:
+        old = load(options.compare) if options.compare else None
+        if options.measured:
+            record = _chosen(load(options.measured), options)
+            comparison = Comparison(old, record) if old else None
+        else:
+            record, comparison, failures = _measured(options, old)
+    except (BenchError, SavedError) as exc:
+        sys.exit(f"bench: {exc}")
+    _tell(record, comparison, options.json)
+    if draw_all:
+        draw_all(record, options.plot)
+    if failures:
+        sys.exit("\n".join(f"bench: {failure}" for failure in failures))
+    if comparison:
+        sys.exit(bool(comparison.slower))
+
+
+def _drawing() -> Callable[[Record, Path], object]:
+    """Find out before all the measuring whether anything can be drawn."""
+    try:
+        from .plot import draw_all
+    except ImportError as exc:
+        sys.exit(f"bench: --plot needs the extra [bench]: {exc}")
+    return draw_all
+
+
+def _measured(
+    options: argparse.Namespace, old: Record | None
+) -> tuple[Record, Comparison | None, list[str]]:
     rounds, seconds = _QUICK if options.quick else _FULL
     run = Run(options.rounds or rounds, seconds, options.quick)
-    # In the order of the report, each once, however they were asked for.
-    wanted = [name for name in scenarios.SCENARIOS if name in (options.scenario or [name])]
-    contenders = _contenders(options.impl)
     results: list[Result] = []
-    try:
-        # What is asked for by name has to be there.
-        with running(contenders, insist=options.impl not in (None, ["all"])) as contest:
-            environment = machine() | {"contenders": contest.about, "left_out": contest.left_out}
-            for name in wanted:
-                results += contest.measure(scenarios.find(name), run)
-    except BenchError as exc:
-        sys.exit(f"bench: {exc}")
-    verdicts = bounds.judged(results)
-    text = json.dumps(report.as_json(environment, run, results, verdicts), indent=1)
-    if options.json == "-":
+    # What is asked for by name has to be there.
+    with running(_contenders(options.impl), insist=options.impl not in (None, ["all"])) as contest:
+        environment = machine() | {"contenders": contest.about, "left_out": contest.left_out}
+        for name in _scenarios(options.scenario):
+            results += contest.measure(scenarios.find(name), run)
+        record = Record(environment, run, results)
+        comparison = Comparison(old, record) if old else None
+        if comparison:
+            for name in comparison.suspects():
+                comparison.measured_again(contest.measure(scenarios.find(name), run))
+    return record, comparison, contest.failures
+
+
+def _chosen(record: Record, options: argparse.Namespace) -> Record:
+    """Return of a run what is asked for."""
+    contenders, wanted = _contenders(options.impl), _scenarios(options.scenario)
+    results = [r for r in record.results if r.contender in contenders and r.scenario in wanted]
+    return record._replace(results=results)
+
+
+def _tell(record: Record, comparison: Comparison | None, json_to: str | None) -> None:
+    verdicts = bounds.judged(record.results)
+    text = json.dumps(report.as_json(*record, verdicts), indent=1)
+    if json_to == "-":
         print(text)
-    else:
-        if options.json:
-            Path(options.json).write_text(text + "\n")
-        print(report.as_text(environment, run, results))
-        print("", *bounds.as_lines(verdicts), sep="\n")
-    if contest.failures:
-        sys.exit("\n".join(f"bench: {failure}" for failure in contest.failures))
+        if comparison:
+            print(comparison, file=sys.stderr)
+        return
+    if json_to:
+        Path(json_to).write_text(text + "\n")
+    print(report.as_text(*record))
+    print("", *bounds.as_lines(verdicts), sep="\n")
+    if comparison:
+        print("", comparison, sep="\n")
+
+
+def _scenarios(asked_for: list[str] | None) -> list[str]:
+    # In the order of the report, each once, however they were asked for.
+    return [name for name in scenarios.SCENARIOS if name in (asked_for or [name])]
 
 
 def _contenders(impl: list[str] | None) -> list[str]:
@@ -91,6 +143,23 @@ def _parser() -> argparse.ArgumentParser:
         const="-",
         metavar="FILE",
         help="with the samples of every round; without FILE in place of the text",
+    )
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        metavar="OLD",
+        help="mark what got slower since a run that was saved by --json, and fail if this library"
+        " did; what appears so is measured once more",
+    )
+    parser.add_argument(
+        "--plot", type=Path, metavar="DIR", help="draw the plots there; needs matplotlib"
+    )
+    parser.add_argument(
+        "--from",
+        dest="measured",
+        type=Path,
+        metavar="FILE",
+        help="measure nothing: take what --json saved there",
     )
     parser.add_argument("--list", action="store_true", help="say what there is, and end")
     return parser

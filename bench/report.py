@@ -119,13 +119,13 @@ def _lines_of(result: Result) -> Iterator[str]:
     metrics = result.metrics()
     ratio = result.ratio()
     if ratio is not None:
-        yield f"{name} {_numbers(ratio)} x floor   {metrics.pop('ns')['median']:,.0f} ns"
+        yield f"{name} {numbers_of(ratio)} x floor   {metrics.pop('ns')['median']:,.0f} ns"
         metrics.pop("floor_ns")
     for metric, numbers in metrics.items():
-        yield f"{name} {_numbers(numbers)} {metric}"
+        yield f"{name} {numbers_of(numbers)} {metric}"
 
 
-def _numbers(numbers: dict[str, float]) -> str:
+def numbers_of(numbers: dict[str, float]) -> str:
     middle, *others = (_short(numbers[n]) for n in ("median", "lower_quartile", "upper_quartile"))
     return f"{middle:>9}  {'(' + ' - '.join(others) + ')':<19}"
 
