@@ -7,7 +7,8 @@ multidict, and on the compiler; the same source takes half as much again on anot
 
 * Where all of that is the same, its numbers are what counts are held against.
 * Elsewhere the reference's source, which git keeps, is built and counted as well, here.
-* Where that cannot be had either, what is left is that no cycle takes twice the numbers.
+* Where that cannot be had either, no cycle may take more than twice the numbers: it is coarse, and
+  an interpreter that doubles all by itself would fail it.
 
-A newer interpreter alone makes none of these fail; more work in a cycle does, anywhere.
+So a newer interpreter alone is no failure where there is git's history, and more work is one.
 """
