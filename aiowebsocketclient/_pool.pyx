@@ -1501,23 +1501,32 @@ cdef class Pool:
         if endpoint.waiting.head is not None and self._is_at_limit(endpoint):
             wanted = self._wanted(endpoint)
             while endpoint.giving < wanted:
-                victim = next(iter(endpoint.orphans), None) or endpoint.idle.head
+                victim = self._dispensable(endpoint)
                 if victim is None:
                     break
                 self._give_way(victim, _FOR_LIMIT, plan)
         if self._claims > self._giving and self._is_at_total():
             while self._giving < self._claims:
-                victim = next(iter(self._orphans), None) or self._longest_idle()
+                victim = self._dispensable_of_all()
                 if victim is None:
                     break
                 self._give_way(victim, _FOR_TOTAL, plan)
         return 0
 
+    cdef Slot _dispensable(self, Endpoint endpoint):
+        """Return what can best be done without, if anything can."""
+        if endpoint.orphans:
+            return next(iter(endpoint.orphans))
+        return endpoint.idle.head
+
+    cdef Slot _dispensable_of_all(self):
+        return next(iter(self._orphans)) if self._orphans else self._longest_idle()
+
     cdef int _trim_to_limit(self, Endpoint endpoint, Plan plan) except -1:
         """Close what is more than a lowered limit allows and nobody uses or waits for."""
         cdef Slot victim
         while self._is_over_limit(endpoint):
-            victim = next(iter(endpoint.orphans), None) or endpoint.idle.head
+            victim = self._dispensable(endpoint)
             if victim is None:
                 break
             self._give_way(victim, _FOR_NOBODY, plan)
@@ -1526,7 +1535,7 @@ cdef class Pool:
     cdef int _trim_to_total(self, Plan plan) except -1:
         cdef Slot victim
         while self._is_over_total():
-            victim = next(iter(self._orphans), None) or self._longest_idle()
+            victim = self._dispensable_of_all()
             if victim is None:
                 break
             self._give_way(victim, _FOR_NOBODY, plan)
@@ -1567,7 +1576,9 @@ cdef class Parkable:
     instance dictionary) and of its protocol; ``idle.py`` says what they mean and sets the fields.
     """
 
-    cdef public object _background, _buffer, _fragments, _parser, _protocol, _transport
+    cdef public object _buffer, _parser, _protocol, _transport
+    cdef public set _background
+    cdef public list _fragments
     # Whether the transport is one of asyncio's that has its answer in an attribute.
     cdef public bint _has_closing
     cdef public dict state
@@ -1883,7 +1894,6 @@ cdef class Acquisition:
         self._acquire_timeout = acquire_timeout
 
     def __await__(self):
-        self._check_begun()
         return self
 
     def __next__(self):

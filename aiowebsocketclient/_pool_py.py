@@ -1436,28 +1436,38 @@ class Pool:
         if endpoint.waiting.head is not None and self._is_at_limit(endpoint):
             wanted = self._wanted(endpoint)
             while endpoint.giving < wanted:
-                victim = next(iter(endpoint.orphans), None) or endpoint.idle.head
+                victim = self._dispensable(endpoint)
                 if victim is None:
                     break
                 self._give_way(victim, _FOR_LIMIT, plan)
         if self._claims > self._giving and self._is_at_total():
             while self._giving < self._claims:
-                victim = next(iter(self._orphans), None) or self._longest_idle()
+                victim = self._dispensable_of_all()
                 if victim is None:
                     break
                 self._give_way(victim, _FOR_TOTAL, plan)
 
+    def _dispensable(self, endpoint: Endpoint) -> Slot | None:
+        """Return what can best be done without, if anything can."""
+        if endpoint.orphans:
+            return next(iter(endpoint.orphans))
+        idle: Slot | None = endpoint.idle.head
+        return idle
+
+    def _dispensable_of_all(self) -> Slot | None:
+        return next(iter(self._orphans)) if self._orphans else self._longest_idle()
+
     def _trim_to_limit(self, endpoint: Endpoint, plan: Plan) -> None:
         """Close what is more than a lowered limit allows and nobody uses or waits for."""
         while self._is_over_limit(endpoint):
-            victim = next(iter(endpoint.orphans), None) or endpoint.idle.head
+            victim = self._dispensable(endpoint)
             if victim is None:
                 break
             self._give_way(victim, _FOR_NOBODY, plan)
 
     def _trim_to_total(self, plan: Plan) -> None:
         while self._is_over_total():
-            victim = next(iter(self._orphans), None) or self._longest_idle()
+            victim = self._dispensable_of_all()
             if victim is None:
                 break
             self._give_way(victim, _FOR_NOBODY, plan)
@@ -1510,9 +1520,9 @@ class Parkable:
         "state",
     )
 
-    _background: Any
+    _background: set[Any]
     _buffer: Any
-    _fragments: Any
+    _fragments: list[Any]
     # Whether the transport is one of asyncio's that has its answer in an attribute.
     _has_closing: bool
     _parser: Any

@@ -374,7 +374,7 @@ class Connection(Parkable):
         self._on_ended(self, how)
 
 
-def _fragments_of(parser: Any) -> list[bytes] | tuple[()]:
+def _fragments_of(parser: Any) -> list[bytes]:
     """Return what has come of the payload of a frame that is not whole yet: always the same list.
 
     The compiled parser shows its fields to nobody but the garbage collector.
@@ -382,7 +382,7 @@ def _fragments_of(parser: Any) -> list[bytes] | tuple[()]:
     fragments = getattr(parser, "_payload_fragments", None)
     lists = [fragments] if fragments is not None else gc.get_referents(parser)
     lists = [held for held in lists if type(held) is list]
-    return lists[0] if len(lists) == 1 else ()
+    return lists[0] if len(lists) == 1 else []
 
 
 def _retrieve_exception(task: asyncio.Task[Any]) -> None:

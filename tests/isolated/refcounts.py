@@ -200,7 +200,8 @@ def walk_handles(core: Any) -> list[tuple[str, list[int]]]:
     conn = core.Parkable()
     conn.state = state = {"_waiting": False, "_close_code": None, "_closed": False}
     conn._buffer = buffer = []
-    conn._background = conn._fragments = None
+    conn._background = set()
+    conn._fragments = []
     conn._has_closing = True
     conn._transport = transport = Transport()
     conn._protocol = protocol = Protocol()
