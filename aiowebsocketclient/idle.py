@@ -132,9 +132,8 @@ class Connection(Parkable):
         self._fragments = _fragments_of(self._parser)
         self._has_closing = type(self._transport) is _PLAIN_TRANSPORT
         # Frames that are being compressed in a thread. Older aiohttp does not keep account of them.
-        self._background = getattr(self._writer, "_background_tasks", None)
-        if self._background is None:
-            self._background = _account_for_sends(self._writer)
+        background = getattr(self._writer, "_background_tasks", None)
+        self._background = _account_for_sends(self._writer) if background is None else background
         # aiohttp < 3.14 resets its heartbeat in receive() only, that is, never while parked.
         self._resets_heartbeat = ws._heartbeat is not None and not hasattr(ws, "_on_data_received")
         # Of a control frame that came in parts while parked, and in which use that was.
