@@ -194,24 +194,24 @@ def as_lines(verdicts: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Return the table; nothing where nothing can be judged."""
     if not verdicts:
         return
-    yield f"{'bounds':<50} {'bound':>7} {'c':>8}  {'quartiles':<17} {'':<6} {'py':>8}"
+    yield f"{'bounds':<50} {'bound':>7} {'c':>8}  {'quartiles':<15} {'':<6} {'py':>8}"
     for verdict in verdicts:
         measured = verdict["measured"]
-        numbers = measured.get("c")
+        quartiles = " - ".join(_number(measured, "c", f"{which}_quartile") for which in _ENDS)
         mark = {True: "met", False: "MISSED", None: ""}[verdict["met"]]
-        quartiles = (
-            f"{numbers['lower_quartile']:,.3g} - {numbers['upper_quartile']:,.3g}"
-            if numbers
-            else ""
+        line = (
+            f"{verdict['what']:<50} {verdict['bound']:>7} {_number(measured, 'c', 'median'):>8}"
+            f"  {quartiles if 'c' in measured else '':<15} {mark:<6}"
+            f" {_number(measured, 'py', 'median'):>8}"
         )
-        yield (
-            f"{verdict['what']:<50} {verdict['bound']:>7} {_median(numbers):>8}"
-            f"  {quartiles:<17} {mark:<6} {_median(measured.get('py')):>8}"
-        )
+        yield line.rstrip()
 
 
-def _median(numbers: dict[str, float] | None) -> str:
-    if numbers is None:
+_ENDS: Final = ("lower", "upper")
+
+
+def _number(measured: dict[str, dict[str, float]], core: str, which: str) -> str:
+    if core not in measured:
         return ""
-    number = numbers["median"]
+    number = measured[core][which]
     return f"{number:,.3g}" if number < 1000 else f"{number:,.0f}"

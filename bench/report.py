@@ -139,13 +139,13 @@ def _header(environment: dict[str, Any], run: Run) -> Iterator[str]:
     yield f"{environment['system']}, {environment['cpu']}, {environment['cores']} cores"
     for name, about in environment["contenders"].items():
         versions = "".join(f", {what} {version}" for what, version in about["versions"].items())
-        yield f"{name:<10} {about['about']}{versions}"
+        yield f"{name:<24} {about['about']}{versions}"
         if "implementation" in about:
             made_by = f", by Cython {about['cython']}" if about["cython"] else ""
-            yield f"{'':<10} IMPLEMENTATION {about['implementation']!r}{made_by}"
-            yield f"{'':<10} {about['path']}"
+            yield f"{'':<24} IMPLEMENTATION {about['implementation']!r}{made_by}"
+            yield f"{'':<24} {about['path']}"
     for name, reason in environment["left_out"].items():
-        yield f"{name:<10} left out: {reason}"
+        yield f"{name:<24} left out: {reason}"
     yield (
         f"{run.rounds} rounds, {run.seconds * 1000:g} ms each for a thing and for the floor;"
         " medians (quartiles)"
