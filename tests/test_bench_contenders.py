@@ -24,8 +24,8 @@ finally:
 
 LIMIT = 4
 
-#: The library itself has tests of its own, and the floor is no pool.
-POOLS = [name for name in CONTENDERS if name not in (*OURS, "floor")]
+#: The library itself has tests of its own; the floor, and connections without a pool, are none.
+POOLS = [name for name in CONTENDERS if name not in (*OURS, "floor", "unread", "readers")]
 
 #: Those whose connections are made by the pool, of the class that their module has for that.
 MAKERS = [name for name in POOLS if name not in ("semaphore", "queue", "aiohttp")]
