@@ -1735,7 +1735,7 @@ cdef class Caller:
     """A caller that waits: what a waiter of the pool stands for."""
 
     cdef readonly Route route
-    cdef public object check_deadline, context, error, future, overdue
+    cdef public object check_deadline, context, error, future, overdue, timer
 
     def __init__(self, Route route, future):
         self.route = route
@@ -1747,6 +1747,8 @@ cdef class Caller:
         self.overdue = None
         #: While a check runs on what it was given.
         self.check_deadline = None
+        #: Its acquire_timeout.
+        self.timer = None
 
     cpdef int wake(self) except -1:
         """Tell it that there is something for it, or nothing more to wait for."""
@@ -1761,6 +1763,14 @@ cdef class Caller:
         if self.check_deadline is not None and not self.check_deadline.expired():
             # In the past, whatever the loop's clock says.
             self.check_deadline.reschedule(-INFINITY)
+
+    cpdef int finish(self) except -1:
+        """Let go of what its wait has left."""
+        # Their tracebacks have its frame.
+        self.error = self.overdue = None
+        if self.timer is not None:
+            self.timer.cancel()
+        return 0
 
 
 cdef class Express:
@@ -1806,34 +1816,35 @@ cdef class Express:
         cdef Slot slot = self._pool.acquire_by(route, clock())
         return None if slot is None else lend(self, owner, slot)
 
-    async def wait(self, owner, Route route, acquire_timeout):
-        """Return a handle on what comes first: a connection that is released, or a new one."""
-        cdef Pool pool = self._pool
+    cpdef Waiter line_up(self, owner, Route route, acquire_timeout):
+        """Ask for a connection that is released, or a new one; either may be there at once."""
         cdef Caller caller = Caller(route, self._loop.create_future())
         cdef Waiter waiter
         cdef Plan plan
-        cdef Slot slot
         cdef bint may_wait = acquire_timeout is None or acquire_timeout != 0
-        waiter, plan = pool.request_by(route, caller, monotonic(), may_wait)
+        waiter, plan = self._pool.request_by(route, caller, monotonic(), may_wait)
         if not plan.is_empty():
             owner._carry_out(plan)
         if waiter is None:
             raise owner._refusal(route, acquire_timeout)
-        if not route.is_checked:
-            slot = pool.take(waiter)
-            if slot is not None:
-                return hand_out(self, owner, slot)
-        timer = None
         # With 0 nothing is waited for; a check takes its own time.
-        if acquire_timeout:
-            timer = self._loop.call_later(acquire_timeout, owner._time_out, waiter, acquire_timeout)
+        if acquire_timeout and (waiter.slot is None or route.is_checked):
+            caller.timer = self._loop.call_later(
+                acquire_timeout, owner._time_out, waiter, acquire_timeout
+            )
+        return waiter
+
+    async def wait(self, owner, Waiter waiter, acquire_timeout):
+        """Return a handle on what a waiter is given."""
+        cdef Caller caller = waiter.token
+        cdef Slot slot
         try:
             while True:
                 if waiter.slot is None:
                     await caller.future
-                if route.is_checked and waiter.slot is not None:
+                if caller.route.is_checked and waiter.slot is not None:
                     await owner._check(waiter)
-                slot = pool.take(waiter)
+                slot = self._pool.take(waiter)
                 if slot is not None:
                     return hand_out(self, owner, slot)
                 if caller.error is not None:
@@ -1845,10 +1856,7 @@ cdef class Express:
             owner._give_up(waiter)
             raise
         finally:
-            # Their tracebacks have this frame.
-            caller.error = caller.overdue = None
-            if timer is not None:
-                timer.cancel()
+            caller.finish()
 
     cpdef object release(self, Handle handle):
         """Park the connection of a handle, and release it: what :meth:`Pool.release` returns.
@@ -1873,6 +1881,91 @@ cdef class Express:
             caller = waiter.token
             caller.wake()
         return None
+
+
+cdef class Wait:
+    """:meth:`Express.wait` for one that waits once and is served: a coroutine's part of memory.
+
+    Whoever is woken otherwise goes on with the coroutine.
+    """
+
+    cdef Express _express
+    # None: this has ended, or goes on with the coroutine.
+    cdef Waiter _waiter
+    cdef object _owner, _acquire_timeout, _steps
+
+    def __await__(self):
+        # What it is stepped by hangs where this is.
+        return self
+
+    def throw(self, error):
+        """Throw into it; where it waits for its future, that ends it."""
+        try:
+            return self._steps.throw(error)
+        except BaseException:
+            self._end()
+            raise
+
+    def close(self):
+        """End it where it stands."""
+        self._steps.close()
+        self._end()
+
+    cdef int _end(self) except -1:
+        cdef Waiter waiter = self._waiter
+        cdef Caller caller
+        if waiter is not None:
+            self._waiter = None
+            caller = waiter.token
+            caller.finish()
+            self._owner._give_up(waiter)
+        return 0
+
+    def __del__(self):
+        if self._waiter is not None:
+            self._end()
+
+
+cdef object _wait(Express express, owner, Waiter waiter, acquire_timeout):
+    cdef Caller caller = waiter.token
+    cdef Wait self
+    if caller.route.is_checked or waiter.slot is not None:
+        return express.wait(owner, waiter, acquire_timeout)
+    self = Wait.__new__(Wait)
+    self._express = express
+    self._owner = owner
+    self._waiter = waiter
+    self._acquire_timeout = acquire_timeout
+    self._steps = caller.future.__await__()
+    return self
+
+
+cdef PySendResult _step_wait(
+    PyObject *this, PyObject *value, PyObject **result
+) except PYGEN_ERROR:
+    cdef Wait self = <Wait> this
+    cdef Waiter waiter
+    cdef Caller caller
+    cdef Slot slot
+    cdef PySendResult how = PyIter_Send(self._steps, <object> value, result)
+    if how != PYGEN_RETURN or self._waiter is None:
+        return how
+    Py_DECREF(<object> result[0])
+    waiter = self._waiter
+    self._waiter = None
+    slot = self._express._pool.take(waiter)
+    if slot is None:
+        self._steps = self._express.wait(self._owner, waiter, self._acquire_timeout)
+        return PyIter_Send(self._steps, None, result)
+    caller = waiter.token
+    caller.finish()
+    handle = hand_out(self._express, self._owner, slot)
+    Py_INCREF(handle)
+    result[0] = <PyObject *> handle
+    return PYGEN_RETURN
+
+
+(<PyTypeObject *> Wait).tp_as_async.am_send = _step_wait
 
 
 @cython.freelist(16)
@@ -1958,6 +2051,7 @@ cdef PySendResult _step_acquisition(
     """Go on to the next suspension, or to the end, with nothing made on the way to an idle one."""
     cdef Acquisition self = <Acquisition> this
     cdef Express express
+    cdef Waiter waiter
     cdef PySendResult how
     if self._steps is None:
         self._check_begun()
@@ -1969,7 +2063,8 @@ cdef PySendResult _step_acquisition(
                 Py_INCREF(self._handle)
                 result[0] = <PyObject *> self._handle
                 return PYGEN_RETURN
-            self._steps = express.wait(self._owner, self._route, self._acquire_timeout)
+            waiter = express.line_up(self._owner, self._route, self._acquire_timeout)
+            self._steps = _wait(express, self._owner, waiter, self._acquire_timeout)
         else:
             self._steps = self._owner._acquire(self._route, self._acquire_timeout)
     elif self._handle is not None:

@@ -1695,7 +1695,7 @@ clock: Final = monotonic
 class Caller:
     """A caller that waits: what a waiter of the pool stands for."""
 
-    __slots__ = ("check_deadline", "context", "error", "future", "overdue", "route")
+    __slots__ = ("check_deadline", "context", "error", "future", "overdue", "route", "timer")
 
     def __init__(self, route: Route, future: "asyncio.Future[None]") -> None:
         self.route = route
@@ -1707,6 +1707,8 @@ class Caller:
         self.overdue: BaseException | None = None
         #: While a check runs on what it was given.
         self.check_deadline: Any = None
+        #: Its acquire_timeout.
+        self.timer: Any = None
 
     def wake(self) -> None:
         """Tell it that there is something for it, or nothing more to wait for."""
@@ -1720,6 +1722,13 @@ class Caller:
         if self.check_deadline is not None and not self.check_deadline.expired():
             # In the past, whatever the loop's clock says.
             self.check_deadline.reschedule(-math.inf)
+
+    def finish(self) -> None:
+        """Let go of what its wait has left."""
+        # Their tracebacks have its frame.
+        self.error = self.overdue = None
+        if self.timer is not None:
+            self.timer.cancel()
 
 
 class Express:
@@ -1769,31 +1778,32 @@ class Express:
         slot = self._pool.acquire_by(route, clock())
         return None if slot is None else lend(self, owner, slot)
 
-    async def wait(self, owner: Any, route: Route, acquire_timeout: float | None) -> Any:
-        """Return a handle on what comes first: a connection that is released, or a new one."""
-        pool = self._pool
+    def line_up(self, owner: Any, route: Route, acquire_timeout: float | None) -> Waiter:
+        """Ask for a connection that is released, or a new one; either may be there at once."""
         caller = Caller(route, self._loop.create_future())
         may_wait = acquire_timeout is None or acquire_timeout != 0
-        waiter, plan = pool.request_by(route, caller, monotonic(), may_wait)
+        waiter, plan = self._pool.request_by(route, caller, monotonic(), may_wait)
         if not plan.is_empty():
             owner._carry_out(plan)
         if waiter is None:
             raise owner._refusal(route, acquire_timeout)
-        if not route.is_checked:
-            slot = pool.take(waiter)
-            if slot is not None:
-                return hand_out(self, owner, slot)
-        timer = None
         # With 0 nothing is waited for; a check takes its own time.
-        if acquire_timeout:
-            timer = self._loop.call_later(acquire_timeout, owner._time_out, waiter, acquire_timeout)
+        if acquire_timeout and (waiter.slot is None or route.is_checked):
+            caller.timer = self._loop.call_later(
+                acquire_timeout, owner._time_out, waiter, acquire_timeout
+            )
+        return waiter
+
+    async def wait(self, owner: Any, waiter: Waiter, acquire_timeout: float | None) -> Any:
+        """Return a handle on what a waiter is given."""
+        caller: Caller = waiter.token
         try:
             while True:
                 if waiter.slot is None:
                     await caller.future
-                if route.is_checked and waiter.slot is not None:
+                if caller.route.is_checked and waiter.slot is not None:
                     await owner._check(waiter)
-                slot = pool.take(waiter)
+                slot = self._pool.take(waiter)
                 if slot is not None:
                     return hand_out(self, owner, slot)
                 if caller.error is not None:
@@ -1805,10 +1815,7 @@ class Express:
             owner._give_up(waiter)
             raise
         finally:
-            # Their tracebacks have this frame.
-            caller.error = caller.overdue = None
-            if timer is not None:
-                timer.cancel()
+            caller.finish()
 
     def release(self, handle: Handle) -> Any:
         """Park the connection of a handle, and release it: what :meth:`Pool.release` returns.
@@ -1870,7 +1877,8 @@ class Acquisition(Coroutine[Any, Any, _Response]):
         if self._express.is_usable():
             handle = self._express.acquire(self._owner, self._route)
             if handle is None:
-                waits = self._express.wait(self._owner, self._route, self._acquire_timeout)
+                waiter = self._express.line_up(self._owner, self._route, self._acquire_timeout)
+                waits = self._express.wait(self._owner, waiter, self._acquire_timeout)
                 handle = yield from waits.__await__()
         else:
             asks = self._owner._acquire(self._route, self._acquire_timeout)

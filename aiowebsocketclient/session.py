@@ -436,7 +436,8 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         if not target.is_checked:
             ws = self._express.acquire(self, target)
         if ws is None:
-            ws = await self._express.wait(self, target, acquire_timeout)
+            waiter = self._express.line_up(self, target, acquire_timeout)
+            ws = await self._express.wait(self, waiter, acquire_timeout)
         if self._debug:
             ws._slot.conn.acquired_at = traceback.extract_stack()
         handle: ClientWebSocketResponse = ws
