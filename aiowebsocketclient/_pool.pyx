@@ -129,6 +129,18 @@ cdef class InnerList:
         self.size -= 1
         return 0
 
+    cdef int pop(self, Node tail) except -1:
+        """Remove the last one."""
+        cdef Node before = tail.inner_prev
+        self.tail = before
+        if before is None:
+            self.head = None
+        else:
+            before.inner_next = None
+            tail.inner_prev = None
+        self.size -= 1
+        return 0
+
     cdef int insert_by_ticket(self, Waiter waiter) except -1:
         """Keep the order of arrival; nearly every waiter belongs at one of the two ends."""
         cdef Node tail, before, after
@@ -341,7 +353,7 @@ cdef class Handshake:
 
     cdef readonly Endpoint endpoint
     cdef readonly object key
-    cdef bint dropped
+    cdef readonly bint dropped
     cdef InnerList idle, placeless, opening
     cdef object orphans
     cdef Py_ssize_t live
@@ -442,14 +454,11 @@ cdef class Endpoint:
 
 
 cdef class Route:
-    """Where calls of one handshake go, which is looked up once and not at each of them.
-
-    It belongs to one pool.
-    """
+    """Where calls of one handshake go in one pool."""
 
     cdef readonly object endpoint, key
     cdef readonly bint is_checked, is_direct
-    cdef Handshake handshake
+    cdef readonly Handshake handshake
 
     def __init__(self, endpoint, key, bint is_direct=True, bint is_checked=False):
         self.endpoint = endpoint
@@ -458,8 +467,13 @@ cdef class Route:
         self.is_direct = is_direct
         #: Whether something is done to it before it goes out.
         self.is_checked = is_checked
-        #: The record that stood for the key when it was last looked for.
+        #: The record of the last call, so that the next need not look for it.
         self.handshake = None
+
+    cdef Handshake record(self):
+        """Return the record that stands for the key, as far as is known."""
+        cdef Handshake handshake = self.handshake
+        return None if handshake is None or handshake.dropped else handshake
 
 
 cdef class Pool:
@@ -521,30 +535,23 @@ cdef class Pool:
 
     # -- the two operations of the hot path ------------------------------------------------------
 
-    cpdef Slot acquire(self, key, double now):
-        """Take an idle connection of the handshake ``key``, if there is a fresh one on top."""
-        cdef Handshake handshake
-        handshake = self._handshakes.get(key)
-        return None if handshake is None else self._take_idle(handshake, now)
+    cpdef Slot acquire(self, key, double now, Handshake handshake=None):
+        """Take an idle connection of the handshake ``key``, if there is a fresh one on top.
 
-    cpdef Slot acquire_by(self, Route route, double now):
-        """Do the same without a look-up."""
-        cdef Handshake handshake
-        handshake = route.handshake
-        if handshake is None or handshake.dropped:
-            handshake = route.handshake = self._handshakes.get(route.key)
-            if handshake is None:
-                return None
-        return self._take_idle(handshake, now)
-
-    cdef Slot _take_idle(self, Handshake handshake, double now):
+        ``handshake``, if it is known, is the record of that, which then need not be looked up; it
+        must not be dropped.
+        """
         cdef Slot slot
         cdef Endpoint endpoint
+        if handshake is None:
+            handshake = self._handshakes.get(key)
+            if handshake is None:
+                return None
         slot = handshake.idle.tail
         if slot is None or slot.expires <= now:
             return None
         endpoint = handshake.endpoint
-        handshake.idle.remove(slot)
+        handshake.idle.pop(slot)
         endpoint.idle.remove(slot)
         endpoint.acquired += 1
         endpoint.hits += 1
@@ -578,32 +585,32 @@ cdef class Pool:
 
     # -- callers that found nothing idle ---------------------------------------------------------
 
-    def request(self, endpoint_key, key, token, double now, bint may_wait=True):
+    cpdef tuple request(
+        self,
+        endpoint_key,
+        key,
+        token,
+        double now,
+        bint may_wait=True,
+        Handshake handshake=None,
+    ):
         """Queue a caller.
 
         The waiter that comes back may hold a connection already: see :meth:`take`.  ``None`` in its
         place: the line at this endpoint is full, or it would have to wait and may not.
+        ``handshake`` is as for :meth:`acquire`.
         """
-        return self._request(self._handshake(endpoint_key, key), token, now, may_wait)
-
-    cpdef tuple request_by(self, Route route, token, double now, bint may_wait):
-        """Do the same without a look-up."""
-        cdef Handshake handshake
-        handshake = route.handshake
-        if handshake is None or handshake.dropped:
-            handshake = route.handshake = self._handshake(route.endpoint, route.key)
-        return self._request(handshake, token, now, may_wait)
-
-    cdef tuple _request(self, Handshake handshake, token, double now, bint may_wait):
         cdef Plan plan
         cdef Endpoint endpoint
         cdef Waiter waiter
         cdef Slot slot
+        if handshake is None:
+            handshake = self._handshake(endpoint_key, key)
         plan = Plan()
         self._close_stale(handshake, plan, now)
         if handshake.dropped:
             # It had nothing but what was stale.
-            handshake = self._handshake(handshake.endpoint.key, handshake.key)
+            handshake = self._handshake(endpoint_key, key)
         endpoint = handshake.endpoint
         endpoint.requests += 1
         waiter = Waiter(handshake, token, self._ticket, now)
@@ -1813,8 +1820,16 @@ cdef class Express:
 
     cpdef object acquire(self, owner, Route route):
         """Return a handle on an idle connection; None: there is none."""
-        cdef Slot slot = self._pool.acquire_by(route, clock())
-        return None if slot is None else lend(self, owner, slot)
+        cdef Handshake handshake = route.handshake
+        cdef Slot slot
+        if handshake is not None and handshake.dropped:
+            handshake = None
+        slot = self._pool.acquire(route.key, clock(), handshake)
+        if slot is None:
+            return None
+        if handshake is None:
+            route.handshake = slot.handshake
+        return lend(self, owner, slot)
 
     cpdef Waiter line_up(self, owner, Route route, acquire_timeout):
         """Ask for a connection that is released, or a new one; either may be there at once."""
@@ -1822,11 +1837,14 @@ cdef class Express:
         cdef Waiter waiter
         cdef Plan plan
         cdef bint may_wait = acquire_timeout is None or acquire_timeout != 0
-        waiter, plan = self._pool.request_by(route, caller, monotonic(), may_wait)
+        waiter, plan = self._pool.request(
+            route.endpoint, route.key, caller, monotonic(), may_wait, route.record()
+        )
         if not plan.is_empty():
             owner._carry_out(plan)
         if waiter is None:
             raise owner._refusal(route, acquire_timeout)
+        route.handshake = waiter.handshake
         # With 0 nothing is waited for; a check takes its own time.
         if acquire_timeout and (waiter.slot is None or route.is_checked):
             caller.timer = self._loop.call_later(

@@ -147,6 +147,17 @@ class InnerList:
             node.inner_next = None
         self.size -= 1
 
+    def pop(self, tail: Any) -> None:
+        """Remove the last one."""
+        before = tail.inner_prev
+        self.tail = before
+        if before is None:
+            self.head = None
+        else:
+            before.inner_next = None
+            tail.inner_prev = None
+        self.size -= 1
+
     def insert_by_ticket(self, waiter: Any) -> None:
         """Keep the order of arrival; nearly every waiter belongs at one of the two ends."""
         tail = self.tail
@@ -480,10 +491,7 @@ class Endpoint:
 
 
 class Route:
-    """Where calls of one handshake go, which is looked up once and not at each of them.
-
-    It belongs to one pool.
-    """
+    """Where calls of one handshake go in one pool."""
 
     __slots__ = ("endpoint", "handshake", "is_checked", "is_direct", "key")
 
@@ -500,8 +508,13 @@ class Route:
         self.is_direct = is_direct
         #: Whether something is done to it before it goes out.
         self.is_checked = is_checked
-        #: The record that stood for the key when it was last looked for.
+        #: The record of the last call, so that the next need not look for it.
         self.handshake: Handshake | None = None
+
+    def record(self) -> Handshake | None:
+        """Return the record that stands for the key, as far as is known."""
+        handshake = self.handshake
+        return None if handshake is None or handshake.dropped else handshake
 
 
 class Pool:
@@ -580,26 +593,21 @@ class Pool:
 
     # -- the two operations of the hot path ------------------------------------------------------
 
-    def acquire(self, key: Hashable, now: float) -> Slot | None:
-        """Take an idle connection of the handshake ``key``, if there is a fresh one on top."""
-        handshake = self._handshakes.get(key)
-        return None if handshake is None else self._take_idle(handshake, now)
+    def acquire(self, key: Hashable, now: float, handshake: Handshake | None = None) -> Slot | None:
+        """Take an idle connection of the handshake ``key``, if there is a fresh one on top.
 
-    def acquire_by(self, route: Route, now: float) -> Slot | None:
-        """Do the same without a look-up."""
-        handshake = route.handshake
-        if handshake is None or handshake.dropped:
-            handshake = route.handshake = self._handshakes.get(route.key)
+        ``handshake``, if it is known, is the record of that, which then need not be looked up; it
+        must not be dropped.
+        """
+        if handshake is None:
+            handshake = self._handshakes.get(key)
             if handshake is None:
                 return None
-        return self._take_idle(handshake, now)
-
-    def _take_idle(self, handshake: Handshake, now: float) -> Slot | None:
         slot: Slot | None = handshake.idle.tail
         if slot is None or slot.expires <= now:
             return None
         endpoint = handshake.endpoint
-        handshake.idle.remove(slot)
+        handshake.idle.pop(slot)
         endpoint.idle.remove(slot)
         endpoint.acquired += 1
         endpoint.hits += 1
@@ -638,31 +646,21 @@ class Pool:
         token: Any,
         now: float,
         may_wait: bool = True,
+        handshake: Handshake | None = None,
     ) -> tuple[Waiter | None, Plan]:
         """Queue a caller.
 
         The waiter that comes back may hold a connection already: see :meth:`take`.  ``None`` in its
         place: the line at this endpoint is full, or it would have to wait and may not.
+        ``handshake`` is as for :meth:`acquire`.
         """
-        return self._request(self._handshake(endpoint_key, key), token, now, may_wait)
-
-    def request_by(
-        self, route: Route, token: Any, now: float, may_wait: bool
-    ) -> tuple[Waiter | None, Plan]:
-        """Do the same without a look-up."""
-        handshake = route.handshake
-        if handshake is None or handshake.dropped:
-            handshake = route.handshake = self._handshake(route.endpoint, route.key)
-        return self._request(handshake, token, now, may_wait)
-
-    def _request(
-        self, handshake: Handshake, token: Any, now: float, may_wait: bool
-    ) -> tuple[Waiter | None, Plan]:
+        if handshake is None:
+            handshake = self._handshake(endpoint_key, key)
         plan = Plan()
         self._close_stale(handshake, plan, now)
         if handshake.dropped:
             # It had nothing but what was stale.
-            handshake = self._handshake(handshake.endpoint.key, handshake.key)
+            handshake = self._handshake(endpoint_key, key)
         endpoint = handshake.endpoint
         endpoint.requests += 1
         waiter = Waiter(handshake, token, self._ticket, now)
@@ -1775,18 +1773,28 @@ class Express:
 
     def acquire(self, owner: Any, route: Route) -> Any:
         """Return a handle on an idle connection; None: there is none."""
-        slot = self._pool.acquire_by(route, clock())
-        return None if slot is None else lend(self, owner, slot)
+        handshake = route.handshake
+        if handshake is not None and handshake.dropped:
+            handshake = None
+        slot = self._pool.acquire(route.key, clock(), handshake)
+        if slot is None:
+            return None
+        if handshake is None:
+            route.handshake = slot.handshake
+        return lend(self, owner, slot)
 
     def line_up(self, owner: Any, route: Route, acquire_timeout: float | None) -> Waiter:
         """Ask for a connection that is released, or a new one; either may be there at once."""
         caller = Caller(route, self._loop.create_future())
         may_wait = acquire_timeout is None or acquire_timeout != 0
-        waiter, plan = self._pool.request_by(route, caller, monotonic(), may_wait)
+        waiter, plan = self._pool.request(
+            route.endpoint, route.key, caller, monotonic(), may_wait, route.record()
+        )
         if not plan.is_empty():
             owner._carry_out(plan)
         if waiter is None:
             raise owner._refusal(route, acquire_timeout)
+        route.handshake = waiter.handshake
         # With 0 nothing is waited for; a check takes its own time.
         if acquire_timeout and (waiter.slot is None or route.is_checked):
             caller.timer = self._loop.call_later(

@@ -37,8 +37,8 @@ ANY = tuple(range(100))
 #: What can be done, with what: ``which`` is counted round those with which it can be done.
 OPERATIONS: dict[str, dict[str, Sequence[Any]]] = {
     "tick": {"seconds": (0.25, 1.0, 3.0, ORPHAN_GRACE)},
-    "acquire": {"key": KEYS, "by_route": (True, False)},
-    "request": {"key": KEYS, "may_wait": (True,) * 7 + (False,), "by_route": (True, False)},
+    "acquire": {"key": KEYS, "is_known": (True, False)},
+    "request": {"key": KEYS, "may_wait": (True,) * 7 + (False,), "is_known": (True, False)},
     "take": {"which": ANY},
     "give_up": {"which": ANY, "timed_out": (True, False)},
     "connected": {
@@ -112,8 +112,8 @@ class History(NamedTuple):
     is_served: bool = True
 
 
-class ByRoute(NamedTuple):
-    """Stands for the route of a key that each side has."""
+class Known(NamedTuple):
+    """Stands for the record of a key's handshake that each side has seen."""
 
     key: str
 
@@ -127,17 +127,18 @@ class Side:
         self.slots: list[Any] = []
         self.waiters: list[Any] = []
         self._numbers: dict[Any, int] = {}
-        self._routes: dict[str, Any] = {}
+        self._records: dict[str, Any] = {}
 
-    def route(self, key: str) -> Any:
-        """Return the same each time, as a session does."""
-        if key not in self._routes:
-            self._routes[key] = self.core.Route(key[0], key)
-        return self._routes[key]
+    def record(self, key: str) -> Any:
+        """Return the record of a handshake, as long as it is good and was seen once."""
+        record = self._records.get(key)
+        return None if record is None or record.dropped else record
 
     def number(self, thing: Any) -> Any:
         if thing is None:
             return None
+        if isinstance(thing, self.core.Slot | self.core.Waiter):
+            self._records[thing.handshake.key] = thing.handshake
         if thing not in self._numbers:
             things = self.slots if isinstance(thing, self.core.Slot) else self.waiters
             self._numbers[thing] = len(things)
@@ -258,8 +259,8 @@ class Lockstep:
                 arguments_of_side = (side.slots[thing.number], *arguments)
             elif isinstance(thing, naive.Waiter):
                 arguments_of_side = (side.waiters[thing.number], *arguments)
-            elif isinstance(thing, ByRoute):
-                arguments_of_side = (side.route(thing.key), *arguments)
+            elif isinstance(thing, Known):
+                arguments_of_side = (*arguments, side.record(thing.key))
             else:
                 arguments_of_side = arguments
             answer = side.in_numbers(getattr(side.pool, name)(*arguments_of_side))
@@ -277,21 +278,15 @@ class Lockstep:
     def tick(self, seconds: float) -> None:
         self.now += seconds
 
-    def acquire(self, key: str, by_route: bool) -> None:
+    def acquire(self, key: str, is_known: bool) -> None:
         slot = self.model.acquire(key, self.now)
-        if by_route:
-            self.call("acquire_by", ByRoute(key), slot, self.now)
-        else:
-            self.call("acquire", None, slot, key, self.now)
+        self.call("acquire", Known(key) if is_known else None, slot, key, self.now)
         self.check_fresh(slot)
 
-    def request(self, key: str, may_wait: bool, by_route: bool) -> None:
+    def request(self, key: str, may_wait: bool, is_known: bool) -> None:
         waiter, plan = self.model.request(key, self.now, may_wait)
-        rest = (None, self.now, may_wait)
-        if by_route:
-            self.call("request_by", ByRoute(key), (waiter, plan), *rest)
-        else:
-            self.call("request", None, (waiter, plan), key[0], key, *rest)
+        arguments = (key[0], key, None, self.now, may_wait)
+        self.call("request", Known(key) if is_known else None, (waiter, plan), *arguments)
         if waiter is not None:
             self.waiters[waiter.number] = waiter
             if not waiter.is_queued:

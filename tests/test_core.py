@@ -2023,52 +2023,51 @@ def test_what_was_never_set_up_is_refused(core: ModuleType) -> None:
             call()
 
 
-# -- routes ---------------------------------------------------------------------------------------
+# -- records that are known ------------------------------------------------------------------------
 
 
-def test_a_route_goes_to_the_record_that_there_is(core: ModuleType) -> None:
-    pool = core.Pool()
-    route = core.Route("a", "a1")
-    assert pool.acquire_by(route, 0.0) is None
-    for now in (0.0, 10.0, 20.0):
-        waiter, plan = pool.request_by(route, None, now, True)
-        (slot,) = plan.opened
-        assert slot.key == "a1"
-        assert slot.endpoint == "a"
-        pool.connected(slot, now)
-        assert pool.take(waiter) is slot
-        pool.release(slot, now)
-        assert pool.acquire_by(route, now) is slot
-        assert pool.acquire("a1", now) is None
-        # With the last connection goes the record; the next call makes another.
-        pool.discard(slot, CLOSE_REASONS.index("lost"), now)
-        pool.closed(slot, now)
-        assert pool.sizes()["handshakes"] == 0
-        assert pool.acquire_by(route, now) is None
-        assert pool.sizes()["handshakes"] == 0
+def test_a_record_that_is_known_need_not_be_looked_up(core: ModuleType) -> None:
+    class Key(str):
+        """Counts how often it is looked up."""
 
+        looked_up = 0
 
-def test_two_routes_to_one_record(core: ModuleType) -> None:
-    pool = core.Pool()
-    slot = pool.open("a", "a1", 0.0)
+        def __hash__(self) -> int:
+            self.looked_up += 1
+            return super().__hash__()
+
+        def __eq__(self, other: object) -> bool:
+            return super().__eq__(other)
+
+    pool, key = core.Pool(limit=1), Key("a1")
+    slot = pool.open("a", key, 0.0)
     pool.connected(slot, 0.0)
-    routes = [core.Route("a", "a1") for _ in range(2)]
-    for route in routes:
-        assert pool.acquire_by(route, 0.0) is slot
-        pool.release(slot, 0.0)
+    key.looked_up = 0
+    assert pool.acquire(key, 0.0, slot.handshake) is slot
+    waiter, _ = pool.request("a", key, None, 0.0, True, slot.handshake)
+    pool.release(slot, 0.0)
+    assert pool.take(waiter) is slot
+    pool.release(slot, 0.0)
+    assert key.looked_up == 0
+    assert pool.acquire(key, 0.0) is slot
+    assert key.looked_up == 1
 
 
 def test_a_stale_connection_takes_its_record_along(core: ModuleType) -> None:
     pool = core.Pool(max_idle=1.0)
-    route = core.Route("a", "a1")
-    waiter, plan = pool.request_by(route, None, 0.0, True)
-    pool.connected(plan.opened[0], 0.0)
+    waiter, plan = pool.request("a", "a1", None, 0.0)
+    (slot,) = plan.opened
+    pool.connected(slot, 0.0)
     pool.release(pool.take(waiter), 0.0)
-    assert pool.acquire_by(route, 5.0) is None
-    # Closed for being stale, while a record is made for who asks.
-    waiter, plan = pool.request_by(route, None, 5.0, True)
+    record = slot.handshake
+    assert pool.acquire("a1", 5.0, record) is None
+    assert not record.dropped
+    # Closed for being stale, while another record is made for who asks.
+    waiter, plan = pool.request("a", "a1", None, 5.0, True, record)
+    assert record.dropped
     assert len(plan.closing) == len(plan.opened) == 1
-    assert waiter.handshake is plan.opened[0].handshake
+    assert waiter.handshake is plan.opened[0].handshake is not record
+    assert not waiter.handshake.dropped
     assert pool.sizes()["handshakes"] == 1
 
 
