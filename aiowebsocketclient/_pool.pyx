@@ -2036,7 +2036,12 @@ cdef class Acquisition:
         self._begun = True
         if self._steps is None:
             self._steps = self._owner._acquire(self._route, self._acquire_timeout)
-        return self._steps.throw(typ if val is None else val)
+        try:
+            return self._steps.throw(typ if val is None else val)
+        except StopIteration as stop:
+            # A check was told to stop, and something else could be had.
+            self._handle = stop.value
+            raise
 
     def close(self):
         """End it where it stands, or before it began."""
