@@ -1,12 +1,13 @@
 """The algorithm that this library had in 2015, written anew from its description.
 
 One semaphore for all endpoints; the URL parsed at each acquire; what is in use in one list, which a
-release goes through to find its connection.  That is all that is known of it, and each step is as
-short as it can be: what is idle is popped from a list and not searched for, the list in use is gone
-through by ``list.remove``, and without a limit there is no semaphore.
+release goes through to find its connection; and both are coroutines, as its users awaited them.
+That is all that is known of it, and each step is as short as it can be: what is idle is popped from
+a list and not searched for, and the list in use is gone through by ``list.remove``.
 """
 
 import asyncio
+import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -30,24 +31,22 @@ class Connection:
 
 class Pool:
     def __init__(self, limit: int) -> None:
-        self._semaphore = asyncio.Semaphore(limit) if limit else None
+        self._semaphore = asyncio.Semaphore(limit or sys.maxsize)
         self._idle: defaultdict[Endpoint, list[Connection]] = defaultdict(list)
         self._in_use: list[Connection] = []
 
     async def acquire(self, url: str) -> Connection:
-        if self._semaphore is not None:
-            await self._semaphore.acquire()
+        await self._semaphore.acquire()
         endpoint = _endpoint(url)
         idle = self._idle[endpoint]
         connection = idle.pop() if idle else Connection(endpoint)
         self._in_use.append(connection)
         return connection
 
-    def release(self, connection: Connection) -> None:
+    async def release(self, connection: Connection) -> None:
         self._in_use.remove(connection)
         self._idle[connection.endpoint].append(connection)
-        if self._semaphore is not None:
-            self._semaphore.release()
+        self._semaphore.release()
 
 
 def _endpoint(url: str) -> Endpoint:
@@ -74,7 +73,7 @@ class Algorithm2015(Contender):
         started = perf_counter_ns()
         for _ in repeat(None, cycles):
             connection = await pool.acquire(url)
-            pool.release(connection)
+            await pool.release(connection)
         return perf_counter_ns() - started
 
     async def use(self, cycles: int) -> None:
@@ -82,7 +81,7 @@ class Algorithm2015(Contender):
         for _ in repeat(None, cycles):
             connection = await pool.acquire(url)
             await asyncio.sleep(0)
-            pool.release(connection)
+            await pool.release(connection)
 
     async def use_until(self, stop: asyncio.Event) -> int:
         pool, url = self._pool, self._url
@@ -90,7 +89,7 @@ class Algorithm2015(Contender):
         while not stop.is_set():
             connection = await pool.acquire(url)
             await asyncio.sleep(0)
-            pool.release(connection)
+            await pool.release(connection)
             uses += 1
         return uses
 
@@ -100,4 +99,4 @@ class Algorithm2015(Contender):
         yield
         # The oldest is the first in the list: found at once.
         for connection in held:
-            self._pool.release(connection)
+            await self._pool.release(connection)
