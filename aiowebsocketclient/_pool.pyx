@@ -32,13 +32,18 @@ cdef extern from "Python.h":
 
     PySendResult PyIter_Send(object steps, object value, PyObject **result) except PYGEN_ERROR
 
+    ctypedef PySendResult (*sendfunc)(
+        PyObject *this, PyObject *value, PyObject **result
+    ) except PYGEN_ERROR
+    ctypedef PyObject *(*iternextfunc)(PyObject *this) except NULL
+
     ctypedef struct PyAsyncMethods:
-        PySendResult (*am_send)(PyObject *this, PyObject *value, PyObject **result) except PYGEN_ERROR
+        sendfunc am_send
 
     ctypedef struct PyTypeObject:
         object (*tp_new)(PyTypeObject *cls, tuple args, void *kwargs)
         PyAsyncMethods *tp_as_async
-        PyObject *(*tp_iternext)(PyObject *this) except NULL
+        iternextfunc tp_iternext
 
     void PyErr_SetObject(object kind, object value)
 
@@ -1604,8 +1609,16 @@ cdef class Parkable:
         """Take what has come while nobody uses the connection; a subclass's own."""
         raise NotImplementedError
 
-    cpdef bint is_clean(self) except -1:
+    def is_clean(self):
         """Whether it can go to another user: nothing unread, nothing under way, no error seen."""
+        return self._is_clean()
+
+    def park(self):
+        """Begin to watch a connection that nobody reads; False: it is not clean."""
+        return self._park()
+
+    # Not cpdef: that would look for what overrides it, at each call.
+    cdef bint _is_clean(self) except -1:
         cdef dict ws = self.state
         return not (
             self.closing
@@ -1622,9 +1635,8 @@ cdef class Parkable:
             or (self._transport._closing if self._has_closing else self._transport.is_closing())
         )
 
-    cpdef bint park(self) except -1:
-        """Begin to watch a connection that nobody reads; False: it is not clean."""
-        if not self.is_clean():
+    cdef bint _park(self) except -1:
+        if not self._is_clean():
             return False
         self.parked = True
         return True
@@ -1639,7 +1651,10 @@ cdef class Done:
     """What is complete from the start: nothing to wait for, and nothing kept between two uses."""
 
     def __await__(self):
-        return _NO_STEPS
+        return self
+
+    def __next__(self):
+        raise StopIteration
 
     def send(self, value):
         """End at once."""
@@ -1654,8 +1669,19 @@ cdef class Done:
         """Do nothing."""
 
 
-# Used up, as an iterator over nothing is from the start.
-cdef object _NO_STEPS = iter(())
+cdef PySendResult _step_done(PyObject *this, PyObject *value, PyObject **result) noexcept:
+    Py_INCREF(None)
+    result[0] = <PyObject *> None
+    return PYGEN_RETURN
+
+
+cdef PyObject *_next_of_done(PyObject *this) noexcept:
+    # The end of an iteration that returns nothing need not be raised.
+    return NULL
+
+
+(<PyTypeObject *> Done).tp_as_async.am_send = <sendfunc> _step_done
+(<PyTypeObject *> Done).tp_iternext = <iternextfunc> _next_of_done
 
 # What ``release()`` returns for a connection that is pooled.
 DONE = Done()
@@ -1889,7 +1915,7 @@ cdef class Express:
         cdef Caller caller
         if not self.pooling or PyThread_get_thread_ident() != self.thread:
             return False
-        if conn is None or conn.resets or not conn.park():
+        if conn is None or conn.resets or not conn._park():
             return False
         spend(handle, {})
         plan = self._pool.release(slot, clock())
