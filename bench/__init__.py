@@ -26,4 +26,8 @@ To see whether something got slower
 To draw
     ``--plot DIR``; with ``--from FILE`` a run that was saved by ``--json FILE``, as often as it
     takes, and nothing is measured.
+
+To write of it
+    ``--rst FILE`` puts tables into a page; ``rst.py`` says where.  ``make figures`` draws and
+    writes what README and docs show.
 """

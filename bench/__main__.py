@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from . import bounds, report, scenarios
+from . import bounds, report, rst, scenarios
 from .compare import Comparison
 from .contenders import CONTENDERS, OURS
 from .machine import machine
@@ -28,17 +28,24 @@ def main() -> None:
     draw_all = _drawing() if options.plot else None
     failures: list[str] = []
     try:
+        if options.rst:
+            rst.names_in(options.rst)
         old = load(options.compare) if options.compare else None
         if options.measured:
             record = _chosen(load(options.measured), options)
             comparison = Comparison(old, record) if old else None
         else:
             record, comparison, failures = _measured(options, old)
-    except (BenchError, SavedError) as exc:
+    except (BenchError, SavedError, rst.RstError) as exc:
         sys.exit(f"bench: {exc}")
     _tell(record, comparison, options.json)
     if draw_all:
         draw_all(record, options.plot)
+    if options.rst:
+        try:
+            rst.write_into(options.rst, record)
+        except rst.RstError as exc:
+            failures.append(str(exc))
     if failures:
         sys.exit("\n".join(f"bench: {failure}" for failure in failures))
     if comparison:
@@ -153,6 +160,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--plot", type=Path, metavar="DIR", help="draw the plots there; needs matplotlib"
+    )
+    parser.add_argument(
+        "--rst",
+        type=Path,
+        metavar="FILE",
+        help="put tables into a page, such as README.rst, where its comments say that they belong",
     )
     parser.add_argument(
         "--from",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from .contenders import OURS
-from .report import RATIO, Result, spread
+from .report import RATIO, Result, spread, three_digits
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +173,11 @@ BOUNDS: Final = (
 
 def judged(results: Sequence[Result]) -> list[dict[str, Any]]:
     """Return each bound for which there are samples, with what was measured on each core."""
-    return [verdict for bound in BOUNDS if (verdict := _judge(bound, results))]
+    return [verdict for bound in BOUNDS if (verdict := judge(bound, results))]
 
 
-def _judge(bound: Bound, results: Sequence[Result]) -> dict[str, Any] | None:
+def judge(bound: Bound, results: Sequence[Result]) -> dict[str, Any] | None:
+    """Return the same of one bound; None where there are no samples for it."""
     cores = OURS if bound.is_of_either_core else OURS[:1]
     measured = {core: spread(values) for core in cores if (values := bound.values(results, core))}
     if not measured:
@@ -211,7 +212,4 @@ _ENDS: Final = ("lower", "upper")
 
 
 def _number(measured: dict[str, dict[str, float]], core: str, which: str) -> str:
-    if core not in measured:
-        return ""
-    number = measured[core][which]
-    return f"{number:,.3g}" if number < 1000 else f"{number:,.0f}"
+    return three_digits(measured[core][which]) if core in measured else ""

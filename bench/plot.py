@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 
 from .contenders import OURS
 from .report import RATIO, Result, spread
@@ -104,7 +104,10 @@ def _held(results: Sequence[Result]) -> Figure | None:
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("connections in use beside it")
     drawn[0].set_ylabel("acquire and release (multiples of the floor)")
-    _legend(figure, [result for found, _ in panels for result in found])
+    # In the order of the last, beside which the names are.
+    last = panels[-1][0]
+    there = _contenders(last)
+    _legend(figure, last + [r for found, _ in panels for r in found if r.contender not in there])
     return figure
 
 
@@ -146,6 +149,7 @@ def _lines(axes: Axes, results: Sequence[Result]) -> None:
         )
     axes.set_yscale("log")
     axes.set_xticks(sorted({result.point for result in results}))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda number, _: f"{number:,g}")
         axis.set_minor_locator(NullLocator())
@@ -186,7 +190,7 @@ def _fairness(results: Sequence[Result]) -> Figure | None:
         lambda r: f"{median(r.values('fewest_by_most')):.3f}{_uses(r)}",
     )
     axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1])
-    axes.set_xlim(0, 1.3)
+    axes.set_xlim(0, 1.4)
     axes.set_xlabel("uses of the caller served least / of the one served most (1: all alike)")
     return figure
 
@@ -222,7 +226,7 @@ def _rounded(metric: str, result: Result) -> str:
 
 
 def _at_once(handshakes: int) -> str:
-    return "one handshake at once" if handshakes == 1 else f"up to {handshakes} handshakes"
+    return "one handshake at once" if handshakes == 1 else f"up to {handshakes} handshakes at once"
 
 
 def _bars(

@@ -134,6 +134,13 @@ def _short(number: float) -> str:
     return f"{number:,.2f}" if abs(number) < 100 else f"{number:,.0f}"
 
 
+def three_digits(number: float) -> str:
+    """Return it in as many digits as say something, and without an exponent."""
+    if 0 < abs(number) < 0.001:
+        return f"{number:.3f}"
+    return f"{number:.3g}" if abs(number) < 99.95 else f"{number:,.0f}"
+
+
 def _header(environment: dict[str, Any], run: Run) -> Iterator[str]:
     yield f"{environment['python']}, aiohttp {environment['aiohttp']}"
     yield f"{environment['system']}, {environment['cpu']}, {environment['cores']} cores"

@@ -1,0 +1,242 @@
+"""Puts tables of what a run came to into a page, as reStructuredText.
+
+A table stands between two comments, and what was between them is replaced::
+
+    .. bench: begin bounds
+
+    .. bench: end bounds
+
+``TABLES`` has their names.  (Sphinx's ``include`` takes such comments, too, so that a table need
+not be in two pages.)
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from statistics import median
+from textwrap import wrap
+from typing import Any, Final, NamedTuple
+
+from .bounds import BOUNDS, Bound, judge
+from .contenders import CONTENDERS, OURS
+from .report import RATIO, Result, three_digits
+from .saved import Record
+
+_WIDTH: Final = 100
+# Where somebody could not be measured, or was not.
+_NOTHING: Final = "n/a"
+
+_PLACE: Final = re.compile(
+    r"^(?P<begin>\.\. bench: begin (?P<name>[^\n]+)\n).*?^(?P<end>\.\. bench: end (?P=name))$",
+    re.DOTALL | re.MULTILINE,
+)
+_COMMENT: Final = re.compile(r"^\.\. bench: (?:begin|end) ", re.MULTILINE)
+
+
+class RstError(Exception):
+    """A page has no place for a table, or a run has nothing for it."""
+
+
+class Table(NamedTuple):
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    #: What it is made of.
+    results: Sequence[Result]
+    #: What else is to be said of its numbers, a sentence.
+    remark: str = ""
+
+
+def names_in(path: Path) -> list[str]:
+    """Return which tables a page has places for."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as exc:
+        raise RstError(f"{path}: {exc.strerror}") from None
+    names = [place["name"] for place in _PLACE.finditer(text)]
+    if len(_COMMENT.findall(text)) != 2 * len(names):
+        raise RstError(f"{path}: one of the comments that begin and end a table stands alone")
+    if not names:
+        raise RstError(f"{path} has no place for a table, '.. bench: begin bounds' and so on")
+    for name in names:
+        if name not in TABLES:
+            raise RstError(f"{path}: there is no table {name!r}, but {', '.join(TABLES)}")
+    return names
+
+
+def write_into(path: Path, record: Record) -> None:
+    """Replace the tables of a page; all of them, or none where one cannot be made."""
+    made = {name: "\n".join(_lines_of(name, record)) for name in names_in(path)}
+
+    def replaced(place: re.Match[str]) -> str:
+        return f"{place['begin']}\n{made[place['name']]}\n\n{place['end']}"
+
+    text = path.read_text(encoding="utf-8")
+    path.write_text(_PLACE.sub(replaced, text), encoding="utf-8")
+
+
+# -- the tables ----------------------------------------------------------------------------------
+
+
+def _bounds(record: Record) -> Table:
+    verdicts = [(bound, judge(bound, record.results)) for bound in BOUNDS]
+    readings = [reading for bound, verdict in verdicts if verdict for reading in bound.readings]
+    used = {
+        (reading.scenario, reading.point, contender)
+        for reading in readings
+        for contender in (OURS if reading.contender is None else (reading.contender,))
+    }
+    return Table(
+        ("What", "Bound", "Compiled core (quartiles)", "", "Pure core"),
+        # What was not measured is not to look as if it had been met.
+        [_bounds_row(bound, verdict) for bound, verdict in verdicts if verdict or bound.text],
+        [r for r in record.results if (r.scenario, r.point, r.contender) in used],
+    )
+
+
+def _bounds_row(bound: Bound, verdict: dict[str, Any] | None) -> list[str]:
+    measured = verdict["measured"] if verdict else {}
+    compiled = measured.get("c")
+    met = verdict["met"] if verdict else None
+    marks = {True: "met", False: "**MISSED**", None: "" if compiled else "not measured"}
+    return [
+        _escaped(bound.what),
+        _in_words(bound),
+        _with_quartiles(compiled) if compiled else "",
+        marks[met],
+        three_digits(measured["py"]["median"]) if "py" in measured else "",
+    ]
+
+
+def _in_words(bound: Bound) -> str:
+    if bound.at_most is not None:
+        return f"at most {bound.at_most:,g}"
+    return "" if bound.at_least is None else f"at least {bound.at_least:,g}"
+
+
+def _with_quartiles(numbers: dict[str, float]) -> str:
+    middle, *ends = (
+        three_digits(numbers[n]) for n in ("median", "lower_quartile", "upper_quartile")
+    )
+    return f"{middle} ({' to '.join(ends)})"
+
+
+#: Scenario, point, metric, and what the column is called.
+_SIDE_BY_SIDE: Final = (
+    ("cycle", 0, RATIO, "One caller"),
+    ("cycle-held", 5000, RATIO, "5,000 in use"),
+    ("contended", 16, RATIO, "16 callers"),
+    ("contended", 256, RATIO, "256 callers"),
+    ("contended", 2048, RATIO, "2,048 callers"),
+    ("fairness", 0, "fewest_by_most", "Fairness"),
+)
+
+
+def _pools(record: Record) -> Table:
+    columns = [(scenario, point) for scenario, point, *_ in _SIDE_BY_SIDE]
+    used = [r for r in record.results if (r.scenario, r.point) in columns and r.samples]
+    found = {(r.contender, r.scenario, r.point): r for r in used}
+    # Costs are given in floors.
+    names = [name for name in CONTENDERS if name != "floor" and any(name == k[0] for k in found)]
+    rows = [[_escaped(_full_name(name, record)), *_pool_row(name, found)] for name in names]
+    floors = [s["floor_ns"] for r in used if r.scenario == "cycle" for s in r.samples]
+    remark = f"The floor took {three_digits(median(floors))} ns." if floors else ""
+    return Table(("Pool", *(title for *_, title in _SIDE_BY_SIDE)), rows, used, remark)
+
+
+def _pool_row(name: str, found: dict[tuple[str, str, int], Result]) -> Iterator[str]:
+    for scenario, point, metric, _ in _SIDE_BY_SIDE:
+        result = found.get((name, scenario, point))
+        values = result.values(metric) if result else []
+        yield three_digits(median(values)) if values else _NOTHING
+
+
+def _full_name(contender: str, record: Record) -> str:
+    about = record.environment["contenders"][contender]
+    # Its own is the first.
+    versions = [f"{contender} {version}" for version in about["versions"].values()]
+    return ": ".join([*versions[:1], about["about"]])
+
+
+_LARGE: Final = (
+    ("scale", "plain, asyncio"),
+    ("scale-uvloop", "plain, uvloop"),
+    ("scale-tls", "TLS, asyncio"),
+    ("scale-tls-uvloop", "TLS, uvloop"),
+)
+_OF_LARGE: Final = (
+    ("seconds_to_open", 1, "Seconds to open"),
+    ("seconds_to_close", 1, "to close"),
+    ("rss_bytes_per_connection", 1000, "kB of each"),
+    ("idle_cpu_percent", 1, "% of a core, idle"),
+)
+
+
+def _large(record: Record) -> Table:
+    used = [
+        result
+        for scenario, _ in _LARGE
+        for result in record.results
+        if (result.scenario, result.contender) == (scenario, OURS[0]) and result.samples
+    ]
+    rows = [
+        [
+            f"{result.point:,} {dict(_LARGE)[result.scenario]}",
+            *(three_digits(median(result.values(name)) / by) for name, by, _ in _OF_LARGE),
+        ]
+        for result in used
+    ]
+    return Table(("Connections", *(title for *_, title in _OF_LARGE)), rows, used)
+
+
+TABLES: Final[dict[str, Callable[[Record], Table]]] = {
+    # What must be shown, beside what was.
+    "bounds": _bounds,
+    # This pool beside others.
+    "pools": _pools,
+    # Many connections opened, held and closed.
+    "large": _large,
+}
+
+
+# -- as reStructuredText -------------------------------------------------------------------------
+
+
+def _lines_of(name: str, record: Record) -> Iterator[str]:
+    table = TABLES[name](record)
+    if not table.results:
+        raise RstError(f"the run has nothing for the table {name!r}")
+    yield from (".. list-table::", "   :header-rows: 1", "   :widths: auto", "")
+    for row in (table.header, *table.rows):
+        for number, cell in enumerate(row):
+            yield f"   {'-' if number else '*'} - {cell}".rstrip().replace("   - -", "     -")
+    said = " ".join([_made_on(table, record), table.remark]).rstrip()
+    # A name that is broken at its hyphen would be read as two words.
+    yield from ("", *wrap(said, _WIDTH, break_long_words=False, break_on_hyphens=False))
+
+
+def _made_on(table: Table, record: Record) -> str:
+    made = record.made_on()
+    machine = [f"{made['python']}", f"aiohttp {made['aiohttp']}", *_versions(table, record)]
+    machine += [made["system"], made["cpu"], f"{made['cores']} cores"]
+    rounds = sorted({len(result.samples) for result in table.results if result.samples})
+    most = f"{rounds[-1]} round{'s' if rounds[-1] > 1 else ''}"
+    many = f"{rounds[0]} to {most}" if len(rounds) > 1 else most
+    return f"{_escaped(', '.join(machine))}; medians of {many}."
+
+
+def _versions(table: Table, record: Record) -> list[str]:
+    """Return what the contenders of the table are made of, where it has a version."""
+    there = {result.contender for result in table.results if result.samples}
+    found: dict[str, str] = {}
+    for name, about in record.environment["contenders"].items():
+        if name in there:
+            found |= about["versions"]
+            if about.get("cython"):
+                found["Cython"] = about["cython"]
+    found.pop("aiohttp", None)
+    return [f"{name} {version}" for name, version in found.items()]
+
+
+def _escaped(text: str) -> str:
+    """Return it so that it is read as it stands."""
+    return re.sub(r"([\\*`|]|_(?!\w))", r"\\\1", text)
