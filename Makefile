@@ -2,7 +2,7 @@
 # PYTHON=python3.13 chooses the interpreter; each has environments of its own.
 
 PYTHON ?= python3
-# For demo, bench, instructions, matrix, soak and sanitize: what else goes to the command.
+# For demo, bench, figures, instructions, matrix, soak and sanitize: what else goes to the command.
 ARGS ?=
 # Processes that run the tests; those wait more than they compute.
 JOBS ?= 3
@@ -26,13 +26,14 @@ unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench instructions matrix soak sanitize wheel clean
+.PHONY: help demo test lint bench figures instructions matrix soak sanitize wheel clean
 
 help:
 	@echo 'make demo    run the pool against an echo server of its own'
 	@echo 'make test    lint, both cores, source distribution and wheels'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make bench   what a cycle costs, on both cores and beside other pools'
+	@echo 'make figures  the same, into the tables of README.rst and the plots of docs/'
 	@echo 'make instructions  how many a cycle takes, against those it took; needs valgrind'
 	@echo 'make matrix  the suite on every CPython found, old and new aiohttp, both cores'
 	@echo 'make soak    callers, faults and restarts for 10 minutes, or SOAK=seconds'
@@ -59,6 +60,10 @@ lint: $(TEST)/.installed
 
 bench: $(BENCH)/.installed
 	$(COMPILED) $(BENCH)/bin/python -m bench $(ARGS)
+
+# ARGS="--from FILE" takes a run that make bench ARGS="--json FILE" has saved.
+figures: $(BENCH)/.installed
+	$(COMPILED) $(BENCH)/bin/python -m bench --plot docs/_static/bench --rst README.rst $(ARGS)
 
 # ARGS=--update lets those of today be the ones to hold on to.
 instructions: $(TEST)/.installed

@@ -151,6 +151,7 @@ def test_sdist_holds_all_that_is_needed_to_build_and_to_test(unpacked: Path) -> 
         "aiowebsocketclient/py.typed",
         "bench/__main__.py",
         "bench/scenarios/core.py",
+        "docs/_static/bench/held.svg",
         "pyproject.toml",
         "setup.py",
         "tests/conftest.py",

@@ -127,6 +127,14 @@ def test_parameters_are_those_of_the_class() -> None:
     ]
 
 
+def test_it_links_to_what_is_there() -> None:
+    links = {node.get("refuri", "") for node in DOCUMENT.findall(docutils_nodes.reference)}
+    files = {link for link in links if "://" not in link}
+    assert files
+    for file in files:
+        assert (ROOT / file).is_file(), file
+
+
 def test_it_names_what_can_be_called() -> None:
     for name in set(re.findall(r"``(?:await )?session\.(\w+)", README.read_text())):
         assert hasattr(WebSocketClientSession, name), name
