@@ -134,18 +134,6 @@ cdef class InnerList:
         self.size -= 1
         return 0
 
-    cdef int pop(self, Node tail) except -1:
-        """Remove the last one."""
-        cdef Node before = tail.inner_prev
-        self.tail = before
-        if before is None:
-            self.head = None
-        else:
-            before.inner_next = None
-            tail.inner_prev = None
-        self.size -= 1
-        return 0
-
     cdef int insert_by_ticket(self, Waiter waiter) except -1:
         """Keep the order of arrival; nearly every waiter belongs at one of the two ends."""
         cdef Node tail, before, after
@@ -164,6 +152,40 @@ cdef class InnerList:
         else:
             before.inner_next = waiter
         self.size += 1
+        return 0
+
+
+cdef class Stack:
+    """A stack through the ``inner`` links, of which any can be taken out."""
+
+    cdef Node top
+
+    cdef int push(self, Node node) except -1:
+        cdef Node below = self.top
+        if below is not None:
+            node.inner_prev = below
+            below.inner_next = node
+        self.top = node
+        return 0
+
+    cdef int pop(self, Node top) except -1:
+        cdef Node below = top.inner_prev
+        self.top = below
+        if below is not None:
+            top.inner_prev = below.inner_next = None
+        return 0
+
+    cdef int remove(self, Node node) except -1:
+        cdef Node below, above
+        below, above = node.inner_prev, node.inner_next
+        if below is not None:
+            below.inner_next = above
+            node.inner_prev = None
+        if above is None:
+            self.top = below
+        else:
+            above.inner_prev = below
+            node.inner_next = None
         return 0
 
 
@@ -359,7 +381,8 @@ cdef class Handshake:
     cdef readonly Endpoint endpoint
     cdef readonly object key
     cdef readonly bint dropped
-    cdef InnerList idle, placeless, opening
+    cdef Stack idle
+    cdef InnerList placeless, opening
     cdef object orphans
     cdef Py_ssize_t live
 
@@ -369,7 +392,7 @@ cdef class Handshake:
         #: Whether another record stands for the key by now, or none.
         self.dropped = False
         #: Free connections; the last one in is the first one out, so that surplus ones age.
-        self.idle = InnerList()
+        self.idle = Stack()
         #: Waiters without a handshake of their own, and those with one, each in order of arrival.
         self.placeless = InnerList()
         self.opening = InnerList()
@@ -552,7 +575,7 @@ cdef class Pool:
             handshake = self._handshakes.get(key)
             if handshake is None:
                 return None
-        slot = handshake.idle.tail
+        slot = handshake.idle.top
         if slot is None or slot.expires <= now:
             return None
         endpoint = handshake.endpoint
@@ -621,7 +644,7 @@ cdef class Pool:
         waiter = Waiter(handshake, token, self._ticket, now)
         waiter.may_wait = may_wait
         self._ticket += 1
-        slot = handshake.idle.tail
+        slot = handshake.idle.top
         if slot is not None:
             self._unpark(slot)
             self._give(slot, waiter)
@@ -1040,7 +1063,7 @@ cdef class Pool:
         expires = now + self._max_idle
         slot.expires = expires if expires < slot.retires else slot.retires
         endpoint.acquired -= 1
-        handshake.idle.append(slot)
+        handshake.idle.push(slot)
         endpoint.idle.append(slot)
         if not endpoint.in_idle_heap:
             self._index_idle(endpoint, now)
@@ -1090,7 +1113,7 @@ cdef class Pool:
 
     cdef int _close_stale(self, Handshake handshake, Plan plan, double now) except -1:
         cdef Slot slot
-        while (slot := handshake.idle.tail) is not None and slot.expires <= now:
+        while (slot := handshake.idle.top) is not None and slot.expires <= now:
             self._close_idle(slot, _LIFETIME if slot.retires <= now else _IDLE, plan)
         return 0
 
@@ -1208,7 +1231,7 @@ cdef class Pool:
         handshake = waiter.handshake
         if not waiter.may_wait:
             self._close_stale(handshake, plan, now)
-            if handshake.idle.tail is None:
+            if handshake.idle.top is None:
                 handshake.endpoint.timeouts += 1
                 return 0
         waiter.returned = True
@@ -1223,7 +1246,7 @@ cdef class Pool:
         cdef Waiter waiter
         cdef Slot orphan
         self._close_stale(handshake, plan, now)
-        while (slot := handshake.idle.tail) is not None:
+        while (slot := handshake.idle.top) is not None:
             waiter = handshake.first_waiter()
             if waiter is None:
                 break

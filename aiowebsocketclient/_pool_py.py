@@ -147,17 +147,6 @@ class InnerList:
             node.inner_next = None
         self.size -= 1
 
-    def pop(self, tail: Any) -> None:
-        """Remove the last one."""
-        before = tail.inner_prev
-        self.tail = before
-        if before is None:
-            self.head = None
-        else:
-            before.inner_next = None
-            tail.inner_prev = None
-        self.size -= 1
-
     def insert_by_ticket(self, waiter: Any) -> None:
         """Keep the order of arrival; nearly every waiter belongs at one of the two ends."""
         tail = self.tail
@@ -175,6 +164,39 @@ class InnerList:
         else:
             before.inner_next = waiter
         self.size += 1
+
+
+class Stack:
+    """A stack through the ``inner`` links, of which any can be taken out."""
+
+    __slots__ = ("top",)
+
+    def __init__(self) -> None:
+        self.top: Any = None
+
+    def push(self, node: Any) -> None:
+        below = self.top
+        if below is not None:
+            node.inner_prev = below
+            below.inner_next = node
+        self.top = node
+
+    def pop(self, top: Any) -> None:
+        below = top.inner_prev
+        self.top = below
+        if below is not None:
+            top.inner_prev = below.inner_next = None
+
+    def remove(self, node: Any) -> None:
+        below, above = node.inner_prev, node.inner_next
+        if below is not None:
+            below.inner_next = above
+            node.inner_prev = None
+        if above is None:
+            self.top = below
+        else:
+            above.inner_prev = below
+            node.inner_next = None
 
 
 class OuterList:
@@ -383,7 +405,7 @@ class Handshake:
         #: Whether another record stands for the key by now, or none.
         self.dropped = False
         #: Free connections; the last one in is the first one out, so that surplus ones age.
-        self.idle = InnerList()
+        self.idle = Stack()
         #: Waiters without a handshake of their own, and those with one, each in order of arrival.
         self.placeless = InnerList()
         self.opening = InnerList()
@@ -603,7 +625,7 @@ class Pool:
             handshake = self._handshakes.get(key)
             if handshake is None:
                 return None
-        slot: Slot | None = handshake.idle.tail
+        slot: Slot | None = handshake.idle.top
         if slot is None or slot.expires <= now:
             return None
         endpoint = handshake.endpoint
@@ -666,7 +688,7 @@ class Pool:
         waiter = Waiter(handshake, token, self._ticket, now)
         waiter.may_wait = may_wait
         self._ticket += 1
-        slot: Slot | None = handshake.idle.tail
+        slot: Slot | None = handshake.idle.top
         if slot is not None:
             self._unpark(slot)
             self._give(slot, waiter)
@@ -1036,7 +1058,7 @@ class Pool:
         expires = now + self._max_idle
         slot.expires = expires if expires < slot.retires else slot.retires
         endpoint.acquired -= 1
-        handshake.idle.append(slot)
+        handshake.idle.push(slot)
         endpoint.idle.append(slot)
         if not endpoint.in_idle_heap:
             self._index_idle(endpoint, now)
@@ -1075,7 +1097,7 @@ class Pool:
         return None
 
     def _close_stale(self, handshake: Handshake, plan: Plan, now: float) -> None:
-        while (slot := handshake.idle.tail) is not None and slot.expires <= now:
+        while (slot := handshake.idle.top) is not None and slot.expires <= now:
             self._close_idle(slot, _LIFETIME if slot.retires <= now else _IDLE, plan)
 
     def _close_idle(self, slot: Slot, reason: int, plan: Plan) -> None:
@@ -1172,7 +1194,7 @@ class Pool:
         handshake = waiter.handshake
         if not waiter.may_wait:
             self._close_stale(handshake, plan, now)
-            if handshake.idle.tail is None:
+            if handshake.idle.top is None:
                 handshake.endpoint.timeouts += 1
                 return
         waiter.returned = True
@@ -1183,7 +1205,7 @@ class Pool:
     def _serve_at_hand(self, handshake: Handshake, plan: Plan, now: float) -> None:
         """Serve waiters that have come to a handshake with what lies there."""
         self._close_stale(handshake, plan, now)
-        while (slot := handshake.idle.tail) is not None:
+        while (slot := handshake.idle.top) is not None:
             waiter = handshake.first_waiter()
             if waiter is None:
                 break

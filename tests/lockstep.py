@@ -677,7 +677,12 @@ class Lockstep:
         assert pool._giving == self.model.cleared(OVER_ALL)
         assert pool._claims == sum(endpoint.claim for endpoint in pool._endpoints.values())
         for handshake in pool._handshakes.values():
-            through(handshake.idle, "inner")
+            stacked = down(handshake.idle.top)
+            assert {*stacked} == {
+                slot
+                for slot in through(handshake.endpoint.idle, "outer")
+                if slot.handshake is handshake
+            }
             for queue in (handshake.placeless, handshake.opening):
                 tickets = [waiter.ticket for waiter in through(queue, "inner")]
                 assert tickets == sorted(tickets)
@@ -696,6 +701,17 @@ def through(nodes: Any, links: str) -> list[Any]:
             found.append(node)
             node = getattr(node, f"{links}_{step}")
         assert len(found) == nodes.size
+    return found
+
+
+def down(top: Any) -> list[Any]:
+    """Return what is in a stack, and check its links."""
+    found: list[Any] = []
+    above, node = None, top
+    while node is not None:
+        assert node.inner_next is above
+        found.append(node)
+        above, node = node, node.inner_prev
     return found
 
 
