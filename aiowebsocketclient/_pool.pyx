@@ -1676,6 +1676,10 @@ cdef class Done:
     def __await__(self):
         return self
 
+    def __iter__(self):
+        # What __await__() returns is gone through by "yield from", too.
+        return self
+
     def __next__(self):
         raise StopIteration
 
@@ -2054,6 +2058,10 @@ cdef class Acquisition:
         self._acquire_timeout = acquire_timeout
 
     def __await__(self):
+        return self
+
+    def __iter__(self):
+        # As that of Done.
         return self
 
     def __next__(self):

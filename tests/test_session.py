@@ -8,6 +8,7 @@ import logging
 import math
 import warnings
 import weakref
+from collections.abc import Awaitable, Generator
 from typing import Any
 
 import aiohttp
@@ -665,3 +666,26 @@ def test_all_is_exported() -> None:
     for name in aiowebsocketclient.__all__:
         assert hasattr(aiowebsocketclient, name)
     assert aiowebsocketclient.IMPLEMENTATION in ("c", "py")
+
+
+async def test_awaited_by_yield_from(server: Server, make_session: SessionFactory) -> None:
+    """As awaitable objects written by hand do it."""
+
+    class Uses:
+        def __await__(self) -> Generator[Any, Any, ClientWebSocketResponse]:
+            ws = yield from session.ws_connect(server.url()).__await__()
+            yield from ws.release().__await__()
+            return ws
+
+    session = make_session(limit=1)
+    for reused in (False, True):
+        assert (await Uses()).reused is reused
+    held = await session.ws_connect(server.url())
+    waiting = asyncio.create_task(uses_of(Uses()))
+    await until(lambda: session.stats().waiting)
+    await held.release()
+    assert await waiting == held
+
+
+async def uses_of(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
