@@ -8,6 +8,7 @@ together.  The tests run on both, and drive them side by side with a model of th
 import asyncio
 import heapq
 import math
+import sys
 import warnings
 from collections import OrderedDict
 from contextvars import copy_context
@@ -2172,6 +2173,8 @@ cdef PyObject *_next_of_acquisition(PyObject *this) except NULL:
 (<PyTypeObject *> Acquisition).tp_iternext = _next_of_acquisition
 
 
+cdef object _LONGEST = sys.float_info.max
+
 # An argument that was not given, where None means something.
 UNSET = object()
 cdef object _UNSET = UNSET
@@ -2212,6 +2215,10 @@ cpdef tuple signature_of(url, reuse_key, dict options, frozenset atoms):
         else:
             return None
     return tuple(parts)
+
+
+cdef bint _is_seconds(value) except -1:
+    return (type(value) is float or type(value) is int) and 0 <= value <= _LONGEST
 
 
 cdef class SessionBase:
@@ -2258,7 +2265,7 @@ cdef class SessionBase:
         cdef Acquisition acquisition
         if acquire_timeout is _UNSET:
             acquire_timeout = self._acquire_timeout
-        else:
+        elif not _is_seconds(acquire_timeout):
             self._check_timeout(acquire_timeout)
         if self._watches_headers or self._default_headers:
             self._forget_stale_targets()

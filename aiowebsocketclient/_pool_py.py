@@ -16,6 +16,7 @@ every connection that falls free in :meth:`Pool._hand_on`.
 import asyncio
 import heapq
 import math
+import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Coroutine, Generator, Hashable, Iterator
@@ -1958,6 +1959,8 @@ class Acquisition(Coroutine[Any, Any, _Response]):
             warnings.warn("ws_connect() was never awaited", RuntimeWarning, stacklevel=2)
 
 
+_LONGEST: Final = sys.float_info.max
+
 # An argument that was not given, where None means something.
 UNSET: Final[Any] = object()
 
@@ -1998,6 +2001,10 @@ def signature_of(
         else:
             return None
     return tuple(parts)
+
+
+def _is_seconds(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= _LONGEST
 
 
 class SessionBase(Generic[_Response]):
@@ -2057,7 +2064,7 @@ class SessionBase(Generic[_Response]):
         this: Any = self
         if acquire_timeout is UNSET:
             acquire_timeout = self._acquire_timeout
-        else:
+        elif not _is_seconds(acquire_timeout):
             this._check_timeout(acquire_timeout)
         if self._watches_headers or self._default_headers:
             this._forget_stale_targets()
