@@ -89,7 +89,11 @@ def leaks(found: dict[str, Any]) -> list[str]:
 def test_nothing_grows(script: str, loop: str) -> None:
     if loop == "uvloop" and uvloop is None:
         pytest.skip("uvloop is not installed")
-    assert not leaks(run(script, "--loop", loop))
+    found = leaks(run(script, "--loop", loop))
+    if found:
+        # What leaks does so each time; what a busy machine has made of the measuring does not.
+        found = leaks(run(script, "--loop", loop))
+    assert not found
 
 
 @pytest.mark.parametrize(("script", "operations"), [("cycles", 4_000), ("lost", 4_000)])
