@@ -36,6 +36,7 @@ if TYPE_CHECKING or not _use_extension():
         SessionBase,
         Slot,
         Waiter,
+        clock,
         lend,
         spend,
     )
@@ -55,6 +56,7 @@ else:
         SessionBase,
         Slot,
         Waiter,
+        clock,
         lend,
         spend,
     )
@@ -75,6 +77,7 @@ __all__ = (
     "SessionBase",
     "Slot",
     "Waiter",
+    "clock",
     "lend",
     "spend",
 )

@@ -54,16 +54,18 @@ cdef extern from *:
     #include <time.h>
 
     /* Linux has the time of its last tick at hand, which is a seventh of the price. */
-    static double coarse_clock(double (*precise)(void)) {
+    static int time_of_last_tick(double *seconds) {
     #ifdef CLOCK_MONOTONIC_COARSE
         struct timespec now;
-        if (clock_gettime(CLOCK_MONOTONIC_COARSE, &now) == 0)
-            return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+        if (clock_gettime(CLOCK_MONOTONIC_COARSE, &now) == 0) {
+            *seconds = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+            return 1;
+        }
     #endif
-        return precise();
+        return 0;
     }
     """
-    double coarse_clock(double (*precise)() noexcept)
+    bint time_of_last_tick(double *seconds)
 
 
 IMPLEMENTATION = "c"
@@ -594,19 +596,21 @@ cdef class Pool:
     cpdef Plan release(self, Slot slot, double now):
         """Give an acquired connection back; it must be fit for another's use."""
         cdef Plan plan
+        cdef Handshake handshake
         cdef Endpoint endpoint
         if slot.state != ACQUIRED:
             raise ValueError("only an acquired slot can be released")
         if slot.waiter is not None:
             raise ValueError("a slot that was given must be taken before it can be released")
-        endpoint = slot.handshake.endpoint
+        handshake = slot.handshake
+        endpoint = handshake.endpoint
         endpoint.released += 1
         if (
             self._waiters == 0
             and now < slot.retires
             and not (self._lowered and self._is_surplus(endpoint))
         ):
-            self._park(slot, now)
+            self._park(slot, handshake, endpoint, now)
             return None
         plan = Plan()
         self._hand_on(slot, plan, now)
@@ -1048,18 +1052,11 @@ cdef class Pool:
 
     # -- idle connections ------------------------------------------------------------------------
 
-    cdef int _park(self, Slot slot, double now) except -1:
-        cdef Handshake handshake
-        cdef Endpoint endpoint
-        cdef Slot last
+    cdef int _park(
+        self, Slot slot, Handshake handshake, Endpoint endpoint, double now
+    ) except -1:
         cdef double expires
-        handshake = slot.handshake
-        endpoint = handshake.endpoint
         slot.state = IDLE
-        last = endpoint.idle.tail
-        if last is not None and now < last.since:
-            # The clock of who releases is a coarse one.
-            now = last.since
         slot.since = now
         expires = now + self._max_idle
         slot.expires = expires if expires < slot.retires else slot.retires
@@ -1331,7 +1328,7 @@ cdef class Pool:
         elif self._lowered and self._is_surplus(endpoint):
             self._give_way(slot, _FOR_NOBODY, plan)
         elif first is None:
-            self._park(slot, now)
+            self._park(slot, handshake, endpoint, now)
         else:
             giving = self._passed_over(endpoint, first)
             if giving == _FOR_NOBODY:
@@ -1782,13 +1779,26 @@ cpdef int spend(Handle handle, dict state) except -1:
     return 0
 
 
-cdef double _precise_clock() noexcept:
-    return monotonic()
+cdef double _latest = 0.0
 
 
-# What is asked at each acquisition and release; it may be some milliseconds behind.
-cdef inline double clock() noexcept:
-    return coarse_clock(_precise_clock)
+cpdef double clock():
+    """Return what the session takes for the time."""
+    global _latest
+    _latest = monotonic()
+    return _latest
+
+
+cdef double _coarse_clock():
+    """Return what is asked at each acquisition and release.
+
+    It may be some milliseconds behind, but not behind what the other has said: what is idle stands
+    in the order of its time.
+    """
+    cdef double now
+    if not time_of_last_tick(&now):
+        return monotonic()
+    return now if now > _latest else _latest
 
 
 @cython.freelist(64)
@@ -1813,8 +1823,11 @@ cdef class Caller:
 
     cpdef int wake(self) except -1:
         """Tell it that there is something for it, or nothing more to wait for."""
-        if not self.future.done():
+        try:
             self.future.set_result(None)
+        except asyncio.InvalidStateError:
+            # It was told before, or is cancelled.
+            pass
         if self.check_deadline is not None:
             self.stop_check()
         return 0
@@ -1878,7 +1891,7 @@ cdef class Express:
         cdef Slot slot
         if handshake is not None and handshake.dropped:
             handshake = None
-        slot = self._pool.acquire(route.key, clock(), handshake)
+        slot = self._pool.acquire(route.key, _coarse_clock(), handshake)
         if slot is None:
             return None
         if handshake is None:
@@ -1892,7 +1905,7 @@ cdef class Express:
         cdef Plan plan
         cdef bint may_wait = acquire_timeout is None or acquire_timeout != 0
         waiter, plan = self._pool.request(
-            route.endpoint, route.key, caller, monotonic(), may_wait, route.record()
+            route.endpoint, route.key, caller, clock(), may_wait, route.record()
         )
         if not plan.is_empty():
             owner._carry_out(plan)
@@ -1946,7 +1959,7 @@ cdef class Express:
         if conn is None or conn.resets or not conn._park():
             return False
         spend(handle, {})
-        plan = self._pool.release(slot, clock())
+        plan = self._pool.release(slot, _coarse_clock())
         if plan is None or not plan.is_to_wake_only():
             return plan
         for waiter in plan.woken:

@@ -48,6 +48,7 @@ __all__ = (
     "SessionBase",
     "Slot",
     "Waiter",
+    "clock",
 )
 
 IMPLEMENTATION: Final = "py"
@@ -647,14 +648,15 @@ class Pool:
             raise ValueError("only an acquired slot can be released")
         if slot.waiter is not None:
             raise ValueError("a slot that was given must be taken before it can be released")
-        endpoint = slot.handshake.endpoint
+        handshake = slot.handshake
+        endpoint = handshake.endpoint
         endpoint.released += 1
         if (
             self._waiters == 0
             and now < slot.retires
             and not (self._lowered and self._is_surplus(endpoint))
         ):
-            self._park(slot, now)
+            self._park(slot, handshake, endpoint, now)
             return None
         plan = Plan()
         self._hand_on(slot, plan, now)
@@ -1047,14 +1049,8 @@ class Pool:
 
     # -- idle connections ------------------------------------------------------------------------
 
-    def _park(self, slot: Slot, now: float) -> None:
-        handshake = slot.handshake
-        endpoint = handshake.endpoint
+    def _park(self, slot: Slot, handshake: Handshake, endpoint: Endpoint, now: float) -> None:
         slot.state = IDLE
-        last = endpoint.idle.tail
-        if last is not None and now < last.since:
-            # The clock of who releases is a coarse one.
-            now = last.since
         slot.since = now
         expires = now + self._max_idle
         slot.expires = expires if expires < slot.retires else slot.retires
@@ -1276,7 +1272,7 @@ class Pool:
         elif self._lowered and self._is_surplus(endpoint):
             self._give_way(slot, _FOR_NOBODY, plan)
         elif first is None:
-            self._park(slot, now)
+            self._park(slot, handshake, endpoint, now)
         else:
             giving = self._passed_over(endpoint, first)
             if giving == _FOR_NOBODY:
@@ -1708,9 +1704,12 @@ def spend(handle: Handle, state: dict[str, Any]) -> None:
     handle.__dict__ = state  # type: ignore[misc]
 
 
-# What is asked at each acquisition and release; the compiled core has one that is cheaper, and may
-# be some milliseconds behind.
+#: What the session asks for the time.
 clock: Final = monotonic
+
+# What is asked at each acquisition and release; the compiled core has a cheaper one, which may be
+# some milliseconds behind, but not behind what the other has said.
+_coarse_clock: Final = monotonic
 
 
 class Caller:
@@ -1733,8 +1732,11 @@ class Caller:
 
     def wake(self) -> None:
         """Tell it that there is something for it, or nothing more to wait for."""
-        if not self.future.done():
+        try:
             self.future.set_result(None)
+        except asyncio.InvalidStateError:
+            # It was told before, or is cancelled.
+            pass
         if self.check_deadline is not None:
             self.stop_check()
 
@@ -1799,7 +1801,7 @@ class Express:
         handshake = route.handshake
         if handshake is not None and handshake.dropped:
             handshake = None
-        slot = self._pool.acquire(route.key, clock(), handshake)
+        slot = self._pool.acquire(route.key, _coarse_clock(), handshake)
         if slot is None:
             return None
         if handshake is None:
@@ -1811,7 +1813,7 @@ class Express:
         caller = Caller(route, self._loop.create_future())
         may_wait = acquire_timeout is None or acquire_timeout != 0
         waiter, plan = self._pool.request(
-            route.endpoint, route.key, caller, monotonic(), may_wait, route.record()
+            route.endpoint, route.key, caller, clock(), may_wait, route.record()
         )
         if not plan.is_empty():
             owner._carry_out(plan)
@@ -1862,7 +1864,7 @@ class Express:
         if conn is None or conn.resets or not conn.park():
             return False
         spend(handle, {})
-        plan = self._pool.release(slot, clock())
+        plan = self._pool.release(slot, _coarse_clock())
         if plan is None or not plan.is_to_wake_only():
             return plan
         for waiter in plan.woken:

@@ -19,7 +19,6 @@ from contextlib import AbstractAsyncContextManager
 from contextvars import Context, copy_context
 from functools import partial
 from threading import get_ident
-from time import monotonic
 from types import FunctionType, MethodType, TracebackType
 from typing import Any, Final, Literal, NoReturn, Self
 
@@ -39,6 +38,7 @@ from ._compat import (
     SessionBase,
     Slot,
     Waiter,
+    clock,
     spend,
 )
 from ._pool_py import ACQUIRED, CLOSE_REASONS, CLOSING, IDLE
@@ -342,7 +342,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
                     and begun < wanted
                     and self._pool.open_count(target.key) < wanted
                 ):
-                    slot = self._pool.open(target.key.endpoint, target.key, monotonic())
+                    slot = self._pool.open(target.key.endpoint, target.key, clock())
                     if slot is None:
                         break
                     begun += 1
@@ -369,7 +369,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
                             progress(opened, opened + len(pending))
         finally:
             for slot in pending.values():
-                self._pool.abandon(slot, monotonic())
+                self._pool.abandon(slot, clock())
             self._arm()
         if error is not None:
             try:
@@ -458,7 +458,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         if acquire_timeout == 0:
             caller.overdue = _timeout_error(caller.route.endpoint, 0)
         if caller.overdue is not None:
-            self._carry_out(self._pool.give_up(waiter, monotonic(), True))
+            self._carry_out(self._pool.give_up(waiter, clock(), True))
             raise caller.overdue
 
     async def _check(self, waiter: Waiter) -> None:
@@ -469,7 +469,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         caller: Caller = waiter.token
         while (slot := waiter.slot) is not None and not slot.conn.fresh:
             if caller.overdue is not None:
-                self._pool.give_up(waiter, monotonic(), True)
+                self._pool.give_up(waiter, clock(), True)
                 raise caller.overdue
             reason = await self._fails_check(waiter, slot)
             if waiter.slot is slot:
@@ -507,7 +507,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
     def _time_out(self, waiter: Waiter, acquire_timeout: float) -> None:
         error = _timeout_error(waiter.handshake.endpoint.key, acquire_timeout)
         if waiter.queued:
-            plan = self._pool.give_up(waiter, monotonic(), True)
+            plan = self._pool.give_up(waiter, clock(), True)
             _fail_waiter(waiter, error)
             self._carry_out(plan)
         else:
@@ -519,7 +519,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         """Undo a wait that ends without a connection: cancelled, or failed."""
         slot = self._pool.decline(waiter)
         if slot is None:
-            self._carry_out(self._pool.give_up(waiter, monotonic(), False))
+            self._carry_out(self._pool.give_up(waiter, clock(), False))
             return
         # It was given one all the same, which goes on to the next.
         conn: Connection = slot.conn
@@ -527,7 +527,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
             self._close_acquired(slot, "forced")
         elif conn.park_cleared():
             conn.fresh = False
-            self._carry_out(self._pool.release(slot, monotonic()))
+            self._carry_out(self._pool.release(slot, clock()))
         else:
             self._close_acquired(slot, conn.why_unfit())
 
@@ -647,7 +647,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         self._limit_total = new_total
         if self._bound:
             self._warn_of_connector_limit(self.client_session)
-        self._carry_out(self._pool.resize(new_limit or 0, new_total or 0, monotonic()))
+        self._carry_out(self._pool.resize(new_limit or 0, new_total or 0, clock()))
 
     # -- carrying out what the core decides ------------------------------------------------------
 
@@ -681,7 +681,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         """
         if self._closed or not len(self._pool):
             return
-        now = monotonic()
+        now = clock()
         deadline = min(self._pool.next_deadline(), now + self._tick)
         if deadline >= self._timer_when:
             return
@@ -696,7 +696,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
     def _expire(self) -> None:
         self._timer = None
         self._timer_when = math.inf
-        self._carry_out(self._pool.expire(monotonic()))
+        self._carry_out(self._pool.expire(clock()))
 
     # -- opening ---------------------------------------------------------------------------------
 
@@ -786,7 +786,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
             self._finish_connected(slot, target)
             finished.set_result(None)
         else:
-            owner, plan = self._pool.connect_failed(slot, monotonic())
+            owner, plan = self._pool.connect_failed(slot, clock())
             if owner is not None:
                 _fail_waiter(owner, error)
             # Only prewarm() looks at it.
@@ -805,7 +805,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         except Exception:
             logger.exception("The cookie jar of client_session failed")
             key = target.key
-        plan = self._pool.connected(slot, monotonic(), retires, key)
+        plan = self._pool.connected(slot, clock(), retires, key)
         # If nobody waited it is in the free list, and must be watched like all there.
         if slot.state == IDLE:
             conn.fresh = False
@@ -904,7 +904,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
             reason = "failed" if failed and not conn.has_ended else conn.why_unfit()
             self._close_acquired(slot, reason)
         else:
-            self._carry_out(self._pool.release(slot, monotonic()))
+            self._carry_out(self._pool.release(slot, clock()))
             if conn.closed is not None and not conn.closing:
                 pooled, conn.closed = conn.closed, None
                 pooled.set_result(None)
@@ -943,7 +943,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         self._say_goodbye(slot.conn)
 
     def _discard(self, slot: Slot, reason: str) -> None:
-        self._carry_out(self._pool.discard(slot, _REASON[reason], monotonic()))
+        self._carry_out(self._pool.discard(slot, _REASON[reason], clock()))
 
     def _completion(self, conn: Connection) -> Coroutine[Any, Any, None]:
         if conn.slot.conn is None:
@@ -986,7 +986,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         self._closed_slot(conn.slot)
 
     def _closed_slot(self, slot: Slot) -> None:
-        self._carry_out(self._pool.closed(slot, monotonic()))
+        self._carry_out(self._pool.closed(slot, clock()))
         if self._drained is not None and not self._drained.done() and not len(self._pool):
             self._drained.set_result(None)
 
@@ -1092,7 +1092,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
             self._timer.cancel()
             self._timer = None
         self._drained = self._loop.create_future()
-        waiters, plan = self._pool.shutdown(_REASON["forced"], monotonic())
+        waiters, plan = self._pool.shutdown(_REASON["forced"], clock())
         for waiter in waiters:
             _fail_waiter(waiter, self._closed_error())
         self._carry_out(plan)

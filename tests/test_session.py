@@ -689,3 +689,17 @@ async def test_awaited_by_yield_from(server: Server, make_session: SessionFactor
 
 async def uses_of(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
+
+
+async def test_what_is_idle_stands_in_the_order_of_its_time(
+    server: Server, make_session: SessionFactory
+) -> None:
+    """Whichever clock was asked: that of who connects, or the cheaper one of who releases."""
+    session = make_session(max_idle=60.0)
+    for number in range(1, 21):
+        await session.prewarm(server.url(), number)
+        handles = [await session.ws_connect(server.url()) for _ in range(min(number, 3))]
+        for ws in handles:
+            await ws.release()
+        oldest = min(slot.since for slot in session._pool.slots())
+        assert session._pool.next_deadline() == oldest + 60.0
