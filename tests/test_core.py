@@ -2072,7 +2072,7 @@ def test_a_stale_connection_takes_its_record_along(core: ModuleType) -> None:
     assert pool.sizes()["handshakes"] == 1
 
 
-# -- the clock --------------------------------------------------------------------------------------
+# -- the clock ------------------------------------------------------------------------------------
 
 
 def test_the_clock(core: ModuleType) -> None:
