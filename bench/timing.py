@@ -31,6 +31,7 @@ import asyncio
 import gc
 from collections.abc import Awaitable, Callable
 from itertools import count
+from statistics import fmean
 
 from .contenders.floor import Floor
 from .scenario import Measure, Sample
@@ -43,11 +44,13 @@ unfreeze = getattr(gc, "unfreeze", gc.collect)
 Run = Callable[[int], Awaitable[int]]
 
 
-def per_cycle(run: Run, step: int = 100, **others: Run) -> Measure:
+def per_cycle(run: Run, step: int = 100, slices: int = 1, **others: Run) -> Measure:
     """Return what times a cycle of ``run`` next to the floor.
 
     ``others`` are timed next to it, too, each under its own name.  The number of cycles is always a
-    multiple of ``step``.
+    multiple of ``step``.  With ``slices``, they take turns so often in one measurement, each as
+    long as it would be without: where two processes do the work, the machine changes its mind from
+    one moment to the next about how fast they are.
     """
     things = {"ns": _Timed(run, step)} | {name: _Timed(run, step) for name, run in others.items()}
     floor = _Timed(Floor().cycle, 100)
@@ -61,8 +64,12 @@ def per_cycle(run: Run, step: int = 100, **others: Run) -> Measure:
             await thing.warm_up(seconds)
         await quiet()
         before = await floor.ns(seconds / 2)
-        for name in order:
-            sample[name] = await things[name].ns(seconds)
+        times: dict[str, list[float]] = {name: [] for name in order}
+        for _ in range(slices):
+            for name in order:
+                times[name].append(await things[name].ns(seconds))
+            order.reverse()
+        sample.update({name: fmean(ns) for name, ns in times.items()})
         sample["floor_ns"] = (before + await floor.ns(seconds / 2)) / 2
         return sample
 

@@ -34,6 +34,7 @@ async def _prepare(
         yield per_cycle(
             partial(_pooled, session, server.url),
             step=5,
+            slices=10,
             raw_ns=partial(_raw, ws),
             connecting_ns=partial(_connecting, client_session, server.url),
         )
