@@ -1977,6 +1977,7 @@ cdef class Wait:
     cdef Express _express
     # None: this has ended, or goes on with the coroutine.
     cdef Waiter _waiter
+    # None: this has ended. (That of a future says nothing when it is stepped again.)
     cdef object _owner, _acquire_timeout, _steps
 
     def __await__(self):
@@ -1985,6 +1986,7 @@ cdef class Wait:
 
     def throw(self, error):
         """Throw into it; where it waits for its future, that ends it."""
+        self._check_ended()
         try:
             return self._steps.throw(error)
         except BaseException:
@@ -1993,12 +1995,19 @@ cdef class Wait:
 
     def close(self):
         """End it where it stands."""
-        self._steps.close()
+        if self._steps is not None:
+            self._steps.close()
         self._end()
+
+    cdef int _check_ended(self) except -1:
+        if self._steps is None:
+            raise RuntimeError("what ws_connect() returned can be awaited only once")
+        return 0
 
     cdef int _end(self) except -1:
         cdef Waiter waiter = self._waiter
         cdef Caller caller
+        self._steps = None
         if waiter is not None:
             self._waiter = None
             caller = waiter.token
@@ -2032,7 +2041,13 @@ cdef PySendResult _step_wait(
     cdef Waiter waiter
     cdef Caller caller
     cdef Slot slot
-    cdef PySendResult how = PyIter_Send(self._steps, <object> value, result)
+    cdef PySendResult how
+    self._check_ended()
+    try:
+        how = PyIter_Send(self._steps, <object> value, result)
+    except BaseException:
+        self._end()
+        raise
     if how != PYGEN_RETURN or self._waiter is None:
         return how
     Py_DECREF(<object> result[0])
@@ -2072,6 +2087,8 @@ cdef class Acquisition:
         self._acquire_timeout = acquire_timeout
 
     def __await__(self):
+        # Here too, as the steps of one that waits do not tell who goes by them.
+        self._check_begun()
         return self
 
     def __iter__(self):

@@ -267,6 +267,62 @@ async def test_awaited_twice(server: Server, make_session: SessionFactory) -> No
     await assert_nothing_happened(session, server.url())
 
 
+async def test_awaited_after_its_end(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(limit=1)
+    async with session.ws_connect(server.url()):
+        for end in (lambda call: call.close(), lambda call: call.throw(ZeroDivisionError)):
+            for begun in (False, True):
+                call = session.ws_connect(server.url())
+                if begun:
+                    call.send(None)
+                    assert session.stats().waiting == 1
+                with contextlib.suppress(ZeroDivisionError):
+                    end(call)
+                assert session.stats().waiting == 0
+                with pytest.raises(RuntimeError, match="only once"):
+                    await call
+                # The steps of what awaits it, without what that checks.
+                with pytest.raises((RuntimeError, StopIteration)):
+                    call.send(None)
+                with pytest.raises((RuntimeError, ZeroDivisionError)):
+                    call.throw(ZeroDivisionError)
+                call.close()
+    await assert_nothing_happened(session, server.url())
+
+
+async def test_stepped_when_what_it_waits_for_was_cancelled(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(limit=1)
+    async with session.ws_connect(server.url()):
+        call = session.ws_connect(server.url())
+        call.send(None).cancel()
+        with pytest.raises(asyncio.CancelledError):
+            call.send(None)
+        assert session.stats().waiting == 0
+        with pytest.raises((RuntimeError, StopIteration)):
+            call.send(None)
+    await assert_nothing_happened(session, server.url())
+
+
+async def test_awaited_by_two(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(limit=1)
+    held = await session.ws_connect(server.url())
+    call = session.ws_connect(server.url())
+
+    async def wait() -> None:
+        async with await call:
+            pass
+
+    first = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    with pytest.raises(RuntimeError, match="only once"):
+        await wait()
+    await held.release()
+    await first
+    await assert_nothing_happened(session, server.url())
+
+
 async def test_after_close(server: Server, make_session: SessionFactory) -> None:
     session = make_session()
     ws = await session.ws_connect(server.url())
