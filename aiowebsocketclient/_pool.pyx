@@ -2299,9 +2299,10 @@ cdef class SessionBase:
             self._check_timeout(acquire_timeout)
         if self._watches_headers or self._default_headers:
             self._forget_stale_targets()
-        signature = url
         if options or reuse_key is not None:
             signature = signature_of(url, reuse_key, options, self._atoms)
+        else:
+            signature = url if type(url) is str or type(url) in self._atoms else None
         route = None
         if signature is not None:
             try:

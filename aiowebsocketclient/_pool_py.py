@@ -2070,9 +2070,10 @@ class SessionBase(Generic[_Response]):
             this._check_timeout(acquire_timeout)
         if self._watches_headers or self._default_headers:
             this._forget_stale_targets()
-        signature = url
         if options or reuse_key is not None:
             signature = signature_of(url, reuse_key, options, self._atoms)
+        else:
+            signature = url if type(url) is str or type(url) in self._atoms else None
         try:
             route = None if signature is None else self._targets.get(signature)
         except TypeError:

@@ -586,6 +586,32 @@ async def test_calls_with_options_are_resolved_once(
     assert session.stats().connects == 3
 
 
+class Alias(str):
+    """A URL that goes by another name, and is equal to that."""
+
+    real: str
+
+    def __str__(self) -> str:
+        return self.real
+
+
+@pytest.mark.parametrize("options", [{}, {"heartbeat": 30.0}], ids=["bare", "options"])
+async def test_urls_that_are_equal_and_not_the_same(
+    server: Server, make_session: SessionFactory, options: dict[str, Any]
+) -> None:
+    session = make_session()
+    await session.prewarm(server.url(), 1)
+    alias = Alias(server.url("/a"))
+    alias.real = server.url("/b")
+    calls: list[Any] = [(alias, "/b"), (server.url("/a"), "/a")]
+    for url, path in [*calls, *calls[::-1], (URL(server.url("/a")), "/a")]:
+        async with session.ws_connect(url, **options) as ws:
+            assert ws._slot.key.target == path
+    assert [request.path for request in server.requests] == ["/", "/b", "/a"]
+    with pytest.raises(TypeError, match="url must be"):
+        session.ws_connect((server.url("/a"), None, "heartbeat", float, 30.0))  # type: ignore
+
+
 async def test_headers_that_are_changed_between_two_calls(
     server: Server, make_session: SessionFactory
 ) -> None:
