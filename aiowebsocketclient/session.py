@@ -231,6 +231,8 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         self._default_headers: CIMultiDict[str] = CIMultiDict()
         self._default_headers_version = 0
         self._watches_headers = False
+        if client_session is not None:
+            self._watch_headers(client_session)
         self._debug = False
         # One timer serves the whole pool.
         self._tick = min(max_idle or math.inf, (max_lifetime or math.inf) * _LIFETIME_TICK)
@@ -384,6 +386,11 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
     def _under_way(self, key: HandshakeKey) -> list[asyncio.Future[_Failure | None]]:
         handshakes = self._handshakes.items()
         return [done for slot, done in handshakes if slot.key == key and slot.state != CLOSING]
+
+    def _watch_headers(self, client_session: aiohttp.ClientSession) -> None:
+        self._default_headers = client_session.headers
+        self._watches_headers = bool(client_session.headers)
+        self._default_headers_version = version_of(client_session.headers)
 
     def _forget_stale_targets(self) -> None:
         """See whether somebody has changed the headers that go with every handshake."""
@@ -558,9 +565,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         else:
             self._warn_of_connector_limit(client_session)
         self._has_cookies = not isinstance(client_session.cookie_jar, aiohttp.DummyCookieJar)
-        self._default_headers = client_session.headers
-        self._watches_headers = bool(client_session.headers)
-        self._default_headers_version = version_of(client_session.headers)
+        self._watch_headers(client_session)
         self._targets.clear()
         self._debug = running.get_debug()
         self._express = self._make_express(running, get_ident())

@@ -631,3 +631,18 @@ async def test_calls_with_options_follow_the_client_session(server: Server) -> N
             async with session.ws_connect(server.url(), heartbeat=30.0) as ws:
                 assert ws.reused is reused
         await session.close()
+
+
+async def test_client_session_headers_that_change_before_the_first_handshake(
+    server: Server,
+) -> None:
+    async with aiohttp.ClientSession(headers={"X": "1"}) as client_session:
+        session = WebSocketClientSession(client_session=client_session, client_session_owner=False)
+        first = session.ws_connect(server.url())
+        client_session.headers["X"] = "2"
+        second = session.ws_connect(server.url())
+        for call in (first, second):
+            async with call as ws:
+                assert not ws.reused
+        assert [request.headers["X"] for request in server.requests] == ["1", "2"]
+        await session.close()
