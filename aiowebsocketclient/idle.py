@@ -108,11 +108,13 @@ class Connection(Parkable):
         self.fresh = True
         # Shared between the response and its handles. CPython keeps the keys of an ordinary
         # instance dictionary apart from its values, which makes lookups through a second object
-        # several times slower; one that is made by itself is whole.
+        # several times slower; one that is made by itself is whole. A subclass may have
+        # a value of its own there, which that of the instance hides.
+        cls = type(ws)
         self.state = {
             name: value
             for name, value in ws.__dict__.items()
-            if value is not USUAL.get(name, USUAL)
+            if name not in USUAL or value is not getattr(cls, name)
         }
         ws.__dict__ = self.state
         self.state[CONNECTION] = self

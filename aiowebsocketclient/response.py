@@ -222,10 +222,9 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
         spend(self, state)
 
 
-#: What is the same in nearly every connection, whose dictionary is without it then.
-USUAL: Final = {
-    name: getattr(ClientWebSocketResponse, name)
-    for name in (
+#: What has the same value in nearly every connection, whose dictionary is without it then.
+USUAL: Final = frozenset(
+    {
         "_client_notakeover",
         "_close_wait",
         "_compress",
@@ -237,5 +236,5 @@ USUAL: Final = {
         "_ping_task",
         "_pong_response_cb",
         "_protocol",
-    )
-}
+    }
+)

@@ -728,6 +728,25 @@ async def test_subclass(server: Server, make_session: SessionFactory) -> None:
         await ws.greet()
 
 
+class Named(ClientWebSocketResponse):
+    """Has names of its own that aiohttp, by chance, gives to every response."""
+
+    _protocol = "mine"
+    _compress = 15
+    _exception = ZeroDivisionError()
+
+
+async def test_what_a_subclass_has_does_not_hide_what_aiohttp_sets(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(ws_response_class=Named)
+    for _ in range(2):
+        async with session.ws_connect(server.url()) as ws:
+            assert ws.protocol is None
+            assert ws.compress == 0
+            assert ws.exception() is None
+
+
 class Particular(ClientWebSocketResponse):
     exits = 0
 
