@@ -1960,7 +1960,8 @@ cdef class Express:
             return False
         spend(handle, {})
         plan = self._pool.release(slot, _coarse_clock())
-        if plan is None or not plan.is_to_wake_only():
+        # A handshake that nobody waits for any more is to be stopped in time.
+        if plan is None or self._pool._fading or not plan.is_to_wake_only():
             return plan
         for waiter in plan.woken:
             caller = waiter.token

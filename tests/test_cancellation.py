@@ -155,6 +155,23 @@ async def test_orphaned_handshakes_are_stopped(
     await until(lambda: session.stats().closing == 0)
 
 
+async def test_handshakes_orphaned_by_a_release_are_stopped(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session()
+    held = await session.ws_connect(server.url())
+    server.gate.clear()
+    caller = start(session, server.url())
+    await until(lambda: server.arrived == 2)
+    await held.release()
+    # Nothing else happens to the pool.
+    async with await caller as ws:
+        assert ws.reused
+        assert session.stats().connecting == 1
+        await until(lambda: session.stats().connecting == 0, 7)
+        await until(lambda: session.stats().closing == 0)
+
+
 async def test_before_the_first_step(server: Server, make_session: SessionFactory) -> None:
     session = make_session(limit=1)
     caller = start(session, server.url())
