@@ -1959,7 +1959,8 @@ cdef class Express:
         if conn is None or conn.resets or not conn._park():
             return False
         spend(handle, {})
-        plan = self._pool.release(slot, _coarse_clock())
+        # How long others have waited is told by the clock they began with.
+        plan = self._pool.release(slot, clock() if self._pool._waiters else _coarse_clock())
         # A handshake that nobody waits for any more is to be stopped in time.
         if plan is None or self._pool._fading or not plan.is_to_wake_only():
             return plan

@@ -662,6 +662,19 @@ async def test_stats(server: Server, make_session: SessionFactory) -> None:
     assert session.stats().requests == 2
 
 
+async def test_waiting_never_counts_backwards(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(limit=1)
+    ws = await session.ws_connect(server.url())
+    for _ in range(100):
+        before = session.stats().wait_seconds
+        caller = asyncio.create_task(session.ws_connect(server.url()))
+        await asyncio.sleep(0)
+        await ws.release()
+        ws = await caller
+        assert session.stats().wait_seconds >= before
+    await ws.release()
+
+
 def test_all_is_exported() -> None:
     for name in aiowebsocketclient.__all__:
         assert hasattr(aiowebsocketclient, name)
