@@ -10,6 +10,7 @@ import heapq
 import math
 import sys
 import warnings
+from asyncio.events import _get_running_loop
 from collections import OrderedDict
 from contextvars import copy_context
 
@@ -1847,6 +1848,10 @@ cdef class Caller:
         return 0
 
 
+# To ask for the running loop costs a system call on CPython 3.11.
+cdef bint _KNOWS_RUNNING_LOOP = sys.version_info >= (3, 12)
+
+
 cdef class Express:
     """The way of a connection to its user and back, as long as the core alone can see to it.
 
@@ -1877,12 +1882,15 @@ cdef class Express:
 
     cdef bint is_usable(self) except -1:
         """Return whether a caller need not ask the session."""
-        # A loop that runs, in the thread that asks, is the running loop. (To ask for that one costs
-        # a system call on CPython 3.11.)
+        # A loop that runs, in the thread that asks, is the running loop.
         if not self.open or PyThread_get_thread_ident() != self.thread:
             return False
         if self._has_thread_id:
-            return self._loop._thread_id is not None
+            thread_id = self._loop._thread_id
+            return thread_id is not None and <unsigned long> thread_id == self.thread
+        if _KNOWS_RUNNING_LOOP:
+            return _get_running_loop() is self._loop
+        # It may run in another thread than before; nobody has told.
         return self._loop.is_running()
 
     cpdef object acquire(self, owner, Route route):

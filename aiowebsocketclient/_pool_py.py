@@ -18,6 +18,7 @@ import heapq
 import math
 import sys
 import warnings
+from asyncio.events import _get_running_loop
 from collections import OrderedDict
 from collections.abc import Coroutine, Generator, Hashable, Iterator
 from contextvars import copy_context
@@ -1754,6 +1755,10 @@ class Caller:
             self.timer.cancel()
 
 
+# To ask for the running loop costs a system call on CPython 3.11.
+_KNOWS_RUNNING_LOOP: Final = sys.version_info >= (3, 12)
+
+
 class Express:
     """The way of a connection to its user and back, as long as the core alone can see to it.
 
@@ -1788,12 +1793,15 @@ class Express:
 
     def is_usable(self) -> bool:
         """Return whether a caller need not ask the session."""
-        # A loop that runs, in the thread that asks, is the running loop. (To ask for that one costs
-        # a system call on CPython 3.11.)
+        # A loop that runs, in the thread that asks, is the running loop.
         if not self.open or get_ident() != self.thread:
             return False
         if self._has_thread_id:
-            return self._loop._thread_id is not None
+            thread_id: int | None = self._loop._thread_id
+            return thread_id == self.thread
+        if _KNOWS_RUNNING_LOOP:
+            return _get_running_loop() is self._loop
+        # It may run in another thread than before; nobody has told.
         return bool(self._loop.is_running())
 
     def acquire(self, owner: Any, route: Route) -> Any:

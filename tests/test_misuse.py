@@ -459,6 +459,37 @@ def test_a_loop_may_go_on_in_another_thread() -> None:
     loop.close()
 
 
+@pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
+def test_another_loop_in_a_thread_that_its_own_has_left(kind: str) -> None:
+    factory = asyncio.new_event_loop
+    if kind == "uvloop":
+        if sys.version_info < (3, 12):
+            pytest.skip("there it would cost each call a system call")
+        factory = pytest.importorskip("uvloop").new_event_loop
+    loop = factory()
+    stack = contextlib.AsyncExitStack()
+    server = loop.run_until_complete(stack.enter_async_context(serving(Server())))
+    session = WebSocketClientSession()
+
+    async def use() -> None:
+        async with session.ws_connect(server.url()):
+            pass
+
+    loop.run_until_complete(use())
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        with pytest.raises(RuntimeError, match="another event loop"):
+            asyncio.run(use())
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+    assert session.stats().idle == 1
+    loop.run_until_complete(session.close())
+    loop.run_until_complete(stack.aclose())
+    loop.close()
+
+
 # -- the wrong process -------------------------------------------------------------------------
 
 SCRIPT = Path(__file__).parent / "isolated" / "inherited_session.py"
