@@ -2052,6 +2052,8 @@ cdef PySendResult _step_wait(
     cdef Caller caller
     cdef Slot slot
     cdef PySendResult how
+    # As in _step_acquisition().
+    result[0] = NULL
     self._check_ended()
     try:
         how = PyIter_Send(self._steps, <object> value, result)
@@ -2174,6 +2176,8 @@ cdef PySendResult _step_acquisition(
     cdef Express express
     cdef Waiter waiter
     cdef PySendResult how
+    # Asked for together with an error; a debug build of CPython looks.
+    result[0] = NULL
     if self._steps is None:
         self._check_begun()
         self._begun = True
