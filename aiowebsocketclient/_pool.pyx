@@ -2307,6 +2307,10 @@ cdef class SessionBase:
         cdef Route route
         cdef PyObject *found
         cdef Acquisition acquisition
+        # What is bound like a function is called with anything, as where it is borrowed by another
+        # class, and Cython does not look.
+        if not isinstance(self, SessionBase):
+            raise TypeError(f"ws_connect() needs a session, not {type(<object> self).__name__}")
         if acquire_timeout is _UNSET:
             acquire_timeout = self._acquire_timeout
         elif not _is_seconds(acquire_timeout):

@@ -17,6 +17,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,27 @@ def test_what_is_no_url(url: Any) -> None:
 def test_bad_urls(url: Any) -> None:
     with pytest.raises(aiohttp.ClientError, match=r"\burl\b"):
         WebSocketClientSession().ws_connect(url)
+
+
+class Borrower:
+    """Has a method of another class, as a mock or an adapter may."""
+
+    ws_connect: Any = WebSocketClientSession.ws_connect
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        Borrower().ws_connect,
+        partial(Borrower.ws_connect, object()),
+        partial(Borrower.ws_connect, 3),
+    ],
+    ids=["bound", "object", "int"],
+)
+def test_on_what_is_no_session(call: Callable[..., Any]) -> None:
+    for _ in range(3):
+        with pytest.raises((TypeError, AttributeError)):
+            call("ws://host/")
 
 
 NUMBERS: list[Any] = ["3", b"3", [], object(), True, math.nan, math.inf, -1, -0.5, 10**400]
