@@ -594,6 +594,10 @@ cdef class Pool:
             endpoint.reused -= 1
         return slot
 
+    cpdef Handshake find(self, key):
+        """Return the record of the handshake ``key``, if there is anything alive of it."""
+        return self._handshakes.get(key)
+
     cpdef Plan release(self, Slot slot, double now):
         """Give an acquired connection back; it must be fit for another's use."""
         cdef Plan plan
@@ -1639,7 +1643,19 @@ cdef class Parkable:
         """Begin to watch a connection that nobody reads; False: it is not clean."""
         return self._park()
 
+    def is_ending(self):
+        """Whether its end is known to the transport, which tells the protocol a turn later."""
+        return self._is_ending()
+
+    def end_lost(self):
+        """Take it out of the pool for having ended; a subclass's own."""
+        raise NotImplementedError
+
     # Not cpdef: that would look for what overrides it, at each call.
+    cdef bint _is_ending(self) except -1:
+        transport = self._transport
+        return transport._closing if self._has_closing else transport.is_closing()
+
     cdef bint _is_clean(self) except -1:
         cdef dict ws = self.state
         return not (
@@ -1654,7 +1670,7 @@ cdef class Parkable:
             or ws["_closed"]
             or self._background
             or self._protocol._paused
-            or (self._transport._closing if self._has_closing else self._transport.is_closing())
+            or self._is_ending()
         )
 
     cdef bint _park(self) except -1:
@@ -1770,6 +1786,20 @@ cpdef object hand_out(Express express, owner, Slot slot):
     cdef Parkable conn = slot.conn
     conn.fresh = False
     return lend(express, owner, slot)
+
+
+cdef int end_if_lost(Waiter waiter) except -1:
+    """Take back what a waiter was given, if it has ended since.
+
+    Not so a new one: a server that ends each at once would be connected to for ever.
+    """
+    cdef Slot slot = waiter.slot
+    cdef Parkable conn
+    if slot is not None:
+        conn = slot.conn
+        if not conn.fresh and conn._is_ending():
+            conn.end_lost()
+    return 0
 
 
 cpdef int spend(Handle handle, dict state) except -1:
@@ -1896,22 +1926,36 @@ cdef class Express:
     cpdef object acquire(self, owner, Route route):
         """Return a handle on an idle connection; None: there is none."""
         cdef Handshake handshake = route.handshake
-        cdef Slot slot
-        if handshake is not None and handshake.dropped:
-            handshake = None
+        cdef Slot top, slot
+        cdef Parkable conn
+        if handshake is None or handshake.dropped:
+            handshake = route.handshake = self._pool.find(route.key)
+            if handshake is None:
+                return None
+        top = handshake.idle.top
+        if top is not None:
+            conn = top.conn
+            if conn._is_ending():
+                self._end_lost(handshake)
         slot = self._pool.acquire(route.key, _coarse_clock(), handshake)
-        if slot is None:
-            return None
-        if handshake is None:
-            route.handshake = slot.handshake
-        return lend(self, owner, slot)
+        return None if slot is None else lend(self, owner, slot)
+
+    cdef int _end_lost(self, Handshake handshake) except -1:
+        """Take out of the pool those on top that have ended, of which nobody has been told yet."""
+        cdef Slot top
+        while (top := handshake.idle.top) is not None and top.conn.is_ending():
+            top.conn.end_lost()
+        return 0
 
     cpdef Waiter line_up(self, owner, Route route, acquire_timeout):
         """Ask for a connection that is released, or a new one; either may be there at once."""
         cdef Caller caller = Caller(route, self._loop.create_future())
+        cdef Handshake handshake = route.record()
         cdef Waiter waiter
         cdef Plan plan
         cdef bint may_wait = acquire_timeout is None or acquire_timeout != 0
+        if handshake is not None:
+            self._end_lost(handshake)
         waiter, plan = self._pool.request(
             route.endpoint, route.key, caller, clock(), may_wait, route.record()
         )
@@ -1935,6 +1979,7 @@ cdef class Express:
             while True:
                 if waiter.slot is None:
                     await caller.future
+                end_if_lost(waiter)
                 if caller.route.is_checked and waiter.slot is not None:
                     await owner._check(waiter)
                 slot = self._pool.take(waiter)
@@ -2064,6 +2109,7 @@ cdef PySendResult _step_wait(
         return how
     Py_DECREF(<object> result[0])
     waiter = self._waiter
+    end_if_lost(waiter)
     self._waiter = None
     slot = self._express._pool.take(waiter)
     if slot is None:

@@ -643,6 +643,10 @@ class Pool:
             endpoint.reused -= 1
         return slot
 
+    def find(self, key: Hashable) -> Handshake | None:
+        """Return the record of the handshake ``key``, if there is anything alive of it."""
+        return self._handshakes.get(key)
+
     def release(self, slot: Slot, now: float) -> Plan | None:
         """Give an acquired connection back; it must be fit for another's use."""
         if slot.state != ACQUIRED:
@@ -1582,8 +1586,17 @@ class Parkable:
             or ws["_closed"]
             or self._background
             or self._protocol._paused
-            or (self._transport._closing if self._has_closing else self._transport.is_closing())
+            or self.is_ending()
         )
+
+    def is_ending(self) -> bool:
+        """Whether its end is known to the transport, which tells the protocol a turn later."""
+        transport = self._transport
+        return bool(transport._closing if self._has_closing else transport.is_closing())
+
+    def end_lost(self) -> None:
+        """Take it out of the pool for having ended; a subclass's own."""
+        raise NotImplementedError
 
     def park(self) -> bool:
         """Begin to watch a connection that nobody reads; False: it is not clean."""
@@ -1698,6 +1711,16 @@ def hand_out(express: "Express", owner: Any, slot: Slot) -> Any:
     return lend(express, owner, slot)
 
 
+def end_if_lost(waiter: Waiter) -> None:
+    """Take back what a waiter was given, if it has ended since.
+
+    Not so a new one: a server that ends each at once would be connected to for ever.
+    """
+    slot = waiter.slot
+    if slot is not None and not slot.conn.fresh and slot.conn.is_ending():
+        slot.conn.end_lost()
+
+
 def spend(handle: Handle, state: dict[str, Any]) -> None:
     """Take the connection from a handle, and leave it ``state`` for attributes."""
     handle._owner = None
@@ -1807,18 +1830,27 @@ class Express:
     def acquire(self, owner: Any, route: Route) -> Any:
         """Return a handle on an idle connection; None: there is none."""
         handshake = route.handshake
-        if handshake is not None and handshake.dropped:
-            handshake = None
+        if handshake is None or handshake.dropped:
+            handshake = route.handshake = self._pool.find(route.key)
+            if handshake is None:
+                return None
+        top = handshake.idle.top
+        if top is not None and top.conn.is_ending():
+            self._end_lost(handshake)
         slot = self._pool.acquire(route.key, _coarse_clock(), handshake)
-        if slot is None:
-            return None
-        if handshake is None:
-            route.handshake = slot.handshake
-        return lend(self, owner, slot)
+        return None if slot is None else lend(self, owner, slot)
+
+    def _end_lost(self, handshake: Handshake) -> None:
+        """Take out of the pool those on top that have ended, of which nobody has been told yet."""
+        while (top := handshake.idle.top) is not None and top.conn.is_ending():
+            top.conn.end_lost()
 
     def line_up(self, owner: Any, route: Route, acquire_timeout: float | None) -> Waiter:
         """Ask for a connection that is released, or a new one; either may be there at once."""
         caller = Caller(route, self._loop.create_future())
+        handshake = route.record()
+        if handshake is not None:
+            self._end_lost(handshake)
         may_wait = acquire_timeout is None or acquire_timeout != 0
         waiter, plan = self._pool.request(
             route.endpoint, route.key, caller, clock(), may_wait, route.record()
@@ -1842,6 +1874,7 @@ class Express:
             while True:
                 if waiter.slot is None:
                     await caller.future
+                end_if_lost(waiter)
                 if caller.route.is_checked and waiter.slot is not None:
                     await owner._check(waiter)
                 slot = self._pool.take(waiter)

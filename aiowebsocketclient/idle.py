@@ -309,6 +309,10 @@ class Connection(Parkable):
         # There is nobody to say goodbye to, nor to end TLS with.
         self.abort()
 
+    def end_lost(self) -> None:
+        """Take it that it has ended, though the protocol has not been told yet."""
+        self._end(LOST)
+
     def _drain(self) -> None:
         """Take what lies in the queue; each of it is there, so nothing here waits."""
         while self._buffer:

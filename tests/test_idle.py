@@ -5,6 +5,7 @@ import gc
 import ssl
 import time
 import weakref
+from typing import Any
 
 import aiohttp
 import pytest
@@ -334,3 +335,88 @@ async def test_what_has_died_is_not_left_to_the_cyclic_collector(
         await until(lambda: inner() is None)
     finally:
         gc.enable()
+
+
+# -- what the transport knows a turn before it is told -------------------------------------------
+
+
+async def test_one_that_has_just_ended_is_not_handed_out(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session()
+    handles = [await session.ws_connect(server.url()) for _ in range(3)]
+    conns = [ws._slot.conn for ws in handles]
+    for ws in handles:
+        await ws.release()
+    # The last two are the first that would be taken.
+    for conn in conns[1:]:
+        conn.abort()
+    assert session.stats().idle == 3
+    async with session.ws_connect(server.url()) as ws:
+        assert ws._slot.conn is conns[0]
+        assert ws.reused
+        await ws.send_str("hello")
+        assert await ws.receive_str() == "hello"
+        stats = session.stats()
+        assert stats.closed_lost == 2
+        assert stats.requests == 4
+        assert stats.reused == 1
+    await until(lambda: session.stats().closing == 0)
+
+
+async def test_where_all_have_just_ended(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(limit=2)
+    handles = [await session.ws_connect(server.url()) for _ in range(2)]
+    for ws in handles:
+        await ws.release()
+    for ws in handles:
+        ws._slot.conn.abort()
+    async with session.ws_connect(server.url()) as ws:
+        assert not ws.reused
+    stats = session.stats()
+    assert (stats.requests, stats.reused, stats.closed_lost) == (3, 0, 2)
+
+
+async def test_one_that_has_just_ended_is_not_handed_over(
+    server: Server, make_session: SessionFactory
+) -> None:
+    """Who was given it keeps its turn."""
+    session = make_session(limit=1)
+    held = await session.ws_connect(server.url())
+    conn = held._slot.conn
+    order: list[int] = []
+
+    async def use(number: int) -> None:
+        async with session.ws_connect(server.url()) as ws:
+            order.append(number)
+            assert ws._slot.conn is not conn
+            await ws.send_str("hello")
+            assert await ws.receive_str() == "hello"
+
+    callers = [asyncio.create_task(use(number)) for number in range(3)]
+    await until(lambda: session.stats().waiting == 3)
+    held.release()
+    conn.abort()
+    await asyncio.gather(*callers)
+    assert order == [0, 1, 2]
+    assert session.stats().closed_lost == 1
+    assert server.handshakes == 2
+
+
+async def test_a_new_one_that_has_just_ended_is_its_callers(
+    server: Server, make_session: SessionFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that ends each at once must not be connected to for ever."""
+    session = make_session()
+    finish = session._finish_connected
+
+    def end_at_once(slot: Any, target: Any) -> None:
+        finish(slot, target)
+        slot.conn.abort()
+
+    monkeypatch.setattr(session, "_finish_connected", end_at_once)
+    ws = await session.ws_connect(server.url())
+    with pytest.raises(aiohttp.ClientConnectionResetError):
+        await ws.send_str("hello")
+    await ws.release()
+    assert server.handshakes == 1
