@@ -13,21 +13,14 @@ import pytest
 
 import aiowebsocketclient
 
-ROOT = Path(__file__).resolve().parents[1]
+from .benchmark import ROOT
 
-if not (ROOT / "bench").is_dir():
-    pytest.skip("bench/ is not there", allow_module_level=True)
-
-# Behind all others: the package under test is the installed one, if there is one.
-sys.path.append(str(ROOT))
-try:
-    from bench import bounds, scenarios
-    from bench.contenders import CONTENDERS, Entry
-    from bench.processes import BenchError
-    from bench.report import Result, Run
-    from bench.run import running
-finally:
-    sys.path.remove(str(ROOT))
+# isort: split
+from bench import bounds, scenarios
+from bench.contenders import CONTENDERS, Entry
+from bench.processes import BenchError
+from bench.report import Result, Run
+from bench.run import running
 
 HAS_EXTENSION = importlib.util.find_spec("aiowebsocketclient._pool") is not None
 

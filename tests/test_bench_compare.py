@@ -9,19 +9,12 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from .benchmark import ROOT
 
-if not (ROOT / "bench").is_dir():
-    pytest.skip("bench/ is not there", allow_module_level=True)
-
-# Behind all others: the package under test is the installed one, if there is one.
-sys.path.append(str(ROOT))
-try:
-    from bench.compare import Comparison
-    from bench.report import Result, Run, as_json
-    from bench.saved import Record, SavedError, load
-finally:
-    sys.path.remove(str(ROOT))
+# isort: split
+from bench.compare import Comparison
+from bench.report import Result, Run, as_json
+from bench.saved import Record, SavedError, load
 
 ENVIRONMENT: dict[str, Any] = {
     "python": "CPython 3.11.7",

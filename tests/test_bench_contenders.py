@@ -1,26 +1,17 @@
 """What the pool is compared with: each is a pool, and is used as one."""
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from . import benchmark  # noqa: F401
 
-if not (ROOT / "bench").is_dir():
-    pytest.skip("bench/ is not there", allow_module_level=True)
-
-# Behind all others: the package under test is the installed one, if there is one.
-sys.path.append(str(ROOT))
-try:
-    from bench.contenders import CONTENDERS, OURS, find
-finally:
-    sys.path.remove(str(ROOT))
+# isort: split
+from bench.contenders import CONTENDERS, OURS, find
 
 LIMIT = 4
 

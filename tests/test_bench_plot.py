@@ -11,21 +11,14 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-ROOT = Path(__file__).resolve().parents[1]
+from .benchmark import ROOT
 
-if not (ROOT / "bench").is_dir():
-    pytest.skip("bench/ is not there", allow_module_level=True)
-
-# Behind all others: the package under test is the installed one, if there is one.
-sys.path.append(str(ROOT))
-try:
-    from bench import scenarios
-    from bench.contenders import CONTENDERS
-    from bench.plot import PLOTS, STYLES, draw_all
-    from bench.report import Result, Run
-    from bench.saved import Record
-finally:
-    sys.path.remove(str(ROOT))
+# isort: split
+from bench import scenarios
+from bench.contenders import CONTENDERS
+from bench.plot import PLOTS, STYLES, draw_all
+from bench.report import Result, Run
+from bench.saved import Record
 
 ENVIRONMENT: dict[str, Any] = {
     "python": "CPython 3.11.7",

@@ -10,25 +10,18 @@ from typing import Any
 
 import pytest
 
+from .benchmark import ROOT
+
+# isort: split
+from bench import scenarios
+from bench.bounds import BOUNDS
+from bench.contenders import CONTENDERS
+from bench.report import Result, Run, three_digits
+from bench.rst import _LARGE, _SIDE_BY_SIDE, TABLES, RstError, names_in, write_into
+from bench.saved import Record
+
 docutils_core = pytest.importorskip("docutils.core")
 docutils_nodes = pytest.importorskip("docutils.nodes")
-
-ROOT = Path(__file__).resolve().parents[1]
-
-if not (ROOT / "bench").is_dir():
-    pytest.skip("bench/ is not there", allow_module_level=True)
-
-# Behind all others: the package under test is the installed one, if there is one.
-sys.path.append(str(ROOT))
-try:
-    from bench import scenarios
-    from bench.bounds import BOUNDS
-    from bench.contenders import CONTENDERS
-    from bench.report import Result, Run, three_digits
-    from bench.rst import _LARGE, _SIDE_BY_SIDE, TABLES, RstError, names_in, write_into
-    from bench.saved import Record
-finally:
-    sys.path.remove(str(ROOT))
 
 HAS_EXTENSION = importlib.util.find_spec("aiowebsocketclient._pool") is not None
 

@@ -21,6 +21,8 @@ import pytest
 
 import aiowebsocketclient
 
+from .isolated.common import server
+
 try:
     import uvloop
 except ImportError:  # it has no wheels for some interpreters
@@ -161,17 +163,8 @@ def test_cycles_through_the_core_are_collected(core: ModuleType) -> None:
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    with subprocess.Popen(
-        [sys.executable, "-W", "ignore", SCRIPTS / "server.py"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        yield int(process.stdout.readline())
-        process.stdin.close()
-        process.kill()
+    with server() as port:
+        yield port
 
 
 TRACEBACK = re.compile(r"^Traceback \(most recent call last\):\n((?: .*\n)+)(.*)$", re.MULTILINE)

@@ -1,6 +1,5 @@
 """Runs ``tests/isolated/loops.py`` under callgrind, and reads what that wrote."""
 
-import contextlib
 import json
 import os
 import re
@@ -8,10 +7,12 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
+
+from ..isolated.common import server
 
 ISOLATED = Path(__file__).parents[1] / "isolated"
 
@@ -46,7 +47,7 @@ def count(package: Path | None = None, *, keep: Path | None = None) -> Counted:
     env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     # Strings hash to the same in each run.
     env |= {"PYTHONHASHSEED": "0"} | ({"PYTHONPATH": str(package)} if package else {})
-    with _server() as port, tempfile.TemporaryDirectory() as scratch:
+    with server() as port, tempfile.TemporaryDirectory() as scratch:
         path = (keep or Path(scratch, "callgrind.out")).absolute()
         done = subprocess.run(
             [
@@ -124,23 +125,6 @@ def per_cycle(
         loop: Count(*(round(median(numbers), 1) for numbers in zip(*counts, strict=True)))
         for loop, counts in cycles_of.items()
     }
-
-
-@contextlib.contextmanager
-def _server() -> Iterator[int]:
-    with subprocess.Popen(
-        [sys.executable, "-W", "ignore", ISOLATED / "server.py"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            yield int(process.stdout.readline())
-        finally:
-            process.stdin.close()
-            process.kill()
 
 
 def _compiler(extension: Path) -> dict[str, str]:
