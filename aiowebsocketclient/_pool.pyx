@@ -263,6 +263,7 @@ cdef class Slot(Node):
     cdef readonly double born, since, retires, expires
     cdef readonly Py_ssize_t uses
     cdef readonly bint kept
+    cdef readonly int reason
     cdef int giving
 
     def __init__(self, Handshake handshake, double now):
@@ -285,6 +286,8 @@ cdef class Slot(Node):
         self.uses = 0
         #: An orphan that somebody wants all the same: it is not stopped for want of a waiter.
         self.kept = False
+        #: For which of ``CLOSE_REASONS`` it is closing.
+        self.reason = -1
         self.giving = _FOR_NOBODY
 
     @property
@@ -1134,6 +1137,7 @@ cdef class Pool:
         handshake = slot.handshake
         endpoint = handshake.endpoint
         slot.state = CLOSING
+        slot.reason = reason
         endpoint.acquired -= 1
         endpoint.closing += 1
         self._closing += 1

@@ -269,6 +269,7 @@ class Slot(Node):
         "handshake",
         "kept",
         "owner",
+        "reason",
         "retires",
         "since",
         "state",
@@ -298,6 +299,8 @@ class Slot(Node):
         self.uses = 0
         #: An orphan that somebody wants all the same: it is not stopped for want of a waiter.
         self.kept = False
+        #: For which of ``CLOSE_REASONS`` it is closing.
+        self.reason = -1
         self.giving = _FOR_NOBODY
 
     @property
@@ -1113,6 +1116,7 @@ class Pool:
         handshake = slot.handshake
         endpoint = handshake.endpoint
         slot.state = CLOSING
+        slot.reason = reason
         endpoint.acquired -= 1
         endpoint.closing += 1
         self._closing += 1
