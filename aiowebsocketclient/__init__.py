@@ -18,6 +18,7 @@ from .keys import EndpointKey
 from .response import ClientWebSocketResponse
 from .session import WebSocketClientSession
 from .stats import PoolStats
+from .tracing import TraceConfig
 
 __all__ = (
     "IMPLEMENTATION",
@@ -28,6 +29,7 @@ __all__ = (
     "PoolStats",
     "PoolTimeoutError",
     "TooManyWaitersError",
+    "TraceConfig",
     "WebSocketClientSession",
     "WebSocketPoolError",
 )

@@ -14,7 +14,7 @@ import traceback
 import warnings
 import weakref
 from asyncio.events import _get_running_loop
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Callable, Coroutine, Hashable, Iterable
 from contextlib import AbstractAsyncContextManager
 from contextvars import Context, copy_context
 from functools import partial
@@ -62,6 +62,7 @@ from .keys import (
 )
 from .response import ClientWebSocketResponse, Completion
 from .stats import PoolStats
+from .tracing import TraceConfig, Tracer, trace_configs_of
 
 __all__ = ("WebSocketClientSession",)
 
@@ -157,6 +158,8 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
     :param reset: the same, called after a release and before the connection is pooled or handed on,
         to unsubscribe, say.  One that raises costs the connection.  Nobody need wait for it.
     :param hook_timeout: seconds for one run of a hook, which has failed then.  None: no timeout.
+    :param trace_configs: what is to be called when something happens in the pool: see
+        :class:`TraceConfig`.
 
     A hook gets a handle of its own, whose ``release()`` does nothing; to close it, or to leave a
     message unread after ``check`` or ``reset``, is a failure too.  A connection counts as acquired
@@ -194,6 +197,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         check: Hook | None = None,
         reset: Hook | None = None,
         hook_timeout: float | None = 10.0,
+        trace_configs: Iterable[TraceConfig] = (),
     ) -> None:
         self._conn_timeout = arguments.seconds("conn_timeout", conn_timeout) or None
         self._force_close = bool(force_close)
@@ -213,6 +217,10 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         self._connect_limiter = arguments.limiter(connect_limiter)
         self._hooks = hooks_of({"configure": configure, "check": check, "reset": reset}, NO_HOOKS)
         self._hook_timeout = arguments.positive("hook_timeout", hook_timeout)
+        traced = trace_configs_of(trace_configs)
+        self._tracer = Tracer(self, traced) if traced else None
+        # Whether each acquisition and each end of one has to go through here.
+        self._is_watched = self._tracer is not None
         waiting = arguments.places("max_waiting", max_waiting)
         self._pool = Pool(
             limit=self._limit or 0,
@@ -221,7 +229,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
             max_waiting=-1 if waiting is None else waiting,
             max_idle=arguments.positive("max_idle", max_idle) or math.inf,
         )
-        self._express = self._make_express(None, 0)
+        self._express = self._lending = self._make_express(None, 0)
         # Where there is a check or a reset, the session itself has to see to every call.
         self._detour = self._make_express(None, 0)
         self._detour.plain_exit = False
@@ -240,6 +248,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         self._timer_when = math.inf
         self._close_task: asyncio.Task[None] | None = None
         self._is_finishing = False
+        self._close_by = math.inf
         self._drained: asyncio.Future[None] | None = None
         # What ends with each handshake under way.
         self._handshakes: dict[Slot, asyncio.Future[_Failure | None]] = {}
@@ -441,13 +450,36 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         target = self._with_cookies(target)
         ws: Any = None
         if not target.is_checked:
-            ws = self._express.acquire(self, target)
+            ws = self._lending.acquire(self, target)
         if ws is None:
-            waiter = self._express.line_up(self, target, acquire_timeout)
-            ws = await self._express.wait(self, waiter, acquire_timeout)
+            if self._tracer is None:
+                waiter = self._lending.line_up(self, target, acquire_timeout)
+                ws = await self._lending.wait(self, waiter, acquire_timeout)
+            else:
+                ws = await self._wait_traced(self._tracer, target, acquire_timeout)
+        if self._tracer is not None:
+            self._tracer.acquired(ws._slot, ws.reused)
         if self._debug:
             ws._slot.conn.acquired_at = traceback.extract_stack()
         handle: ClientWebSocketResponse = ws
+        return handle
+
+    async def _wait_traced(
+        self, tracer: Tracer, target: Target, acquire_timeout: float | None
+    ) -> ClientWebSocketResponse:
+        trace = tracer.waiting(target.key.endpoint)
+        waiter = self._lending.line_up(self, target, acquire_timeout)
+        if waiter.slot is not None:
+            handle: ClientWebSocketResponse
+            handle = await self._lending.wait(self, waiter, acquire_timeout)
+            return handle
+        tracer.queued_start(trace)
+        try:
+            handle = await self._lending.wait(self, waiter, acquire_timeout)
+        except BaseException as exc:
+            tracer.queued_end(trace, exc)
+            raise
+        tracer.queued_end(trace)
         return handle
 
     def _refusal(self, target: Target, acquire_timeout: float | None) -> WebSocketPoolError:
@@ -569,7 +601,12 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         self._targets.clear()
         self._debug = running.get_debug()
         self._express = self._make_express(running, get_ident())
-        self._express.open = not (self._has_cookies or self._debug)
+        self._express.open = not (self._has_cookies or self._debug or self._is_watched)
+        self._lending = self._express
+        if self._is_watched:
+            self._lending = self._make_express(running, get_ident())
+            # What is released then comes here.
+            self._lending.pooling = False
         self._bound = True
         _used_here.add(self)
 
@@ -716,6 +753,8 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         task = asyncio.Task(self._try_to_open(slot, target), loop=self._loop, context=context)
         slot.task = task
         self._handshakes[slot] = finished
+        if self._tracer is not None:
+            self._tracer.connect_start(slot, context)
         # Not inside the coroutine: one that is cancelled before its first step never runs.
         task.add_done_callback(partial(self._finish_connecting, slot, target, finished))
         return finished
@@ -785,6 +824,8 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
             error = WebSocketPoolError(f"the handshake with {slot.endpoint} was cancelled")
         elif (error := task.exception()) is None and (failure := task.result()) is not None:
             error = failure.error
+        if self._tracer is not None:
+            self._tracer.connected(slot, asyncio.CancelledError() if task.cancelled() else error)
         if slot.state == CLOSING:
             self._finish_stopped(slot, finished)
         elif error is None:
@@ -840,10 +881,13 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         self, handle: ClientWebSocketResponse, plan: Plan | Literal[False]
     ) -> Coroutine[Any, Any, None]:
         """Do what is left after ``Express.release``."""
-        if plan is False and self._check_thread("release()", handle):
-            plan = self._express.release(handle)
+        slot: Any = handle._slot
         if plan is False:
-            slot: Any = handle._slot
+            has_moved = self._check_thread("release()", handle)
+            self._end_use(slot)
+            if has_moved:
+                plan = self._express.release(handle)
+        if plan is False:
             conn: Connection | None = slot.conn
             if conn is None or self._force_close or not conn.clear():
                 return self._release_unfit(handle)
@@ -851,9 +895,13 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
                 return self._begin_reset(handle, conn)
             plan = self._express.release(handle)
         self._carry_out(plan or None)
-        slot = handle._slot
         # Too old, or one too many.
         return self._completion(slot.conn) if slot.state == CLOSING and slot.conn else DONE
+
+    def _end_use(self, slot: Slot) -> None:
+        """Tell those who watch that nobody uses a connection any more; at least once for each."""
+        if self._tracer is not None:
+            self._tracer.released(slot)
 
     def _release_unfit(self, handle: ClientWebSocketResponse) -> Coroutine[Any, Any, None]:
         slot: Any = handle._slot
@@ -922,6 +970,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         if not self._loop.is_closed():
             # The garbage collector may end a coroutine in any thread; its handle is lost then.
             self._check_thread("__aexit__()", handle)
+            self._end_use(slot)
         handle._cut_off()
         if conn is None or self._loop.is_closed():
             return DONE
@@ -937,6 +986,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         conn: Connection | None = slot.conn
         if conn is None or slot.state == CLOSING:
             return
+        self._end_use(slot)
         reason = "lost" if conn.has_ended else "user"
         conn.forget_cancelled_receive()
         self._discard(slot, reason)
@@ -988,6 +1038,8 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
             conn.closed.set_result(None)
         conn.forget()
         conn.slot.conn = None
+        if self._tracer is not None:
+            self._tracer.closed(conn.slot)
         self._closed_slot(conn.slot)
 
     def _closed_slot(self, slot: Slot) -> None:
@@ -1016,6 +1068,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         )
 
     def _reclaim(self, slot: Slot) -> None:
+        self._end_use(slot)
         if slot.conn is not None and slot.state != CLOSING:
             self._close_acquired(slot, "failed")
 
@@ -1086,6 +1139,8 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         slots = self._pool.slots()
         conns = [slot.conn for slot in slots if slot.conn is not None]
         states = [dict(conn.state) for conn in conns]
+        if self._tracer is not None:
+            self._tracer.stop()
         _inherited.append((slots, conns, states, set(self._goodbyes), self._client_session))
         for conn in conns:
             conn.leave_to_parent(self._closed_error)
@@ -1096,6 +1151,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._close_by = clock() + self._close_timeout
         self._drained = self._loop.create_future()
         waiters, plan = self._pool.shutdown(_REASON["forced"], clock())
         for waiter in waiters:
@@ -1134,6 +1190,8 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         finally:
             self._targets.clear()
             await self._close_client_session()
+            if self._tracer is not None:
+                await self._tracer.finish(max(_ABORT_GRACE, self._close_by - clock()))
 
     async def _close_client_session(self) -> None:
         if self._client_session is not None and self._client_session_owner:
