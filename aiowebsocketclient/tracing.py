@@ -25,10 +25,11 @@ import asyncio
 import logging
 import time
 import weakref
+from asyncio.events import _get_running_loop
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextvars import Context, copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -83,8 +84,8 @@ class TraceQueuedEndParams:
     #: Seconds that it waited.
     seconds: float
     #: What it got instead of a connection: ``PoolTimeoutError``, ``asyncio.CancelledError``, what
-    #: the handshake failed with, ...
-    exception: BaseException | None
+    #: the handshake failed with, ...  Not in the ``repr``, as its own may have secrets.
+    exception: BaseException | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +113,9 @@ class TraceConnectExceptionParams:
     endpoint: EndpointKey
     time: float
     seconds: float
-    #: What aiohttp, ``connect_limiter`` or ``configure`` raised; the text of aiohttp's may have
-    #: the URL with its query in it.  ``asyncio.CancelledError`` where it was stopped.
-    exception: BaseException
+    #: What aiohttp, ``connect_limiter`` or ``configure`` raised; ``asyncio.CancelledError`` where
+    #: it was stopped.  Not in the ``repr``, as its own may have secrets: the URL's query, headers.
+    exception: BaseException = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,6 +368,10 @@ class Tracer:
     ) -> None:
         if name not in self._listened:
             return
+        running = _get_running_loop()
+        if running is None:
+            # The garbage collector ends a coroutine that its loop has left behind.
+            return
         if len(self._pending) >= _MAX_PENDING:
             if not self._has_dropped:
                 logger.warning("Trace handlers fall behind: events are dropped")
@@ -375,10 +380,9 @@ class Tracer:
         event = (trace, name, params, copy_context() if context is None else context)
         self._pending.insert(len(self._pending) if position is None else position, event)
         if self._told_all is None:
-            loop = asyncio.get_running_loop()
-            self._told_all = loop.create_future()
+            self._told_all = running.create_future()
             # Not at once: somebody may be inside the core.
-            loop.call_soon(self._tell_next)
+            running.call_soon(self._tell_next)
 
     def _tell_next(self, told: asyncio.Task[None] | None = None) -> None:
         self._task = None

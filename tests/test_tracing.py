@@ -17,10 +17,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from aiowebsocketclient import PoolTimeoutError, TraceConfig, WebSocketClientSession
+from aiowebsocketclient import EndpointKey, PoolTimeoutError, TraceConfig, WebSocketClientSession
 from aiowebsocketclient.tracing import (
     TraceCloseParams,
     TraceConnectExceptionParams,
+    TraceQueuedEndParams,
     TraceReleaseParams,
 )
 
@@ -509,6 +510,35 @@ async def test_handlers_that_fall_behind_lose_events(
     assert trace.names()[-2:] == ["reuse", "release"]
     told = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert [r.getMessage() for r in told] == ["Trace handlers fall behind: events are dropped"]
+
+
+async def test_a_wait_that_its_loop_has_left_behind(server: Server, trace: Recorder) -> None:
+    def leave() -> None:
+        loop = asyncio.new_event_loop()
+        session = WebSocketClientSession(trace_configs=[trace])
+        waiting = session.ws_connect(server.url("/hang"))
+
+        async def step() -> None:
+            waiting.send(None)
+            await asyncio.sleep(0.1)
+
+        loop.run_until_complete(step())
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.run_until_complete(session.close())
+        waiting.close()
+        loop.close()
+
+    await asyncio.to_thread(leave)
+    assert trace.names()[:2] == ["queued_start", "connect_start"]
+
+
+def test_params_show_no_exception() -> None:
+    endpoint = EndpointKey("127.0.0.1", 1, False)
+    error = ValueError("secret")
+    assert "secret" not in repr(TraceQueuedEndParams(endpoint, 1.0, 2.0, error))
+    assert "secret" not in repr(TraceConnectExceptionParams(endpoint, 1.0, 2.0, error))
 
 
 async def test_where_all_tasks_are_cancelled(
