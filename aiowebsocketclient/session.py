@@ -825,7 +825,9 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         elif (error := task.exception()) is None and (failure := task.result()) is not None:
             error = failure.error
         if self._tracer is not None:
-            self._tracer.connected(slot, asyncio.CancelledError() if task.cancelled() else error)
+            # One that was told to stop, too late, is not taken for open by anybody.
+            is_stopped = slot.state == CLOSING or task.cancelled()
+            self._tracer.connected(slot, asyncio.CancelledError() if is_stopped else error)
         if slot.state == CLOSING:
             self._finish_stopped(slot, finished)
         elif error is None:

@@ -330,7 +330,10 @@ class Tracer:
     def closed(self, slot: Slot) -> None:
         """Take it that the socket is closed."""
         self.released(slot)
-        trace = self._connections.pop(slot)
+        trace = self._connections.pop(slot, None)
+        if trace is None:
+            # It was told to stop connecting.
+            return
         seconds = clock() - trace.began
         reason = CLOSE_REASONS[slot.reason]
         params = TraceCloseParams(trace.endpoint, time.time(), reason, seconds)
@@ -347,10 +350,9 @@ class Tracer:
         """Wait until all is told, but no longer than that; what is left is dropped."""
         if self._told_all is None:
             return
-        try:
-            await asyncio.wait({self._told_all}, timeout=seconds)
-        finally:
-            self.stop()
+        # Cancelled here, as all tasks are by who ends a program, what is left is told all the same.
+        await asyncio.wait({self._told_all}, timeout=seconds)
+        self.stop()
 
     def stop(self) -> None:
         """Tell nothing more."""

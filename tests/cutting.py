@@ -26,8 +26,9 @@ import sys
 import time
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
@@ -39,6 +40,7 @@ from aiowebsocketclient import (
     ClientWebSocketResponse,
     PoolClosedError,
     PoolTimeoutError,
+    TraceConfig,
     WebSocketClientSession,
     WebSocketPoolError,
 )
@@ -561,6 +563,32 @@ class Arena:
                 record.clear()
 
 
+class Account(TraceConfig):
+    """Counts what is told of callers and connections."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: Counter[str] = Counter()
+        signals = [name for name in vars(self) if name.startswith("on_")]
+        for name in signals:
+            getattr(self, name).append(self._counts(name.removeprefix("on_")))
+
+    def _counts(self, name: str) -> Callable[..., Coroutine[Any, Any, None]]:
+        async def count(session: object, ctx: object, params: object) -> None:
+            self.told[name] += 1
+
+        return count
+
+    def check(self, session: WebSocketClientSession) -> None:
+        """See whether each beginning has its end, by the time the session is closed."""
+        told, stats = self.told, session.stats()
+        assert told["queued_start"] == told["queued_end"] == stats.queued, told
+        assert told["connect_start"] == told["connect_end"] + told["connect_exception"], told
+        assert told["connect_end"] == told["close"] == stats.connects, told
+        assert told["reuse"] == stats.reused, told
+        assert told["release"] <= stats.requests, told
+
+
 # -- one operation, cut once ---------------------------------------------------------------------
 
 
@@ -857,6 +885,14 @@ class Trial:
         assert len(session._pool) == 0
         assert not session._handshakes
         assert not session._goodbyes or await_gone(session._goodbyes)
+        if session._tracer is not None:
+            tracer = session._tracer
+            assert not tracer._connections
+            # Not so where the task was cancelled that waits for it.
+            await until(lambda: tracer._told_all is None, "not all is told")
+            for config in tracer._configs:
+                assert isinstance(config, Account)
+                config.check(session)
         servers = self.arena.servers
         await until(lambda: not sum(map(len, map(server_transports, servers))), "a socket is left")
         # Its handler ends a turn of the loop after its socket.
@@ -1324,6 +1360,28 @@ OPERATIONS = [
         without=NO_ACQUIRE_TIMEOUT,
     ),
 ]
+
+
+def traced(operation: Operation) -> Operation:
+    return replace(
+        operation,
+        name=f"{operation.name}, traced",
+        arguments=lambda: operation.arguments() | {"trace_configs": [Account()]},
+    )
+
+
+#: Where handlers are told of what happens, everything goes another way.
+TRACED = {
+    "acquire in a crowd",
+    "acquire second",
+    "acquire with all hooks",
+    "close the session",
+    "exchange and fail",
+    "prewarm",
+    "release to who waits",
+    "release with all hooks to who waits",
+}
+OPERATIONS += [traced(operation) for operation in OPERATIONS if operation.name in TRACED]
 
 
 # -- all of it -----------------------------------------------------------------------------------

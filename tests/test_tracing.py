@@ -201,6 +201,28 @@ async def test_a_handshake_that_is_stopped(
     assert trace.names().count("close") == 0
 
 
+async def test_a_handshake_that_is_stopped_too_late(
+    server: Server, make_session: SessionFactory, trace: Recorder
+) -> None:
+    class Stubborn:
+        async def __aenter__(self) -> None:
+            pass
+
+        async def __aexit__(self, *error: object) -> None:
+            left.set()
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(5)
+
+    left = asyncio.Event()
+    session = make_session(trace_configs=[trace], connect_limiter=Stubborn())
+    waiting = asyncio.create_task(session.ws_connect(server.url()))
+    await left.wait()
+    await session.close()
+    await asyncio.wait({waiting})
+    assert trace.names() == ["queued_start", "connect_start", "queued_end", "connect_exception"]
+    assert session.stats().connects == 0
+
+
 async def test_prewarmed_connections(
     server: Server, make_session: SessionFactory, trace: Recorder
 ) -> None:
