@@ -26,12 +26,13 @@ unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench figures instructions matrix soak sanitize wheel clean
+.PHONY: help demo test lint changes bench figures instructions matrix soak sanitize wheel clean
 
 help:
 	@echo 'make demo    run the pool against an echo server of its own'
 	@echo 'make test    lint, both cores, source distribution and wheels'
 	@echo 'make lint    ruff and mypy'
+	@echo 'make changes  what the next release will say of itself'
 	@echo 'make bench   what a cycle costs, on both cores and beside other pools'
 	@echo 'make figures  the same, into the tables of README.rst and the plots of docs/'
 	@echo 'make instructions  how many a cycle takes, against those it took; needs valgrind'
@@ -40,7 +41,7 @@ help:
 	@echo 'make sanitize  the compiled core under AddressSanitizer'
 	@echo 'make wheel   build a wheel into dist/'
 	@echo 'make clean   remove what was built, and the virtual environments'
-	@echo 'Also: PYTHON=python3.13, and ARGS="..." for all but test, lint, wheel and clean.'
+	@echo 'Also: PYTHON=python3.13, and ARGS="..." for all but test, lint, changes, wheel and clean.'
 
 # -P: the package that was installed, and not the one in this directory, which is not compiled.
 demo: $(DEMO)/.installed
@@ -57,6 +58,9 @@ lint: $(TEST)/.installed
 	$(TEST)/bin/ruff check .
 	$(TEST)/bin/ruff format --check .
 	$(TEST)/bin/mypy
+
+changes: $(TEST)/.installed
+	$(TEST)/bin/towncrier build --draft
 
 bench: $(BENCH)/.installed
 	$(COMPILED) $(BENCH)/bin/python -m bench $(ARGS)

@@ -143,6 +143,8 @@ def implementation(python: Path, where: Path, **env: str) -> str:
 
 def test_sdist_holds_all_that_is_needed_to_build_and_to_test(unpacked: Path) -> None:
     for name in (
+        "CHANGES.rst",
+        "CHANGES/README.rst",
         "LICENSE",
         "Makefile",
         "README.rst",
