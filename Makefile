@@ -90,7 +90,7 @@ wheel: $(TEST)/.installed
 
 clean:
 	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find aiowebsocketclient bench tests -name __pycache__ -prune -exec rm -rf {} +
+	find aiowebsocketclient bench examples tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(TEST)/.installed: $(SOURCES) | $(TEST)/bin/pip
 	$(COMPILED) $(TEST)/bin/pip install --quiet --group test .

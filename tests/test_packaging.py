@@ -154,6 +154,8 @@ def test_sdist_holds_all_that_is_needed_to_build_and_to_test(unpacked: Path) -> 
         "bench/__main__.py",
         "bench/scenarios/core.py",
         "docs/_static/bench/held.svg",
+        "examples/README.rst",
+        "examples/quickstart.py",
         "pyproject.toml",
         "setup.py",
         "tests/conftest.py",
@@ -169,7 +171,7 @@ def test_sdist_holds_nothing_that_was_generated(unpacked: Path) -> None:
 
 
 def test_sdist_holds_every_source_file(checkout: Path, unpacked: Path) -> None:
-    for folder in ("aiowebsocketclient", "bench", "tests"):
+    for folder in ("aiowebsocketclient", "bench", "examples", "tests"):
         for path in (checkout / folder).rglob("*.py*"):
             assert (unpacked / path.relative_to(checkout)).is_file(), path
 
