@@ -14,6 +14,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 TEST := .venv/test-$(VERSION)
 BENCH := .venv/bench-$(VERSION)
 DEMO := .venv/demo-$(VERSION)
+DOCS := .venv/docs-$(VERSION)
 
 # The directory too: its time changes when a file is added or removed.
 SOURCES := LICENSE MANIFEST.in README.rst pyproject.toml setup.py aiowebsocketclient \
@@ -26,13 +27,14 @@ unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint changes bench figures instructions matrix soak sanitize wheel clean
+.PHONY: help demo test lint docs changes bench figures instructions matrix soak sanitize wheel clean
 
 help:
 	@echo 'make demo    run the pool against an echo server of its own'
-	@echo 'make test    lint, both cores, source distribution and wheels'
+	@echo 'make test    lint, documentation, both cores, source distribution and wheels'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make changes  what the next release will say of itself'
+	@echo 'make docs    the documentation, in docs/_build/html'
 	@echo 'make bench   what a cycle costs, on both cores and beside other pools'
 	@echo 'make figures  the same, into the tables of README.rst and the plots of docs/'
 	@echo 'make instructions  how many a cycle takes, against those it took; needs valgrind'
@@ -41,14 +43,14 @@ help:
 	@echo 'make sanitize  the compiled core under AddressSanitizer'
 	@echo 'make wheel   build a wheel into dist/'
 	@echo 'make clean   remove what was built, and the virtual environments'
-	@echo 'Also: PYTHON=python3.13, and ARGS="..." for all but test, lint, changes, wheel and clean.'
+	@echo 'Also: PYTHON=python3.13, and ARGS="..." for all from bench to sanitize, and for demo.'
 
 # -P: the package that was installed, and not the one in this directory, which is not compiled.
 demo: $(DEMO)/.installed
 	$(DEMO)/bin/python -P -m aiowebsocketclient $(ARGS)
 
 # Not "python -m pytest", which would put this directory in front of what was installed.
-test: lint
+test: lint docs
 	$(COMPILED) $(TEST)/bin/pytest -n $(JOBS) --impl c --ignore tests/test_packaging.py
 	AIOWEBSOCKETCLIENT_NO_EXTENSIONS=1 $(TEST)/bin/pytest -n $(JOBS) --impl py \
 		--ignore tests/test_packaging.py
@@ -61,6 +63,13 @@ lint: $(TEST)/.installed
 
 changes: $(TEST)/.installed
 	$(TEST)/bin/towncrier build --draft
+
+# All is read anew: what gave a warning before would give none. Its pages are those of _build alone.
+docs: $(DOCS)/.installed
+	rm -rf docs/_build
+	$(DOCS)/bin/python -P -m sphinx --fail-on-warning --keep-going --quiet \
+		-d docs/_build/doctrees docs docs/_build/html
+	@echo docs/_build/html/index.html
 
 bench: $(BENCH)/.installed
 	$(COMPILED) $(BENCH)/bin/python -m bench $(ARGS)
@@ -89,7 +98,7 @@ wheel: $(TEST)/.installed
 	$(TEST)/bin/python -m build --wheel --outdir dist .
 
 clean:
-	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist docs/_build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find aiowebsocketclient bench examples tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(TEST)/.installed: $(SOURCES) | $(TEST)/bin/pip
@@ -102,6 +111,11 @@ $(BENCH)/.installed: $(SOURCES) | $(BENCH)/bin/pip
 
 $(DEMO)/.installed: $(SOURCES) | $(DEMO)/bin/pip
 	$(COMPILED) $(DEMO)/bin/pip install --quiet '.[cli]'
+	touch $@
+
+# The core in plain Python, whose signatures are the ones that are shown.
+$(DOCS)/.installed: $(SOURCES) | $(DOCS)/bin/pip
+	AIOWEBSOCKETCLIENT_NO_EXTENSIONS=1 $(DOCS)/bin/pip install --quiet --group docs .
 	touch $@
 
 .venv/%/bin/pip:
