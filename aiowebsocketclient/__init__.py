@@ -7,6 +7,7 @@ the next caller gets the same open socket.
 from importlib.metadata import version
 
 from ._compat import IMPLEMENTATION
+from .checks import check_ping
 from .exceptions import (
     ConnectionReleasedError,
     PoolClosedError,
@@ -32,6 +33,7 @@ __all__ = (
     "TraceConfig",
     "WebSocketClientSession",
     "WebSocketPoolError",
+    "check_ping",
 )
 
 __version__ = version("aiowebsocketclient")

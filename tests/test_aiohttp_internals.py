@@ -1,7 +1,7 @@
 """Every private name of aiohttp that the package relies on, and what it is relied on for.
 
-Where one of these fails on a new aiohttp, ``idle.py``, ``response.py`` or ``session.py`` must be
-looked at before that version is supported.
+Where one of these fails on a new aiohttp, ``checks.py``, ``idle.py``, ``response.py`` or
+``session.py`` must be looked at before that version is supported.
 """
 
 import asyncio
@@ -41,6 +41,7 @@ async def test_fields_of_a_response(server: Server, make_session: SessionFactory
         state = ws.__dict__
         assert state["_waiting"] is state["_closed"] is state["_closing"] is False
         assert state["_close_code"] is None
+        assert state["_autoping"] is True
         for name in ("_writer", "_reader", "_response", "_timeout", "_conn"):
             assert name in state
         # What is poison at the class must be found in every instance before.
@@ -147,6 +148,21 @@ async def test_parts_of_a_frame_lie_in_one_list(server: Server) -> None:
             assert fragments == [b"a"]
             parser.feed_data(b"bcd")
             assert fragments == []
+        await ws.close()
+
+
+async def test_autoping_may_be_switched_off_for_some_time(server: Server) -> None:
+    async with aiohttp.ClientSession() as session:
+        ws = await session.ws_connect(server.url())
+        ws._autoping = False
+        await server.sockets[0].ping(b"1")
+        assert (await ws.receive()).type is WSMsgType.PING
+        await ws.ping(b"2")
+        assert (await ws.receive()).type is WSMsgType.PONG
+        ws._autoping = True
+        await ws.ping(b"3")
+        await ws.send_str("x")
+        assert await ws.receive_str() == "x"
         await ws.close()
 
 

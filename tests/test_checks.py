@@ -1,0 +1,272 @@
+"""Ready-made hooks."""
+
+import asyncio
+import gc
+import weakref
+from typing import Any
+
+import aiohttp
+import pytest
+
+from aiowebsocketclient import (
+    ClientWebSocketResponse,
+    WebSocketClientSession,
+    WebSocketPoolError,
+    check_ping,
+)
+
+from .conftest import SessionFactory, until
+from .servers import Server
+
+
+async def echoes(ws: ClientWebSocketResponse) -> bool:
+    await ws.send_str("hello")
+    message = await ws.receive(timeout=0.2)
+    return bool(message.data == "hello")
+
+
+async def pool_one(session: WebSocketClientSession, url: str, **options: Any) -> None:
+    async with session.ws_connect(url, **options) as ws:
+        assert await echoes(ws)
+    await until(lambda: session.stats().idle == 1)
+
+
+def freeze(server: Server) -> None:
+    """Let the server read nothing any more from what is connected, as if it had been stopped."""
+    for transport in server.transports:
+        transport.pause_reading()
+
+
+def answer_by_hand(server: Server) -> Any:
+    """Return the server's side of the only connection, which now takes PINGs for messages."""
+    (ws,) = server.sockets
+    ws._autoping = False
+    return ws
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"autoping": False},
+        {"heartbeat": 0.5},
+        {"heartbeat": 0.5, "autoping": False},
+        {"compress": 15},
+        {"timeout": aiohttp.ClientWSTimeout(ws_receive=1e-6, ws_close=1.0)},
+    ],
+    ids=str,
+)
+async def test_what_answers_is_handed_out(
+    server: Server, make_session: SessionFactory, options: dict[str, Any]
+) -> None:
+    session = make_session(check=check_ping())
+    await pool_one(session, server.url(), **options)
+    for _ in range(3):
+        async with session.ws_connect(server.url(), **options) as ws:
+            assert ws.reused
+            assert await echoes(ws)
+            assert ws._autoping is options.get("autoping", True)
+    assert server.handshakes == 1
+    assert server.received == ["hello"] * 4
+
+
+async def test_who_would_get_a_dead_one_gets_another(
+    server: Server, make_session: SessionFactory
+) -> None:
+    # The place is free at once: nobody waits for a closing handshake.
+    session = make_session(limit=1, check=check_ping(timeout=0.05), close_timeout=60.0)
+    await pool_one(session, server.url())
+    freeze(server)
+    async with asyncio.timeout(5), session.ws_connect(server.url()) as ws:
+        assert not ws.reused
+        assert await echoes(ws)
+    assert (session.stats().closed_lost, session.stats().closed_failed) == (1, 0)
+    assert server.handshakes == 2
+
+
+async def test_without_it_a_dead_one_is_handed_out(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session()
+    await pool_one(session, server.url())
+    freeze(server)
+    ws = await session.ws_connect(server.url())
+    assert ws.reused
+    with pytest.raises(asyncio.TimeoutError):
+        await echoes(ws)
+    server.transports[0].abort()
+    await ws.close()
+
+
+async def test_pings_are_answered_and_old_pongs_skipped(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(check=check_ping())
+    await pool_one(session, server.url())
+    other_side = answer_by_hand(server)
+    for number in range(2):
+        del server.received[:]
+        caller = asyncio.ensure_future(session.ws_connect(server.url()))
+        await until(lambda: server.received)
+        (payload,) = server.received
+        await other_side.pong(b"of another")
+        await other_side.pong()
+        await other_side.ping(b"are you there?")
+        await until(lambda: server.received[1:] == [b"are you there?"])
+        assert not caller.done()
+        await other_side.pong(payload)
+        ws = await caller
+        assert ws.reused
+        await ws.release()
+        if number == 0:
+            first = payload
+    assert payload != first
+    assert session.stats().idle == 1
+
+
+async def test_a_message_before_the_pong_is_a_failure(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(check=check_ping())
+    await pool_one(session, server.url())
+    other_side = answer_by_hand(server)
+    caller = asyncio.ensure_future(session.ws_connect(server.url()))
+    await until(lambda: len(server.received) == 2)
+    await other_side.send_str("unasked")
+    await other_side.pong(server.received[1])
+    ws = await caller
+    assert not ws.reused
+    assert session.stats().closed_failed == 1
+    await ws.release()
+
+
+@pytest.mark.parametrize("autoclose", [True, False])
+async def test_a_close_before_the_pong_is_a_failure(
+    server: Server, make_session: SessionFactory, autoclose: bool
+) -> None:
+    session = make_session(check=check_ping())
+    await pool_one(session, server.url(), autoclose=autoclose)
+    other_side = answer_by_hand(server)
+    caller = asyncio.ensure_future(session.ws_connect(server.url(), autoclose=autoclose))
+    await until(lambda: len(server.received) == 2)
+    await other_side.close()
+    ws = await caller
+    assert not ws.reused
+    assert session.stats().closed_lost == 1
+    assert server.close_codes == [aiohttp.WSCloseCode.OK]
+    await ws.release()
+
+
+async def test_what_ends_before_the_pong_is_a_failure(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(check=check_ping())
+    await pool_one(session, server.url())
+    answer_by_hand(server)
+    caller = asyncio.ensure_future(session.ws_connect(server.url()))
+    await until(lambda: len(server.received) == 2)
+    server.transports[0].abort()
+    ws = await caller
+    assert not ws.reused
+    assert session.stats().closed_lost == 1
+    await ws.release()
+
+
+async def test_a_receive_of_a_subclass_is_not_asked(
+    server: Server, make_session: SessionFactory
+) -> None:
+    class Response(ClientWebSocketResponse):
+        async def receive(self, *args: Any, **kwargs: Any) -> Any:
+            message: Any = await super().receive(*args, **kwargs)
+            assert message.type is aiohttp.WSMsgType.TEXT
+            return message
+
+    session = make_session(check=check_ping(), ws_response_class=Response)
+    await pool_one(session, server.url())
+    async with session.ws_connect(server.url()) as ws:
+        assert ws.reused
+
+
+@pytest.mark.parametrize("name", ["configure", "check", "reset"])
+async def test_it_may_be_any_hook(server: Server, make_session: SessionFactory, name: str) -> None:
+    session = make_session(**{name: check_ping()})
+    for reused in (False, True, True):
+        async with session.ws_connect(server.url()) as ws:
+            assert ws.reused is reused
+            assert await echoes(ws)
+        await until(lambda: session.stats().idle == 1)
+    assert server.handshakes == 1
+
+
+@pytest.mark.parametrize("path", ["/silent", "/greet"])
+async def test_to_configure_with_it_fails_the_caller(
+    server: Server, make_session: SessionFactory, path: str
+) -> None:
+    session = make_session(configure=check_ping(timeout=0.2))
+    error: Any = aiohttp.ServerTimeoutError if path == "/silent" else WebSocketPoolError
+    with pytest.raises(error, match="PONG"):
+        await session.ws_connect(server.url(path))
+    await until(lambda: session.stats().endpoints == 0)
+
+
+async def test_who_is_cancelled_meanwhile_leaves_nothing_half_done(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(check=check_ping())
+    await pool_one(session, server.url())
+    answer_by_hand(server)
+    caller = asyncio.ensure_future(session.ws_connect(server.url()))
+    await until(lambda: len(server.received) == 2)
+    (slot,) = session._pool.slots()
+    caller.cancel()
+    await asyncio.wait([caller])
+    # A PONG is on its way, so it is not for the next one either.
+    assert session.stats().closed_failed == 1
+    assert slot.conn.state["_autoping"] is True
+    await until(lambda: not session.stats().closing)
+
+
+async def test_a_session_closed_meanwhile(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(check=check_ping())
+    await pool_one(session, server.url())
+    answer_by_hand(server)
+    caller = asyncio.ensure_future(session.ws_connect(server.url()))
+    await until(lambda: len(server.received) == 2)
+    await session.close()
+    with pytest.raises(WebSocketPoolError, match="closed"):
+        await caller
+
+
+async def test_what_did_not_answer_leaves_nothing_to_the_cyclic_collector(
+    server: Server, make_session: SessionFactory
+) -> None:
+    made: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    class Response(ClientWebSocketResponse):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            made.add(self)
+
+    session = make_session(check=check_ping(timeout=0.05), ws_response_class=Response)
+    await pool_one(session, server.url())
+    freeze(server)
+    gc.collect()
+    gc.disable()
+    try:
+        await (await session.ws_connect(server.url())).close()
+        await until(lambda: session.stats().endpoints == 0)
+        await until(lambda: not made, 1)
+    finally:
+        gc.enable()
+
+
+def test_equal_arguments_give_the_same_hook() -> None:
+    assert check_ping() is check_ping(5) is check_ping(timeout=5.0)
+    assert check_ping(None) is check_ping(timeout=None)
+    assert check_ping() is not check_ping(1.0)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, "5", True, float("nan"), float("inf")])
+def test_what_is_no_timeout_is_refused(timeout: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="timeout must be"):
+        check_ping(timeout)
