@@ -525,7 +525,8 @@ cdef class Pool:
     cdef dict _endpoints, _handshakes, _slots
     cdef Py_ssize_t _count, _waiters, _ticket, _serial, _claims, _giving, _closing
     cdef bint _retiring, _lowered
-    cdef list _place_heap, _idle_heap, _past
+    cdef list _place_heap, _idle_heap
+    cdef tuple _past
     cdef object _orphans, _fading
 
     def __init__(
@@ -565,8 +566,8 @@ cdef class Pool:
         self._orphans = OrderedDict()
         # Those of them that are not kept, in the order in which they are to be stopped.
         self._fading = OrderedDict()
-        # Counters of endpoints that are gone.
-        self._past = [0] * len(COUNTERS)
+        # Counters of endpoints that are gone, and the serial of the last one that they have.
+        self._past = ((0,) * len(COUNTERS), 0)
 
     # -- the two operations of the hot path ------------------------------------------------------
 
@@ -975,26 +976,47 @@ cdef class Pool:
         return handshake.live - handshake.placeless.size - handshake.opening.size
 
     def gauges(self):
-        """Return them over all endpoints, in the order of ``GAUGES``."""
+        """Return them over all endpoints, in the order of ``GAUGES``.
+
+        This, :meth:`counters` and :meth:`by_endpoint` can be called in any thread.
+        """
         cdef list totals
         cdef Endpoint endpoint
         totals = [0] * len(GAUGES)
-        for endpoint in self._endpoints.values():
+        for endpoint in self._records()[1]:
             totals = [a + b for a, b in zip(totals, endpoint.gauges(), strict=True)]
         return tuple(totals)
 
     def counters(self):
-        """Return them since the beginning, in the order of ``COUNTERS``."""
-        cdef list totals
+        """Return them since the beginning, in the order of ``COUNTERS``; none ever falls."""
         cdef Endpoint endpoint
-        totals = self._past
-        for endpoint in self._endpoints.values():
-            totals = [a + b for a, b in zip(totals, endpoint.counters(), strict=True)]
-        return tuple(totals)
+        totals, endpoints = self._records()
+        for endpoint in endpoints:
+            totals = tuple([a + b for a, b in zip(totals, endpoint.counters(), strict=True)])
+        return totals
 
     def by_endpoint(self):
         """Return the gauges and counters of each endpoint that has anything alive."""
-        return {key: (e.gauges(), e.counters()) for key, e in self._endpoints.items()}
+        return {e.key: (e.gauges(), e.counters()) for e in self._records()[1]}
+
+    cdef tuple _records(self):
+        """Return the counters of endpoints that are gone, and all others: no one twice, or missing.
+
+        Another thread may ask at any point of :meth:`_drop_dead`, and be stopped at any here.  What
+        is in the past already and not yet deleted is known by its serial.  An endpoint that goes
+        later goes on to be read from its record, which nobody changes any more.
+        """
+        cdef tuple past
+        cdef list endpoints
+        cdef Endpoint e
+        cdef Py_ssize_t last
+        while True:
+            past = self._past
+            # One step, which no other thread comes between, as it would between those of a loop.
+            endpoints = list(self._endpoints.values())
+            if past is self._past:
+                totals, last = past
+                return totals, [e for e in endpoints if e.serial != last]
 
     def sizes(self):
         """Return how many records of each kind are held, for tests of what is kept."""
@@ -1035,9 +1057,10 @@ cdef class Pool:
             and endpoint.count == 0
             and self._endpoints.get(endpoint.key) is endpoint
         ):
+            past = zip(self._past[0], endpoint.counters(), strict=True)
+            # In this order, and in one step each: see _records().
+            self._past = (tuple([a + b for a, b in past]), endpoint.serial)
             del self._endpoints[endpoint.key]
-            past = zip(self._past, endpoint.counters(), strict=True)
-            self._past = [a + b for a, b in past]
         return 0
 
     cdef Slot _new_slot(self, Handshake handshake, double now):

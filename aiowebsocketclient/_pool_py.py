@@ -616,8 +616,8 @@ class Pool:
         self._orphans: OrderedDict[Slot, None] = OrderedDict()
         # Those of them that are not kept, in the order in which they are to be stopped.
         self._fading: OrderedDict[Slot, None] = OrderedDict()
-        # Counters of endpoints that are gone.
-        self._past: list[float] = [0] * len(COUNTERS)
+        # Counters of endpoints that are gone, and the serial of the last one that they have.
+        self._past: tuple[tuple[float, ...], int] = ((0,) * len(COUNTERS), 0)
 
     # -- the two operations of the hot path ------------------------------------------------------
 
@@ -982,22 +982,40 @@ class Pool:
         return handshake.live - handshake.placeless.size - handshake.opening.size
 
     def gauges(self) -> tuple[int, ...]:
-        """Return them over all endpoints, in the order of ``GAUGES``."""
+        """Return them over all endpoints, in the order of ``GAUGES``.
+
+        This, :meth:`counters` and :meth:`by_endpoint` can be called in any thread.
+        """
         totals = [0] * len(GAUGES)
-        for endpoint in self._endpoints.values():
+        for endpoint in self._records()[1]:
             totals = [a + b for a, b in zip(totals, endpoint.gauges(), strict=True)]
         return tuple(totals)
 
     def counters(self) -> tuple[float, ...]:
-        """Return them since the beginning, in the order of ``COUNTERS``."""
-        totals = self._past
-        for endpoint in self._endpoints.values():
-            totals = [a + b for a, b in zip(totals, endpoint.counters(), strict=True)]
-        return tuple(totals)
+        """Return them since the beginning, in the order of ``COUNTERS``; none ever falls."""
+        totals, endpoints = self._records()
+        for endpoint in endpoints:
+            totals = tuple([a + b for a, b in zip(totals, endpoint.counters(), strict=True)])
+        return totals
 
     def by_endpoint(self) -> dict[Hashable, tuple[tuple[int, ...], tuple[float, ...]]]:
         """Return the gauges and counters of each endpoint that has anything alive."""
-        return {key: (e.gauges(), e.counters()) for key, e in self._endpoints.items()}
+        return {e.key: (e.gauges(), e.counters()) for e in self._records()[1]}
+
+    def _records(self) -> tuple[tuple[float, ...], list[Endpoint]]:
+        """Return the counters of endpoints that are gone, and all others: no one twice, or missing.
+
+        Another thread may ask at any point of :meth:`_drop_dead`, and be stopped at any here.  What
+        is in the past already and not yet deleted is known by its serial.  An endpoint that goes
+        later goes on to be read from its record, which nobody changes any more.
+        """
+        while True:
+            past = self._past
+            # One step, which no other thread comes between, as it would between those of a loop.
+            endpoints = list(self._endpoints.values())
+            if past is self._past:
+                totals, last = past
+                return totals, [e for e in endpoints if e.serial != last]
 
     def sizes(self) -> dict[str, int]:
         """Return how many records of each kind are held, for tests of what is kept."""
@@ -1035,9 +1053,10 @@ class Pool:
             and endpoint.count == 0
             and self._endpoints.get(endpoint.key) is endpoint
         ):
+            past = zip(self._past[0], endpoint.counters(), strict=True)
+            # In this order, and in one step each: see _records().
+            self._past = (tuple([a + b for a, b in past]), endpoint.serial)
             del self._endpoints[endpoint.key]
-            past = zip(self._past, endpoint.counters(), strict=True)
-            self._past = [a + b for a, b in past]
 
     def _new_slot(self, handshake: Handshake, now: float) -> Slot:
         slot = Slot(handshake, now)

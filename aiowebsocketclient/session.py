@@ -289,7 +289,10 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         return self._client_session
 
     def stats(self) -> PoolStats:
-        """Return gauges and counters over all endpoints."""
+        """Return gauges and counters over all endpoints.
+
+        This and :meth:`stats_by_endpoint` can be called in any thread; the counters never fall.
+        """
         return PoolStats.from_core(self._pool.gauges(), self._pool.counters())
 
     def stats_by_endpoint(self) -> dict[EndpointKey, PoolStats]:
