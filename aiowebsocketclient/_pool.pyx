@@ -82,6 +82,7 @@ cdef enum:
     _IDLE = 0
     _LIFETIME = 1
     _EVICTED = 4
+    _FORCED = 5
 
 cdef enum:
     _FOR_NOBODY = 0
@@ -262,7 +263,7 @@ cdef class Slot(Node):
     cdef readonly Waiter owner, waiter
     cdef readonly double born, since, retires, expires
     cdef readonly Py_ssize_t uses
-    cdef readonly bint kept
+    cdef readonly bint kept, drained
     cdef readonly int reason
     cdef int giving
 
@@ -279,13 +280,15 @@ cdef class Slot(Node):
         #: When its handshake began, and since when it is idle, or an orphan.
         self.born = now
         self.since = now
-        #: When it may not be handed out again, whatever its use.
+        #: When it may not be handed out again, whatever its use; since ever, once it is drained.
         self.retires = INFINITY
         #: The same, and not longer than ``max_idle`` from the last release.
         self.expires = INFINITY
         self.uses = 0
         #: An orphan that somebody wants all the same: it is not stopped for want of a waiter.
         self.kept = False
+        #: Whether it was in use, or being opened, when all of its kind were drained.
+        self.drained = False
         #: For which of ``CLOSE_REASONS`` it is closing.
         self.reason = -1
         self.giving = _FOR_NOBODY
@@ -428,7 +431,7 @@ cdef class Endpoint:
     cdef object orphans
     cdef bint in_idle_heap
     cdef Py_ssize_t hits, requests, reused, queued, timeouts, rejected
-    cdef Py_ssize_t connects, connect_errors, released
+    cdef Py_ssize_t connects, connect_errors, released, detached
     cdef double wait_seconds, connect_seconds
     cdef list closed
 
@@ -463,6 +466,7 @@ cdef class Endpoint:
         self.connect_errors = 0
         self.connect_seconds = 0.0
         self.released = 0
+        self.detached = 0
         self.closed = [0] * len(CLOSE_REASONS)
 
     def counters(self):
@@ -479,6 +483,7 @@ cdef class Endpoint:
             self.connect_errors,
             self.connect_seconds,
             self.released,
+            self.detached,
             *self.closed,
         )
 
@@ -710,7 +715,7 @@ cdef class Pool:
         if not waiter.queued:
             return None
         plan = Plan()
-        self._leave(waiter, now)
+        self._leave(waiter, plan, now)
         self._settle(handshake.endpoint, plan, now)
         self._drop_dead(handshake)
         return plan
@@ -754,6 +759,7 @@ cdef class Pool:
         cdef Handshake handshake
         cdef Endpoint endpoint
         cdef Waiter owner, first
+        cdef Slot theirs
         cdef bint moves
         plan = Plan()
         handshake = slot.handshake
@@ -763,16 +769,19 @@ cdef class Pool:
         owner = slot.owner
         first = handshake.first_waiter()
         moves = key is not None and key != handshake.key
-        if not moves and owner and first and first is not owner and first.opening is not None:
+        theirs = None if first is None or first is owner else first.opening
+        # (Who owns this one may have come after theirs was drained.)
+        if not moves and owner and first and theirs and not theirs.drained:
             # First come, first served: they change handshakes, and the owner keeps its place.
-            owner.opening = first.opening
-            owner.opening.owner = owner
+            owner.opening = theirs
+            theirs.owner = owner
             first.opening = slot
             slot.owner = owner = first
         self._stop_connecting(slot)
         slot.state = ACQUIRED
         endpoint.acquired += 1
-        slot.retires = retires
+        if not slot.drained:
+            slot.retires = retires
         if retires != INFINITY:
             self._retiring = True
         if moves:
@@ -803,7 +812,7 @@ cdef class Pool:
         owner = slot.owner
         self._stop_connecting(slot)
         if owner is not None:
-            self._leave(owner, now)
+            self._leave(owner, plan, now)
         handshake.live -= 1
         self._freed(slot)
         self._settle(endpoint, plan, now)
@@ -843,6 +852,61 @@ cdef class Pool:
         for endpoint in endpoints:
             lowered = lowered or self._is_surplus(endpoint)
         self._lowered = lowered
+        return plan
+
+    # -- retiring --------------------------------------------------------------------------------
+
+    def drain(self, keys):
+        """Close what is idle of these handshakes (``None``: of all), and the rest as it falls free.
+
+        Whoever comes from now on gets nothing that was begun before.
+        """
+        cdef Plan plan
+        cdef Slot slot
+        plan = Plan()
+        for slot in list(self._slots):
+            if slot.state == CLOSING or (keys is not None and slot.handshake.key not in keys):
+                continue
+            if slot.state == IDLE:
+                self._close_idle(slot, _FORCED, plan)
+                continue
+            slot.drained = True
+            slot.retires = -INFINITY
+            if slot.state == CONNECTING and slot.owner is None:
+                self._give_way(slot, _FOR_NOBODY, plan)
+        return plan
+
+    def retire(self, Slot slot not None):
+        """Close the other idle connections of its handshake that are as old, or older."""
+        cdef Plan plan
+        cdef Slot other, below
+        plan = Plan()
+        other = slot.handshake.idle.top
+        while other is not None:
+            below = other.inner_prev
+            if other is not slot and other.born <= slot.born:
+                self._close_idle(other, _FORCED, plan)
+            other = below
+        return plan
+
+    def detach(self, Slot slot not None, double now):
+        """Let an acquired connection go out of the pool for good; its place is free at once."""
+        cdef Handshake handshake
+        cdef Endpoint endpoint
+        cdef Plan plan
+        if slot.state != ACQUIRED or slot.waiter is not None:
+            raise ValueError("only an acquired slot can be detached")
+        handshake = slot.handshake
+        endpoint = handshake.endpoint
+        endpoint.acquired -= 1
+        endpoint.detached += 1
+        handshake.live -= 1
+        self._freed(slot)
+        plan = None
+        if self._waiters:
+            plan = Plan()
+            self._settle(endpoint, plan, now)
+        self._drop_dead(handshake)
         return plan
 
     # -- connections that end --------------------------------------------------------------------
@@ -939,7 +1003,7 @@ cdef class Pool:
         plan = Plan()
         for handshake in list(self._handshakes.values()):
             while (waiter := handshake.first_waiter()) is not None:
-                self._leave(waiter, now)
+                self._leave(waiter, plan, now)
                 waiters.append(waiter)
             self._index(handshake.endpoint)
         for slot in list(self._slots):
@@ -966,6 +1030,10 @@ cdef class Pool:
     def slots(self):
         """Return every slot that is not gone."""
         return list(self._slots)
+
+    def keys(self):
+        """Return the handshakes with anything alive."""
+        return list(self._handshakes)
 
     def open_count(self, key):
         """Return how many connections of the handshake are open or being opened."""
@@ -1296,7 +1364,7 @@ cdef class Pool:
         waiter.handshake.endpoint.waiting.remove(waiter)
         return 0
 
-    cdef int _leave(self, Waiter waiter, double now) except -1:
+    cdef int _leave(self, Waiter waiter, Plan plan, double now) except -1:
         """Take a waiter out; a handshake of its own passes to the next of its kind."""
         cdef Handshake handshake
         cdef Endpoint endpoint
@@ -1311,7 +1379,11 @@ cdef class Pool:
             waiter.opening = None
             handshake.opening.remove(waiter)
             heir = handshake.placeless.head
-            if heir is None:
+            if slot.drained:
+                # Who comes from now on is to have one that was begun since.
+                self._orphan(slot, now)
+                self._give_way(slot, _FOR_NOBODY, plan)
+            elif heir is None:
                 self._orphan(slot, now)
             else:
                 self._leave_line(heir)
@@ -1338,7 +1410,7 @@ cdef class Pool:
         return 0
 
     cdef int _serve(self, Waiter waiter, Slot slot, Plan plan, double now) except -1:
-        self._leave(waiter, now)
+        self._leave(waiter, plan, now)
         self._give(slot, waiter)
         plan.wake(waiter)
         return 0
@@ -1355,7 +1427,7 @@ cdef class Pool:
         endpoint = handshake.endpoint
         first = handshake.first_waiter()
         if slot.retires <= now:
-            self._start_closing(slot, _LIFETIME)
+            self._start_closing(slot, _FORCED if slot.drained else _LIFETIME)
             plan.close(slot)
         elif self._lowered and self._is_surplus(endpoint):
             self._give_way(slot, _FOR_NOBODY, plan)

@@ -20,7 +20,7 @@ import sys
 import warnings
 from asyncio.events import _get_running_loop
 from collections import OrderedDict
-from collections.abc import Coroutine, Generator, Hashable, Iterator
+from collections.abc import Container, Coroutine, Generator, Hashable, Iterator
 from contextvars import copy_context
 from threading import get_ident
 from time import monotonic
@@ -75,6 +75,7 @@ CLOSE_REASONS: Final = (
 _IDLE: Final = 0
 _LIFETIME: Final = 1
 _EVICTED: Final = 4
+_FORCED: Final = 5
 
 GAUGES: Final = ("connecting", "acquired", "idle", "closing", "waiting", "endpoints")
 COUNTERS: Final = (
@@ -88,6 +89,7 @@ COUNTERS: Final = (
     "connect_errors",
     "connect_seconds",
     "released",
+    "detached",
     *(f"closed_{reason}" for reason in CLOSE_REASONS),
 )
 
@@ -264,6 +266,7 @@ class Slot(Node):
     __slots__ = (
         "born",
         "conn",
+        "drained",
         "expires",
         "giving",
         "handshake",
@@ -292,13 +295,15 @@ class Slot(Node):
         #: When its handshake began, and since when it is idle, or an orphan.
         self.born = now
         self.since = now
-        #: When it may not be handed out again, whatever its use.
+        #: When it may not be handed out again, whatever its use; since ever, once it is drained.
         self.retires = math.inf
         #: The same, and not longer than ``max_idle`` from the last release.
         self.expires = math.inf
         self.uses = 0
         #: An orphan that somebody wants all the same: it is not stopped for want of a waiter.
         self.kept = False
+        #: Whether it was in use, or being opened, when all of its kind were drained.
+        self.drained = False
         #: For which of ``CLOSE_REASONS`` it is closing.
         self.reason = -1
         self.giving = _FOR_NOBODY
@@ -443,6 +448,7 @@ class Endpoint:
         "connecting",
         "connects",
         "count",
+        "detached",
         "giving",
         "handshakes",
         "hits",
@@ -493,6 +499,7 @@ class Endpoint:
         self.connect_errors = 0
         self.connect_seconds = 0.0
         self.released = 0
+        self.detached = 0
         self.closed = [0] * len(CLOSE_REASONS)
 
     def counters(self) -> tuple[float, ...]:
@@ -509,6 +516,7 @@ class Endpoint:
             self.connect_errors,
             self.connect_seconds,
             self.released,
+            self.detached,
             *self.closed,
         )
 
@@ -747,7 +755,7 @@ class Pool:
         if not waiter.queued:
             return None
         plan = Plan()
-        self._leave(waiter, now)
+        self._leave(waiter, plan, now)
         self._settle(handshake.endpoint, plan, now)
         self._drop_dead(handshake)
         return plan
@@ -794,16 +802,19 @@ class Pool:
         owner = slot.owner
         first = handshake.first_waiter()
         moves = key is not None and key != handshake.key
-        if not moves and owner and first and first is not owner and first.opening is not None:
+        theirs = None if first is None or first is owner else first.opening
+        # (Who owns this one may have come after theirs was drained.)
+        if not moves and owner and first and theirs and not theirs.drained:
             # First come, first served: they change handshakes, and the owner keeps its place.
-            owner.opening = first.opening
-            owner.opening.owner = owner
+            owner.opening = theirs
+            theirs.owner = owner
             first.opening = slot
             slot.owner = owner = first
         self._stop_connecting(slot)
         slot.state = ACQUIRED
         endpoint.acquired += 1
-        slot.retires = retires
+        if not slot.drained:
+            slot.retires = retires
         if retires != math.inf:
             self._retiring = True
         if moves:
@@ -830,7 +841,7 @@ class Pool:
         owner = slot.owner
         self._stop_connecting(slot)
         if owner is not None:
-            self._leave(owner, now)
+            self._leave(owner, plan, now)
         handshake.live -= 1
         self._freed(slot)
         self._settle(endpoint, plan, now)
@@ -866,6 +877,54 @@ class Pool:
         for endpoint in endpoints:
             lowered = lowered or self._is_surplus(endpoint)
         self._lowered = lowered
+        return plan
+
+    # -- retiring --------------------------------------------------------------------------------
+
+    def drain(self, keys: Container[Hashable] | None) -> Plan:
+        """Close what is idle of these handshakes (``None``: of all), and the rest as it falls free.
+
+        Whoever comes from now on gets nothing that was begun before.
+        """
+        plan = Plan()
+        for slot in list(self._slots):
+            if slot.state == CLOSING or (keys is not None and slot.handshake.key not in keys):
+                continue
+            if slot.state == IDLE:
+                self._close_idle(slot, _FORCED, plan)
+                continue
+            slot.drained = True
+            slot.retires = -math.inf
+            if slot.state == CONNECTING and slot.owner is None:
+                self._give_way(slot, _FOR_NOBODY, plan)
+        return plan
+
+    def retire(self, slot: Slot) -> Plan:
+        """Close the other idle connections of its handshake that are as old, or older."""
+        plan = Plan()
+        other: Slot | None = slot.handshake.idle.top
+        while other is not None:
+            below: Slot | None = other.inner_prev
+            if other is not slot and other.born <= slot.born:
+                self._close_idle(other, _FORCED, plan)
+            other = below
+        return plan
+
+    def detach(self, slot: Slot, now: float) -> Plan | None:
+        """Let an acquired connection go out of the pool for good; its place is free at once."""
+        if slot.state != ACQUIRED or slot.waiter is not None:
+            raise ValueError("only an acquired slot can be detached")
+        handshake = slot.handshake
+        endpoint = handshake.endpoint
+        endpoint.acquired -= 1
+        endpoint.detached += 1
+        handshake.live -= 1
+        self._freed(slot)
+        plan: Plan | None = None
+        if self._waiters:
+            plan = Plan()
+            self._settle(endpoint, plan, now)
+        self._drop_dead(handshake)
         return plan
 
     # -- connections that end --------------------------------------------------------------------
@@ -946,7 +1005,7 @@ class Pool:
         plan = Plan()
         for handshake in list(self._handshakes.values()):
             while (waiter := handshake.first_waiter()) is not None:
-                self._leave(waiter, now)
+                self._leave(waiter, plan, now)
                 waiters.append(waiter)
             self._index(handshake.endpoint)
         for slot in list(self._slots):
@@ -973,6 +1032,10 @@ class Pool:
     def slots(self) -> list[Slot]:
         """Return every slot that is not gone."""
         return list(self._slots)
+
+    def keys(self) -> list[Hashable]:
+        """Return the handshakes with anything alive."""
+        return list(self._handshakes)
 
     def open_count(self, key: Hashable) -> int:
         """Return how many connections of the handshake are open or being opened."""
@@ -1248,7 +1311,7 @@ class Pool:
         waiter.handshake.placeless.remove(waiter)
         waiter.handshake.endpoint.waiting.remove(waiter)
 
-    def _leave(self, waiter: Waiter, now: float) -> None:
+    def _leave(self, waiter: Waiter, plan: Plan, now: float) -> None:
         """Take a waiter out; a handshake of its own passes to the next of its kind."""
         handshake = waiter.handshake
         endpoint = handshake.endpoint
@@ -1259,7 +1322,11 @@ class Pool:
             waiter.opening = None
             handshake.opening.remove(waiter)
             heir: Waiter | None = handshake.placeless.head
-            if heir is None:
+            if slot.drained:
+                # Who comes from now on is to have one that was begun since.
+                self._orphan(slot, now)
+                self._give_way(slot, _FOR_NOBODY, plan)
+            elif heir is None:
                 self._orphan(slot, now)
             else:
                 self._leave_line(heir)
@@ -1283,7 +1350,7 @@ class Pool:
         waiter.slot = slot
 
     def _serve(self, waiter: Waiter, slot: Slot, plan: Plan, now: float) -> None:
-        self._leave(waiter, now)
+        self._leave(waiter, plan, now)
         self._give(slot, waiter)
         plan.wake(waiter)
 
@@ -1295,7 +1362,7 @@ class Pool:
         endpoint = handshake.endpoint
         first = handshake.first_waiter()
         if slot.retires <= now:
-            self._start_closing(slot, _LIFETIME)
+            self._start_closing(slot, _FORCED if slot.drained else _LIFETIME)
             plan.close(slot)
         elif self._lowered and self._is_surplus(endpoint):
             self._give_way(slot, _FOR_NOBODY, plan)

@@ -45,6 +45,8 @@ class PoolStats:
     connect_seconds: float
     #: Connections given back fit for another's use.
     released: int
+    #: Connections taken out of the pool for good, open.
+    detached: int
 
     #: Closed after ``max_idle``.
     closed_idle: int

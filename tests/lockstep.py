@@ -17,6 +17,7 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from random import Random
 from time import monotonic
@@ -57,6 +58,9 @@ OPERATIONS: dict[str, dict[str, Sequence[Any]]] = {
     "decline": {"which": ANY},
     "closed": {"which": ANY},
     "expire": {},
+    "drain": {"keys": (None, ("a1",), ("a1",), ("a2", "b1"))},
+    "retire": {"which": ANY},
+    "detach": {"which": ANY},
     "resize": {"limit": (0, 1, 2, 3, 5), "limit_total": (0, 0, 1, 3, 6)},
     "misuse": {"which": ANY},
     "churn": {"times": (2, 30)},
@@ -77,6 +81,9 @@ WEIGHTS = dict.fromkeys(OPERATIONS, 2) | {
     "lose_idle": 1,
     "misuse": 1,
     "resize": 1,
+    "drain": 1,
+    "retire": 1,
+    "detach": 1,
     "churn": 0.5,
     "hog": 1,
 }
@@ -98,6 +105,7 @@ MOVES = {(state, state) for state in range(5)} | {
     (CONNECTING, GONE),
     (ACQUIRED, IDLE),
     (ACQUIRED, CLOSING),
+    (ACQUIRED, GONE),
     (IDLE, ACQUIRED),
     (IDLE, CLOSING),
     (CLOSING, GONE),
@@ -160,7 +168,7 @@ class Side:
         return (
             (slot.state, slot.key, slot.endpoint, self.number(slot.owner)),
             (self.number(slot.waiter), slot.born, slot.since, slot.retires),
-            (slot.uses, slot.kept),
+            (slot.uses, slot.kept, slot.drained),
         )
 
     def waiter_in_numbers(self, waiter: Any) -> tuple[Any, ...]:
@@ -174,7 +182,7 @@ def model_slot_in_numbers(slot: naive.Slot) -> tuple[Any, ...]:
     return (
         (slot.state, slot.key, slot.endpoint, slot.owner and slot.owner.number),
         (slot.given and slot.given.number, slot.born, slot.since, slot.retires),
-        (slot.uses, slot.kept),
+        (slot.uses, slot.kept, slot.is_drained),
     )
 
 
@@ -205,6 +213,8 @@ class Lockstep:
         #: The states of the slots that are not gone, and whose sockets are gone since.
         self.states: dict[int, int] = {}
         self.freed: set[int] = set()
+        #: By slot that was alive when it was drained: who comes with this ticket came later.
+        self.drained: dict[int, int] = {}
         #: By endpoint, how many places were taken before: what is over a limit may not grow.
         self.excess: Counter[str] = Counter()
         self.most_endpoints = 0
@@ -241,8 +251,10 @@ class Lockstep:
             "abandon": [slot for slot in opened if slot.state == CONNECTING] or opened,
             "release": held,
             "hog": held,
+            "detach": held,
             "discard": slots,
             "lose_idle": [slot for slot in slots if slot.state == IDLE],
+            "retire": [slot for slot in slots if slot.state in (IDLE, ACQUIRED)],
             "lose_given": [slot for slot in slots if slot.given is not None],
             "hurry": self.given,
             "decline": self.given,
@@ -267,8 +279,11 @@ class Lockstep:
             answers.append(answer)
             assert answer == answers[0], (name, answers)
             if name == "shutdown":
-                # Who waited comes back by handshake; which handshake is first is nobody's concern.
-                answer = (tuple(sorted(answer[0])), answer[1])
+                # Who waited comes back by handshake, and so do handshakes that go with who waited;
+                # which handshake is first is nobody's concern.
+                waiters, plan = answer
+                closing = tuple(sorted(plan.closing))
+                answer = (tuple(sorted(waiters)), plan._replace(closing=closing))
             assert answer == expected, (side.core.__name__, name, answer, expected)
 
     def keep_book(self, plan: Plan | None) -> None:
@@ -282,6 +297,7 @@ class Lockstep:
         slot = self.model.acquire(key, self.now)
         self.call("acquire", Known(key) if is_known else None, slot, key, self.now)
         self.check_fresh(slot)
+        assert slot is None or slot.number not in self.drained
 
     def request(self, key: str, may_wait: bool, is_known: bool) -> None:
         waiter, plan = self.model.request(key, self.now, may_wait)
@@ -391,15 +407,31 @@ class Lockstep:
         self.keep_book(plan)
         self.check_order(plan)
 
+    def drain(self, keys: tuple[str, ...] | None) -> None:
+        for slot in self.model.slots:
+            if keys is None or slot.key in keys:
+                self.drained.setdefault(slot.number, self.model.tickets)
+        self.call("drain", None, self.model.drain(keys), keys)
+
+    def retire(self, slot: naive.Slot) -> None:
+        self.call("retire", slot, self.model.retire(slot))
+
+    def detach(self, slot: naive.Slot) -> None:
+        plan = self.model.detach(slot, self.now)
+        self.freed.add(slot.number)
+        self.call("detach", slot, plan, self.now)
+        self.keep_book(plan)
+        self.check_order(plan)
+
     def misuse(self, slot: naive.Slot) -> None:
         """Say of a slot what cannot be true; nothing changes."""
-        for side in self.sides:
+        for side, name in product(self.sides, ("release", "detach")):
             try:
-                side.pool.release(side.slots[slot.number], self.now)
+                getattr(side.pool, name)(side.slots[slot.number], self.now)
             except ValueError:
                 pass
             else:
-                raise AssertionError("what is not in use was released")
+                raise AssertionError(f"{name} of what is not in use")
         if slot.state != CLOSING:
             self.call("closed", slot, None, self.now)
         if slot.state in (CONNECTING, CLOSING):
@@ -459,6 +491,7 @@ class Lockstep:
         assert not plan.opened
         assert not plan.woken
         waiters.sort(key=lambda waiter: waiter.number)
+        plan = plan._replace(closing=tuple(sorted(plan.closing)))
         self.call("shutdown", None, (waiters, plan), REASONS.index("forced"), self.now)
         self.given.clear()
         self.model.forget()
@@ -576,7 +609,7 @@ class Lockstep:
         self.excess = taken
 
     def check_places(self) -> None:
-        """A place is free only when its socket is closed, and what is closing stays so."""
+        """A place is free only when its socket is closed or detached; what is closing stays so."""
         before = self.states
         self.states = {self.side.number(slot): slot.state for slot in self.pool.slots()}
         for number in before.keys() | self.states.keys():
@@ -598,9 +631,19 @@ class Lockstep:
         for slot in self.living(IDLE, CLOSING):
             assert slot.owner is None
             assert slot.waiter is None
+        self.check_drained()
         placeless = {waiter.handshake.key for waiter in queued if waiter.opening is None}
         orphans = [slot for slot in self.living(CONNECTING) if slot.owner is None]
         assert not any(slot.key in placeless for slot in orphans)
+
+    def check_drained(self) -> None:
+        """Who came after a drain has nothing that was begun before, nor will have it."""
+        drained = [self.side.slots[number] for number in self.drained]
+        for slot in drained:
+            waiter = slot.waiter or slot.owner
+            assert waiter is None or waiter.ticket < self.drained[self.side.number(slot)]
+            assert slot.state != IDLE
+            assert slot.state != CONNECTING or slot.owner is not None
 
     def check_idle(self) -> None:
         """No connection is idle while its handshake has a waiter."""

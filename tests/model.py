@@ -27,6 +27,7 @@ COUNTED = (
     "connect_errors",
     "connect_seconds",
     "released",
+    "detached",
     *(f"closed_{reason}" for reason in REASONS),
 )
 
@@ -78,6 +79,7 @@ class Slot:
     retires: float = math.inf
     uses: int = 0
     kept: bool = False
+    is_drained: bool = False
     #: The endpoint for whose waiters its place is cleared, or OVER_ALL.
     cleared_for: str | None = None
 
@@ -198,7 +200,8 @@ class Model:
         self.count(slot.endpoint, "connects")
         self.count(slot.endpoint, "connect_seconds", now - slot.born)
         slot.state = ACQUIRED
-        slot.retires = retires
+        if not slot.is_drained:
+            slot.retires = retires
         if key is None or key == slot.key:
             self.connected_as_expected(slot, now)
         else:
@@ -214,10 +217,11 @@ class Model:
             return
         if owner is not None and owner is not first:
             theirs = self.under_way_for(first)
-            if theirs is not None:
+            if theirs is not None and not theirs.is_drained:
                 theirs.owner = owner
             else:
-                # Rule: who loses its handshake to an older one stands at the head of the line.
+                # Rule: who loses its handshake to an older one stands at the head of the line. It
+                # does not get that one's in turn where that is drained.
                 owner.has_returned = True
         # Rule: what was opened for a waiter is given to one even if its lifetime is over.
         self.serve(first, slot, now)
@@ -312,6 +316,35 @@ class Model:
             self.trim_to_limit(endpoint)
         for endpoint in endpoints:
             self.settle(endpoint, now)
+        return self.plan()
+
+    def drain(self, keys: Iterable[str] | None) -> Plan:
+        """Rule: what is given to a waiter, and not taken yet, is in use."""
+        for slot in list(self.slots):
+            if slot.state == CLOSING or (keys is not None and slot.key not in keys):
+                continue
+            if slot.state == IDLE:
+                self.close_idle(slot, "forced")
+                continue
+            slot.is_drained = True
+            slot.retires = -math.inf
+            if slot in self.orphans():
+                self.give_way(slot, None)
+        return self.plan()
+
+    def retire(self, slot: Slot) -> Plan:
+        # Rule: what was used last is closed first.
+        for other in reversed(self.idle(key=slot.key)):
+            if other is not slot and other.born <= slot.born:
+                self.close_idle(other, "forced")
+        return self.plan()
+
+    def detach(self, slot: Slot, now: float) -> Plan | None:
+        self.count(slot.endpoint, "detached")
+        self.free(slot)
+        if not self.waiters:
+            return None
+        self.settle(slot.endpoint, now)
         return self.plan()
 
     def shutdown(self, reason: int, now: float) -> tuple[list[Waiter], Plan]:
@@ -492,7 +525,8 @@ class Model:
         """Decide who gets a connection that has fallen free."""
         first = self.first(slot.key)
         if slot.retires <= now:
-            self.start_closing(slot, REASONS.index("lifetime"))
+            reason = "forced" if slot.is_drained else "lifetime"
+            self.start_closing(slot, REASONS.index(reason))
             self.closing.append(slot)
         elif self.is_surplus(slot.endpoint):
             self.give_way(slot, None)
@@ -610,16 +644,21 @@ class Model:
             orphans[0].owner = waiter
 
     def leave(self, waiter: Waiter, now: float) -> None:
-        """Take it out; its handshake goes to the oldest of its kind that has none, or to nobody."""
+        """Take it out; its handshake goes to the oldest of its kind that has none, or to nobody.
+
+        Rule: one that is drained is stopped, since nobody else is to have it.
+        """
         slot = self.under_way_for(waiter)
         self.waiters.remove(waiter)
         waiter.is_queued = False
         self.count(waiter.endpoint, "wait_seconds", now - waiter.since)
         if slot is not None:
-            heirs = self.placeless(waiter.key)
+            heirs = [] if slot.is_drained else self.placeless(waiter.key)
             slot.owner = heirs[0] if heirs else None
             if not heirs:
                 self.orphan(slot, now)
+            if slot.is_drained:
+                self.give_way(slot, None)
 
     def serve(self, waiter: Waiter, slot: Slot, now: float) -> None:
         self.leave(waiter, now)

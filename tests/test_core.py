@@ -82,6 +82,15 @@ class Driver:
     def resize(self, limit: int = 0, limit_total: int = 0) -> None:
         self._plan(self.core.resize(limit, limit_total, self.now))
 
+    def drain(self, *keys: Any) -> None:
+        self._plan(self.core.drain(frozenset(keys) or None))
+
+    def retire(self, slot: Any) -> None:
+        self._plan(self.core.retire(slot))
+
+    def detach(self, slot: Any) -> None:
+        self._plan(self.core.detach(slot, self.now))
+
     def expire(self) -> None:
         self._plan(self.core.expire(self.now))
 
@@ -1706,6 +1715,155 @@ def test_nothing_is_closed_for_good_after_a_limit_was_lowered(drive: Drive) -> N
         assert slot.state == IDLE
 
 
+# -- retiring ------------------------------------------------------------------------------------
+
+
+def test_draining_closes_what_is_idle_now_and_what_is_used_on_release(drive: Drive) -> None:
+    pool = drive()
+    held = pool.hold("a1")
+    idle, elsewhere = pool.idle("a2"), pool.idle("b1")
+    pool.drain()
+    assert pool.closing == [idle, elsewhere]
+    assert held.state == ACQUIRED
+    pool.release(held)
+    assert pool.closing == [held]
+    assert pool.counter("closed_forced") == 3
+    assert pool.counter("released") == 3
+    pool.closed(idle)
+    # What is opened from now on is as good as ever.
+    again = pool.idle("a1")
+    assert pool.acquire("a1") is again
+
+
+def test_draining_some_leaves_the_rest(drive: Drive) -> None:
+    pool = drive()
+    held, drained = pool.hold("a2"), pool.hold("a1")
+    idle, other = pool.idle("a1"), pool.idle("a3")
+    (waiter, opening), orphan = pool.opening("a2"), pool.orphan("b1")
+    pool.drain("a1", "nobody's")
+    assert pool.closing == [idle]
+    assert (other.state, opening.state, orphan.state) == (IDLE, CONNECTING, CONNECTING)
+    pool.release(held)
+    assert pool.woken == [waiter]
+    pool.release(drained)
+    assert pool.closing == [drained]
+
+
+def test_a_drained_connection_goes_to_no_waiter(drive: Drive) -> None:
+    pool = drive(limit=1)
+    held = pool.hold("a1")
+    waiter = pool.request("a1")
+    pool.drain()
+    assert pool.did_nothing()
+    pool.release(held)
+    assert (pool.closing, pool.woken) == ([held], [])
+    pool.closed(held)
+    (slot,) = pool.opened
+    assert slot.owner is waiter
+
+
+def test_what_was_given_before_it_was_drained_is_in_use(drive: Drive) -> None:
+    pool = drive()
+    idle = pool.idle("a1")
+    waiter = pool.request("a1")
+    pool.drain()
+    assert pool.did_nothing()
+    assert pool.take(waiter) is idle
+    pool.release(idle)
+    assert pool.closing == [idle]
+
+
+def test_a_drained_handshake_serves_its_caller(drive: Drive) -> None:
+    pool = drive()
+    waiter, slot = pool.opening("a1")
+    pool.drain()
+    assert pool.did_nothing()
+    pool.connected(slot, retires=1_000.0)
+    assert pool.woken == [waiter]
+    assert pool.take(waiter) is slot
+    pool.release(slot)
+    assert pool.closing == [slot]
+    assert pool.counter("closed_forced") == 1
+    assert pool.counter("closed_lifetime") == 0
+
+
+def test_a_drained_handshake_nobody_waits_for_is_stopped(drive: Drive) -> None:
+    pool = drive()
+    orphan, opened = pool.orphan("a1"), pool.open("a1")
+    pool.drain()
+    assert pool.closing == [orphan, opened]
+    assert opened.drained
+    assert pool.counter("closed_forced") == 0
+    assert pool.core.next_deadline() == NEVER
+
+
+def test_who_comes_after_a_drain_takes_over_no_handshake_begun_before(drive: Drive) -> None:
+    pool = drive(max_connecting=1)
+    first, slot = pool.opening("a1")
+    pool.drain()
+    second = pool.request("a1")
+    assert pool.did_nothing()
+    pool.give_up(first)
+    assert pool.closing == [slot]
+    (another,) = pool.opened
+    assert another.owner is second
+
+
+def test_who_is_served_otherwise_leaves_no_drained_handshake_behind(drive: Drive) -> None:
+    """The older one is served by what was opened for the younger, which does not get its."""
+    pool = drive()
+    older, drained = pool.opening("a1")
+    pool.drain()
+    younger, fresh = pool.opening("a1")
+    pool.connected(fresh)
+    assert pool.woken == [older]
+    assert pool.closing == [drained]
+    (another,) = pool.opened
+    assert another.owner is younger
+    pool.connected(another)
+    assert pool.woken == [younger]
+
+
+def test_retiring_closes_idle_ones_of_a_handshake_that_are_as_old(drive: Drive) -> None:
+    pool = drive()
+    older, held = pool.hold("a1"), pool.hold("a1")
+    pool.now = 1.0
+    one, twin = pool.hold("a1"), pool.hold("a1")
+    pool.now = 2.0
+    younger, other = pool.hold("a1"), pool.hold("a2")
+    # What counts is when it was opened, not when it was used.
+    for slot in (younger, one, twin, other, older):
+        pool.release(slot)
+    pool.retire(one)
+    assert pool.closing == [older, twin]
+    assert pool.counter("closed_forced") == 2
+    assert (one.state, younger.state, held.state) == (IDLE, IDLE, ACQUIRED)
+    pool.release(held)
+    assert held.state == IDLE
+
+
+def test_a_detached_connection_leaves_its_place_at_once(drive: Drive) -> None:
+    pool = drive(limit=1)
+    held = pool.hold("a1")
+    waiter = pool.request("a2")
+    pool.detach(held)
+    assert held.state == GONE
+    (slot,) = pool.opened
+    assert slot.owner is waiter
+    assert pool.counter("detached") == 1
+    pool.give_up(waiter)
+    pool.failed(slot)
+    assert pool.is_empty()
+
+
+def test_detaching_the_last_drops_its_records(drive: Drive) -> None:
+    pool = drive()
+    pool.detach(pool.hold("a1"))
+    assert pool.did_nothing()
+    assert pool.is_empty()
+    assert pool.counter("detached") == 1
+
+
 # -- the end -------------------------------------------------------------------------------------
 
 
@@ -1942,10 +2100,12 @@ def test_release_of_what_is_not_acquired_is_refused(drive: Drive) -> None:
     idle = pool.idle("a2")
     gauges = pool.core.gauges()
     for slot in (connecting, idle, closing, gone):
-        with pytest.raises(ValueError, match="only an acquired slot"):
-            pool.release(slot)
+        for leave in (pool.release, pool.detach):
+            with pytest.raises(ValueError, match="only an acquired slot"):
+                leave(slot)
     assert pool.core.gauges() == gauges
     assert pool.counter("released") == 1
+    assert pool.counter("detached") == 0
 
 
 @pytest.mark.parametrize("garbage", [None, 1, "slot", object()], ids=told)
@@ -1956,12 +2116,17 @@ def test_release_of_what_is_not_acquired_is_refused(drive: Drive) -> None:
         lambda pool, garbage: pool.take(garbage),
         lambda pool, garbage: pool.give_up(garbage, 0.0, False),
         lambda pool, garbage: pool.abandon(garbage, 0.0),
+        lambda pool, garbage: pool.retire(garbage),
+        lambda pool, garbage: pool.detach(garbage, 0.0),
         lambda pool, garbage: pool.connected(garbage, 0.0),
         lambda pool, garbage: pool.connect_failed(garbage, 0.0),
         lambda pool, garbage: pool.discard(garbage, 0, 0.0),
         lambda pool, garbage: pool.closed(garbage, 0.0),
     ],
-    ids=["release", "take", "give_up", "abandon", "connected", "failed", "discard", "closed"],
+    ids=[
+        *("release", "take", "give_up", "abandon", "retire", "detach"),
+        *("connected", "failed", "discard", "closed"),
+    ],
 )
 def test_what_is_not_of_the_pool_is_refused(
     drive: Drive, call: Callable[[Any, Any], object], garbage: Any

@@ -203,10 +203,10 @@ def day(crowd: Crowd, numbers: "count[int]") -> None:
             pool.abandon(opened, 1.0)
             carry_out(pool, pool.connect_failed(opened, 1.0)[1])
         pool.open_count(key)
-    if crowd.held:
-        slot = crowd.held.pop()
-        if slot.state == ACQUIRED and slot.waiter is None:
-            carry_out(pool, pool.release(slot, 1.0))
+    for leave in (pool.release, pool.detach):
+        slot = crowd.held.pop() if crowd.held else None
+        if slot is not None and slot.state == ACQUIRED and slot.waiter is None:
+            carry_out(pool, leave(slot, 1.0))
     for place in (0, len(crowd.queued) // 2, -1):
         if crowd.queued:
             carry_out(pool, pool.give_up(crowd.queued.pop(place), 1.0, False))

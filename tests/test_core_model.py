@@ -95,6 +95,9 @@ class History(RuleBasedStateMachine):
     closed = operation("closed")
     closed_too = closed
     expire = operation("expire")
+    drain = operation("drain")
+    retire = operation("retire")
+    detach = operation("detach")
     resize = operation("resize")
     misuse = operation("misuse")
 
