@@ -6,11 +6,13 @@ they run, and what becomes of a connection whose hook fails, is decided in ``ses
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
 from ._compat import Express, lend
 from .exceptions import WebSocketPoolError
+from .logs import is_debugging, log
 
 __all__ = ("NO_HOOKS", "Hook", "Hooks", "NotAsyncError", "hooks_of", "run_hook")
 
@@ -38,8 +40,9 @@ class NotAsyncError(TypeError):
     """A hook is no async function, which shows only when it has been called."""
 
     def __init__(self, hook: Hook) -> None:
-        name = getattr(hook, "__qualname__", type(hook).__name__)
-        super().__init__(f"{name} was given as a hook, which must be async: write async def")
+        super().__init__(
+            f"{_name_of(hook)} was given as a hook, which must be async: write async def"
+        )
 
 
 def hooks_of(options: dict[str, Any], defaults: Hooks) -> Hooks:
@@ -58,8 +61,12 @@ def hooks_of(options: dict[str, Any], defaults: Hooks) -> Hooks:
     return defaults._replace(**given) if given else defaults
 
 
-async def run_hook(hook: Hook, express: Express, conn: Any, deadline: asyncio.Timeout) -> None:
-    """Run a hook on a handle of ``conn`` that is good until the hook ends."""
+async def run_hook(name: str, express: Express, conn: Any, deadline: asyncio.Timeout) -> None:
+    """Run a hook of ``conn`` on a handle that is good until the hook ends.
+
+    What it raises is logged here: where nobody waits for a hook, nobody else would learn of it.
+    """
+    hook: Hook = getattr(conn.hooks, name)
     ws = lend(express, None, conn.slot)
     try:
         async with deadline:
@@ -73,8 +80,33 @@ async def run_hook(hook: Hook, express: Express, conn: Any, deadline: asyncio.Ti
         if conn.state["_waiting"]:
             # It would take what is meant for the next user.
             raise WebSocketPoolError("a hook left a receive() under way")
+    except NotAsyncError:
+        # Otherwise it would only show in that nothing is ever reused.
+        log("hook_not_async", hook=name, function=_name_of(hook))
+        raise
+    except Exception as exc:
+        # With a deadline in the past it was told to stop by who would have waited for it.
+        if not conn.has_ended and deadline.when() != -math.inf:
+            _log_failure(name, conn, exc)
+        raise
     finally:
         ws._cut_off()
         conn.wake_pending_receive()
         # It knows its task, which keeps the exception, whose traceback keeps this frame.
         del deadline
+
+
+def _log_failure(name: str, conn: Any, error: Exception) -> None:
+    log(
+        "hook_failed",
+        endpoint=str(conn.slot.endpoint),
+        hook=name,
+        function=_name_of(getattr(conn.hooks, name)),
+        error=type(error).__name__,
+        exc_info=error if is_debugging() else None,
+    )
+
+
+def _name_of(hook: Hook) -> str:
+    name: str = getattr(hook, "__qualname__", type(hook).__name__)
+    return name

@@ -5,7 +5,6 @@ wakes.  What may be open and who gets it is decided in ``_pool.pyx`` and ``_pool
 """
 
 import asyncio
-import logging
 import math
 import os
 import random
@@ -49,7 +48,7 @@ from .exceptions import (
     TooManyWaitersError,
     WebSocketPoolError,
 )
-from .hooks import NO_HOOKS, Hook, NotAsyncError, hooks_of, run_hook
+from .hooks import NO_HOOKS, Hook, hooks_of, run_hook
 from .idle import Connection
 from .keys import (
     EndpointKey,
@@ -60,13 +59,12 @@ from .keys import (
     resolve,
     version_of,
 )
+from .logs import is_debugging, log
 from .response import ClientWebSocketResponse, Completion
 from .stats import PoolStats
 from .tracing import TraceConfig, Tracer, trace_configs_of
 
 __all__ = ("WebSocketClientSession",)
-
-logger = logging.getLogger("aiowebsocketclient")
 
 _REASON: Final = {name: index for index, name in enumerate(CLOSE_REASONS)}
 
@@ -521,15 +519,10 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
 
     async def _fails_check(self, waiter: Waiter, slot: Slot) -> str | None:
         conn: Connection = slot.conn
-        check = waiter.token.route.hooks.check
         deadline = asyncio.timeout(self._hook_timeout)
         waiter.token.check_deadline = deadline
         try:
-            await run_hook(check, self._express, conn, deadline)
-        except NotAsyncError as exc:
-            # Otherwise it would only show in that nothing is ever reused.
-            logger.error("check: %s", exc)
-            return "failed"
+            await run_hook("check", self._express, conn, deadline)
         except Exception:
             return "lost" if conn.has_ended else "failed"
         except BaseException as exc:
@@ -659,11 +652,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
             ("limit_per_host", connector.limit_per_host, self._limit),
         ):
             if theirs and theirs < (ours or math.inf):
-                logger.warning(
-                    "The connector of client_session has %s=%d, which is less than the pool's:"
-                    " handshakes beyond that will hang. Give it %s=0.",
-                    *(name, theirs, name),
-                )
+                log("connector_limited", setting=name, limit=theirs)
 
     # -- changing limits -------------------------------------------------------------------------
 
@@ -787,7 +776,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         if target.hooks.configure is None:
             return
         try:
-            await self._configure(target.hooks.configure, conn)
+            await self._configure(conn)
         except BaseException:
             conn.shut()
             conn.abort()
@@ -795,10 +784,10 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
             slot.conn = None
             raise
 
-    async def _configure(self, configure: Hook, conn: Connection) -> None:
+    async def _configure(self, conn: Connection) -> None:
         deadline = asyncio.timeout(self._hook_timeout)
         try:
-            await run_hook(configure, self._express, conn, deadline)
+            await run_hook("configure", self._express, conn, deadline)
         except TimeoutError as exc:
             if not deadline.expired():
                 raise
@@ -834,9 +823,13 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         if slot.state == CLOSING:
             self._finish_stopped(slot, finished)
         elif error is None:
+            if is_debugging():
+                log("opened", endpoint=str(slot.endpoint), seconds=clock() - slot.born)
             self._finish_connected(slot, target)
             finished.set_result(None)
         else:
+            if is_debugging():
+                _log_connect_failed(slot, error)
             owner, plan = self._pool.connect_failed(slot, clock())
             if owner is not None:
                 _fail_waiter(owner, error)
@@ -853,8 +846,9 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         conn: Connection = slot.conn
         try:
             key = self._key_once_open(target, conn.ws)
-        except Exception:
-            logger.exception("The cookie jar of client_session failed")
+        except Exception as exc:
+            endpoint = str(slot.endpoint)
+            log("cookie_jar_failed", exc, endpoint=endpoint, error=type(exc).__name__)
             key = target.key
         plan = self._pool.connected(slot, clock(), retires, key)
         # If nobody waited it is in the free list, and must be watched like all there.
@@ -939,14 +933,8 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
 
     async def _reset(self, conn: Connection) -> bool:
         """Return whether it succeeded; nobody asks for the exception, which would be kept."""
-        reset = conn.hooks.reset
-        assert reset is not None
         try:
-            await run_hook(reset, self._express, conn, asyncio.timeout(self._hook_timeout))
-        except NotAsyncError as exc:
-            # Otherwise it would only show in that nothing is ever reused.
-            logger.error("reset: %s", exc)
-            return False
+            await run_hook("reset", self._express, conn, asyncio.timeout(self._hook_timeout))
         except Exception:
             return False
         return True
@@ -1045,6 +1033,8 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         conn.slot.conn = None
         if self._tracer is not None:
             self._tracer.closed(conn.slot)
+        if is_debugging():
+            _log_closed(conn.slot)
         self._closed_slot(conn.slot)
 
     def _closed_slot(self, slot: Slot) -> None:
@@ -1189,9 +1179,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
             if not self._drained.done():
                 await asyncio.wait({self._drained}, timeout=_ABORT_GRACE)
             if not self._drained.done():
-                logger.warning(
-                    "%r: handshakes or hooks that do not let themselves be cancelled", self
-                )
+                log("not_cancellable", session=repr(self))
         finally:
             self._targets.clear()
             await self._close_client_session()
@@ -1247,8 +1235,8 @@ def _is_being_cancelled() -> bool:
 async def _goodbye(conn: Connection) -> None:
     try:
         await conn.close(aiohttp.WSCloseCode.OK, b"")
-    except Exception:
-        logger.exception("Closing a pooled connection failed")
+    except Exception as exc:
+        log("close_failed", exc, endpoint=str(conn.slot.endpoint), error=type(exc).__name__)
         conn.abort()
 
 
@@ -1281,6 +1269,22 @@ def _call_expire(this: "weakref.ref[WebSocketClientSession]") -> None:
     session = this()
     if session is not None:
         session._expire()
+
+
+def _log_connect_failed(slot: Slot, error: BaseException) -> None:
+    seconds = clock() - slot.born
+    endpoint = str(slot.endpoint)
+    log("connect_failed", endpoint=endpoint, seconds=seconds, error=type(error).__name__)
+
+
+def _log_closed(slot: Slot) -> None:
+    log(
+        "closed",
+        endpoint=str(slot.endpoint),
+        reason=CLOSE_REASONS[slot.reason],
+        seconds=clock() - slot.born,
+        uses=slot.uses,
+    )
 
 
 def _fail_waiter(waiter: Waiter, error: BaseException) -> None:

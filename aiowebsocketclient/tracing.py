@@ -22,7 +22,6 @@ and breaks nothing but other handlers; what it raises is logged.  Where handlers
 """
 
 import asyncio
-import logging
 import time
 import weakref
 from asyncio.events import _get_running_loop
@@ -39,6 +38,7 @@ from aiosignal import Signal
 from ._compat import Slot, clock
 from ._pool_py import CLOSE_REASONS
 from .keys import EndpointKey
+from .logs import is_debugging, log
 
 if TYPE_CHECKING:
     from .session import WebSocketClientSession
@@ -56,8 +56,6 @@ __all__ = (
     "Tracer",
     "trace_configs_of",
 )
-
-logger = logging.getLogger("aiowebsocketclient")
 
 _Params = TypeVar("_Params")
 
@@ -376,7 +374,7 @@ class Tracer:
             return
         if len(self._pending) >= _MAX_PENDING:
             if not self._has_dropped:
-                logger.warning("Trace handlers fall behind: events are dropped")
+                log("trace_dropped")
             self._has_dropped = True
             return
         event = (trace, name, params, copy_context() if context is None else context)
@@ -411,8 +409,5 @@ class Tracer:
                     await signal.send(session, trace.context_of(config), params)
             except Exception as exc:
                 # It may be what the event tells of, which may have secrets in its text.
-                logger.error(
-                    "A handler of %s failed: %s",
-                    *(name, type(exc).__name__),
-                    exc_info=logger.isEnabledFor(logging.DEBUG),
-                )
+                shown = exc if is_debugging() else None
+                log("trace_failed", shown, signal=name, error=type(exc).__name__)

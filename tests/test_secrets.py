@@ -70,6 +70,9 @@ class Watch(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.texts.append(self.format(record))
+        if record.name == "aiowebsocketclient":
+            # With its extra fields.
+            self.texts.append(repr(vars(record)))
 
     def on_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self.texts.append(repr(context))
@@ -276,6 +279,22 @@ async def test_what_is_forgotten(server: Server) -> None:
         await until(lambda: not server.open)
     for text in ("was never released", "ws_connect() was never awaited", "Unclosed <WebSocket"):
         assert any(text in each for each in watch.texts), text
+
+
+async def test_what_is_logged_of_connections(server: Server) -> None:
+    """Each event of ``logs.py`` that needs no misuse."""
+
+    async def fail(ws: Any) -> None:
+        raise OSError
+
+    with watching() as watch:
+        async with pool(reset=fail) as session:
+            await (await session.ws_connect(server.url(QUERY), **OPTIONS)).release()
+            with pytest.raises(aiohttp.WSServerHandshakeError):
+                await session.ws_connect(server.url("/refuse" + QUERY[1:]), **OPTIONS)
+            await until(lambda: not session.stats().endpoints)
+    for event in ("opened", "connect_failed", "closed", "hook_failed"):
+        assert any(f"'event': '{event}'" in text for text in watch.texts), event
 
 
 async def test_what_is_logged(server: Server) -> None:

@@ -1,0 +1,93 @@
+"""What the package logs: to one logger, ``aiowebsocketclient``, which is quiet until it is set up.
+
+Each record has a message for people, and for what takes records apart it has the fields of its
+event as attributes (``extra``): ``record.event`` is one of the following, ``record.endpoint`` is
+``"host:port"``, ``record.seconds`` a ``float``, ``record.error`` the name of an exception's class.
+No field and no message has a header, a query, a cookie or a credential in it.
+
+====================== ======= =====================================================================
+Event                  Level   Fields
+====================== ======= =====================================================================
+``opened``             DEBUG   ``endpoint``, ``seconds`` since the handshake began
+``connect_failed``     DEBUG   ``endpoint``, ``seconds`` since the handshake began, ``error``
+``closed``             DEBUG   ``endpoint``, ``reason`` (of ``PoolStats.closed_...``), ``seconds``
+                               since the handshake began, ``uses``
+``hook_failed``        WARNING ``endpoint``, ``hook`` (``"configure"``, ``"check"`` or ``"reset"``),
+                               ``function``, ``error``; not where the connection had ended
+``hook_not_async``     ERROR   ``hook``, ``function``
+``connector_limited``  WARNING ``setting`` (of the client session's connector), ``limit``
+``not_cancellable``    WARNING ``session``
+``close_failed``       ERROR   ``endpoint``, ``error``
+``cookie_jar_failed``  ERROR   ``endpoint``, ``error``
+``trace_failed``       ERROR   ``signal`` (of ``TraceConfig``), ``error``
+``trace_dropped``      WARNING none
+====================== ======= =====================================================================
+
+What a hook, or a handler of a trace, raised comes with its traceback only where the logger is
+enabled for DEBUG: exceptions of aiohttp's may have secrets in their text.
+"""
+
+import logging
+import traceback
+from logging import DEBUG, ERROR, WARNING
+from typing import Any, Final
+
+__all__ = ("is_debugging", "log")
+
+logger = logging.getLogger("aiowebsocketclient")
+# Otherwise Python itself would write warnings to stderr where logging is not set up.
+logger.addHandler(logging.NullHandler())
+
+_EVENTS: Final = {
+    "opened": (DEBUG, "Opened a connection to %(endpoint)s in %(seconds).3f s"),
+    "connect_failed": (
+        DEBUG,
+        "A handshake with %(endpoint)s failed after %(seconds).3f s: %(error)s",
+    ),
+    "closed": (
+        DEBUG,
+        "Closed a connection to %(endpoint)s (%(reason)s) after %(seconds).3f s, uses: %(uses)d",
+    ),
+    "hook_failed": (
+        WARNING,
+        "%(hook)s (%(function)s) failed: %(error)s; its connection to %(endpoint)s is closed",
+    ),
+    "hook_not_async": (
+        ERROR,
+        "%(hook)s: %(function)s was given as a hook, which must be async: write async def",
+    ),
+    "connector_limited": (
+        WARNING,
+        "The connector of client_session has %(setting)s=%(limit)d, which is less than the pool's:"
+        " handshakes beyond that will hang. Give it %(setting)s=0.",
+    ),
+    "not_cancellable": (
+        WARNING,
+        "%(session)s: handshakes or hooks that do not let themselves be cancelled",
+    ),
+    "close_failed": (ERROR, "Closing a connection to %(endpoint)s failed: %(error)s"),
+    "cookie_jar_failed": (
+        ERROR,
+        "The cookie jar of client_session failed (%(error)s) for a connection to %(endpoint)s",
+    ),
+    "trace_failed": (ERROR, "A handler of %(signal)s failed: %(error)s"),
+    "trace_dropped": (WARNING, "Trace handlers fall behind: events are dropped"),
+}
+
+
+def is_debugging() -> bool:
+    """Return whether it is worth while to make up fields for DEBUG."""
+    return logger.isEnabledFor(DEBUG)
+
+
+def log(event: str, exc_info: BaseException | None = None, **fields: Any) -> None:
+    """Log an event of the table above with its fields."""
+    level, message = _EVENTS[event]
+    fields["event"] = event
+    try:
+        logger.log(level, message, fields, exc_info=exc_info, extra=fields, stacklevel=2)
+    except Exception:
+        # A filter, or a handler, that fails must cost no place in the pool. It is shown as logging
+        # shows what fails in its own handlers.
+        if logging.raiseExceptions:
+            traceback.print_exc()
