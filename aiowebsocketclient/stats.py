@@ -39,9 +39,11 @@ class PoolStats:
     timeouts: int
     #: Callers turned away because of ``max_waiting``.
     rejected: int
-    #: Handshakes that succeeded, that failed, and the seconds that both took.
+    #: Handshakes that succeeded.
     connects: int
+    #: Those that failed.
     connect_errors: int
+    #: Seconds that both took altogether.
     connect_seconds: float
     #: Connections given back fit for another's use.
     released: int

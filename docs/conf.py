@@ -26,8 +26,10 @@ exclude_patterns = ["_build"]
 
 # A reference without a target is an error.
 nitpicky = True
-# In signatures: what stands for the type of a response, and what ws_connect() says it returns.
+# In signatures: what stands for the type of a response, what ws_connect() says it returns, and a
+# signal with its parameters.
 nitpick_ignore = [
+    ("py:class", "_Signal"),
     ("py:class", "aiowebsocketclient._pool_py.Acquisition"),
     ("py:class", "aiowebsocketclient._pool_py._Response"),
 ]
@@ -43,6 +45,7 @@ intersphinx_mapping = {
 # Where classes of theirs live is not where they are documented.
 PUBLIC_NAMES = {
     "aiohttp.client.": "aiohttp.",
+    "aiohttp.client_exceptions.": "aiohttp.",
     "aiohttp.client_ws.": "aiohttp.",
     "asyncio.events.": "asyncio.",
     "yarl._url.": "yarl.",
@@ -50,8 +53,10 @@ PUBLIC_NAMES = {
 
 
 def refer_to_public_names(app: Sphinx, doctree: nodes.document) -> None:
-    """Let what stands in signatures refer to what is documented."""
+    """Let what stands in signatures and docstrings refer to what is documented."""
     for node in doctree.findall(pending_xref):
+        # The module that a name is in need not be given, whichever it is.
+        node["refspecific"] = True
         for private, public in PUBLIC_NAMES.items():
             if node["reftarget"].startswith(private):
                 node["reftarget"] = public + node["reftarget"].removeprefix(private)

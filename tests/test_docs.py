@@ -1,5 +1,6 @@
 """What the pages of docs/ say of the package and of its tests is true."""
 
+import importlib
 import os
 import re
 import subprocess
@@ -48,3 +49,57 @@ def test_each_test_that_is_named_exists() -> None:
     assert done.returncode == 0, done.stdout
     collected = {line.partition("[")[0] for line in done.stdout.splitlines()}
     assert named <= collected, sorted(named - collected)
+
+
+# -- the reference -------------------------------------------------------------------------------
+
+# Modules that users import; of all others, the package has what they need.
+MODULES = [
+    "aiowebsocketclient",
+    "aiowebsocketclient.tracing",
+]
+# What is in such a module for the package itself.
+_INTERNAL = {
+    "aiowebsocketclient.tracing.Tracer",
+    "aiowebsocketclient.tracing.trace_configs_of",
+}
+
+
+def documented() -> set[str]:
+    """Return the full names of what the pages describe."""
+    found = set()
+    for page in PAGES:
+        module = ""
+        for directive, name in re.findall(r"^ *\.\. ([\w:]+):: ([\w.]+)", text_of(page), re.M):
+            if directive in ("module", "currentmodule", "automodule"):
+                module = name
+            elif directive.startswith("auto") or directive in ("data", "function"):
+                found.add(f"{module}.{name}")
+    return found
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_all_that_is_public_is_in_the_reference(name: str) -> None:
+    module = importlib.import_module(name)
+    top = importlib.import_module("aiowebsocketclient")
+    there = {
+        f"{name}.{public}"
+        for public in module.__all__
+        # Once is enough.
+        if module is top or getattr(top, public, None) is None
+    }
+    assert there - _INTERNAL - documented() == set()
+
+
+def test_modules_that_have_to_be_imported_are_known() -> None:
+    """What is not imported with the package is there for its users to import."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import aiowebsocketclient, sys; print(*sys.modules)"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    folder = ROOT / "aiowebsocketclient"
+    there = {f"aiowebsocketclient.{path.stem}" for path in folder.glob("[!_]*.py")}
+    assert there - set(done.stdout.split()) <= set(MODULES)
