@@ -28,6 +28,7 @@ __all__ = (
     "Target",
     "cookies_for",
     "cookies_once_open",
+    "is_with",
     "parse_url",
     "resolve",
     "version_of",
@@ -241,6 +242,15 @@ def _extended(url: URL, params: Any) -> URL:
     raise TypeError(
         "params must be a str, or a mapping of str to str, int or float, or pairs of them"
     )
+
+
+def is_with(key: HandshakeKey, url: URL) -> bool:
+    """Return whether it is a handshake with ``url``, whatever its headers and options."""
+    target = key.target
+    if not target.startswith("/"):
+        # What was asked of a proxy.
+        target = URL(target, encoded=True).raw_path_qs
+    return key.endpoint == _endpoint(url) and target == url.raw_path_qs
 
 
 def cookies_for(jar: aiohttp.abc.AbstractCookieJar, url: URL) -> Hashable:

@@ -22,45 +22,57 @@ __all__ = ("CONNECTION", "USUAL", "ClientWebSocketResponse", "Completion")
 
 
 class Completion(Coroutine[Any, Any, None]):
-    """What ``release()`` returns for a connection that is being closed, or reset.
+    """What ``release()`` returns for a connection that is being closed, or reset, and ``drain()``.
 
     It need not be awaited, and can be, any number of times.
 
-    It is a coroutine to asyncio, so that ``gather``, ``wait_for`` and ``create_task`` take it.
+    It is a coroutine to asyncio, so that ``gather``, ``wait_for`` and ``create_task`` take it: one
+    that can be the coroutine of several tasks.
     """
 
     __slots__ = ("_future", "_steps")
 
-    def __init__(self, future: asyncio.Future[None]) -> None:
+    def __init__(self, future: asyncio.Future[Any]) -> None:
         self._future = future
-        self._steps: Generator[Any, Any, None] | None = None
+        self._steps: dict[asyncio.Task[Any] | None, Generator[Any, Any, None]] = {}
 
     def __await__(self) -> Generator[Any, Any, None]:
-        """Wait until the connection is pooled or closed."""
+        """Wait until the connection is pooled or closed, or all of them are."""
         if not self._future.done():
             # Not the future itself: who is cancelled here must not cancel it for all the others.
             yield from asyncio.shield(self._future).__await__()
 
     def send(self, value: Any) -> Any:
         """Step it, as ``asyncio.Task`` does."""
-        if self._steps is None:
-            self._steps = self.__await__()
-        return self._steps.send(value)
+        return self._step("send", value)
 
     def throw(self, typ: Any, val: Any = None, tb: TracebackType | None = None) -> Any:
         """Throw into it, as ``asyncio.Task`` does on cancellation."""
-        if self._steps is None:
-            self._steps = self.__await__()
         try:
-            return self._steps.throw(typ if val is None else val)
+            return self._step("throw", typ if val is None else val)
         finally:
             # It comes out again, and its traceback has this frame.
             del typ, val
 
     def close(self) -> None:
         """Stop waiting."""
-        if self._steps is not None:
-            self._steps.close()
+        steps = self._steps.pop(self._task(), None)
+        if steps is not None:
+            steps.close()
+
+    def _task(self) -> asyncio.Task[Any] | None:
+        return asyncio.current_task(self._future.get_loop())
+
+    def _step(self, how: str, argument: Any) -> Any:
+        task = self._task()
+        # Not left there while it runs: once it has ended, or failed, another begins anew.
+        steps = self._steps.pop(task, None) or self.__await__()
+        try:
+            yielded = getattr(steps, how)(argument)
+        finally:
+            del argument
+        self._steps[task] = steps
+        return yielded
 
 
 #: Where the dictionary of a pooled connection's attributes holds the connection itself.

@@ -56,6 +56,8 @@ from .keys import (
     Target,
     cookies_for,
     cookies_once_open,
+    is_with,
+    parse_url,
     resolve,
     version_of,
 )
@@ -247,6 +249,8 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         self._close_task: asyncio.Task[None] | None = None
         self._is_finishing = False
         self._close_by = math.inf
+        # How often drain() has closed what there was.
+        self._drain_count = 0
         self._drained: asyncio.Future[None] | None = None
         # What ends with each handshake under way.
         self._handshakes: dict[Slot, asyncio.Future[_Failure | None]] = {}
@@ -327,7 +331,8 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         """See to it that at least ``count`` connections of this handshake are open.
 
         Limits and ``max_connecting`` hold: it opens what there is room for, closes nothing for it
-        and gives way to callers.  A caller that comes meanwhile gets what is being opened.
+        and gives way to callers.  A caller that comes meanwhile gets what is being opened.  After a
+        :meth:`drain` meanwhile it begins anew.
 
         :param progress: called with the number opened so far and the number begun or opened.
         :return: how many it opened.
@@ -343,10 +348,13 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         self._bind()
         target = self._with_cookies(self._resolve(url, options, reuse_key))
         begun = opened = 0
+        drain_count = self._drain_count
         pending: dict[asyncio.Future[_Failure | None], Slot] = {}
         error: BaseException | None = None
         try:
             while True:
+                if drain_count != self._drain_count:
+                    drain_count, begun = self._drain_count, 0
                 # Never more than wanted altogether: what a server ends at once is not made anew.
                 while (
                     error is None
@@ -369,10 +377,11 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
                     {*pending, *under_way}, return_when=asyncio.FIRST_COMPLETED
                 )
                 for future in done & pending.keys():
-                    del pending[future]
+                    slot = pending.pop(future)
                     if future.cancelled():
-                        # It gave way to a caller that needed the place.
-                        begun = wanted
+                        if not slot.drained:
+                            # It gave way to a caller that needed the place.
+                            begun = wanted
                     elif (failure := future.result()) is not None:
                         error = error or failure.error
                     else:
@@ -682,6 +691,49 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         if self._bound:
             self._warn_of_connector_limit(self.client_session)
         self._carry_out(self._pool.resize(new_limit or 0, new_total or 0, clock()))
+
+    # -- retiring --------------------------------------------------------------------------------
+
+    def drain(self, url: str | URL | None = None) -> Coroutine[Any, Any, None]:
+        """Let no connection that there is be handed out again, as after a change of the server's.
+
+        It takes effect when called.  Idle connections are closed now, those in use when they are
+        released; who calls :meth:`ws_connect` from now on gets a connection that was begun since.
+        Callers that wait already get what is being opened for them.
+
+        :param url: only connections whose handshake was with this URL, its query included,
+            whatever their headers and options; a ``str`` or a ``yarl.URL``.  None: all.
+
+        What it returns can be awaited, by many and more than once, and ends when the sockets of
+        the idle ones are closed: at most ``close_timeout`` seconds later.
+        """
+        parsed = None if url is None else parse_url(url, self._client_session)
+        if self._closed:
+            raise self._closed_error()
+        if not self._bound:
+            return DONE
+        # In its own loop and thread only.
+        self._bind()
+        self._drain_count += 1
+        keys: Any = self._pool.keys()
+        plan = self._pool.drain(
+            None if parsed is None else {key for key in keys if is_with(key, parsed)}
+        )
+        # A handshake that is stopped has a task.
+        idle = [slot.conn for slot in plan.closing if slot.task is None]
+        self._carry_out(plan)
+        return self._all_gone(idle)
+
+    def _all_gone(self, conns: list[Connection]) -> Coroutine[Any, Any, None]:
+        """Return what ends when the sockets of connections that are being closed are gone."""
+        if not conns:
+            return DONE
+        assert self._loop is not None
+        for conn in conns:
+            if conn.closed is None:
+                conn.closed = self._loop.create_future()
+        gone: Any = asyncio.gather(*[conn.closed for conn in conns if conn.closed])
+        return Completion(gone)
 
     # -- carrying out what the core decides ------------------------------------------------------
 

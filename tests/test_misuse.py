@@ -433,6 +433,7 @@ async def test_from_another_thread(server: Server, make_session: SessionFactory)
     for call, match in (
         (lambda: session.ws_connect(server.url()), "another event loop"),
         (lambda: session.prewarm(server.url(), 2), "another event loop"),
+        (session.drain, "another event loop"),
         (session.close, "another event loop"),
         (ws.release, "another thread"),
         (ws.close, "another thread"),

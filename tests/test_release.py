@@ -430,10 +430,12 @@ async def test_waiting_for_a_release_that_closes(
     completion = ws.release()
     with pytest.raises(asyncio.TimeoutError):
         await asyncio.wait_for(completion, 0.05)
-    waiters = [asyncio.create_task(asyncio.wait_for(completion, 5)) for _ in range(1)]
+    # It can be asked again, and by several at once.
+    waiters = [asyncio.create_task(asyncio.wait_for(completion, 5)) for _ in range(3)]
+    await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+    assert session.stats().closing == 0
     await completion
     await asyncio.gather(*waiters)
-    assert session.stats().closing == 0
 
 
 # -- the context manager -----------------------------------------------------------------------
