@@ -20,6 +20,7 @@ from aiohttp import WSMsgType
 
 from ._compat import Parkable
 from .hooks import NO_HOOKS, Hooks
+from .leaks import Place
 from .response import CONNECTION, USUAL
 
 __all__ = ("DIRTY", "LOST", "Connection")
@@ -144,7 +145,7 @@ class Connection(Parkable):
         self._unwanted = math.inf
         self.timer: asyncio.TimerHandle | None = None
         self.closed: asyncio.Future[None] | None = None
-        self.acquired_at: Any = None
+        self.acquired_at: Place | None = None
         # ClientTimeout(sock_read=...) of a given session is for HTTP bodies; left armed, it would
         # poison an idle connection with SocketTimeoutError. ws_receive has a timer of its own.
         self._protocol.read_timeout = None

@@ -15,6 +15,9 @@ Event                  Level   Fields
 ``hook_failed``        WARNING ``endpoint``, ``hook`` (``"configure"``, ``"check"`` or ``"reset"``),
                                ``function``, ``error``; not where the connection had ended
 ``hook_not_async``     ERROR   ``hook``, ``function``
+``leak``               WARNING ``endpoint``, ``seconds`` since it was acquired, ``acquired_at``: the
+                               caller's stack as a list of ``"file:line in function"``, innermost
+                               last
 ``connector_limited``  WARNING ``setting`` (of the client session's connector), ``limit``
 ``not_cancellable``    WARNING ``session``
 ``close_failed``       ERROR   ``endpoint``, ``error``
@@ -55,6 +58,11 @@ _EVENTS: Final = {
     "hook_not_async": (
         ERROR,
         "%(hook)s: %(function)s was given as a hook, which must be async: write async def",
+    ),
+    "leak": (
+        WARNING,
+        "A connection to %(endpoint)s has been held for %(seconds).1f s, which is longer than"
+        " leak_threshold; it was acquired at %(acquired_at)s",
     ),
     "connector_limited": (
         WARNING,

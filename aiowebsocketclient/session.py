@@ -9,7 +9,6 @@ import math
 import os
 import random
 import ssl
-import traceback
 import warnings
 import weakref
 from asyncio.events import _get_running_loop
@@ -61,6 +60,7 @@ from .keys import (
     resolve,
     version_of,
 )
+from .leaks import LeakWatch, lines_of, place_of_caller
 from .logs import is_debugging, log
 from .response import ClientWebSocketResponse, Completion
 from .stats import PoolStats
@@ -158,6 +158,8 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
     :param reset: the same, called after a release and before the connection is pooled or handed on,
         to unsubscribe, say.  One that raises costs the connection.  Nobody need wait for it.
     :param hook_timeout: seconds for one run of a hook, which has failed then.  None: no timeout.
+    :param leak_threshold: seconds in use after which a connection is logged, once, with where it
+        was acquired.  None: none is.
     :param trace_configs: what is to be called when something happens in the pool: see
         :class:`TraceConfig`.
 
@@ -197,6 +199,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         check: Hook | None = None,
         reset: Hook | None = None,
         hook_timeout: float | None = 10.0,
+        leak_threshold: float | None = None,
         trace_configs: Iterable[TraceConfig] = (),
     ) -> None:
         self._conn_timeout = arguments.seconds("conn_timeout", conn_timeout) or None
@@ -217,10 +220,12 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         self._connect_limiter = arguments.limiter(connect_limiter)
         self._hooks = hooks_of({"configure": configure, "check": check, "reset": reset}, NO_HOOKS)
         self._hook_timeout = arguments.positive("hook_timeout", hook_timeout)
+        threshold = arguments.positive("leak_threshold", leak_threshold)
+        self._leak_watch = None if threshold is None else LeakWatch(threshold)
         traced = trace_configs_of(trace_configs)
         self._tracer = Tracer(self, traced) if traced else None
         # Whether each acquisition and each end of one has to go through here.
-        self._is_watched = self._tracer is not None
+        self._is_watched = self._tracer is not None or self._leak_watch is not None
         waiting = arguments.places("max_waiting", max_waiting)
         self._pool = Pool(
             limit=self._limit or 0,
@@ -469,10 +474,16 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
                 ws = await self._wait_traced(self._tracer, target, acquire_timeout)
         if self._tracer is not None:
             self._tracer.acquired(ws._slot, ws.reused)
-        if self._debug:
-            ws._slot.conn.acquired_at = traceback.extract_stack()
+        if self._debug or self._leak_watch is not None:
+            self._note_place(ws._slot)
         handle: ClientWebSocketResponse = ws
         return handle
+
+    def _note_place(self, slot: Slot) -> None:
+        place = slot.conn.acquired_at = place_of_caller()
+        if self._leak_watch is not None:
+            assert self._loop is not None
+            self._leak_watch.acquired(slot, place, self._loop)
 
     async def _wait_traced(
         self, tracer: Tracer, target: Target, acquire_timeout: float | None
@@ -953,6 +964,8 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         """Tell those who watch that nobody uses a connection any more; at least once for each."""
         if self._tracer is not None:
             self._tracer.released(slot)
+        if self._leak_watch is not None:
+            self._leak_watch.released(slot)
 
     def _release_unfit(self, handle: ClientWebSocketResponse) -> Coroutine[Any, Any, None]:
         slot: Any = handle._slot
@@ -1104,9 +1117,8 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         if not self._loop.is_closed():
             # The garbage collector may run in any thread.
             self._loop.call_soon_threadsafe(self._reclaim, slot)
-        acquired_at = None if slot.conn is None else slot.conn.acquired_at
-        where = "" if acquired_at is None else "\nAcquired at (most recent call last):\n"
-        where += "".join(traceback.format_list(acquired_at or []))
+        place = None if slot.conn is None else slot.conn.acquired_at
+        where = "" if place is None else "\n  ".join(["\nAcquired at:", *lines_of(place)])
         warnings.warn(
             f"{handle!r} was never released: its connection is closed{where}",
             ResourceWarning,
@@ -1188,6 +1200,8 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         states = [dict(conn.state) for conn in conns]
         if self._tracer is not None:
             self._tracer.stop()
+        if self._leak_watch is not None:
+            self._leak_watch.stop()
         _inherited.append((slots, conns, states, set(self._goodbyes), self._client_session))
         for conn in conns:
             conn.leave_to_parent(self._closed_error)
@@ -1198,6 +1212,8 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._leak_watch is not None:
+            self._leak_watch.stop()
         self._close_by = clock() + self._close_timeout
         self._drained = self._loop.create_future()
         waiters, plan = self._pool.shutdown(_REASON["forced"], clock())

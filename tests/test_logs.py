@@ -244,6 +244,17 @@ async def test_a_check_that_is_stopped_has_not_failed(
     assert set(records.events) == {"opened", "closed"}
 
 
+async def test_a_connection_held_for_too_long(
+    server: Server, make_session: SessionFactory, records: Records
+) -> None:
+    ws = await make_session(leak_threshold=0.01).ws_connect(server.url())
+    await until(lambda: records.of("leak"))
+    (leak,) = records.of("leak")
+    assert leak["endpoint"] == f"127.0.0.1:{server.port}"
+    assert leak["seconds"] >= 0.01
+    await ws.release()
+
+
 async def test_a_closing_handshake_that_fails(
     server: Server,
     make_session: SessionFactory,

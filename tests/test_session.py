@@ -52,6 +52,7 @@ DEFAULTS = {
     "check": None,
     "reset": None,
     "hook_timeout": 10.0,
+    "leak_threshold": None,
     "trace_configs": (),
 }
 

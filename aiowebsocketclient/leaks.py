@@ -1,0 +1,106 @@
+"""Remembers where connections were acquired, and tells of those that are held for too long.
+
+What is held for long has most likely been forgotten by somebody who still refers to it, or waits
+for something that never comes.
+"""
+
+import asyncio
+import os
+import sys
+import weakref
+from types import CodeType, FrameType
+from typing import Final
+
+from ._compat import Slot, clock
+from .logs import log
+
+__all__ = ("LeakWatch", "Place", "lines_of", "place_of_caller")
+
+#: The code and the line of each frame of a stack, the innermost last; unlike frames, these keep
+#: nothing else alive, and cost little until they are shown.
+Place = list[tuple[CodeType, int]]
+
+# What lies farther out than so many frames tells nobody more.
+_MAX_FRAMES: Final = 32
+
+_OURS: Final = os.path.dirname(__file__) + os.sep
+# Below a loop nobody called us.
+_LOOPS: Final = {
+    module.__file__ for module in (asyncio.base_events, asyncio.events, asyncio.runners)
+}
+
+
+def place_of_caller() -> Place:
+    """Return where the package was called; empty, if by a task of its own."""
+    place: Place = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and len(place) < _MAX_FRAMES:
+        code = frame.f_code
+        if code.co_filename in _LOOPS:
+            break
+        if not code.co_filename.startswith(_OURS):
+            place.append((code, frame.f_lineno))
+        frame = frame.f_back
+    place.reverse()
+    return place
+
+
+def lines_of(place: Place) -> list[str]:
+    """Return ``file:line in function`` for each frame."""
+    lines = [f"{code.co_filename}:{line} in {code.co_qualname}" for code, line in place]
+    return lines or ["a task of its own"]
+
+
+class LeakWatch:
+    """Logs each connection that is held for longer than ``threshold`` seconds, once.
+
+    It has one timer, as the one that was acquired first is overdue first.  The timer does not keep
+    it alive.
+    """
+
+    __slots__ = ("__weakref__", "_held", "_threshold", "_timer")
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+        # Those not yet told of, with the time of their acquisition, in this order.
+        self._held: dict[Slot, tuple[float, Place]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def acquired(self, slot: Slot, place: Place, loop: asyncio.AbstractEventLoop) -> None:
+        """Take it that somebody holds the connection in ``slot`` from now on."""
+        self._held[slot] = (clock(), place)
+        if self._timer is None:
+            self._arm(self._threshold, loop)
+
+    def released(self, slot: Slot) -> None:
+        """Take it that it is held no more; it may be said more than once."""
+        self._held.pop(slot, None)
+
+    def stop(self) -> None:
+        """Tell nothing more."""
+        self._held.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _arm(self, delay: float, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = loop.call_later(delay, _call_look, weakref.ref(self), loop)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        now = clock()
+        overdue: list[tuple[Slot, float, Place]] = []
+        for slot, (since, place) in self._held.items():
+            if since + self._threshold > now:
+                self._arm(since + self._threshold - now, loop)
+                break
+            overdue.append((slot, now - since, place))
+        for slot, _, _ in overdue:
+            del self._held[slot]
+        for slot, seconds, place in overdue:
+            log("leak", endpoint=str(slot.endpoint), seconds=seconds, acquired_at=lines_of(place))
+
+
+def _call_look(this: "weakref.ref[LeakWatch]", loop: asyncio.AbstractEventLoop) -> None:
+    watch = this()
+    if watch is not None:
+        watch._look(loop)
