@@ -33,6 +33,8 @@ def command(name: str, *args: str) -> list[str]:
     if name.startswith("test_"):
         # By itself, without this project's configuration.
         alone = ["-c", os.devnull, "-p", "no:cacheprovider", "--strict-markers", "-W", "error"]
+        # pytest-asyncio warns where it is told nothing.
+        alone += ["-o", "asyncio_default_fixture_loop_scope=function"]
         return [*python, "-m", "pytest", *alone, f"--rootdir={FOLDER}", str(FOLDER / name), *args]
     return [*python, str(FOLDER / name), *args]
 
