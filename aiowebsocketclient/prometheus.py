@@ -65,6 +65,7 @@ _COUNTERS: Final = {
     "connect_errors": "Handshakes that failed.",
     "connect_seconds": "Seconds that handshakes took altogether.",
     "released": "Connections given back fit for another's use.",
+    "detached": "Connections taken out of the pool by detach().",
 }
 
 _Family = GaugeMetricFamily | CounterMetricFamily

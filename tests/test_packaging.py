@@ -216,7 +216,13 @@ def test_metadata(wheel: Path) -> None:
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["Description-Content-Type"] == "text/x-rst"
-    assert metadata.get_all("Provides-Extra") == ["bench", "cli", "prometheus", "uvloop"]
+    assert metadata.get_all("Provides-Extra") == [
+        "bench",
+        "cli",
+        "opentelemetry",
+        "prometheus",
+        "uvloop",
+    ]
     assert "aiowebsocketclient" in metadata.get_payload()
 
 

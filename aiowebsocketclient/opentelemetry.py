@@ -1,0 +1,452 @@
+"""Pools as OpenTelemetry sees them: metrics of a pool, spans of handshakes and of waits.
+
+::
+
+    session = WebSocketClientSession(trace_configs=[OpenTelemetry()])
+
+The metrics are those that OpenTelemetry's semantic conventions have for pools of a client's
+connections, ``db.client.connection.*``, with their units, kinds and meanings.  A WebSocket is no
+database, and after its handshake no HTTP connection either; there are no conventions for it yet,
+and names that they have not given may come to mean something else.  So the prefix is this
+library's:
+
+.. list-table::
+   :header-rows: 1
+
+   * - Metric
+     - Kind, unit
+     - What
+   * - ``aiowebsocketclient.connection.count``
+     - up-down counter, ``{connection}``
+     - Connections by ``aiowebsocketclient.connection.state``: ``idle`` and ``used`` as in the
+       conventions, and ``connecting`` and ``closing``, which count against the limits too
+   * - ``aiowebsocketclient.connection.max``
+     - up-down counter, ``{connection}``
+     - ``limit_total``, where it is set
+   * - ``aiowebsocketclient.connection.max_per_endpoint``
+     - up-down counter, ``{connection}``
+     - ``limit``, where it is set
+   * - ``aiowebsocketclient.connection.pending_requests``
+     - up-down counter, ``{request}``
+     - Callers queued for a place
+   * - ``aiowebsocketclient.connection.timeouts``
+     - counter, ``{timeout}``
+     - Callers whose ``acquire_timeout`` ran out while they waited
+   * - ``aiowebsocketclient.connection.create_time``
+     - histogram, ``s``
+     - Handshakes; those that failed have ``error.type``
+   * - ``aiowebsocketclient.connection.wait_time``
+     - histogram, ``s``
+     - Waits of callers that found nothing idle; those that ended without a connection have
+       ``error.type``.  Who is answered at once is not in it
+   * - ``aiowebsocketclient.connection.use_time``
+     - histogram, ``s``
+     - From when a caller has a connection until it is given back
+   * - ``aiowebsocketclient.connection.duration``
+     - histogram, ``s``
+     - From the beginning of a handshake until the socket is closed, by
+       ``aiowebsocketclient.connection.close_reason``, the last part of a ``PoolStats.closed_...``
+
+Each has ``aiowebsocketclient.connection.pool.name`` and, but for the two limits,
+``server.address``, ``server.port`` and ``url.scheme``.  There is no ``idle.max`` or ``idle.min``:
+the pool has neither.
+
+The spans are ``WebSocket connect`` (of kind client) and ``WebSocket wait`` (internal), with the
+same attributes; a reuse has none.  Their parent is the span in which ``ws_connect()`` was called.
+One that ended in an exception has the status "error" and, as ``error.type``, the name of the
+exception's class, or the HTTP status with which the server refused (as
+``http.response.status_code`` too).  What the exception says is not recorded, since aiohttp's have
+URLs and headers in them.  A handshake that the pool stopped because nobody needed it any more is no
+error: it has ``aiowebsocketclient.stopped``.
+
+Each use costs some 50 µs more, which is what it takes to tell of it and to record its
+``use_time``.  Where that is too much, ``telemetry.on_release.clear()`` does without, before a
+session is made.
+
+The extra ``aiowebsocketclient[opentelemetry]`` installs the API of OpenTelemetry; without its SDK
+nothing is recorded.
+"""
+
+import asyncio
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from threading import RLock
+from typing import Any, Final
+
+import aiohttp
+
+from . import __version__, arguments
+from .exceptions import PoolTimeoutError
+from .keys import EndpointKey
+from .session import WebSocketClientSession
+from .stats import PoolStats
+from .tracing import (
+    TraceCloseParams,
+    TraceConfig,
+    TraceConnectEndParams,
+    TraceConnectExceptionParams,
+    TraceConnectStartParams,
+    TraceQueuedEndParams,
+    TraceQueuedStartParams,
+    TraceReleaseParams,
+)
+
+try:
+    from opentelemetry.metrics import (
+        CallbackOptions,
+        Meter,
+        MeterProvider,
+        Observation,
+        get_meter,
+        get_meter_provider,
+    )
+    from opentelemetry.trace import Span, SpanKind, StatusCode, TracerProvider, get_tracer
+except ImportError as exc:
+    raise ImportError(
+        "aiowebsocketclient.opentelemetry needs the API of OpenTelemetry:"
+        " pip install 'aiowebsocketclient[opentelemetry]'",
+        name=exc.name,
+    ) from exc
+
+__all__ = ("OpenTelemetry",)
+
+_SCOPE: Final = "aiowebsocketclient"
+_PREFIX: Final = "aiowebsocketclient.connection."
+_POOL_NAME: Final = f"{_PREFIX}pool.name"
+_STATE: Final = f"{_PREFIX}state"
+_CLOSE_REASON: Final = f"{_PREFIX}close_reason"
+
+# The conventions' words for states, and those of PoolStats.
+_STATES: Final = {
+    "idle": "idle",
+    "used": "acquired",
+    "connecting": "connecting",
+    "closing": "closing",
+}
+
+# The SDK's own boundaries are for milliseconds.
+_SHORT: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
+_LONG: Final = (0.01, 0.1, 1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0)
+
+_Attributes = Mapping[str, str | int]
+
+
+class OpenTelemetry(TraceConfig):
+    """Records the metrics of a session's pool, and spans of its handshakes and waits.
+
+    It goes into the ``trace_configs`` of a session; of several sessions where they are to be one
+    pool to who looks on.  Handlers of one's own can be appended to it as to any other.
+
+    :param tracer_provider: where spans go; default: the global one.
+    :param meter_provider: where metrics go; default: the global one.
+    :param pool_name: ``aiowebsocketclient.connection.pool.name``.
+    :param max_endpoints: how many endpoints have points of their own in metrics: the first that are
+        met.  What is of others has no ``server.address``, so that sums over all stay right.  0:
+        none has; None: all have.
+
+    A session that is closed or was dropped is not counted any more, and is not kept alive.
+    """
+
+    def __init__(
+        self,
+        *,
+        tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
+        pool_name: str = "default",
+        max_endpoints: int | None = 100,
+    ) -> None:
+        super().__init__()
+        if not isinstance(tracer_provider, TracerProvider | None):
+            raise TypeError(
+                "tracer_provider must be an opentelemetry.trace.TracerProvider,"
+                f" not {type(tracer_provider).__name__}"
+            )
+        if not isinstance(meter_provider, MeterProvider | None):
+            raise TypeError(
+                "meter_provider must be an opentelemetry.metrics.MeterProvider,"
+                f" not {type(meter_provider).__name__}"
+            )
+        if not isinstance(pool_name, str):
+            raise TypeError(f"pool_name must be a str, not {type(pool_name).__name__}")
+        self._max_endpoints = arguments.places("max_endpoints", max_endpoints)
+        #: The attributes of what is the pool's as a whole.
+        self.own: _Attributes = {_POOL_NAME: pool_name}
+        self._endpoints: dict[EndpointKey, _Attributes] = {}
+        self._sessions: weakref.WeakSet[WebSocketClientSession] = weakref.WeakSet()
+        # Metrics are read in threads of their readers.
+        self._lock = RLock()
+        self._tracer = get_tracer(_SCOPE, __version__, tracer_provider)
+        self._instruments = _instruments_of(meter_provider)
+        self._instruments.add(self)
+        self.on_queued_start.append(self._queued_start)
+        self.on_queued_end.append(self._queued_end)
+        self.on_connect_start.append(self._connect_start)
+        self.on_connect_end.append(self._connect_end)
+        self.on_connect_exception.append(self._connect_exception)
+        self.on_release.append(self._release)
+        self.on_close.append(self._close)
+
+    # -- what is asked for when metrics are read ---------------------------------------------------
+
+    def readings(self) -> Iterator[tuple[_Attributes, PoolStats]]:
+        """Return what is to be added up, with the attributes that it is of."""
+        for session in self.sessions():
+            if self._max_endpoints == 0:
+                yield self.own, session.stats()
+                continue
+            for endpoint, stats in session.stats_by_endpoint().items():
+                yield self._attributes_of(endpoint), stats
+
+    def sessions(self) -> list[WebSocketClientSession]:
+        """Return those that are open."""
+        with self._lock:
+            return [session for session in self._sessions if not session.closed]
+
+    def _watch(self, session: WebSocketClientSession) -> None:
+        with self._lock:
+            self._sessions.add(session)
+
+    # -- what events tell --------------------------------------------------------------------------
+
+    async def _queued_start(
+        self, session: WebSocketClientSession, ctx: Any, params: TraceQueuedStartParams
+    ) -> None:
+        self._watch(session)
+        ctx.span = self._span("WebSocket wait", SpanKind.INTERNAL, params.endpoint, params.time)
+
+    async def _queued_end(
+        self, session: WebSocketClientSession, ctx: Any, params: TraceQueuedEndParams
+    ) -> None:
+        error = None if params.exception is None else _error_type(params.exception)
+        if isinstance(params.exception, PoolTimeoutError):
+            self._instruments.timeouts.add(1, self._attributes_of(params.endpoint))
+        self._instruments.wait_time.record(params.seconds, self._outcome(params.endpoint, error))
+        _end(ctx, params.time, params.exception)
+
+    async def _connect_start(
+        self, session: WebSocketClientSession, ctx: Any, params: TraceConnectStartParams
+    ) -> None:
+        self._watch(session)
+        ctx.span = self._span("WebSocket connect", SpanKind.CLIENT, params.endpoint, params.time)
+
+    async def _connect_end(
+        self, session: WebSocketClientSession, ctx: Any, params: TraceConnectEndParams
+    ) -> None:
+        self._instruments.create_time.record(params.seconds, self._outcome(params.endpoint, None))
+        _end(ctx, params.time)
+
+    async def _connect_exception(
+        self, session: WebSocketClientSession, ctx: Any, params: TraceConnectExceptionParams
+    ) -> None:
+        if isinstance(params.exception, asyncio.CancelledError):
+            _end(ctx, params.time, stopped=True)
+            return
+        attributes = self._outcome(params.endpoint, _error_type(params.exception))
+        self._instruments.create_time.record(params.seconds, attributes)
+        _end(ctx, params.time, params.exception)
+
+    async def _release(
+        self, session: WebSocketClientSession, ctx: Any, params: TraceReleaseParams
+    ) -> None:
+        attributes = self._attributes_of(params.endpoint)
+        self._instruments.use_time.record(params.seconds, attributes)
+
+    async def _close(
+        self, session: WebSocketClientSession, ctx: Any, params: TraceCloseParams
+    ) -> None:
+        attributes = {**self._attributes_of(params.endpoint), _CLOSE_REASON: params.reason}
+        self._instruments.duration.record(params.seconds, attributes)
+
+    # -- attributes --------------------------------------------------------------------------------
+
+    def _span(self, name: str, kind: SpanKind, endpoint: EndpointKey, time: float) -> Span:
+        attributes = {**self.own, **_server(endpoint)}
+        return self._tracer.start_span(
+            name, kind=kind, attributes=attributes, start_time=_nanoseconds(time)
+        )
+
+    def _outcome(self, endpoint: EndpointKey, error: str | None) -> _Attributes:
+        attributes = self._attributes_of(endpoint)
+        return attributes if error is None else {**attributes, "error.type": error}
+
+    def _attributes_of(self, endpoint: EndpointKey) -> _Attributes:
+        """Return those of an endpoint, or those of the pool where it has had too many."""
+        known = self._endpoints.get(endpoint)
+        if known is not None:
+            return known
+        with self._lock:
+            if self._max_endpoints is not None and len(self._endpoints) >= self._max_endpoints:
+                return self.own
+            return self._endpoints.setdefault(endpoint, {**self.own, **_server(endpoint)})
+
+
+def _server(endpoint: EndpointKey) -> _Attributes:
+    return {
+        "server.address": endpoint.host,
+        "server.port": endpoint.port,
+        "url.scheme": "wss" if endpoint.is_ssl else "ws",
+    }
+
+
+def _nanoseconds(seconds: float) -> int:
+    return int(seconds * 1e9)
+
+
+def _error_type(exception: BaseException) -> str:
+    if isinstance(exception, aiohttp.WSServerHandshakeError):
+        return str(exception.status)
+    return type(exception).__qualname__
+
+
+def _end(
+    ctx: Any, time: float, exception: BaseException | None = None, stopped: bool = False
+) -> None:
+    # Where handlers fell behind, there may have been no start.
+    span: Span | None = getattr(ctx, "span", None)
+    if span is None:
+        return
+    # A connection is told of until it is closed, and its span has ended.
+    del ctx.span
+    if stopped:
+        span.set_attribute("aiowebsocketclient.stopped", True)
+    if exception is not None:
+        span.set_attribute("error.type", _error_type(exception))
+        if isinstance(exception, aiohttp.WSServerHandshakeError):
+            span.set_attribute("http.response.status_code", exception.status)
+        span.set_status(StatusCode.ERROR)
+    span.end(_nanoseconds(time))
+
+
+# -- instruments -----------------------------------------------------------------------------------
+
+
+class _Points:
+    """What a callback returns: numbers by their attributes, none of which may come twice."""
+
+    def __init__(self) -> None:
+        self._numbers: Counter[tuple[tuple[str, str | int], ...]] = Counter()
+
+    def add(self, attributes: _Attributes, number: int) -> None:
+        self._numbers[tuple(attributes.items())] += number
+
+    def observations(self) -> list[Observation]:
+        return [Observation(number, dict(key)) for key, number in self._numbers.items()]
+
+
+class _Instruments:
+    """The instruments of a meter provider, which has one of each for all pools."""
+
+    def __init__(self, meter: Meter) -> None:
+        # The provider keeps what its callbacks are bound to.
+        self._pools: weakref.WeakSet[OpenTelemetry] = weakref.WeakSet()
+        self._lock = RLock()
+        self.timeouts = meter.create_counter(
+            f"{_PREFIX}timeouts",
+            "{timeout}",
+            "Callers whose acquire_timeout ran out while they waited.",
+        )
+        self.create_time = meter.create_histogram(
+            f"{_PREFIX}create_time",
+            "s",
+            "The time it took to open a connection.",
+            explicit_bucket_boundaries_advisory=_SHORT,
+        )
+        self.wait_time = meter.create_histogram(
+            f"{_PREFIX}wait_time",
+            "s",
+            "The time that callers who found nothing idle waited.",
+            explicit_bucket_boundaries_advisory=_SHORT,
+        )
+        self.use_time = meter.create_histogram(
+            f"{_PREFIX}use_time",
+            "s",
+            "The time from when a caller has a connection until it is given back.",
+            explicit_bucket_boundaries_advisory=_LONG,
+        )
+        self.duration = meter.create_histogram(
+            f"{_PREFIX}duration",
+            "s",
+            "The time from the beginning of a handshake until the socket is closed.",
+            explicit_bucket_boundaries_advisory=_LONG,
+        )
+        meter.create_observable_up_down_counter(
+            f"{_PREFIX}count", [self._count], "{connection}", "Connections, by their state."
+        )
+        meter.create_observable_up_down_counter(
+            f"{_PREFIX}pending_requests",
+            [self._pending],
+            "{request}",
+            "Callers queued for a place.",
+        )
+        meter.create_observable_up_down_counter(
+            f"{_PREFIX}max",
+            [self._max],
+            "{connection}",
+            "Connections that all endpoints together may have.",
+        )
+        meter.create_observable_up_down_counter(
+            f"{_PREFIX}max_per_endpoint",
+            [self._max_per_endpoint],
+            "{connection}",
+            "Connections that one endpoint may have.",
+        )
+
+    def add(self, pool: OpenTelemetry) -> None:
+        with self._lock:
+            self._pools.add(pool)
+
+    def _all(self) -> list[OpenTelemetry]:
+        with self._lock:
+            return list(self._pools)
+
+    def _count(self, options: CallbackOptions) -> Iterable[Observation]:
+        points = _Points()
+        for pool in self._all():
+            for attributes, stats in pool.readings():
+                for state, gauge in _STATES.items():
+                    points.add({**attributes, _STATE: state}, getattr(stats, gauge))
+        return points.observations()
+
+    def _pending(self, options: CallbackOptions) -> Iterable[Observation]:
+        points = _Points()
+        for pool in self._all():
+            for attributes, stats in pool.readings():
+                points.add(attributes, stats.waiting)
+        return points.observations()
+
+    def _max(self, options: CallbackOptions) -> Iterable[Observation]:
+        return self._limits(lambda session: session._limit_total)
+
+    def _max_per_endpoint(self, options: CallbackOptions) -> Iterable[Observation]:
+        return self._limits(lambda session: session.limit)
+
+    def _limits(
+        self, limit_of: Callable[[WebSocketClientSession], int | None]
+    ) -> Iterable[Observation]:
+        points = _Points()
+        for pool in self._all():
+            for session in pool.sessions():
+                limit = limit_of(session)
+                if limit is not None:
+                    points.add(pool.own, limit)
+        return points.observations()
+
+
+# Of the global provider, whether it is set already or comes later.
+_global: _Instruments | None = None
+# Of others. A second observable instrument of the same name would never be asked.
+_by_provider: weakref.WeakKeyDictionary[MeterProvider, _Instruments] = weakref.WeakKeyDictionary()
+_lock = RLock()
+
+
+def _instruments_of(provider: MeterProvider | None) -> _Instruments:
+    global _global
+    with _lock:
+        if provider is None or provider is get_meter_provider():
+            if _global is None:
+                _global = _Instruments(get_meter(_SCOPE, __version__))
+            return _global
+        if provider not in _by_provider:
+            _by_provider[provider] = _Instruments(provider.get_meter(_SCOPE, __version__))
+        return _by_provider[provider]
