@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from aiowebsocketclient import _pool_py, idle, session
+
 from .pages import PAGES, ROOT
 
 pytestmark = pytest.mark.skipif(
@@ -49,6 +51,25 @@ def test_each_test_that_is_named_exists() -> None:
     assert done.returncode == 0, done.stdout
     collected = {line.partition("[")[0] for line in done.stdout.splitlines()}
     assert named <= collected, sorted(named - collected)
+
+
+# -- architecture --------------------------------------------------------------------------------
+
+
+def test_the_architecture_names_what_is_there() -> None:
+    page = text_of("docs/architecture.rst")
+    code = (_pool_py, idle, session)
+    members = set(re.findall(r"``([A-Z]\w+)\.(\w+)``", page))
+    assert members
+    for owner, name in members:
+        owners = [getattr(module, owner, None) for module in code]
+        assert any(hasattr(found, name) for found in owners), f"{owner}.{name}"
+
+
+def test_the_architecture_has_each_module() -> None:
+    listed = set(re.findall(r"``(\w+\.pyx?)``", text_of("docs/architecture.rst")))
+    there = {path.name for path in (ROOT / "aiowebsocketclient").glob("*.py*")}
+    assert listed == {name for name in there if name.endswith((".py", ".pyx"))} - {"__init__.py"}
 
 
 # -- the reference -------------------------------------------------------------------------------
