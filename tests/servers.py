@@ -109,6 +109,8 @@ async def _start(site: web.TCPSite) -> None:
         except OSError as exc:
             if exc.errno != errno.EADDRINUSE:
                 raise
+            # It stays with its runner, and would not start again.
+            await site.stop()
             await asyncio.sleep(0.1)
     return await site.start()
 
