@@ -14,6 +14,9 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 if not (ROOT / "bench").is_dir():
     pytest.skip("bench/ is not there", allow_module_level=True)
 
+# It asks for as many descriptors as there may be, which Windows has no name for.
+pytest.importorskip("resource")
+
 # Behind all others: the package under test is the installed one, if there is one.
 sys.path.append(str(ROOT))
 try:

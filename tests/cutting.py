@@ -21,7 +21,6 @@ import logging
 import os
 import socket
 import ssl
-import struct
 import sys
 import time
 import traceback
@@ -45,6 +44,7 @@ from aiowebsocketclient import (
     WebSocketPoolError,
 )
 
+from .proxy import NO_LINGER
 from .servers import Server, serving
 from .tally import TALLY
 
@@ -241,7 +241,7 @@ def reset(trial: "Trial") -> None:
             sock = transport.get_extra_info("socket")
             # TLS may have lost it already.
             if sock is not None:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
             transport.abort()
 
 

@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 # What closes a socket with a reset instead of an end.
-_NO_LINGER = struct.pack("ii", 1, 0)
+NO_LINGER = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 
 Answer = Callable[["Link", bytes], None]
 
@@ -131,7 +132,7 @@ class Link:
         for way in (self.to_client, self.to_server):
             if way.transport is not None and not way.transport.is_closing():
                 sock = way.transport.get_extra_info("socket")
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
                 way.transport.abort()
 
     def end(self) -> None:

@@ -4,19 +4,15 @@ import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import aiowebsocketclient
 
-ROOT = Path(__file__).resolve().parents[1]
+from .benchmark import ROOT
 
-pytestmark = [
-    pytest.mark.skipif(not (ROOT / "bench").is_dir(), reason="bench/ is not there"),
-    pytest.mark.timeout(120),
-]
+pytestmark = pytest.mark.timeout(120)
 
 CORE = aiowebsocketclient.IMPLEMENTATION
 

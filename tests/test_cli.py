@@ -5,7 +5,6 @@ import base64
 import contextlib
 import json
 import os
-import pty
 import random
 import signal
 import socket
@@ -26,6 +25,9 @@ from aiowebsocketclient.__main__ import Latencies, _echo
 
 from .conftest import until
 from .servers import Server, serving
+
+# Signals and terminals are those of POSIX here.
+pty = pytest.importorskip("pty")
 
 # The loop that is tested is the one in the other process.
 one_loop = pytest.mark.asyncio(loop_factories=["asyncio"])

@@ -6,7 +6,6 @@ import gc
 import os
 import socket
 import ssl
-import struct
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -21,6 +20,7 @@ from aiowebsocketclient import PoolClosedError, PoolTimeoutError, WebSocketPoolE
 from aiowebsocketclient.connecting import _CAN_MAKE_SOCKETS, _make_socket, own_client_session
 
 from .conftest import SessionFactory, until
+from .proxy import NO_LINGER
 from .servers import Server
 
 
@@ -501,7 +501,7 @@ def answer_no_end(listener: socket.socket, tls: ssl.SSLContext, is_over: threadi
 
 
 def reset(accepted: socket.socket, task: asyncio.Task[Any]) -> None:
-    accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
     accepted.close()
 
 
