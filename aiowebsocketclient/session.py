@@ -1098,7 +1098,8 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         conn.slot.conn = None
         if self._tracer is not None:
             self._tracer.closed(conn.slot)
-        if is_debugging():
+        # A handshake that was stopped too late was not logged as opened either.
+        if is_debugging() and conn.slot.reason >= 0:
             _log_closed(conn.slot)
         self._closed_slot(conn.slot)
 
