@@ -20,7 +20,7 @@ from multidict import CIMultiDict
 from .exceptions import WebSocketPoolError
 from .keys import Target, version_of
 
-__all__ = ("abort", "connect", "own_client_session")
+__all__ = ("abort", "connect", "own_client_session", "take_from_connector")
 
 
 async def connect(
@@ -95,6 +95,32 @@ def abort(ws: aiohttp.ClientWebSocketResponse) -> None:
     ws._response.close()
     if transport is not None:
         transport.abort()
+
+
+def take_from_connector(ws: aiohttp.ClientWebSocketResponse) -> None:
+    """Let a connection outlive its connector, which closes all that it knows of with itself."""
+    connection: Any = ws._conn
+    connector = connection._connector
+    connector._release_acquired(connection._key, connection.protocol)
+    connection._connector = _Outlived(connector)
+
+
+class _Outlived:
+    """Stands for the connector of a connection that outlives it.
+
+    A connector that is closed takes it that all its connections are closed, too.
+    """
+
+    __slots__ = ("_connector",)
+
+    def __init__(self, connector: Any) -> None:
+        self._connector = connector
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connector, name)
+
+    def _release(self, key: Any, protocol: Any, *, should_close: bool = False) -> None:
+        protocol.close()
 
 
 class _Attempt:

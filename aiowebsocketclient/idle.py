@@ -267,12 +267,23 @@ class Connection(Parkable):
         # aiohttp arms its heartbeat anew for the server's CLOSE, which comes after its own close().
         # The timer would keep all of this connection for another heartbeat and a half.
         self.ws._cancel_heartbeat()
-        if "send_frame" in getattr(self._writer, "__dict__", ()):
-            # A cycle, where sends are accounted for.
-            del self._writer.send_frame
+        self._stop_accounting_for_sends()
         if hasattr(self._protocol, "_data_received_cb"):
             # Another cycle, where there is a heartbeat; aiohttp < 3.14 has none.
             self._protocol._data_received_cb = None
+
+    def let_go(self) -> None:
+        """Leave a connection in use to its user, as aiohttp made it."""
+        self.state.pop(CONNECTION, None)
+        self._stop_accounting_for_sends()
+        # One that is gone has none any more.
+        if self._protocol._payload_parser is self:
+            self._protocol._payload_parser = self._parser
+
+    def _stop_accounting_for_sends(self) -> None:
+        if "send_frame" in getattr(self._writer, "__dict__", ()):
+            # It would be a cycle.
+            del self._writer.send_frame
 
     # -- what the protocol calls -----------------------------------------------------------------
 

@@ -12,6 +12,7 @@ Event                  Level   Fields
 ``connect_failed``     DEBUG   ``endpoint``, ``seconds`` since the handshake began, ``error``
 ``closed``             DEBUG   ``endpoint``, ``reason`` (of ``PoolStats.closed_...``), ``seconds``
                                since the handshake began, ``uses``
+``detached``           DEBUG   ``endpoint``, ``seconds`` since the handshake began
 ``hook_failed``        WARNING ``endpoint``, ``hook`` (``"configure"``, ``"check"`` or ``"reset"``),
                                ``function``, ``error``; not where the connection had ended
 ``hook_not_async``     ERROR   ``hook``, ``function``
@@ -51,6 +52,7 @@ _EVENTS: Final = {
         DEBUG,
         "Closed a connection to %(endpoint)s (%(reason)s) after %(seconds).3f s, uses: %(uses)d",
     ),
+    "detached": (DEBUG, "Detached a connection to %(endpoint)s after %(seconds).3f s"),
     "hook_failed": (
         WARNING,
         "%(hook)s (%(function)s) failed: %(error)s; its connection to %(endpoint)s is closed",

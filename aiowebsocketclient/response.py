@@ -16,7 +16,7 @@ import aiohttp
 from aiohttp import WSCloseCode
 
 from ._compat import DONE, Handle, spend
-from .exceptions import ConnectionReleasedError
+from .exceptions import ConnectionReleasedError, WebSocketPoolError
 
 __all__ = ("CONNECTION", "USUAL", "ClientWebSocketResponse", "Completion")
 
@@ -130,6 +130,8 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
     _need_heartbeat_reset: Any = False
     _ping_task: Any = None
     _pong_response_cb: Any = None
+    # Of a connection that is its user's, once detach() has been called.
+    _detached: bool = False
 
     def __repr__(self) -> str:
         """Return the class and the endpoint."""
@@ -162,6 +164,32 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
     def reused(self) -> bool:
         """Whether the connection had been used before this acquisition began."""
         return self._reused
+
+    def detach(self) -> None:
+        """Take the connection out of the pool for good, open: it is the caller's from now on.
+
+        Its place is free at once, so it does not count against the limits any more, and it stays
+        open when the session is closed, unless its ``client_session`` is somebody else's to close
+        (``client_session_owner=False``).  :meth:`release` then changes nothing, ``async with``
+        leaves it open, and :meth:`close` closes it, which is for the caller to call.  To call it
+        again changes nothing.
+
+        Raises :exc:`ConnectionReleasedError` after :meth:`release`, :exc:`PoolClosedError` when the
+        session was closed meanwhile, and :exc:`WebSocketPoolError` where it is closed already (by
+        :meth:`close`, or a ``receive()`` that met the end), as there is no open connection to be
+        had, and inside a hook, whose connection is the pool's.
+        """
+        if self._spent:
+            raise ConnectionReleasedError(
+                f"{self!r} was released: what is in the pool cannot be detached"
+            )
+        if self._slot is None or self._detached:
+            return
+        if self._owner is None:
+            raise WebSocketPoolError(
+                f"{self!r} was closed, or is lent to a hook: it stays the pool's"
+            )
+        self._owner._detach(self)
 
     async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"") -> bool:
         """Close the connection, as aiohttp does, instead of giving it back.
@@ -207,7 +235,7 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
         # Called from receive() in aiohttp < 3.14. It arms timers that hold their response: were it
         # the handle, a lost one would live for ever, and a spent one ping another's connection.
         slot = self._slot
-        if slot is None:
+        if slot is None or self._detached:
             super()._reset_heartbeat()
         elif slot.conn is not None:
             slot.conn.ws._reset_heartbeat()

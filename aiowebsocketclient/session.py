@@ -40,7 +40,7 @@ from ._compat import (
     spend,
 )
 from ._pool_py import ACQUIRED, CLOSE_REASONS, CLOSING, IDLE
-from .connecting import abort, connect, own_client_session
+from .connecting import abort, connect, own_client_session, take_from_connector
 from .exceptions import (
     PoolClosedError,
     PoolTimeoutError,
@@ -1036,6 +1036,28 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         if slot.state != CLOSING:
             self._close_acquired(slot, "failed")
         return self._completion(conn)
+
+    def _detach(self, handle: ClientWebSocketResponse) -> None:
+        """Leave a connection to its user for good."""
+        self._check_thread("detach()", handle)
+        slot: Any = handle._slot
+        conn: Connection | None = slot.conn
+        if conn is None or slot.state == CLOSING:
+            raise self._closed_error()
+        if conn.state["_closed"] or conn.state["_closing"]:
+            raise WebSocketPoolError(f"{handle!r} is closed: release() it instead")
+        self._end_use(slot)
+        if self._client_session_owner:
+            take_from_connector(conn.ws)
+        conn.let_go()
+        slot.conn = None
+        handle._owner = None
+        handle._detached = True
+        if self._tracer is not None:
+            self._tracer.detached(slot)
+        if is_debugging():
+            log("detached", endpoint=str(slot.endpoint), seconds=clock() - slot.born)
+        self._carry_out(self._pool.detach(slot, clock()))
 
     def _begin_close(self, handle: ClientWebSocketResponse) -> None:
         """Take a connection out of the pool that its user is about to close."""

@@ -238,8 +238,9 @@ def reset(trial: "Trial") -> None:
     trial.was_killed = True
     for server in trial.arena.servers:
         for transport in server_transports(server):
-            sock = transport.get_extra_info("socket")
             # TLS may have lost it already.
+            is_lost = getattr(transport, "_ssl_protocol", transport) is None
+            sock = None if is_lost else transport.get_extra_info("socket")
             if sock is not None:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
             transport.abort()
@@ -1138,6 +1139,18 @@ async def prewarm_in_vain(trial: Trial) -> None:
     await trial.session.prewarm(trial.server.url("/once"), 3)
 
 
+async def detach(trial: Trial) -> None:
+    ws = await trial.connect()
+    ws.detach()
+    # It is not the pool's any more, whose limits are as if it were not there.
+    trial.was_resized = True
+    try:
+        await echo(ws)
+        await echo(ws, "again")
+    finally:
+        await ws.close()
+
+
 async def drain_session(trial: Trial) -> None:
     await trial.session.drain()
 
@@ -1268,6 +1281,8 @@ OPERATIONS = [
         lambda: {"limit": 1},
         without=TIMEOUTS,
     ),
+    Operation("detach", detach, a_follower, lambda: {"limit": 1}, talks=True),
+    Operation("detach over TLS", detach, talks=True, tls=True),
     Operation("drain", drain_session, one_of_each, without=TIMEOUTS),
     Operation(
         "drain for who waits",

@@ -166,6 +166,35 @@ async def test_autoping_may_be_switched_off_for_some_time(server: Server) -> Non
         await ws.close()
 
 
+async def test_a_connection_can_be_taken_from_its_connector(server: Server) -> None:
+    connector: Any = aiohttp.TCPConnector(limit=1, limit_per_host=1)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        ws = await session.ws_connect(server.url())
+        connection: Any = ws._conn
+        assert connection is ws._response.connection
+        assert connection._connector is connector
+        # What a heartbeat asks of it.
+        assert isinstance(connector._timeout_ceil_threshold, float | int)
+        assert connector._acquired == {connection.protocol}
+        connector._release_acquired(connection._key, connection.protocol)
+        assert not connector._acquired
+        assert not connector._acquired_per_host
+
+        class Another:
+            released: Any = None
+
+            def _release(self, key: Any, protocol: Any, *, should_close: bool = False) -> None:
+                self.released = (key, protocol)
+
+        another = connection._connector = Another()
+        expected = (connection._key, connection.protocol)
+        await ws.close()
+        assert another.released == expected
+        # It has been told, and does nothing else.
+        assert server.open == 1 or server.close_codes
+        expected[1].close()
+
+
 async def test_a_cancelled_receive_leaves_1006(server: Server) -> None:
     async with aiohttp.ClientSession() as session:
         ws = await session.ws_connect(server.url())

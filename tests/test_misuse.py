@@ -437,6 +437,7 @@ async def test_from_another_thread(server: Server, make_session: SessionFactory)
         (session.close, "another event loop"),
         (ws.release, "another thread"),
         (ws.close, "another thread"),
+        (ws.detach, "another thread"),
         (leave_by_an_exception, "another thread"),
     ):
         error = from_a_thread(call)

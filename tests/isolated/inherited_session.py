@@ -45,6 +45,7 @@ async def misuse(url: str) -> None:
         lambda: session.prewarm(url, 5),
         lambda: ws.send_str("child"),
         lambda: ws.ping(),
+        lambda: ws.detach(),
     ]
     for use in uses:
         refused = ""
