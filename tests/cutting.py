@@ -512,7 +512,9 @@ class Watch(logging.Handler):
         return [timer for timer in long if timer.has_run and not timer.was_struck]
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.name != "aiohttp.server":
+        # Hooks fail where they are cut, and some are made to.
+        is_of_hook = getattr(record, "event", None) == "hook_failed"
+        if record.name != "aiohttp.server" and not is_of_hook:
             self.complaints.append(f"log record: {self.format(record)}")
 
     def _complain_of_context(self, loop: Any, context: dict[str, Any]) -> None:
