@@ -12,6 +12,7 @@ from .exceptions import (
     ConnectionReleasedError,
     PoolClosedError,
     PoolTimeoutError,
+    PrewarmError,
     TooManyWaitersError,
     WebSocketPoolError,
 )
@@ -29,6 +30,7 @@ __all__ = (
     "PoolClosedError",
     "PoolStats",
     "PoolTimeoutError",
+    "PrewarmError",
     "TooManyWaitersError",
     "TraceConfig",
     "WebSocketClientSession",

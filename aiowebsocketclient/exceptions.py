@@ -6,6 +6,8 @@ connect.
 """
 
 import asyncio
+from collections.abc import Sequence
+from typing import Self
 
 import aiohttp
 
@@ -13,6 +15,7 @@ __all__ = (
     "ConnectionReleasedError",
     "PoolClosedError",
     "PoolTimeoutError",
+    "PrewarmError",
     "TooManyWaitersError",
     "WebSocketPoolError",
 )
@@ -36,3 +39,32 @@ class PoolClosedError(WebSocketPoolError, RuntimeError):
 
 class ConnectionReleasedError(WebSocketPoolError, RuntimeError):
     """The response was used after its ``release()``: the connection may be another's by now."""
+
+
+class PrewarmError(WebSocketPoolError, ExceptionGroup[Exception]):
+    """Handshakes of ``prewarm()`` failed; ``exceptions`` has what each of them raised.
+
+    As any group it can be taken apart by ``except*``; ``except aiohttp.ClientError`` catches it as
+    a whole.
+    """
+
+    #: How many of its handshakes succeeded; these connections stay open.
+    opened: int
+
+    def __new__(cls, message: str, exceptions: Sequence[Exception], opened: int = 0) -> Self:
+        """Make one of all that the handshakes raised."""
+        self = super().__new__(cls, message, exceptions)
+        self.opened = opened
+        return self
+
+    def __init__(self, message: str, exceptions: Sequence[Exception], opened: int = 0) -> None:
+        super().__init__(message, exceptions)
+
+    def derive(self, exceptions: Sequence[Exception]) -> "PrewarmError":  # type: ignore[override]
+        """Return one of a part of what was raised; ``split()`` and ``except*`` ask for it."""
+        return PrewarmError(self.message, exceptions, self.opened)
+
+    def __repr__(self) -> str:
+        """Return the message and the kinds of errors; what aiohttp's say may be secret."""
+        kinds = ", ".join(type(error).__name__ for error in self.exceptions)
+        return f"{type(self).__name__}({self.message!r}, [{kinds}])"

@@ -44,6 +44,7 @@ from .connecting import abort, connect, own_client_session, take_from_connector
 from .exceptions import (
     PoolClosedError,
     PoolTimeoutError,
+    PrewarmError,
     TooManyWaitersError,
     WebSocketPoolError,
 )
@@ -342,8 +343,9 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         :param progress: called with the number opened so far and the number begun or opened.
         :return: how many it opened.
 
-        Raises what the first handshake that failed raised, after the others have ended; what was
-        opened stays open.  The rest as for :meth:`ws_connect`.
+        Once a handshake has failed it begins no more, waits for those under way, and raises
+        :exc:`PrewarmError` with what all that failed have raised; what was opened stays open.  The
+        rest as for :meth:`ws_connect`.
         """
         wanted = arguments.places("count", count)
         if wanted is None:
@@ -355,14 +357,14 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         begun = opened = 0
         drain_count = self._drain_count
         pending: dict[asyncio.Future[_Failure | None], Slot] = {}
-        error: BaseException | None = None
+        errors: list[BaseException] = []
         try:
             while True:
                 if drain_count != self._drain_count:
                     drain_count, begun = self._drain_count, 0
                 # Never more than wanted altogether: what a server ends at once is not made anew.
                 while (
-                    error is None
+                    not errors
                     and not self._closed
                     and begun < wanted
                     and self._pool.open_count(target.key) < wanted
@@ -374,7 +376,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
                     pending[self._start_connecting(slot, target, copy_context())] = slot
                 # Callers and other prewarms open some too.
                 under_way = self._under_way(target.key)
-                if self._pool.open_count(target.key) - len(under_way) >= wanted or error:
+                if self._pool.open_count(target.key) - len(under_way) >= wanted or errors:
                     under_way = []
                 if not pending and not under_way:
                     break
@@ -388,7 +390,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
                             # It gave way to a caller that needed the place.
                             begun = wanted
                     elif (failure := future.result()) is not None:
-                        error = error or failure.error
+                        errors.append(failure.error)
                     else:
                         opened += 1
                         if progress is not None:
@@ -397,12 +399,12 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
             for slot in pending.values():
                 self._pool.abandon(slot, clock())
             self._arm()
-        if error is not None:
+        if errors:
             try:
-                raise error
+                raise _prewarm_error(target, errors, opened)
             finally:
                 # Its traceback has this frame.
-                del error, failure, future, done
+                del errors, failure, future, done
         if self._closed:
             raise self._closed_error()
         return opened
@@ -1376,6 +1378,15 @@ def _log_closed(slot: Slot) -> None:
         seconds=clock() - slot.born,
         uses=slot.uses,
     )
+
+
+def _prewarm_error(target: Target, errors: list[BaseException], opened: int) -> BaseException:
+    exceptions = [error for error in errors if isinstance(error, Exception)]
+    if len(exceptions) < len(errors):
+        # What a connect_limiter raises may be no Exception, and would be none in a group either.
+        return next(error for error in errors if not isinstance(error, Exception))
+    message = f"{len(errors)} of {len(errors) + opened} handshakes with {target.endpoint} failed"
+    return PrewarmError(message, exceptions, opened)
 
 
 def _fail_waiter(waiter: Waiter, error: BaseException) -> None:

@@ -39,6 +39,7 @@ from aiowebsocketclient import (
     ClientWebSocketResponse,
     PoolClosedError,
     PoolTimeoutError,
+    PrewarmError,
     TraceConfig,
     WebSocketClientSession,
     WebSocketPoolError,
@@ -782,11 +783,19 @@ class Trial:
         return grid.count
 
     def _check_outcome(self) -> None:
-        task, operation = self.task, self.operation
+        task = self.task
         assert task.cancelled() == self.was_cancelled, f"cancelled: {self.was_cancelled}; {task}"
         if task.cancelled():
             return
         error = task.exception()
+        if isinstance(error, PrewarmError):
+            for each in error.exceptions:
+                self._check_error(each)
+        else:
+            self._check_error(error)
+
+    def _check_error(self, error: BaseException | None) -> None:
+        task, operation = self.task, self.operation
         if isinstance(error, operation.raises):
             return
         if self.must_time_out and not self.was_killed and not self.was_closed:

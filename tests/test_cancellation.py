@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from aiowebsocketclient import PoolTimeoutError, WebSocketClientSession
+from aiowebsocketclient import PoolTimeoutError, PrewarmError, WebSocketClientSession
 
 from .conftest import SessionFactory, until
 from .servers import Server
@@ -285,7 +285,10 @@ async def test_errors_of_callers_are_freed_at_once(
             error = task.exception()
             assert isinstance(
                 error,
-                PoolTimeoutError | aiohttp.WSServerHandshakeError | aiohttp.ConnectionTimeoutError,
+                PoolTimeoutError
+                | PrewarmError
+                | aiohttp.WSServerHandshakeError
+                | aiohttp.ConnectionTimeoutError,
             )
             errors.append(weakref.ref(error))
         except asyncio.CancelledError as cancelled:

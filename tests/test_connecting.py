@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import copy
 import gc
 import os
+import pickle
 import socket
 import ssl
 import threading
@@ -16,7 +18,12 @@ import aiohttp
 import pytest
 from aiolimiter import AsyncLimiter
 
-from aiowebsocketclient import PoolClosedError, PoolTimeoutError, WebSocketPoolError
+from aiowebsocketclient import (
+    PoolClosedError,
+    PoolTimeoutError,
+    PrewarmError,
+    WebSocketPoolError,
+)
 from aiowebsocketclient.connecting import _CAN_MAKE_SOCKETS, _make_socket, own_client_session
 
 from .conftest import SessionFactory, until
@@ -402,10 +409,91 @@ async def test_prewarm_does_not_wait_for_what_was_stopped(
 
 async def test_failed_prewarm(server: Server, make_session: SessionFactory) -> None:
     session = make_session()
-    with pytest.raises(aiohttp.WSServerHandshakeError):
+    with pytest.raises(PrewarmError) as caught:
         await session.prewarm(server.url("/once"), 3)
     assert session.stats().connecting == 0
     assert session.stats().idle == 1
+    error = caught.value
+    assert error.message == f"2 of 3 handshakes with 127.0.0.1:{server.port} failed"
+    assert error.opened == 1
+    assert [type(each) for each in error.exceptions] == [aiohttp.WSServerHandshakeError] * 2
+
+
+async def test_a_failure_of_prewarm_ends_what_is_not_begun(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(max_connecting=2)
+    with pytest.raises(PrewarmError) as caught:
+        await session.prewarm(server.url("/refuse"), 100)
+    assert server.arrived == len(caught.value.exceptions) == 2
+    # Those under way when it fails are waited for.
+    server.gate.clear()
+    warming = asyncio.create_task(session.prewarm(server.url(), 3))
+    await until(lambda: server.arrived == 4)
+    next(iter(session._handshakes)).task.cancel()
+    await until(lambda: len(session._handshakes) == 1)
+    await asyncio.sleep(0.02)
+    assert not warming.done()
+    server.gate.set()
+    with pytest.raises(PrewarmError) as caught:
+        await warming
+    assert caught.value.opened == session.stats().idle == 1
+    assert [str(each) for each in caught.value.exceptions] == [
+        f"the handshake with 127.0.0.1:{server.port} was cancelled"
+    ]
+
+
+async def test_a_failed_prewarm_can_be_caught_in_every_way(make_session: SessionFactory) -> None:
+    async def prewarm() -> None:
+        await make_session().prewarm("ws://127.0.0.1:1/", 2)
+
+    for kind in (aiohttp.ClientError, WebSocketPoolError, ExceptionGroup, PrewarmError):
+        with pytest.raises(kind):
+            await prewarm()
+    caught: list[Any] = []
+    try:
+        await prewarm()
+    except* aiohttp.ClientConnectorError as group:
+        caught.append(group)
+    (group,) = caught
+    assert isinstance(group, PrewarmError)
+    assert group.opened == 0
+    assert len(group.exceptions) == 2
+    matching, rest = group.split(lambda error: error is group.exceptions[0])
+    assert isinstance(matching, PrewarmError)
+    assert isinstance(rest, PrewarmError)
+    assert matching.message == rest.message == group.message
+    assert matching.exceptions + rest.exceptions == group.exceptions
+    assert group.subgroup(OSError).exceptions == group.exceptions
+    assert group.subgroup(LookupError) is None
+    with pytest.raises(PrewarmError):
+        try:
+            await prewarm()
+        except* LookupError:
+            raise AssertionError("there was none") from None
+
+
+async def test_a_prewarm_that_fails_in_no_exception(make_session: SessionFactory) -> None:
+    class End(BaseException):
+        pass
+
+    class Limiter:
+        async def __aenter__(self) -> None:
+            raise End
+
+        async def __aexit__(self, *_: object) -> None: ...
+
+    session = make_session(connect_limiter=Limiter())
+    with pytest.raises(End):
+        await session.prewarm("ws://127.0.0.1:1/", 2)
+
+
+def test_a_prewarm_error_can_be_copied() -> None:
+    error = PrewarmError("1 of 2 handshakes with host:1 failed", [OSError("secret")], 1)
+    for other in (copy.copy(error), pickle.loads(pickle.dumps(error))):
+        assert type(other) is PrewarmError
+        assert (other.message, other.opened) == (error.message, 1)
+    assert repr(error) == "PrewarmError('1 of 2 handshakes with host:1 failed', [OSError])"
 
 
 async def test_cancelled_prewarm(server: Server, make_session: SessionFactory) -> None:

@@ -26,6 +26,7 @@ from aiowebsocketclient import (
     ConnectionReleasedError,
     PoolClosedError,
     PoolTimeoutError,
+    PrewarmError,
     TooManyWaitersError,
     WebSocketClientSession,
     WebSocketPoolError,
@@ -229,8 +230,9 @@ async def test_handshakes_that_fail(server: Server) -> None:
             for path in ("/refuse", "/refuse"):
                 with pytest.raises(aiohttp.WSServerHandshakeError):
                     await session.ws_connect(server.url(path + QUERY[1:]), **OPTIONS)
-                with pytest.raises(aiohttp.WSServerHandshakeError):
+                with pytest.raises(PrewarmError) as caught:
                     await session.prewarm(server.url(path + QUERY[1:]), 2, **OPTIONS)
+                watch.texts += [repr(caught.value), str(caught.value)]
             await fails(
                 watch,
                 aiohttp.ClientConnectorError,

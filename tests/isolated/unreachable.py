@@ -11,7 +11,12 @@ from collections.abc import Awaitable, Callable
 import aiohttp
 from common import answer, run, settled, until
 
-from aiowebsocketclient import PoolTimeoutError, WebSocketClientSession, WebSocketPoolError
+from aiowebsocketclient import (
+    PoolTimeoutError,
+    PrewarmError,
+    WebSocketClientSession,
+    WebSocketPoolError,
+)
 
 TIMES = 10
 
@@ -138,7 +143,7 @@ async def main(port: int, options: argparse.Namespace) -> None:
                 await session.client_session.ws_connect(url + "refuse")
 
         async def fail_to_prewarm() -> None:
-            with contextlib.suppress(aiohttp.WSServerHandshakeError):
+            with contextlib.suppress(PrewarmError):
                 await session.prewarm(url + "refuse", 1)
 
         async def stop_after_a_change_of_headers() -> None:
