@@ -17,7 +17,8 @@ DEMO := .venv/demo-$(VERSION)
 DOCS := .venv/docs-$(VERSION)
 
 # The directory too: its time changes when a file is added or removed.
-SOURCES := LICENSE MANIFEST.in README.rst pyproject.toml setup.py aiowebsocketclient \
+SOURCES := LICENSE MANIFEST.in README.rst pyproject.toml setup.py pytest_aiowebsocketclient.py \
+	aiowebsocketclient \
 	$(wildcard aiowebsocketclient/*.py aiowebsocketclient/*.pyx aiowebsocketclient/py.typed)
 
 # Whatever the caller's shell has set: what is tested is the compiled core, unless said otherwise

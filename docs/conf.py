@@ -39,6 +39,7 @@ nitpick_ignore = [
 intersphinx_mapping = {
     "python": ("https://docs.python.org/3/", "inventories/python.inv"),
     "aiohttp": ("https://docs.aiohttp.org/en/stable/", "inventories/aiohttp.inv"),
+    "multidict": ("https://multidict.aio-libs.org/en/stable/", "inventories/multidict.inv"),
     "yarl": ("https://yarl.aio-libs.org/en/stable/", "inventories/yarl.inv"),
 }
 
@@ -48,6 +49,7 @@ PUBLIC_NAMES = {
     "aiohttp.client_exceptions.": "aiohttp.",
     "aiohttp.client_ws.": "aiohttp.",
     "asyncio.events.": "asyncio.",
+    "multidict._multidict.": "multidict.",
     "yarl._url.": "yarl.",
 }
 

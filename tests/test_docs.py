@@ -78,6 +78,7 @@ def test_the_architecture_has_each_module() -> None:
 MODULES = [
     "aiowebsocketclient",
     "aiowebsocketclient.prometheus",
+    "aiowebsocketclient.testing",
     "aiowebsocketclient.tracing",
 ]
 # What is in such a module for the package itself.

@@ -158,6 +158,7 @@ def test_sdist_holds_all_that_is_needed_to_build_and_to_test(unpacked: Path) -> 
         "examples/README.rst",
         "examples/quickstart.py",
         "pyproject.toml",
+        "pytest_aiowebsocketclient.py",
         "setup.py",
         "tests/conftest.py",
         "tests/test_packaging.py",
@@ -195,7 +196,8 @@ def assert_package(checkout: Path, wheel: Path) -> None:
         f"aiowebsocketclient/{p.name}" for p in (checkout / "aiowebsocketclient").glob("*.py")
     }
     metadata = {name for name in found if PurePosixPath(name).parts[0].endswith(".dist-info")}
-    assert found - metadata == modules | {"aiowebsocketclient/py.typed"}
+    others = {"aiowebsocketclient/py.typed", "pytest_aiowebsocketclient.py"}
+    assert found - metadata == modules | others
     assert any(name.endswith("/licenses/LICENSE") for name in metadata)
 
 
@@ -235,7 +237,8 @@ def test_twine_finds_nothing(sdist: Path, wheel: Path, pure_wheel: Path) -> None
 
 def test_check_wheel_contents_finds_nothing(wheel: Path, pure_wheel: Path) -> None:
     pytest.importorskip("check_wheel_contents")
-    run(sys.executable, "-Im", "check_wheel_contents", wheel, pure_wheel, cwd=wheel.parent)
+    command = [sys.executable, "-Im", "check_wheel_contents", "--config", ROOT / "pyproject.toml"]
+    run(*command, wheel, pure_wheel, cwd=wheel.parent)
 
 
 # -- installed -----------------------------------------------------------------------------------
