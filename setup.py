@@ -6,14 +6,19 @@ Everything else about the package is in pyproject.toml.
 import os
 import platform
 import shutil
+import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build import build
 
-# Elsewhere the compiled core would not be faster, and the pure one is chosen at import anyway.
-WITH_EXTENSION = platform.python_implementation() == "CPython" and not os.environ.get(
-    "AIOWEBSOCKETCLIENT_NO_EXTENSIONS"
+# On PyPy the compiled core would not be faster, and the pure one is chosen at import anyway. On
+# free-threaded CPython it would bring the GIL back for the whole process: what it does in one step
+# is one only under that.
+WITH_EXTENSION = (
+    platform.python_implementation() == "CPython"
+    and not sysconfig.get_config_var("Py_GIL_DISABLED")
+    and not os.environ.get("AIOWEBSOCKETCLIENT_NO_EXTENSIONS")
 )
 
 

@@ -190,6 +190,18 @@ def test_pure_wheel_holds_the_package_alone(checkout: Path, pure_wheel: Path) ->
     assert_package(checkout, pure_wheel)
 
 
+def test_free_threaded_cpython_gets_a_pure_wheel(unpacked: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(unpacked, tmp_path / "source")
+    says_so = (
+        "import sysconfig\n"
+        "asked = sysconfig.get_config_var\n"
+        "sysconfig.get_config_var = lambda name: name == 'Py_GIL_DISABLED' or asked(name)\n"
+    )
+    (source / "setup.py").write_text(says_so + (source / "setup.py").read_text())
+    wheel = build(source, tmp_path / "dist", "--wheel", flag="")
+    assert wheel.name.endswith("-py3-none-any.whl")
+
+
 def assert_package(checkout: Path, wheel: Path) -> None:
     found = {name for name in names(wheel) if not name.endswith((".so", ".pyd"))}
     modules = {
