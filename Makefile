@@ -2,7 +2,7 @@
 # PYTHON=python3.13 chooses the interpreter; each has environments of its own.
 
 PYTHON ?= python3
-# For demo, bench, figures, instructions, matrix, soak and sanitize: what else goes to the command.
+# For demo, bench, figures, instructions, matrix, soak, sanitize and wheels: what else goes to the command.
 ARGS ?=
 # Processes that run the tests; those wait more than they compute.
 JOBS ?= 3
@@ -28,7 +28,8 @@ unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint docs changes bench figures instructions matrix soak sanitize wheel clean
+.PHONY: help demo test lint docs changes bench figures instructions matrix soak sanitize wheel wheels \
+	clean
 
 help:
 	@echo 'make demo    run the pool against an echo server of its own'
@@ -43,8 +44,9 @@ help:
 	@echo 'make soak    callers, faults and restarts for 10 minutes, or SOAK=seconds'
 	@echo 'make sanitize  the compiled core under AddressSanitizer'
 	@echo 'make wheel   build a wheel into dist/'
+	@echo 'make wheels  all that is published, into dist/, each tested as it is installed'
 	@echo 'make clean   remove what was built, and the virtual environments'
-	@echo 'Also: PYTHON=python3.13, and ARGS="..." for all from bench to sanitize, and for demo.'
+	@echo 'Also: PYTHON=python3.13, and ARGS="..." for all from bench to sanitize, demo and wheels.'
 
 # -P: the package that was installed, and not the one in this directory, which is not compiled.
 demo: $(DEMO)/.installed
@@ -84,7 +86,7 @@ instructions: $(TEST)/.installed
 	$(COMPILED) $(TEST)/bin/python -m tests.instructions $(ARGS)
 
 matrix:
-	$(PYTHON) tests/matrix.py $(ARGS)
+	$(PYTHON) -m tests.matrix $(ARGS)
 
 # The flag AIOWEBSOCKETCLIENT_NO_EXTENSIONS counts here: set, it is the pure core that is soaked.
 soak: $(TEST)/.installed
@@ -97,6 +99,10 @@ sanitize: $(TEST)/.installed
 # The flag counts here, too: with it the wheel is a pure one.
 wheel: $(TEST)/.installed
 	$(TEST)/bin/python -m build --wheel --outdir dist .
+
+# ARGS=--quick runs the tests that a build can break.
+wheels: $(TEST)/.installed
+	$(TEST)/bin/python -m tests.wheels $(ARGS)
 
 clean:
 	rm -rf .venv build dist docs/_build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
