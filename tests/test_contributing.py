@@ -1,0 +1,56 @@
+"""What CONTRIBUTING.rst tells to do can be done: its commands and files are there."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+CONTRIBUTING = ROOT / "CONTRIBUTING.rst"
+
+pytestmark = pytest.mark.skipif(not (ROOT / ".github").is_dir(), reason="not in a checkout")
+
+docutils_core = pytest.importorskip("docutils.core")
+docutils_nodes = pytest.importorskip("docutils.nodes")
+
+DOCUMENT = docutils_core.publish_doctree(
+    CONTRIBUTING.read_text() if CONTRIBUTING.is_file() else "",
+    # A warning is an error.
+    settings_overrides={"halt_level": 2, "report_level": 2, "syntax_highlight": "none"},
+)
+
+COMMANDS = [
+    shlex.split(line)
+    for block in DOCUMENT.findall(docutils_nodes.literal_block)
+    for line in block.astext().splitlines()
+]
+NAMES = [node.astext() for node in DOCUMENT.findall(docutils_nodes.literal)]
+
+
+def test_files_are_there() -> None:
+    named = {name for name in NAMES if "/" in name or re.search(r"\.(md|rst|toml)$", name)}
+    named |= {word for command in COMMANDS for word in command if word.startswith("tests/")}
+    assert named > {"CHANGES/", "SECURITY.md", "tests/model.py", "tests/test_limits.py"}
+    for name in named:
+        assert (ROOT / name).exists(), name
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not there")
+def test_targets_are_there() -> None:
+    said = [shlex.split(name) for name in NAMES if name.startswith("make ")]
+    targets = {command[1] for command in [*said, *COMMANDS] if command[0] == "make"}
+    assert targets > {"test", "lint", "wheels"}
+    done = subprocess.run(["make", "-n", *targets], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_groups_are_there() -> None:
+    groups = {command[command.index("--group") + 1] for command in COMMANDS if "--group" in command}
+    assert groups
+    assert (
+        groups <= tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"].keys()
+    )
