@@ -1,0 +1,81 @@
+"""Connections that are there before they are asked for, and are known to answer."""
+
+import asyncio
+from collections.abc import Callable
+
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from aiowebsocketclient import WebSocketClientSession, check_ping
+
+
+class Provider:
+    def __init__(self) -> None:
+        self.sockets: list[web.WebSocketResponse] = []
+        self.handshakes = 0
+        self.is_silent = False
+
+    async def handle(self, request: web.Request) -> web.WebSocketResponse:
+        ws = web.WebSocketResponse(autoping=False)
+        await ws.prepare(request)
+        self.handshakes += 1
+        self.sockets.append(ws)
+        async for message in ws:
+            if message.type is web.WSMsgType.TEXT:
+                await ws.send_str(message.data)
+            elif not self.is_silent:
+                await ws.pong(message.data)
+        self.sockets.remove(ws)
+        return ws
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def keep_warm(url: str, provider: Provider) -> None:
+    async with WebSocketClientSession(limit=20) as session:
+        # From now on, in the background; who comes finds one idle.
+        session.set_min_idle(url, 3)
+        await until(lambda: session.stats().idle == 3)
+        async with session.ws_connect(url) as ws:
+            await ws.send_str("a turn")
+            assert await ws.receive_str() == "a turn"
+            # One is in use, so another is opened.
+            await until(lambda: session.stats().idle == 3)
+        assert session.stats().requests == 1
+        # What the provider ends is made anew.
+        for socket in list(provider.sockets):
+            await socket.close()
+        await until(lambda: session.stats().closed_lost == 4)
+        await until(lambda: session.stats().idle == 3)
+        session.set_min_idle(url, 0)
+
+
+async def check_before_use(url: str, provider: Provider) -> None:
+    async with WebSocketClientSession(check=check_ping(timeout=0.1)) as session:
+        for reused in (False, True):
+            async with session.ws_connect(url) as ws:
+                assert ws.reused is reused
+        # The provider is there, and answers nothing: a machine that hangs, a table of a firewall's.
+        provider.is_silent = True
+        async with session.ws_connect(url) as ws:
+            # One round trip later it is another connection, which nothing is known against.
+            assert not ws.reused
+        provider.is_silent = False
+
+
+async def main() -> None:
+    provider = Provider()
+    app = web.Application()
+    app.router.add_get("/", provider.handle)
+    async with TestServer(app) as server:
+        url = str(server.make_url("/"))
+        await keep_warm(url, provider)
+        await check_before_use(url, provider)
+    print(f"{provider.handshakes} handshakes")
+
+
+asyncio.run(main())
