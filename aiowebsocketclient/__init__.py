@@ -18,11 +18,12 @@ from .exceptions import (
 )
 from .keys import EndpointKey
 from .response import ClientWebSocketResponse
-from .session import WebSocketClientSession
+from .session import GOING_AWAY, WebSocketClientSession
 from .stats import PoolStats
 from .tracing import TraceConfig
 
 __all__ = (
+    "GOING_AWAY",
     "IMPLEMENTATION",
     "ClientWebSocketResponse",
     "ConnectionReleasedError",

@@ -23,6 +23,7 @@ from .response import ClientWebSocketResponse
 __all__ = (
     "DEFAULTS",
     "client_session",
+    "close_codes",
     "encoded_auth",
     "header_dict",
     "is_token",
@@ -124,6 +125,18 @@ def limiter(value: Any) -> Any:
     ):
         raise TypeError("connect_limiter must be an asynchronous context manager")
     return value
+
+
+def close_codes(name: str, value: Any) -> frozenset[int]:
+    """Return the codes of closing handshakes that are in ``value``."""
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable | None):
+        raise TypeError(f"{name} must be an iterable of close codes, as in {{1001, 1012}}")
+    codes = {_whole(f"each code in {name}", code) for code in value or ()}
+    for code in codes:
+        # RFC 6455, 7.4.
+        if not 1000 <= code <= 4999:
+            raise ValueError(f"{name} must be of close codes, from 1000 to 4999, not {code}")
+    return frozenset(codes)
 
 
 # -- of ws_connect() ------------------------------------------------------------------------------

@@ -67,9 +67,10 @@ class Connection(Parkable):
     """One WebSocket connection of the pool, in use, ``parked`` or ``closing``.
 
     ``ws`` is the response that aiohttp made, which is never handed out; ``state`` is its instance
-    dictionary, which handles borrow.  ``on_ended(connection, how)`` is called when it ends while
-    parked, ``on_gone(connection)`` when its socket is gone after :meth:`watch_closing`; both run
-    inside the protocol's callbacks, where only what is synchronous and short may be done.
+    dictionary, which handles borrow.  ``on_ended(connection, how, code)`` is called when it ends
+    while parked, with the code of the server's CLOSE or 0, ``on_gone(connection)`` when its socket
+    is gone after :meth:`watch_closing`; both run inside the protocol's callbacks, where only what
+    is synchronous and short may be done.
     """
 
     __slots__ = (
@@ -92,7 +93,7 @@ class Connection(Parkable):
         self,
         ws: aiohttp.ClientWebSocketResponse,
         slot: Any,
-        on_ended: Callable[["Connection", str], None],
+        on_ended: Callable[["Connection", str, int], None],
         on_gone: Callable[["Connection"], None],
         hooks: Hooks = NO_HOOKS,
     ) -> None:
@@ -335,8 +336,8 @@ class Connection(Parkable):
                     return
             elif message.type is WSMsgType.CLOSE:
                 # So that close() answers it and does not wait for another one.
-                self.state["_close_code"] = message.data or _NO_CLOSE_CODE
-                self._end(LOST)
+                code = self.state["_close_code"] = message.data or _NO_CLOSE_CODE
+                self._end(LOST, code)
                 return
             elif message.type is not WSMsgType.PONG:
                 self._end(DIRTY)
@@ -386,9 +387,9 @@ class Connection(Parkable):
         step.close()
         return False
 
-    def _end(self, how: str) -> None:
+    def _end(self, how: str, code: int = 0) -> None:
         self.parked = False
-        self._on_ended(self, how)
+        self._on_ended(self, how, code)
 
 
 def _fragments_of(parser: Any) -> list[bytes]:

@@ -67,7 +67,11 @@ from .response import ClientWebSocketResponse, Completion
 from .stats import PoolStats
 from .tracing import TraceConfig, Tracer, trace_configs_of
 
-__all__ = ("WebSocketClientSession",)
+__all__ = ("GOING_AWAY", "WebSocketClientSession")
+
+#: For ``retire_on=``: the close codes of a server that goes away (1001), restarts (1012), or has
+#: too much to do (1013).
+GOING_AWAY: Final = frozenset({1001, 1012, 1013})
 
 _REASON: Final = {name: index for index, name in enumerate(CLOSE_REASONS)}
 
@@ -159,6 +163,9 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
     :param reset: the same, called after a release and before the connection is pooled or handed on,
         to unsubscribe, say.  One that raises costs the connection.  Nobody need wait for it.
     :param hook_timeout: seconds for one run of a hook, which has failed then.  None: no timeout.
+    :param retire_on: codes, such as those in :data:`GOING_AWAY`.  When the server closes an idle
+        connection with one of them, the idle ones of the same handshake that are as old, or older,
+        are closed too, before they are handed out and their users find them closed one by one.
     :param leak_threshold: seconds in use after which a connection is logged, once, with where it
         was acquired.  None: none is.
     :param trace_configs: what is to be called when something happens in the pool: see
@@ -200,6 +207,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         check: Hook | None = None,
         reset: Hook | None = None,
         hook_timeout: float | None = 10.0,
+        retire_on: Iterable[int] = (),
         leak_threshold: float | None = None,
         trace_configs: Iterable[TraceConfig] = (),
     ) -> None:
@@ -221,6 +229,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         self._connect_limiter = arguments.limiter(connect_limiter)
         self._hooks = hooks_of({"configure": configure, "check": check, "reset": reset}, NO_HOOKS)
         self._hook_timeout = arguments.positive("hook_timeout", hook_timeout)
+        self._retire_on = arguments.close_codes("retire_on", retire_on)
         threshold = arguments.positive("leak_threshold", leak_threshold)
         self._leak_watch = None if threshold is None else LeakWatch(threshold)
         traced = trace_configs_of(trace_configs)
@@ -1106,11 +1115,18 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         # Not inside the coroutine: one that is cancelled before its first step never runs.
         task.add_done_callback(partial(_goodbye_said, self._goodbyes, conn))
 
-    def _ended(self, conn: Connection, how: str) -> None:
-        """Take a connection that ended while parked out of the pool, at once."""
+    def _ended(self, conn: Connection, how: str, code: int) -> None:
+        """Take a connection that ended while parked out of the pool, at once.
+
+        ``code`` is that of the server's CLOSE; 0: there was none.
+        """
         slot: Slot = conn.slot
-        if slot.state != CLOSING:
-            self._close_acquired(slot, how)
+        if slot.state == CLOSING:
+            return
+        if code in self._retire_on:
+            # A waiter that was given this one, and looks for another, is not to get one of these.
+            self._carry_out(self._pool.retire(slot))
+        self._close_acquired(slot, how)
 
     def _gone(self, conn: Connection) -> None:
         if conn.timer is not None:
@@ -1341,13 +1357,15 @@ def _goodbye_said(
         conn.abort()
 
 
-def _call_ended(this: "weakref.ref[WebSocketClientSession]", conn: Connection, how: str) -> None:
+def _call_ended(
+    this: "weakref.ref[WebSocketClientSession]", conn: Connection, how: str, code: int
+) -> None:
     session = this()
     if session is None:
         conn.abort()
         conn.forget()
     else:
-        session._ended(conn, how)
+        session._ended(conn, how, code)
 
 
 def _call_gone(this: "weakref.ref[WebSocketClientSession]", conn: Connection) -> None:

@@ -60,7 +60,7 @@ class PoolStats:
     closed_dirty: int
     #: Closed to make room for another caller.
     closed_evicted: int
-    #: Closed by ``force_close``, by ``drain()``, or with the session.
+    #: Closed by ``force_close``, ``drain()`` or ``retire_on``, or with the session.
     closed_forced: int
     #: Left by an exception, or collected unreleased.
     closed_failed: int
