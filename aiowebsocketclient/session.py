@@ -266,6 +266,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         self._close_by = math.inf
         # How often drain() has closed what there was.
         self._drain_count = 0
+        self._draining: Coroutine[Any, Any, None] = DONE
         self._drained: asyncio.Future[None] | None = None
         # What ends with each handshake under way.
         self._handshakes: dict[Slot, asyncio.Future[_Failure | None]] = {}
@@ -371,6 +372,9 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
             while True:
                 if drain_count != self._drain_count:
                     drain_count, begun = self._drain_count, 0
+                    if self._limit or self._limit_total:
+                        # Their places may be needed.
+                        await self._draining
                 # Never more than wanted altogether: what a server ends at once is not made anew.
                 while (
                     not errors
@@ -744,17 +748,27 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         # A handshake that is stopped has a task.
         idle = [slot.conn for slot in plan.closing if slot.task is None]
         self._carry_out(plan)
-        return self._all_gone(idle)
+        self._draining = self._all_gone(idle)
+        return self._draining
 
     def _all_gone(self, conns: list[Connection]) -> Coroutine[Any, Any, None]:
         """Return what ends when the sockets of connections that are being closed are gone."""
         if not conns:
             return DONE
         assert self._loop is not None
+        gone: asyncio.Future[None] = self._loop.create_future()
+        left = len(conns)
+
+        def count_down(_: object) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                gone.set_result(None)
+
         for conn in conns:
             if conn.closed is None:
                 conn.closed = self._loop.create_future()
-        gone: Any = asyncio.gather(*[conn.closed for conn in conns if conn.closed])
+            conn.closed.add_done_callback(count_down)
         return Completion(gone)
 
     # -- carrying out what the core decides ------------------------------------------------------

@@ -265,6 +265,20 @@ async def test_prewarm_begins_anew(server: Server, make_session: SessionFactory)
     assert session.stats().closed_forced == before
 
 
+async def test_prewarm_waits_for_the_places_of_what_was_drained(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(limit=2, close_timeout=0.3)
+    assert await session.prewarm(server.url("/silent"), 1) == 1
+    server.gate.clear()
+    warming = asyncio.ensure_future(session.prewarm(server.url("/silent"), 2))
+    await until(lambda: server.arrived == 2)
+    session.drain()
+    server.gate.set()
+    assert await warming == 2
+    assert session.stats().idle == 2
+
+
 async def test_prewarm_of_another_url_goes_on(server: Server, make_session: SessionFactory) -> None:
     session = make_session()
     server.gate.clear()
