@@ -123,7 +123,7 @@ $(DEMO)/.installed: $(SOURCES) | $(DEMO)/bin/pip
 # The core in plain Python, whose signatures are the ones that are shown.
 $(DOCS)/.installed: $(SOURCES) | $(DOCS)/bin/pip
 	AIOWEBSOCKETCLIENT_NO_EXTENSIONS=1 $(DOCS)/bin/pip install --quiet --group docs \
-		'.[prometheus]'
+		'.[opentelemetry,prometheus]'
 	touch $@
 
 .venv/%/bin/pip:

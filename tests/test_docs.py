@@ -77,6 +77,7 @@ def test_the_architecture_has_each_module() -> None:
 # Modules that users import; of all others, the package has what they need.
 MODULES = [
     "aiowebsocketclient",
+    "aiowebsocketclient.opentelemetry",
     "aiowebsocketclient.prometheus",
     "aiowebsocketclient.testing",
     "aiowebsocketclient.tracing",
