@@ -1,4 +1,4 @@
-"""The dashboard of Grafana asks for what the collector exports, and gets it from Prometheus."""
+"""What is asked of Prometheus, by the dashboard and in docs/watching.rst, is what is exported."""
 
 import asyncio
 import itertools
@@ -20,9 +20,11 @@ from aiowebsocketclient import WebSocketClientSession
 from aiowebsocketclient.prometheus import PoolCollector
 
 from .conftest import SessionFactory, until
+from .pages import BLOCKS, ROOT
 from .servers import Server
 
-DASHBOARD = Path(__file__).resolve().parents[1] / "docs" / "grafana" / "aiowebsocketclient.json"
+DASHBOARD = ROOT / "docs" / "grafana" / "aiowebsocketclient.json"
+PAGE = "docs/watching.rst"
 
 pytestmark = pytest.mark.skipif(not DASHBOARD.is_file(), reason="not in a checkout")
 
@@ -34,6 +36,12 @@ TARGETS = [
     for target in panel["targets"]
 ]
 VARIABLES = {variable["name"]: variable for variable in MODEL["templating"]["list"]}
+QUERIES = [
+    pytest.param(query, id=query.splitlines()[0].strip("# ."))
+    for block in BLOCKS
+    if block.page == PAGE and block.language == "text"
+    for query in block.code.split("\n\n")
+]
 # Prometheus adds these to all that it scrapes.
 ADDED = {"job", "instance"}
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
@@ -164,6 +172,39 @@ async def test_each_of_the_pools_own_metrics_is_shown(registry: CollectorRegistr
     assert own - shown == not_shown
 
 
+# -- the page ------------------------------------------------------------------------------------
+
+
+def test_the_page_names_what_is_exported_and_all_of_it(registry: CollectorRegistry) -> None:
+    named = set(re.findall(r"\baiowebsocketclient_\w*[a-z]\b", (ROOT / PAGE).read_text()))
+    series = set(exported(registry))
+    assert named <= series
+    of_endpoints = {name for name in series if "_endpoint_" in name}
+    own = series - of_endpoints
+    limit = "aiowebsocketclient_endpoint_connections_limit"
+    assert named >= own | {limit}
+    # The others are said to be those of the pool with a prefix.
+    counted = {name.replace("_endpoint_", "_", 1) for name in of_endpoints - {limit}}
+    assert own - counted == {
+        "aiowebsocketclient_endpoints",
+        "aiowebsocketclient_connections_limit",
+    }
+
+
+def test_the_page_has_queries() -> None:
+    assert len(QUERIES) > 3
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_a_query_of_the_page(query: str, registry: CollectorRegistry) -> None:
+    series = exported(registry)
+    expression = query.partition("\n")[2]
+    for selector in selectors(expression):
+        assert selector.name in series
+    for node in nodes(expression):
+        assert labels_of(node) <= {"pool", "endpoint"} | ADDED
+
+
 # -- the dashboard as a whole --------------------------------------------------------------------
 
 
@@ -261,6 +302,9 @@ async def test_prometheus_answers_each_query(
             for target in TARGETS:
                 expression = with_values(target.values[0]["expr"])
                 assert await ask(client, expression), expression
+            for query in QUERIES:
+                # Alerts tell nothing where all is well.
+                await ask(client, query.values[0])
             (limit,) = await ask(client, "aiowebsocketclient_connections_limit")
             assert limit["value"][1] == "10"
     finally:

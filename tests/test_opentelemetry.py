@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import re
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.semconv._incubating.metrics import db_metrics
 from opentelemetry.trace import SpanKind, StatusCode
 
+import aiowebsocketclient.opentelemetry
 from aiowebsocketclient import PoolClosedError, PoolTimeoutError, WebSocketClientSession
 from aiowebsocketclient.opentelemetry import OpenTelemetry
 
@@ -321,6 +323,13 @@ async def test_they_are_the_conventions_own_but_for_the_prefix(
     assert ours == expected | {"max_per_endpoint": ("up_down_counter", "{connection}")}
     await session.close()
     assert kind_of(sdk.metrics()["duration"]) == "histogram"
+    # And these are the ones that are documented.
+    docstring = aiowebsocketclient.opentelemetry.__doc__ or ""
+    documented = re.findall(rf"\* - ``{PREFIX}(\w+)``\n +- ([\w -]+), ``(\S+)``", docstring)
+    assert {name: (re.sub("[ -]", "_", kind), unit) for name, kind, unit in documented} == {
+        **ours,
+        "duration": ("histogram", "s"),
+    }
 
 
 def kind_of(metric: Any) -> str:
