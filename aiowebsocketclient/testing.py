@@ -256,7 +256,9 @@ class WebSocketServer:
             return
         if thread is threading.current_thread():
             raise RuntimeError("a function of reply_with() cannot stop its own server")
-        self._loop.call_soon_threadsafe(self._stopping.set)
+        # Its loop is closed if it was told before, and has stopped since.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._stopping.set)
         thread.join(_PATIENCE)
         if thread.is_alive():
             raise self._blocked()

@@ -430,8 +430,14 @@ def test_a_reply_that_blocks_is_told_of(
         for tell in (scripted.stop, scripted.close):
             with pytest.raises(RuntimeError, match="is a function of reply_with\\(\\) blocking"):
                 tell()
+        thread = scripted._thread
+        assert thread is not None
         go_on.set()
+        # As it was told, late.
+        thread.join(10)
+        assert not thread.is_alive()
     scripted.stop()
+    scripted.start()
 
 
 async def test_a_reply_cannot_stop_its_server(make_session: SessionFactory) -> None:
