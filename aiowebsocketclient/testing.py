@@ -10,7 +10,7 @@ import contextlib
 import errno
 import functools
 import inspect
-import os
+import linecache
 import socket
 import ssl
 import struct
@@ -48,8 +48,6 @@ _PAUSE: Final = 0.005
 
 # To be set before a socket is closed, so that its peer gets a reset.
 _NO_LINGER: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
-
-_PACKAGE: Final = os.path.dirname(__file__) + os.sep
 
 _ENDS: Final = frozenset({WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR})
 
@@ -562,11 +560,10 @@ class CheckedSession(WebSocketClientSession):
 
 
 def _describe(slot: Any) -> str:
-    acquired_at = None if slot.conn is None else slot.conn.acquired_at
-    for frame in reversed(acquired_at or []):
-        if not frame.filename.startswith(_PACKAGE):
-            return (
-                f"{slot.endpoint}, acquired at {frame.filename}:{frame.lineno}, in {frame.name}:"
-                f" {frame.line}"
-            )
-    return str(slot.endpoint)
+    place = None if slot.conn is None else slot.conn.acquired_at
+    if not place:
+        return str(slot.endpoint)
+    code, line = place[-1]
+    source = linecache.getline(code.co_filename, line).strip()
+    where = f"{code.co_filename}:{line}, in {code.co_qualname}: {source}"
+    return f"{slot.endpoint}, acquired at {where}"

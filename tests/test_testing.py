@@ -533,6 +533,14 @@ async def test_leaks(scripted: WebSocketServer) -> None:
     assert session.leaks() == [one]
 
 
+async def test_what_left_the_pool_is_no_leak(scripted: WebSocketServer) -> None:
+    async with CheckedSession() as session:
+        ws = await session.ws_connect(scripted.url)
+        ws.detach()
+        assert session.leaks() == []
+    await ws.close()
+
+
 async def test_what_is_being_reset_is_no_leak(scripted: WebSocketServer) -> None:
     gate = asyncio.Event()
 
