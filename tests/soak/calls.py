@@ -302,6 +302,19 @@ class Caller:
         ws = await self.acquire(acquire_timeout=self.random.choice((0, 0.001, 0.02)))
         await ws.release()
 
+    async def detach(self) -> None:
+        """Keep a connection for oneself, unless it were one more than the servers may see."""
+        ws = await self.acquire()
+        try:
+            if self.lane.limit is None:
+                ws.detach()
+                self.run.counts["detached"] += 1
+            await self.ask(ws)
+            await self.pause(0.1)
+            await self.ask(ws)
+        finally:
+            await ws.close()
+
     async def lose(self) -> None:
         """Forget to release."""
         ws = await self.acquire()
@@ -433,6 +446,7 @@ _SHARES: Final = {
     Caller.release_unread: 30,
     Caller.release_while_receiving: 15,
     Caller.release_after_cancelled_receive: 30,
+    Caller.detach: 10,
     Caller.lose: 10,
     Caller.read_slowly: 6,
     Caller.shut_down: 15,

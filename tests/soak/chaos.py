@@ -73,6 +73,19 @@ async def prewarm(run: Run, random: Random) -> None:
             run.counts["prewarms"] += 1
 
 
+async def drain(run: Run, random: Random) -> None:
+    """Let what there is not be handed out again, and now and then wait for its end."""
+    while not await run.stop.within(random.random() * 2):
+        lane = random.choice(run.lanes)
+        url, *_ = lane.target(random)
+        if lane.session.closed:
+            continue
+        drained = lane.session.drain(random.choice((None, url)))
+        run.counts["drains"] += 1
+        if random.random() < 0.2:
+            await drained
+
+
 async def remake(run: Run, random: Random, lane: Lane) -> None:
     """Close a session in the middle of everything, and begin with another."""
     while not await run.stop.within(0.5 + random.random() * 3):
@@ -145,7 +158,7 @@ async def collect(run: Run, random: Random) -> None:
         gc.collect()
 
 
-_WORKS: Final = (shut_down_sockets, look_for_the_dead, prewarm, observe, collect)
+_WORKS: Final = (shut_down_sockets, look_for_the_dead, prewarm, drain, observe, collect)
 
 
 def begin(run: Run, seed: str, pause: float) -> list[asyncio.Task[None]]:

@@ -65,6 +65,8 @@ _ROWS: Final[Sequence[tuple[str, Callable[[Result], str]]]] = (
     ("Handles lost", _number("counts", "lost handles")),
     ("Handshakes failed", _number("pool", "connect_errors")),
     ("Resizes", _number("counts", "resizes")),
+    ("Drains", _number("counts", "drains")),
+    ("Connections detached", _number("counts", "detached")),
     ("Sessions closed in full use", _number("counts", "sessions remade")),
     ("Peak per endpoint / limit", _peaks),
     ("Peak of all endpoints / limit_total", _peaks_total),
