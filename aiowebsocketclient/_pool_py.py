@@ -1044,6 +1044,22 @@ class Pool:
             return 0
         return handshake.live - handshake.placeless.size - handshake.opening.size
 
+    def spare_count(self, key: Hashable, most: int) -> int:
+        """Return how many connections of the handshake are idle or being opened for nobody.
+
+        What is idle is counted on the way, up to ``most``, as a number kept of it would be paid for
+        by each use.
+        """
+        handshake = self._handshakes.get(key)
+        if handshake is None:
+            return 0
+        spare = len(handshake.orphans)
+        slot: Slot | None = handshake.idle.top
+        while slot is not None and spare < most:
+            spare += 1
+            slot = slot.inner_prev
+        return spare
+
     def gauges(self) -> tuple[int, ...]:
         """Return them over all endpoints, in the order of ``GAUGES``.
 

@@ -24,6 +24,7 @@ __all__ = (
     "DEFAULTS",
     "client_session",
     "close_codes",
+    "count",
     "encoded_auth",
     "header_dict",
     "is_token",
@@ -69,6 +70,14 @@ def places(name: str, value: Any) -> int | None:
         raise ValueError(f"{name} must be 0 or more, not {number}")
     if number > sys.maxsize:
         raise ValueError(f"{name} must not be more than {sys.maxsize}; None: no limit")
+    return number
+
+
+def count(value: Any) -> int:
+    """Return ``value`` if it is a number of connections."""
+    number = places("count", value)
+    if number is None:
+        raise TypeError("count must be a number of connections, not None")
     return number
 
 

@@ -19,6 +19,11 @@ Event                  Level   Fields
 ``leak``               WARNING ``endpoint``, ``seconds`` since it was acquired, ``acquired_at``: the
                                caller's stack as a list of ``"file:line in function"``, innermost
                                last
+``min_idle_failing``   WARNING ``endpoint``, ``error`` (or the reason for which a new connection was
+                               closed), ``retry_in`` seconds; the first failure
+``min_idle_unchanged`` DEBUG   ``endpoint``, ``error``, ``retry_in`` and ``failures`` so far; each
+                               further one
+``min_idle_recovered`` INFO    ``endpoint``, ``failures``, ``seconds`` since the first
 ``connector_limited``  WARNING ``setting`` (of the client session's connector), ``limit``
 ``not_cancellable``    WARNING ``session``
 ``close_failed``       ERROR   ``endpoint``, ``error``
@@ -33,7 +38,7 @@ enabled for DEBUG: exceptions of aiohttp's may have secrets in their text.
 
 import logging
 import traceback
-from logging import DEBUG, ERROR, WARNING
+from logging import DEBUG, ERROR, INFO, WARNING
 from typing import Any, Final
 
 __all__ = ("is_debugging", "log")
@@ -65,6 +70,21 @@ _EVENTS: Final = {
         WARNING,
         "A connection to %(endpoint)s has been held for %(seconds).1f s, which is longer than"
         " leak_threshold; it was acquired at %(acquired_at)s",
+    ),
+    "min_idle_failing": (
+        WARNING,
+        "Connections to %(endpoint)s cannot be kept idle (%(error)s): next try in %(retry_in).1f s,"
+        " and so on",
+    ),
+    "min_idle_unchanged": (
+        DEBUG,
+        "Connections to %(endpoint)s cannot be kept idle (%(error)s, %(failures)d failures):"
+        " next try in %(retry_in).1f s",
+    ),
+    "min_idle_recovered": (
+        INFO,
+        "Connections to %(endpoint)s can be kept idle again, after %(failures)d failures in"
+        " %(seconds).1f s",
     ),
     "connector_limited": (
         WARNING,

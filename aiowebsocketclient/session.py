@@ -50,6 +50,7 @@ from .exceptions import (
 )
 from .hooks import NO_HOOKS, Hook, hooks_of, run_hook
 from .idle import Connection
+from .keeping import Keeper
 from .keys import (
     EndpointKey,
     HandshakeKey,
@@ -267,6 +268,8 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         # How often drain() has closed what there was.
         self._drain_count = 0
         self._draining: Coroutine[Any, Any, None] = DONE
+        # What set_min_idle() asked for, by handshake; its cookies may change.
+        self._keepers: dict[HandshakeKey, Keeper] = {}
         self._drained: asyncio.Future[None] | None = None
         # What ends with each handshake under way.
         self._handshakes: dict[Slot, asyncio.Future[_Failure | None]] = {}
@@ -276,6 +279,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         this = weakref.ref(self)
         self._on_ended = partial(_call_ended, this)
         self._on_gone = partial(_call_gone, this)
+        self._on_look = partial(_call_keep_up, this)
         self._closed = False
 
     # -- what can be seen ------------------------------------------------------------------------
@@ -357,9 +361,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         :exc:`PrewarmError` with what all that failed have raised; what was opened stays open.  The
         rest as for :meth:`ws_connect`.
         """
-        wanted = arguments.places("count", count)
-        if wanted is None:
-            raise TypeError("count must be a number of connections, not None")
+        wanted = arguments.count(count)
         if progress is not None and not callable(progress):
             raise TypeError(f"progress must be callable, which {type(progress).__name__} is not")
         self._bind()
@@ -421,6 +423,68 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         if self._closed:
             raise self._closed_error()
         return opened
+
+    def set_min_idle(
+        self, url: str | URL, count: int, *, reuse_key: Hashable = None, **options: Any
+    ) -> None:
+        """Keep at least ``count`` connections of this handshake idle, in the background.
+
+        Where fewer are idle it opens what is lacking: at once where one was closed, whatever the
+        reason (``max_idle`` and :meth:`drain` among them), and within a second where callers have
+        taken some.  Limits and ``max_connecting`` hold: it opens what there is room for, closes
+        nothing for it and gives way to callers.
+
+        Handshakes that fail, and connections that the server ends as soon as they are there, are
+        tried again one at a time, after pauses at random of up to 0.1 s, 0.2 s, 0.4 s and so on, 30
+        s at most, until one has lasted a second or was used.  The first failure is logged as a
+        warning, and its end too.
+
+        :param count: another number of the same handshake replaces the last one; 0: no more.  What
+            is idle stays so.
+
+        :meth:`close` ends it.  Bad arguments are refused as by :meth:`ws_connect`, and before the
+        session is used for the first time a loop must be running (``RuntimeError``).
+        """
+        wanted = arguments.count(count)
+        self._bind()
+        assert self._loop is not None
+        target = self._resolve(url, options, reuse_key)
+        keeper = self._keepers.get(target.key)
+        if wanted:
+            if keeper is None:
+                keeper = self._keepers[target.key] = Keeper(target, self._loop, self._on_look)
+            keeper.want(target, wanted)
+        elif keeper is not None:
+            del self._keepers[target.key]
+            for slot in keeper.stop():
+                self._pool.abandon(slot, clock())
+            self._arm()
+
+    def _keep_up(self, keeper: Keeper) -> None:
+        """Open what is lacking of the connections that are to be idle."""
+        try:
+            target = self._with_cookies(keeper.target)
+        except Exception as exc:
+            # The cookie jar of client_session failed.
+            keeper.failed(type(exc).__name__, clock())
+            return
+        spare = self._pool.spare_count(target.key, keeper.wanted)
+        for _ in range(keeper.lacking(spare)):
+            slot = self._pool.open(target.key.endpoint, target.key, clock())
+            if slot is None:
+                break
+            keeper.begun(slot, self._start_connecting(slot, target, keeper.context.copy()))
+
+    def _wake_keeper(self, slot: Slot) -> None:
+        key: Any = slot.key
+        keeper = self._keepers.get(key._replace(cookies=()))
+        if keeper is not None:
+            keeper.wake()
+
+    def _stop_keeping(self) -> None:
+        for keeper in self._keepers.values():
+            keeper.stop()
+        self._keepers.clear()
 
     def _under_way(self, key: HandshakeKey) -> list[asyncio.Future[_Failure | None]]:
         handshakes = self._handshakes.items()
@@ -1156,6 +1220,8 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         if is_debugging() and conn.slot.reason >= 0:
             _log_closed(conn.slot)
         self._closed_slot(conn.slot)
+        if self._keepers:
+            self._wake_keeper(conn.slot)
 
     def _closed_slot(self, slot: Slot) -> None:
         self._carry_out(self._pool.closed(slot, clock()))
@@ -1257,6 +1323,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
             self._tracer.stop()
         if self._leak_watch is not None:
             self._leak_watch.stop()
+        self._stop_keeping()
         _inherited.append((slots, conns, states, set(self._goodbyes), self._client_session))
         for conn in conns:
             conn.leave_to_parent(self._closed_error)
@@ -1269,6 +1336,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
             self._timer = None
         if self._leak_watch is not None:
             self._leak_watch.stop()
+        self._stop_keeping()
         self._close_by = clock() + self._close_timeout
         self._drained = self._loop.create_future()
         waiters, plan = self._pool.shutdown(_REASON["forced"], clock())
@@ -1394,6 +1462,12 @@ def _call_expire(this: "weakref.ref[WebSocketClientSession]") -> None:
     session = this()
     if session is not None:
         session._expire()
+
+
+def _call_keep_up(this: "weakref.ref[WebSocketClientSession]", keeper: Keeper) -> None:
+    session = this()
+    if session is not None:
+        session._keep_up(keeper)
 
 
 def _log_connect_failed(slot: Slot, error: BaseException) -> None:

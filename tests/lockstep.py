@@ -537,6 +537,7 @@ class Lockstep:
             "next_deadline": model.next_deadline(),
             "slots": [slot.number for slot in model.slots],
             "open_count": [model.open_count(key) for key in HANDSHAKES],
+            "spare_count": [model.spare_count(key, n) for key in HANDSHAKES for n in (1, 3)],
             "slots_in_numbers": [model_slot_in_numbers(slot) for slot in model.slots],
             "waiters_in_numbers": [
                 self.model_waiter_in_numbers(w) for w in (*model.waiters, *self.given)
@@ -561,6 +562,7 @@ class Lockstep:
             "next_deadline": pool.next_deadline(),
             "slots": [side.number(slot) for slot in pool.slots()],
             "open_count": [pool.open_count(key) for key in HANDSHAKES],
+            "spare_count": [pool.spare_count(key, n) for key in HANDSHAKES for n in (1, 3)],
             "slots_in_numbers": [
                 side.slot_in_numbers(side.slots[slot.number]) for slot in model.slots
             ],

@@ -380,6 +380,10 @@ class Model:
     def open_count(self, key: str) -> int:
         return sum(slot.key == key and slot.state != CLOSING for slot in self.slots)
 
+    def spare_count(self, key: str, most: int) -> int:
+        orphans = sum(slot.key == key for slot in self.orphans())
+        return max(orphans, min(orphans + len(self.idle(key=key)), most))
+
     def handshakes(self) -> set[str]:
         slots = {slot.key for slot in self.slots if slot.state != CLOSING}
         return slots | {waiter.key for waiter in self.waiters}

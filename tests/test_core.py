@@ -1443,6 +1443,28 @@ def test_opened_handshake_keeps_its_welcome(drive: Drive) -> None:
     assert slot.kept
 
 
+def test_spare_count_is_of_what_a_caller_would_find(drive: Drive) -> None:
+    pool = drive()
+
+    def counts() -> list[int]:
+        return [pool.core.spare_count("a1", most) for most in (0, 1, 2, 9)]
+
+    assert counts() == [0, 0, 0, 0]
+    held = [pool.hold("a1") for _ in range(3)]
+    pool.idle("a2")
+    assert counts() == [0, 0, 0, 0]
+    for slot in held[:2]:
+        pool.release(slot)
+    assert counts() == [0, 1, 2, 2]
+    for _ in range(2):
+        pool.open("a1")
+    assert counts() == [2, 2, 2, 4]
+    # The first two take what is idle, and the third what is being opened.
+    for left in (3, 2, 1):
+        pool.request("a1")
+        assert pool.core.spare_count("a1", 9) == left
+
+
 def test_open_count_is_of_connections_not_of_waiters(drive: Drive) -> None:
     pool = drive(limit=4)
     assert pool.core.open_count("a1") == 0
@@ -2145,6 +2167,7 @@ def test_keys_must_be_hashable(drive: Drive) -> None:
         lambda: pool.core.request("a", [], None, 0.0),
         lambda: pool.core.open("a", [], 0.0),
         lambda: pool.core.open_count([]),
+        lambda: pool.core.spare_count([], 1),
     ):
         with pytest.raises(TypeError):
             call()

@@ -203,6 +203,7 @@ def day(crowd: Crowd, numbers: "count[int]") -> None:
             pool.abandon(opened, 1.0)
             carry_out(pool, pool.connect_failed(opened, 1.0)[1])
         pool.open_count(key)
+        pool.spare_count(key, 3)
     for leave in (pool.release, pool.detach):
         slot = crowd.held.pop() if crowd.held else None
         if slot is not None and slot.state == ACQUIRED and slot.waiter is None:

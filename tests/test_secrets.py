@@ -176,6 +176,7 @@ async def fails(watch: Watch, error: type[BaseException], call: Any) -> None:
 async def test_what_goes_well(server: Server) -> None:
     with watching() as watch:
         async with pool() as session:
+            session.set_min_idle(server.url(QUERY), 1, **OPTIONS)
             for options in ({}, OPTIONS, {**OPTIONS, "reuse_key": secret("key")}):
                 call = session.ws_connect(server.url(QUERY), **options)
                 target = session._resolve(server.url(QUERY), {**OPTIONS}, secret("key"))
@@ -233,6 +234,9 @@ async def test_handshakes_that_fail(server: Server) -> None:
                 with pytest.raises(PrewarmError) as caught:
                     await session.prewarm(server.url(path + QUERY[1:]), 2, **OPTIONS)
                 watch.texts += [repr(caught.value), str(caught.value)]
+            session.set_min_idle(server.url("/refuse" + QUERY[1:]), 1, **OPTIONS)
+            await until(lambda: any("min_idle_unchanged" in text for text in watch.texts))
+            session.set_min_idle(server.url("/refuse" + QUERY[1:]), 0, **OPTIONS)
             await fails(
                 watch,
                 aiohttp.ClientConnectorError,

@@ -54,6 +54,12 @@ async def misuse(url: str) -> None:
         except PoolClosedError as error:
             refused = str(error)
         assert "parent process" in refused
+    try:
+        session.set_min_idle(url, 5)
+    except PoolClosedError:
+        pass
+    else:
+        raise AssertionError("not refused")
     assert ws.closed
     await ws.release()
     assert not await HELD[1].close()

@@ -122,6 +122,7 @@ def walk(core: Any) -> list[tuple[str, list[int]]]:
     for look in ("gauges", "counters", "by_endpoint", "sizes", "slots"):
         do(look)
     assert do("open_count", drive.keys[1]) == 1
+    assert do("spare_count", drive.keys[1], 9) == 1
     # Idle too long, looked for and found out.
     drive.request(1, 5)
     drive.take(do("expire", drive.now + 20.0))

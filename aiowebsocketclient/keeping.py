@@ -1,0 +1,207 @@
+"""Keeps idle connections at hand: what ``set_min_idle()`` asks for.
+
+A :class:`Keeper` says how many handshakes are to be begun, and when; the session begins them.  It
+is told of connections that are closed, and looks once a second besides, since who takes an idle
+connection tells nobody.  It has a timer, and no task that could be cancelled.
+"""
+
+import asyncio
+import random
+import weakref
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from functools import partial
+from typing import Any, Final
+
+from ._compat import Slot, clock
+from ._pool_py import CLOSE_REASONS, CLOSING, GONE
+from .keys import Target
+from .logs import log
+
+__all__ = ("Keeper",)
+
+# Seconds between two looks at what is there.
+_PERIOD: Final = 1.0
+
+# The longest pause after a first failure; each further one doubles it. Pauses are anything up to
+# that at random, so that the clients of a server that comes back do not all come at once.
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 30.0
+
+# Seconds after which a new connection has shown that the server does not end each at once.
+_PROBATION: Final = 1.0
+_SERVERS_DOING: Final = {CLOSE_REASONS.index("lost"), CLOSE_REASONS.index("dirty")}
+
+
+class Keeper:
+    """How many connections of one handshake are to be idle, and how that goes.
+
+    ``keep_up(keeper)`` begins handshakes: as many as :meth:`lacking` says.  Nothing here keeps the
+    keeper alive but whoever made it.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_failed_at",
+        "_failing_since",
+        "_failures",
+        "_is_due",
+        "_keep_up",
+        "_loop",
+        "_not_before",
+        "_on_probation",
+        "_timer",
+        "_under_way",
+        "context",
+        "target",
+        "wanted",
+    )
+
+    def __init__(
+        self,
+        target: Target,
+        loop: asyncio.AbstractEventLoop,
+        keep_up: Callable[["Keeper"], None],
+    ) -> None:
+        self.target = target
+        self.wanted = 0
+        #: Of who asked for it: what its handshakes are traced and logged in.
+        self.context: Context = copy_context()
+        self._loop = loop
+        self._keep_up = keep_up
+        self._timer: asyncio.Handle | None = None
+        # Whether the next look is in the next turn of the loop.
+        self._is_due = False
+        self._under_way: set[Slot] = set()
+        # New connections that nobody has used yet, with the time since when they are open.
+        self._on_probation: list[tuple[float, Slot]] = []
+        self._failures = 0
+        self._failing_since = 0.0
+        self._failed_at = self._not_before = float("-inf")
+
+    def want(self, target: Target, wanted: int) -> None:
+        """Keep ``wanted`` connections idle from now on."""
+        self.target = target
+        self.wanted = wanted
+        self.context = copy_context()
+        self.look()
+
+    def stop(self) -> set[Slot]:
+        """Begin nothing more; returns the handshakes that are under way."""
+        self.wanted = 0
+        if self._timer is not None:
+            self._timer.cancel()
+        under_way, self._under_way = self._under_way, set()
+        return under_way
+
+    # -- looking ---------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """See to it that there is what is wanted."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._is_due = False
+        now = clock()
+        try:
+            self._judge(now)
+            self._keep_up(self)
+        finally:
+            pause = self._not_before - now
+            delay = pause if 0 < pause < _PERIOD else _PERIOD
+            if self.wanted:
+                self._timer = self._loop.call_later(delay, _call_look, weakref.ref(self))
+
+    def wake(self) -> None:
+        """Look in the next turn of the loop: something has changed."""
+        if self.wanted and not self._is_due:
+            self._is_due = True
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_soon(_call_look, weakref.ref(self))
+
+    def lacking(self, spare: int) -> int:
+        """Return how many handshakes may be begun, where so many connections are idle or to be."""
+        if clock() < self._not_before:
+            return 0
+        lacking = max(0, self.wanted - spare)
+        if self._failures:
+            # One at a time, until one has turned out well.
+            lacking = min(lacking, 0 if self._under_way or self._on_probation else 1)
+        return lacking
+
+    # -- how it goes -----------------------------------------------------------------------------
+
+    def begun(self, slot: Slot, finished: "asyncio.Future[Any]") -> None:
+        """Take it that a handshake was begun, with which ``finished`` ends."""
+        self._under_way.add(slot)
+        finished.add_done_callback(partial(_call_ended, weakref.ref(self), slot))
+
+    def failed(self, error: str, begun: float) -> None:
+        """Take it that a handshake failed, or a connection ended as soon as it was there."""
+        if begun < self._failed_at:
+            # Of those begun together one counts.
+            return
+        now = clock()
+        if not self._failures:
+            self._failing_since = now
+        longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failures, 16))
+        pause = longest * random.random()
+        self._failures += 1
+        self._failed_at = now
+        self._not_before = now + pause
+        endpoint = str(self.target.endpoint)
+        if self._failures == 1:
+            log("min_idle_failing", endpoint=endpoint, error=error, retry_in=pause)
+        else:
+            fields = {"error": error, "failures": self._failures, "retry_in": pause}
+            log("min_idle_unchanged", None, endpoint=endpoint, **fields)
+
+    def _ended(self, slot: Slot, finished: "asyncio.Future[Any]") -> None:
+        if slot not in self._under_way:
+            # Nothing is kept any more.
+            return
+        self._under_way.discard(slot)
+        # Cancelled: it gave way to a caller that needed the place, or was drained.
+        if not finished.cancelled():
+            failure = finished.result()
+            if failure is None:
+                self._on_probation.append((clock(), slot))
+            else:
+                self.failed(type(failure.error).__name__, slot.born)
+        self.wake()
+
+    def _judge(self, now: float) -> None:
+        """See what has become of the newest connections."""
+        undecided = []
+        for since, slot in self._on_probation:
+            if slot.state in (CLOSING, GONE) and not slot.uses:
+                if slot.reason in _SERVERS_DOING:
+                    self.failed(CLOSE_REASONS[slot.reason], slot.born)
+            elif slot.uses or now - since >= _PROBATION:
+                self._turned_out_well(slot)
+            else:
+                undecided.append((since, slot))
+        self._on_probation = undecided
+
+    def _turned_out_well(self, slot: Slot) -> None:
+        if self._failures and slot.born >= self._failed_at:
+            seconds = clock() - self._failing_since
+            endpoint = str(self.target.endpoint)
+            log("min_idle_recovered", endpoint=endpoint, failures=self._failures, seconds=seconds)
+            self._failures = 0
+
+    def __repr__(self) -> str:
+        """Return only what is no secret."""
+        return f"<Keeper({self.target.endpoint}) wanted={self.wanted}>"
+
+
+def _call_look(this: "weakref.ref[Keeper]") -> None:
+    keeper = this()
+    if keeper is not None:
+        keeper.look()
+
+
+def _call_ended(this: "weakref.ref[Keeper]", slot: Slot, finished: "asyncio.Future[Any]") -> None:
+    keeper = this()
+    if keeper is not None:
+        keeper._ended(slot, finished)
