@@ -45,7 +45,8 @@ library's:
    * - ``aiowebsocketclient.connection.duration``
      - histogram, ``s``
      - From the beginning of a handshake until the socket is closed, by
-       ``aiowebsocketclient.connection.close_reason``, the last part of a ``PoolStats.closed_...``
+       ``aiowebsocketclient.connection.close_reason``, the last part of a ``PoolStats.closed_...``;
+       one that was detached is not in it
 
 Each has ``aiowebsocketclient.connection.pool.name`` and, but for the two limits,
 ``server.address``, ``server.port`` and ``url.scheme``.  There is no ``idle.max`` or ``idle.min``:
