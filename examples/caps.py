@@ -1,7 +1,7 @@
 """What a provider allows: connections at once, handshakes at once, handshakes by the minute."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any
 
@@ -22,14 +22,14 @@ class Provider:
         self.open = 0
         self.peak = 0
         self.connecting = 0
-        self.connecting_peak = 0
+        self.accepts = asyncio.Event()
+        self.accepts.set()
         self.handshakes = 0
         self.blocked_until = 0.0
 
     async def handle(self, request: web.Request) -> web.WebSocketResponse:
         self.connecting += 1
-        self.connecting_peak = max(self.connecting_peak, self.connecting)
-        await asyncio.sleep(0.01)
+        await self.accepts.wait()
         self.connecting -= 1
         if self.open == self.connections or asyncio.get_running_loop().time() < self.blocked_until:
             raise web.HTTPTooManyRequests(headers={"Retry-After": "0.1"})
@@ -52,9 +52,19 @@ async def ask(session: WebSocketClientSession, url: str, **options: Any) -> None
         await ws.receive_str()
 
 
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
 async def limit_connections(url: str, provider: Provider) -> None:
     async with WebSocketClientSession(limit=5) as session:
-        await asyncio.gather(*(ask(session, url) for _ in range(100)))
+        provider.accepts.clear()
+        asking = asyncio.gather(*(ask(session, url) for _ in range(100)))
+        await until(lambda: provider.connecting == 5)
+        provider.accepts.set()
+        await asking
         assert provider.peak == 5
         # Another path, or another token, is another handshake, but the same endpoint: where there
         # is no room, an idle connection is closed for it, and counts until its socket is gone.
@@ -67,14 +77,20 @@ async def limit_all(urls: list[str], provider: Provider) -> None:
     # The same provider has several names, and one cap for all of them.
     async with WebSocketClientSession(limit_total=5) as session:
         await asyncio.gather(*(ask(session, url) for url in urls for _ in range(20)))
+        assert session.stats().connect_errors == 0
         assert provider.peak == 5
 
 
 async def limit_handshakes_at_once(url: str, provider: Provider) -> None:
-    provider.connecting_peak = 0
+    provider.accepts.clear()
     async with WebSocketClientSession(max_connecting=2) as session:
-        assert await session.prewarm(url, 5) == 5
-    assert provider.connecting_peak == 2
+        warming = asyncio.create_task(session.prewarm(url, 5))
+        await until(lambda: provider.connecting == 2)
+        # No more come before one of them has ended.
+        await asyncio.sleep(0.05)
+        assert provider.connecting == 2
+        provider.accepts.set()
+        assert await warming == 5
 
 
 async def limit_handshakes_by_time(url: str, provider: Provider) -> None:
