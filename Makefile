@@ -34,7 +34,7 @@ unexport PYTHONPATH PYTHONHOME
 help:
 	@echo 'make demo    run the pool against an echo server of its own'
 	@echo 'make test    lint, documentation, both cores, source distribution and wheels'
-	@echo 'make lint    ruff and mypy'
+	@echo 'make lint    ruff, mypy and pyright'
 	@echo 'make changes  what the next release will say of itself'
 	@echo 'make docs    the documentation, in docs/_build/html'
 	@echo 'make bench   what a cycle costs, on both cores and beside other pools'
@@ -63,6 +63,7 @@ lint: $(TEST)/.installed
 	$(TEST)/bin/ruff check .
 	$(TEST)/bin/ruff format --check .
 	$(TEST)/bin/mypy
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(TEST)/bin/pyright --pythonpath $(TEST)/bin/python
 
 changes: $(TEST)/.installed
 	$(TEST)/bin/towncrier build --draft

@@ -21,19 +21,23 @@ from .response import ClientWebSocketResponse
 from .session import GOING_AWAY, WebSocketClientSession
 from .stats import PoolStats
 from .tracing import TraceConfig
+from .typedefs import Acquisition, Hook, WSConnectOptions
 
 __all__ = (
     "GOING_AWAY",
     "IMPLEMENTATION",
+    "Acquisition",
     "ClientWebSocketResponse",
     "ConnectionReleasedError",
     "EndpointKey",
+    "Hook",
     "PoolClosedError",
     "PoolStats",
     "PoolTimeoutError",
     "PrewarmError",
     "TooManyWaitersError",
     "TraceConfig",
+    "WSConnectOptions",
     "WebSocketClientSession",
     "WebSocketPoolError",
     "check_ping",

@@ -218,7 +218,9 @@ class Run:
         # As in the pool: nothing is left to the client session but to connect.
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
         jar = aiohttp.DummyCookieJar()
-        timeout = aiohttp.ClientWSTimeout(ws_close=_CLOSE_TIMEOUT)
+        timeout = aiohttp.ClientWSTimeout(
+            ws_close=_CLOSE_TIMEOUT  # pyright: ignore[reportCallIssue]
+        )
         async with aiohttp.ClientSession(
             connector=connector, cookie_jar=jar, headers=self.args.header
         ) as session:

@@ -20,7 +20,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.time cimport monotonic
 
-from ._pool_py import CLOSE_REASONS, COUNTERS, GAUGES
+from ._pool_py import CLOSE_REASONS, COUNTERS, GAUGES, UNSET
 
 
 cdef extern from "Python.h":
@@ -2316,10 +2316,6 @@ cdef class Acquisition:
     def __aenter__(self):
         return self
 
-    @classmethod
-    def __class_getitem__(cls, response):
-        return cls
-
     def __aexit__(self, exc_type, exc_val, exc_tb):
         if exc_type is None and self._express.plain_exit:
             return self._handle.release()
@@ -2383,8 +2379,6 @@ cdef PyObject *_next_of_acquisition(PyObject *this) except NULL:
 
 cdef object _LONGEST = sys.float_info.max
 
-# An argument that was not given, where None means something.
-UNSET = object()
 cdef object _UNSET = UNSET
 
 
@@ -2446,28 +2440,9 @@ cdef class SessionBase:
     cdef public object _default_headers
     cdef public bint _watches_headers
 
-    @classmethod
-    def __class_getitem__(cls, response):
-        return cls
-
     @cython.binding(True)
     def ws_connect(self, url, *, reuse_key=None, acquire_timeout=_UNSET, **options):
-        """Acquire a connection to ``url``: an open one where there is one, or a new one.
-
-        The result is a coroutine that returns a :class:`ClientWebSocketResponse`, or is used as
-        ``async with session.ws_connect(url) as ws``: a clean exit releases the connection, any
-        exception closes it.
-
-        :param url: a ``str`` or a ``yarl.URL``.
-        :param reuse_key: stands for the headers and the cookies when it is decided which open
-            connections will do; any hashable.
-        :param acquire_timeout: overrides the session's.
-        :param options: those of :meth:`aiohttp.ClientSession.ws_connect`, with its defaults; and
-            ``configure``, ``check`` and ``reset``, with the session's.
-
-        Raises :exc:`PoolTimeoutError`, :exc:`TooManyWaitersError`, :exc:`PoolClosedError`, and what
-        aiohttp raises while connecting.  A wrong argument is refused at the call.
-        """
+        """Acquire a connection, as is declared at the session."""
         cdef Route route
         cdef PyObject *found
         cdef Acquisition acquisition

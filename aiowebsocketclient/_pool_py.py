@@ -24,7 +24,7 @@ from collections.abc import Container, Coroutine, Generator, Hashable, Iterator
 from contextvars import copy_context
 from threading import get_ident
 from time import monotonic
-from typing import Any, Final, Generic, Self, TypeVar
+from typing import Any, Final, Self
 
 __all__ = (
     "ACQUIRED",
@@ -2020,10 +2020,7 @@ class Express:
         return None
 
 
-_Response = TypeVar("_Response")
-
-
-class Acquisition(Coroutine[Any, Any, _Response]):
+class Acquisition(Coroutine[Any, Any, Any]):
     """What ``ws_connect`` returns: a coroutine to asyncio, and an asynchronous context manager.
 
     It goes by :class:`Express` where that is usable; for all else it runs the owner's ``_acquire``.
@@ -2050,11 +2047,10 @@ class Acquisition(Coroutine[Any, Any, _Response]):
         self._handle: Any = None
         self._steps: Any = None
 
-    def __await__(self) -> Generator[Any, Any, _Response]:
+    def __await__(self) -> Generator[Any, Any, Any]:
         if self._begun:
             raise RuntimeError("what ws_connect() returned can be awaited only once")
         self._begun = True
-        handle: _Response | None
         if self._express.is_usable():
             handle = self._express.acquire(self._owner, self._route)
             if handle is None:
@@ -2065,7 +2061,6 @@ class Acquisition(Coroutine[Any, Any, _Response]):
             asks = self._owner._acquire(self._route, self._acquire_timeout)
             handle = yield from asks.__await__()
         self._handle = handle
-        assert handle is not None
         return handle
 
     @property
@@ -2111,8 +2106,17 @@ class Acquisition(Coroutine[Any, Any, _Response]):
 
 _LONGEST: Final = sys.float_info.max
 
-# An argument that was not given, where None means something.
-UNSET: Final[Any] = object()
+
+class _Unset:
+    """What an argument is that was not given, where None means something."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "..."
+
+
+UNSET: Final[Any] = _Unset()
 
 
 def signature_of(
@@ -2157,7 +2161,7 @@ def _is_seconds(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value <= _LONGEST
 
 
-class SessionBase(Generic[_Response]):
+class SessionBase:
     """The call that acquires a connection, where all that it needs is known already.
 
     The rest of a session is Python, and is asked where something is not.
@@ -2194,23 +2198,8 @@ class SessionBase(Generic[_Response]):
         reuse_key: Hashable = None,
         acquire_timeout: float | None = UNSET,
         **options: Any,
-    ) -> Acquisition[_Response]:
-        """Acquire a connection to ``url``: an open one where there is one, or a new one.
-
-        The result is a coroutine that returns a :class:`ClientWebSocketResponse`, or is used as
-        ``async with session.ws_connect(url) as ws``: a clean exit releases the connection, any
-        exception closes it.
-
-        :param url: a ``str`` or a ``yarl.URL``.
-        :param reuse_key: stands for the headers and the cookies when it is decided which open
-            connections will do; any hashable.
-        :param acquire_timeout: overrides the session's.
-        :param options: those of :meth:`aiohttp.ClientSession.ws_connect`, with its defaults; and
-            ``configure``, ``check`` and ``reset``, with the session's.
-
-        Raises :exc:`PoolTimeoutError`, :exc:`TooManyWaitersError`, :exc:`PoolClosedError`, and what
-        aiohttp raises while connecting.  A wrong argument is refused at the call.
-        """
+    ) -> Coroutine[Any, Any, Any]:
+        """Acquire a connection, as is declared at the session."""
         this: Any = self
         if acquire_timeout is UNSET:
             acquire_timeout = self._acquire_timeout

@@ -7,25 +7,23 @@ they run, and what becomes of a connection whose hook fails, is decided in ``ses
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Any, Final, NamedTuple
 
 from ._compat import Express, lend
 from .exceptions import WebSocketPoolError
 from .logs import is_debugging, log
+from .typedefs import Hook
 
 __all__ = ("NO_HOOKS", "Hook", "Hooks", "NotAsyncError", "hooks_of", "run_hook")
-
-#: What a hook is: ``async (ws) -> None``.  What it returns is ignored.
-Hook = Callable[[Any], Awaitable[object]]
 
 
 class Hooks(NamedTuple):
     """The hooks of a connection; those with other ones are not interchangeable with it."""
 
-    configure: Hook | None = None
-    check: Hook | None = None
-    reset: Hook | None = None
+    configure: Hook[Any] | None = None
+    check: Hook[Any] | None = None
+    reset: Hook[Any] | None = None
 
     def __repr__(self) -> str:
         """Return which there are; the functions may be bound to anything."""
@@ -39,7 +37,7 @@ NO_HOOKS: Final = Hooks()
 class NotAsyncError(TypeError):
     """A hook is no async function, which shows only when it has been called."""
 
-    def __init__(self, hook: Hook) -> None:
+    def __init__(self, hook: Hook[Any]) -> None:
         super().__init__(
             f"{_name_of(hook)} was given as a hook, which must be async: write async def"
         )
@@ -66,7 +64,7 @@ async def run_hook(name: str, express: Express, conn: Any, deadline: asyncio.Tim
 
     What it raises is logged here: where nobody waits for a hook, nobody else would learn of it.
     """
-    hook: Hook = getattr(conn.hooks, name)
+    hook: Hook[Any] = getattr(conn.hooks, name)
     ws = lend(express, None, conn.slot)
     try:
         async with deadline:
@@ -107,6 +105,6 @@ def _log_failure(name: str, conn: Any, error: Exception) -> None:
     )
 
 
-def _name_of(hook: Hook) -> str:
+def _name_of(hook: Hook[Any]) -> str:
     name: str = getattr(hook, "__qualname__", type(hook).__name__)
     return name

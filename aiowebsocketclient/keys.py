@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import aiohttp
 from aiohttp import BasicAuth, hdrs
+from aiohttp.abc import AbstractCookieJar
 from aiohttp.client_ws import DEFAULT_WS_CLIENT_TIMEOUT
 from aiohttp.http import SERVER_SOFTWARE
 from multidict import CIMultiDict, getversion
@@ -33,6 +34,9 @@ __all__ = (
     "resolve",
     "version_of",
 )
+
+#: What a jar would send, by name.
+Cookies = tuple[tuple[str, str], ...]
 
 _TLS_SCHEMES: Final = frozenset({"https", "wss"})
 _PROXY_SCHEMES: Final = frozenset({"http", "https"})
@@ -253,7 +257,7 @@ def is_with(key: HandshakeKey, url: URL) -> bool:
     return key.endpoint == _endpoint(url) and target == url.raw_path_qs
 
 
-def cookies_for(jar: aiohttp.abc.AbstractCookieJar, url: URL) -> Hashable:
+def cookies_for(jar: AbstractCookieJar, url: URL) -> Cookies:
     """Return what ``jar`` would send to ``url`` as it stands."""
     cookies = jar.filter_cookies(url)
     return tuple(sorted((name, morsel.coded_value) for name, morsel in cookies.items()))
@@ -265,7 +269,7 @@ def version_of(headers: Any) -> int:
     return getversion(headers)
 
 
-def cookies_once_open(target: Target, now: Hashable, response: aiohttp.ClientResponse) -> Hashable:
+def cookies_once_open(target: Target, now: Cookies, response: aiohttp.ClientResponse) -> Cookies:
     """Return the cookies that a new connection stands for, where the jar has ``now``.
 
     What the reply has set belongs to it: a balancer's cookie would defeat reuse otherwise.  What
@@ -275,7 +279,7 @@ def cookies_once_open(target: Target, now: Hashable, response: aiohttp.ClientRes
     by_reply = {name for hop in hops for name in hop.cookies}
     sent = _cookie_pairs(hops[0].request_info.headers)
     given = _cookie_pairs(target.options.get("headers", _NO_HEADERS))
-    expected = given | dict(now)  # type: ignore[call-overload]
+    expected = given | dict(now)
     if _without(sent, by_reply) == _without(expected, by_reply):
         return now
     return tuple(sorted(pair for pair in sent.items() if pair not in given.items()))
@@ -536,9 +540,12 @@ def _timeout(options: dict[str, Any]) -> aiohttp.ClientWSTimeout:
     if timeout is DEFAULTS["timeout"]:
         timeout = DEFAULT_WS_CLIENT_TIMEOUT
     elif not isinstance(timeout, aiohttp.ClientWSTimeout):
-        timeout = aiohttp.ClientWSTimeout(ws_close=timeout)
+        timeout = aiohttp.ClientWSTimeout(ws_close=timeout)  # pyright: ignore[reportCallIssue]
     if (receive := options.get("receive_timeout")) is not None:
-        timeout = aiohttp.ClientWSTimeout(ws_receive=receive, ws_close=timeout.ws_close)
+        timeout = aiohttp.ClientWSTimeout(
+            ws_receive=receive,  # pyright: ignore[reportCallIssue]
+            ws_close=timeout.ws_close,  # pyright: ignore[reportCallIssue]
+        )
     return timeout
 
 

@@ -8,6 +8,7 @@ import asyncio
 import os
 import sys
 import weakref
+from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Final
 
@@ -100,7 +101,7 @@ class LeakWatch:
             log("leak", endpoint=str(slot.endpoint), seconds=seconds, acquired_at=lines_of(place))
 
 
-def _call_look(this: "weakref.ref[LeakWatch]", loop: asyncio.AbstractEventLoop) -> None:
+def _call_look(this: Callable[[], LeakWatch | None], loop: asyncio.AbstractEventLoop) -> None:
     watch = this()
     if watch is not None:
         watch._look(loop)

@@ -15,20 +15,20 @@ from asyncio.events import _get_running_loop
 from collections.abc import Callable, Coroutine, Hashable, Iterable
 from contextlib import AbstractAsyncContextManager
 from contextvars import Context, copy_context
-from functools import partial
+from functools import partial, update_wrapper
 from threading import get_ident
 from types import FunctionType, MethodType, TracebackType
-from typing import Any, Final, Literal, NoReturn, Self
+from typing import Any, Final, Generic, Literal, NoReturn, Self, TypeVar, Unpack
 
 import aiohttp
+from aiohttp.typedefs import LooseHeaders, StrOrURL
 from multidict import CIMultiDict
 from yarl import URL
 
-from . import arguments
+from . import _compat, arguments
 from ._compat import (
     DONE,
     UNSET,
-    Acquisition,
     Caller,
     Express,
     Plan,
@@ -67,6 +67,7 @@ from .logs import is_debugging, log
 from .response import ClientWebSocketResponse, Completion
 from .stats import PoolStats
 from .tracing import TraceConfig, Tracer, trace_configs_of
+from .typedefs import Acquisition, WS_co, WSConnectOptions
 
 __all__ = ("GOING_AWAY", "WebSocketClientSession")
 
@@ -111,9 +112,9 @@ class _Failure:
         self.error = error
 
 
-# asyncio asks this of what it is to run.
-Coroutine.register(Acquisition)
-Coroutine.register(type(DONE))
+# asyncio asks what it is to run whether it is a coroutine, which an Acquisition is.
+Acquisition.register(_compat.Acquisition)
+Coroutine.register(type(DONE))  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class _Targets(dict[Any, Target]):
@@ -130,7 +131,23 @@ class _Targets(dict[Any, Target]):
         return f"<{len(self)} targets>"
 
 
-class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
+_Declaration = TypeVar("_Declaration", bound=Callable[..., Any])
+
+
+def _implemented_by(function: Any) -> Callable[[_Declaration], _Declaration]:
+    """Put a core's function in the place of its declaration, whose signature and text it gets.
+
+    Both cores have the same then, and nothing in Python stands between a call and the core.
+    """
+
+    def implement(declaration: _Declaration) -> _Declaration:
+        implementation: Any = update_wrapper(function, declaration)
+        return implementation  # type: ignore[no-any-return]
+
+    return implement
+
+
+class WebSocketClientSession(SessionBase, Generic[WS_co]):
     """A pool of WebSocket client connections.
 
     :param conn_timeout: seconds for one connection to be established: DNS, TCP, TLS and the
@@ -142,7 +159,8 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
     :param client_session: the ``aiohttp.ClientSession`` used to connect; default: one of its own,
         without limit and without cookies.
     :param loop: the event loop; default: the one running at first use.
-    :param ws_response_class: a subclass of :class:`ClientWebSocketResponse` to return.
+    :param ws_response_class: a subclass of :class:`ClientWebSocketResponse` to return.  The session
+        is a ``WebSocketClientSession[MyWS]`` then, to type checkers.
     :param limit_total: simultaneous connections over all endpoints; None or 0: no limit.
     :param max_connecting: handshakes under way at once to one endpoint; None or 0: no limit.
     :param acquire_timeout: seconds a caller waits for a connection, whatever the cause; then
@@ -191,10 +209,11 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         conn_timeout: float | None = None,
         force_close: bool = False,
         limit: int | None = None,
-        headers: Any = None,
+        headers: LooseHeaders | None = None,
         client_session: aiohttp.ClientSession | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
-        ws_response_class: type[ClientWebSocketResponse] = ClientWebSocketResponse,
+        # Type checkers do without the default: that of the type variable is the same.
+        ws_response_class: type[WS_co] = ClientWebSocketResponse,  # type: ignore[assignment]
         limit_total: int | None = None,
         max_connecting: int | None = 100,
         acquire_timeout: float | None = None,
@@ -204,9 +223,9 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         close_timeout: float = 10.0,
         client_session_owner: bool = True,
         connect_limiter: AbstractAsyncContextManager[Any, Any] | None = None,
-        configure: Hook | None = None,
-        check: Hook | None = None,
-        reset: Hook | None = None,
+        configure: Hook[WS_co] | None = None,
+        check: Hook[WS_co] | None = None,
+        reset: Hook[WS_co] | None = None,
         hook_timeout: float | None = 10.0,
         retire_on: Iterable[int] = (),
         leak_threshold: float | None = None,
@@ -339,14 +358,42 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
 
     # -- acquiring -------------------------------------------------------------------------------
 
+    # The core takes any options, and refuses those that are none.
+    @_implemented_by(SessionBase.ws_connect)
+    def ws_connect(  # type: ignore[override]
+        self,
+        url: StrOrURL,
+        *,
+        reuse_key: Hashable = None,
+        acquire_timeout: float | None = UNSET,
+        **options: Unpack[WSConnectOptions[WS_co]],
+    ) -> Acquisition[WS_co]:
+        """Acquire a connection to ``url``: an open one where there is one, or a new one.
+
+        The result is a coroutine that returns a :class:`ClientWebSocketResponse`, or is used as
+        ``async with session.ws_connect(url) as ws``: a clean exit releases the connection, any
+        exception closes it.
+
+        :param url: a ``str`` or a ``yarl.URL``.
+        :param reuse_key: stands for the headers and the cookies when it is decided which open
+            connections will do; any hashable.
+        :param acquire_timeout: overrides the session's.
+        :param options: those of :meth:`aiohttp.ClientSession.ws_connect`, with its defaults; and
+            ``configure``, ``check`` and ``reset``, with the session's.
+
+        Raises :exc:`PoolTimeoutError`, :exc:`TooManyWaitersError`, :exc:`PoolClosedError`, and what
+        aiohttp raises while connecting.  A wrong argument is refused at the call.
+        """
+        raise NotImplementedError
+
     async def prewarm(
         self,
-        url: str | URL,
+        url: StrOrURL,
         count: int,
         *,
         progress: Callable[[int, int], object] | None = None,
         reuse_key: Hashable = None,
-        **options: Any,
+        **options: Unpack[WSConnectOptions[WS_co]],
     ) -> int:
         """See to it that at least ``count`` connections of this handshake are open.
 
@@ -365,7 +412,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
         if progress is not None and not callable(progress):
             raise TypeError(f"progress must be callable, which {type(progress).__name__} is not")
         self._bind()
-        target = self._with_cookies(self._resolve(url, options, reuse_key))
+        target = self._with_cookies(self._resolve(url, dict(options), reuse_key))
         begun = opened = 0
         drain_count = self._drain_count
         pending: dict[asyncio.Future[_Failure | None], Slot] = {}
@@ -536,9 +583,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
             return target
         return target.with_cookies(cookies_for(jar, target.url))
 
-    async def _acquire(
-        self, target: Target, acquire_timeout: float | None
-    ) -> ClientWebSocketResponse:
+    async def _acquire(self, target: Target, acquire_timeout: float | None) -> WS_co:
         """Acquire where there is more to do than to hand out what is idle."""
         self._bind()
         target = self._with_cookies(target)
@@ -555,7 +600,7 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
             self._tracer.acquired(ws._slot, ws.reused)
         if self._debug or self._leak_watch is not None:
             self._note_place(ws._slot)
-        handle: ClientWebSocketResponse = ws
+        handle: WS_co = ws
         return handle
 
     def _note_place(self, slot: Slot) -> None:
@@ -1172,10 +1217,11 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
     def _completion(self, conn: Connection) -> Coroutine[Any, Any, None]:
         if conn.slot.conn is None:
             return DONE
-        if conn.closed is None:
+        closed = conn.closed
+        if closed is None:
             assert self._loop is not None
-            conn.closed = self._loop.create_future()
-        return Completion(conn.closed)
+            closed = conn.closed = self._loop.create_future()
+        return Completion(closed)
 
     def _watch_closing(self, conn: Connection) -> None:
         """Bound a closing connection, and learn when its socket is gone."""
@@ -1338,13 +1384,13 @@ class WebSocketClientSession(SessionBase[ClientWebSocketResponse]):
             self._leak_watch.stop()
         self._stop_keeping()
         self._close_by = clock() + self._close_timeout
-        self._drained = self._loop.create_future()
+        drained = self._drained = self._loop.create_future()
         waiters, plan = self._pool.shutdown(_REASON["forced"], clock())
         for waiter in waiters:
             _fail_waiter(waiter, self._closed_error())
         self._carry_out(plan)
         if not len(self._pool):
-            self._drained.set_result(None)
+            drained.set_result(None)
 
     async def _finish_shutdown(self) -> None:
         assert self._drained is not None
@@ -1440,7 +1486,10 @@ def _goodbye_said(
 
 
 def _call_ended(
-    this: "weakref.ref[WebSocketClientSession]", conn: Connection, how: str, code: int
+    this: "Callable[[], WebSocketClientSession[Any] | None]",
+    conn: Connection,
+    how: str,
+    code: int,
 ) -> None:
     session = this()
     if session is None:
@@ -1450,7 +1499,7 @@ def _call_ended(
         session._ended(conn, how, code)
 
 
-def _call_gone(this: "weakref.ref[WebSocketClientSession]", conn: Connection) -> None:
+def _call_gone(this: "Callable[[], WebSocketClientSession[Any] | None]", conn: Connection) -> None:
     session = this()
     if session is not None:
         assert session._loop is not None
@@ -1458,7 +1507,7 @@ def _call_gone(this: "weakref.ref[WebSocketClientSession]", conn: Connection) ->
         session._loop.call_soon(session._gone, conn)
 
 
-def _call_expire(this: "weakref.ref[WebSocketClientSession]") -> None:
+def _call_expire(this: "Callable[[], WebSocketClientSession[Any] | None]") -> None:
     session = this()
     if session is not None:
         session._expire()

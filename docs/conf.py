@@ -26,12 +26,11 @@ exclude_patterns = ["_build"]
 
 # A reference without a target is an error.
 nitpicky = True
-# In signatures: what stands for the type of a response, what ws_connect() says it returns, and a
-# signal with its parameters.
+# In signatures: what stands for the class of a response, and a signal with its parameters.
 nitpick_ignore = [
     ("py:class", "_Signal"),
-    ("py:class", "aiowebsocketclient._pool_py.Acquisition"),
-    ("py:class", "aiowebsocketclient._pool_py._Response"),
+    ("py:class", "aiowebsocketclient.typedefs.WS"),
+    ("py:class", "aiowebsocketclient.typedefs.WS_co"),
 ]
 
 # Names of other projects are listed by hand: nothing is fetched when this is built, and a name that
