@@ -20,7 +20,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.time cimport monotonic
 
-from ._pool_py import CLOSE_REASONS, COUNTERS, GAUGES, UNSET
+from ._pool_py import CLOSE_REASONS, COUNTERS, GAUGES, NO_HEADERS, UNSET
 
 
 cdef extern from "Python.h":
@@ -2439,6 +2439,9 @@ cdef class SessionBase:
     # Those of the client session, which may be changed at any time; and whether it has had some.
     cdef public object _default_headers
     cdef public bint _watches_headers
+
+    def __cinit__(self):
+        self._default_headers = NO_HEADERS
 
     @cython.binding(True)
     def ws_connect(self, url, *, reuse_key=None, acquire_timeout=_UNSET, **options):

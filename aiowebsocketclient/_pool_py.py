@@ -24,7 +24,7 @@ from collections.abc import Container, Coroutine, Generator, Hashable, Iterator
 from contextvars import copy_context
 from threading import get_ident
 from time import monotonic
-from typing import Any, Final, Self
+from typing import Any, Final, NoReturn, Self
 
 __all__ = (
     "ACQUIRED",
@@ -2119,6 +2119,21 @@ class _Unset:
 UNSET: Final[Any] = _Unset()
 
 
+class _NoHeaders:
+    """What a session has in place of headers until its constructor has run."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> NoReturn:
+        raise RuntimeError(
+            "the session was not initialized: the __init__() of a subclass must call"
+            " super().__init__()"
+        )
+
+
+NO_HEADERS: Final = _NoHeaders()
+
+
 def signature_of(
     url: Any, reuse_key: Hashable, options: dict[str, Any], atoms: frozenset[type]
 ) -> tuple[Any, ...] | None:
@@ -2167,18 +2182,9 @@ class SessionBase:
     The rest of a session is Python, and is asked where something is not.
     """
 
-    __slots__ = (
-        "_acquire_timeout",
-        "_atoms",
-        "_default_headers",
-        "_detour",
-        "_express",
-        "_loop",
-        "_targets",
-        "_watches_headers",
-    )
+    __slots__ = ()
 
-    _acquire_timeout: float | None
+    _acquire_timeout: float | None = None
     # The types of arguments that are known by their hash.
     _atoms: frozenset[type]
     # The way of connections that hooks are to be run on, and that of all others.
@@ -2188,8 +2194,8 @@ class SessionBase:
     # Targets of calls, by what tells these from each other.
     _targets: Any
     # Those of the client session, which may be changed at any time; and whether it has had some.
-    _default_headers: Any
-    _watches_headers: bool
+    _default_headers: Any = NO_HEADERS
+    _watches_headers: bool = False
 
     def ws_connect(
         self,

@@ -98,6 +98,17 @@ def test_on_what_is_no_session(call: Callable[..., Any]) -> None:
             call("ws://host/")
 
 
+def test_a_session_whose_constructor_has_not_run() -> None:
+    class Forgetful(WebSocketClientSession):
+        def __init__(self) -> None:
+            pass
+
+    for url in (UNUSED, URL(UNUSED)):
+        for options in ({}, {"acquire_timeout": 1.0}, {"headers": {"a": "b"}}):
+            with pytest.raises(RuntimeError, match=r"must call super\(\).__init__\(\)"):
+                Forgetful().ws_connect(url, **options)
+
+
 NUMBERS: list[Any] = ["3", b"3", [], object(), True, math.nan, math.inf, -1, -0.5, 10**400]
 BAD_OPTIONS: list[tuple[str, Any]] = [
     *(("method", f"GET{bad}X: 1") for bad in CONTROL),
