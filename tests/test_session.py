@@ -718,3 +718,8 @@ async def test_what_is_idle_stands_in_the_order_of_its_time(
             await ws.release()
         oldest = min(slot.since for slot in session._pool.slots())
         assert session._pool.next_deadline() == oldest + 60.0
+
+
+def test_attributes_leave_room_for_those_of_a_subclass() -> None:
+    """With more than 30 names in its dictionary, each call of a session costs 5 % more."""
+    assert len(vars(WebSocketClientSession())) <= 25
