@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -11,7 +12,7 @@ from aiowebsocketclient import WebSocketClientSession, check_ping
 
 class Provider:
     def __init__(self) -> None:
-        self.sockets: list[web.WebSocketResponse] = []
+        self.tokens: list[str | None] = []
         self.handshakes = 0
         self.is_silent = False
 
@@ -19,13 +20,12 @@ class Provider:
         ws = web.WebSocketResponse(autoping=False)
         await ws.prepare(request)
         self.handshakes += 1
-        self.sockets.append(ws)
+        self.tokens.append(request.headers.get("Authorization"))
         async for message in ws:
             if message.type is web.WSMsgType.TEXT:
                 await ws.send_str(message.data)
             elif not self.is_silent:
                 await ws.pong(message.data)
-        self.sockets.remove(ws)
         return ws
 
 
@@ -35,23 +35,26 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.001)
 
 
+def options(token: str) -> dict[str, Any]:
+    return {"headers": {"Authorization": f"Bearer {token}"}, "reuse_key": "our account"}
+
+
 async def keep_warm(url: str, provider: Provider) -> None:
     async with WebSocketClientSession(limit=20) as session:
         # From now on, in the background; who comes finds one idle.
-        session.set_min_idle(url, 3)
+        session.set_min_idle(url, 3, **options("token 1"))
         await until(lambda: session.stats().idle == 3)
-        async with session.ws_connect(url) as ws:
+        # Those that are there stay; the next ones are opened with the new token.
+        session.set_min_idle(url, 3, **options("token 2"))
+        async with session.ws_connect(url, **options("token 2")) as ws:
             await ws.send_str("a turn")
             assert await ws.receive_str() == "a turn"
-            # One is in use, so another is opened.
+            # One is in use, so within a second another is opened.
             await until(lambda: session.stats().idle == 3)
+            assert provider.tokens == [*["Bearer token 1"] * 3, "Bearer token 2"]
         assert session.stats().requests == 1
-        # What the provider ends is made anew.
-        for socket in list(provider.sockets):
-            await socket.close()
-        await until(lambda: session.stats().closed_lost == 4)
-        await until(lambda: session.stats().idle == 3)
-        session.set_min_idle(url, 0)
+        # It is enough: what is idle stays so, and no more is opened.
+        session.set_min_idle(url, 0, **options("token 2"))
 
 
 async def check_before_use(url: str, provider: Provider) -> None:
