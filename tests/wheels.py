@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -32,13 +33,18 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the tests of tests/wheel.txt alone")
     parser.add_argument("pytest", nargs="*", help="arguments of pytest, after --")
     options = parser.parse_args()
+    group = "wheel" if options.quick else "suite"
     arguments = [*([QUICK] if options.quick else []), *options.pytest]
     shutil.rmtree(DIST, ignore_errors=True)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch:
         sdist = build_sdist()
         tree = unpack_tests(sdist, Path(scratch, "tree"))
-        for row in check_all(sdist, options.python or PYTHONS, Path(scratch), tree, arguments):
+        for python in options.python or PYTHONS:
+            for row in check_python(python, sdist, Path(scratch), group, tree, arguments):
+                row.print()
+                rows.append(row)
+        for row in check_files():
             row.print()
             rows.append(row)
     report(rows)
@@ -52,33 +58,40 @@ def build_sdist() -> Path:
 
 
 def unpack_tests(sdist: Path, tree: Path) -> Path:
-    """Return a directory with all of the source distribution but the package itself."""
+    """Return a directory with all of the source distribution but what it installs."""
     with tarfile.open(sdist) as archive:
         archive.extractall(tree, filter="data")
     (top,) = tree.iterdir()
-    shutil.rmtree(top / "aiowebsocketclient")
+    installs = tomllib.loads((top / "pyproject.toml").read_text())["tool"]["setuptools"]
+    for package in installs["packages"]:
+        shutil.rmtree(top / package)
+    for module in installs["py-modules"]:
+        (top / f"{module}.py").unlink()
     return top
 
 
-def check_all(
-    sdist: Path, pythons: Sequence[str], scratch: Path, tree: Path, pytest: Sequence[str]
+def check_python(
+    python: str, sdist: Path, scratch: Path, group: str, tree: Path, pytest: Sequence[str]
 ) -> Iterator[Row]:
-    for python in pythons:
-        executable = find(python)
-        if executable is None:
-            yield Row(python, "-", "-", "not on this machine", None)
-            continue
-        for core in ("c", "py"):
-            try:
-                environment = Environment(ENVIRONMENTS / f"{python}-{core}", executable)
-                wheel = build_wheel(environment, sdist, scratch / f"{python}-{core}", core)
-                environment.pip("install", wheel, "--group", "suite")
-                environment.pip("check")
-            except subprocess.CalledProcessError as exc:
-                yield Row(python, "-", core, f"not installed: {exc}", False)
-            else:
-                tag = wheel.stem.split("-")[-1].split(".")[0]
-                yield Row(python, tag, core, *environment.test(tree, core, pytest))
+    executable = find(python)
+    if executable is None:
+        yield Row(python, "-", "-", "not on this machine", None)
+        return
+    for core in ("c", "py"):
+        try:
+            environment = Environment(ENVIRONMENTS / f"{python}-{core}", executable)
+            wheel = build_wheel(environment, sdist, scratch / f"{python}-{core}", core)
+            environment.pip("install", wheel, "--group", group)
+            environment.pip("check")
+        except subprocess.CalledProcessError as exc:
+            yield Row(python, "-", core, f"not installed: {exc}", False)
+        else:
+            tag = wheel.stem.split("-")[-1].split(".")[0]
+            yield Row(python, tag, core, *environment.test(tree, core, pytest))
+
+
+def check_files() -> Iterator[Row]:
+    """Look at what has been built, but for what it does."""
     built = sorted(DIST.iterdir())
     wheels = [path for path in built if path.suffix == ".whl"]
     yield checked("twine", "check", "--strict", *built)
@@ -116,6 +129,7 @@ def run_tool(tool: str, *arguments: str | Path, check: bool = False) -> bool:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     done = subprocess.run(
         command,
+        cwd=ROOT,
         env=os.environ | {"PATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
