@@ -495,7 +495,12 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         return opened
 
     def set_min_idle(
-        self, url: str | URL, count: int, *, reuse_key: Hashable = None, **options: Any
+        self,
+        url: StrOrURL,
+        count: int,
+        *,
+        reuse_key: Hashable = None,
+        **options: Unpack[WSConnectOptions[WS_co]],
     ) -> None:
         """Keep at least ``count`` connections of this handshake idle, in the background.
 
@@ -518,7 +523,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         wanted = arguments.count(count)
         self._bind()
         assert self._loop is not None
-        target = self._resolve(url, options, reuse_key)
+        target = self._resolve(url, dict(options), reuse_key)
         keeper = self._keepers.get(target.key)
         if wanted:
             if keeper is None:
@@ -852,7 +857,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
 
     # -- retiring --------------------------------------------------------------------------------
 
-    def drain(self, url: str | URL | None = None) -> Coroutine[Any, Any, None]:
+    def drain(self, url: StrOrURL | None = None) -> Coroutine[Any, Any, None]:
         """Let no connection that there is be handed out again, as after a change of the server's.
 
         It takes effect when called.  Idle connections are closed now, those in use when they are
@@ -1536,7 +1541,7 @@ def _call_expire(this: "Callable[[], WebSocketClientSession[Any] | None]") -> No
         session._expire()
 
 
-def _call_keep_up(this: "weakref.ref[WebSocketClientSession]", keeper: Keeper) -> None:
+def _call_keep_up(this: "Callable[[], WebSocketClientSession[Any] | None]", keeper: Keeper) -> None:
     session = this()
     if session is not None:
         session._keep_up(keeper)
