@@ -234,6 +234,7 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
     def _reset_heartbeat(self) -> None:
         # Called from receive() in aiohttp < 3.14. It arms timers that hold their response: were it
         # the handle, a lost one would live for ever, and a spent one ping another's connection.
+        # (One that is detached is as aiohttp's own.)
         slot = self._slot
         if slot is None or self._detached:
             super()._reset_heartbeat()
