@@ -513,9 +513,9 @@ class Watch(logging.Handler):
         return [timer for timer in long if timer.has_run and not timer.was_struck]
 
     def emit(self, record: logging.LogRecord) -> None:
-        # Hooks fail where they are cut, and some are made to.
-        is_of_hook = getattr(record, "event", None) == "hook_failed"
-        if record.name != "aiohttp.server" and not is_of_hook:
+        # Hooks and handshakes fail where they are cut, and some are made to.
+        is_expected = getattr(record, "event", None) in ("hook_failed", "min_idle_failing")
+        if record.name != "aiohttp.server" and not is_expected:
             self.complaints.append(f"log record: {self.format(record)}")
 
     def _complain_of_context(self, loop: Any, context: dict[str, Any]) -> None:
@@ -1166,6 +1166,14 @@ async def drain_session(trial: Trial) -> None:
     await trial.session.drain()
 
 
+async def keep_some_idle(trial: Trial) -> None:
+    trial.session.set_min_idle(trial.server.url(), 3)
+    while trial.session.stats().idle < 3 and not trial.was_cut:
+        await asyncio.sleep(0)
+    if not trial.session.closed:
+        trial.session.set_min_idle(trial.server.url(), 0)
+
+
 # What strikes nobody where nobody waits, or nothing is opened.
 NO_CONN_TIMEOUT = tuple(name for name in CUTS if "conn_timeout" in name)
 NO_ACQUIRE_TIMEOUT = tuple(name for name in CUTS if "acquire_timeout" in name)
@@ -1304,6 +1312,7 @@ OPERATIONS = [
     Operation("close the session", close_session, one_of_each, closes=True, without=TIMEOUTS),
     Operation("a whole session", whole_session, closes=True, talks=True),
     Operation("prewarm", prewarm, arguments=four_by_two, without=NO_ACQUIRE_TIMEOUT),
+    Operation("keep some idle", keep_some_idle, arguments=four_by_two, without=TIMEOUTS),
     Operation(
         "prewarm in vain",
         prewarm_in_vain,
