@@ -52,6 +52,7 @@ DEFAULTS = {
     "check": None,
     "reset": None,
     "hook_timeout": 10.0,
+    "retire_on": (),
     "leak_threshold": None,
     "trace_configs": (),
 }
