@@ -64,7 +64,7 @@ async def after(url: str, questions: list[str]) -> list[str]:
                 await ws.send_str(question)
                 answers.append(await ws.receive_str())
         # Other settings: nothing that is open is to be used again.
-        pool.drain(url)
+        await pool.drain(url)
         async with pool.ws_connect(url) as ws:
             await ws.send_str("the last")
             answers.append(await ws.receive_str())

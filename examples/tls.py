@@ -17,16 +17,14 @@ try:
 except ImportError:
     # Not on Windows, not on PyPy.
     from asyncio import new_event_loop
-try:
-    import resource
-except ImportError:
-    # Windows has no such limit.
-    resource = None  # type: ignore[assignment]
 
 
 def allow_many_files() -> int:
     """Raise the limit of open files to what this user may have; return it."""
-    if resource is None:
+    try:
+        import resource
+    except ImportError:
+        # Windows has no such limit.
         return -1
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
