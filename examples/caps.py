@@ -113,7 +113,7 @@ async def error_of(call: Awaitable[object]) -> Exception:
 
 async def limit_waiting(url: str) -> None:
     session = WebSocketClientSession(limit=1, max_waiting=1, acquire_timeout=0.05)
-    async with session, session.ws_connect(url):
+    async with session, session.ws_connect(url, acquire_timeout=5):
         waiting = asyncio.create_task(error_of(ask(session, url)))
         await asyncio.sleep(0)
         # One waits, so another is turned away at once.

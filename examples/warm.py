@@ -58,7 +58,7 @@ async def keep_warm(url: str, provider: Provider) -> None:
 
 
 async def check_before_use(url: str, provider: Provider) -> None:
-    async with WebSocketClientSession(check=check_ping(timeout=0.1)) as session:
+    async with WebSocketClientSession(check=check_ping(timeout=0.5)) as session:
         for reused in (False, True):
             async with session.ws_connect(url) as ws:
                 assert ws.reused is reused
