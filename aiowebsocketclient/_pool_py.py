@@ -2182,7 +2182,8 @@ class SessionBase:
     The rest of a session is Python, and is asked where something is not.
     """
 
-    __slots__ = ()
+    # The rest has a value before there is one.
+    __slots__ = ("_atoms", "_detour", "_express", "_loop", "_targets")
 
     _acquire_timeout: float | None = None
     # The types of arguments that are known by their hash.
