@@ -195,13 +195,15 @@ class Keeper:
         return f"<Keeper({self.target.endpoint}) wanted={self.wanted}>"
 
 
-def _call_look(this: "weakref.ref[Keeper]") -> None:
+def _call_look(this: Callable[[], Keeper | None]) -> None:
     keeper = this()
     if keeper is not None:
         keeper.look()
 
 
-def _call_ended(this: "weakref.ref[Keeper]", slot: Slot, finished: "asyncio.Future[Any]") -> None:
+def _call_ended(
+    this: Callable[[], Keeper | None], slot: Slot, finished: "asyncio.Future[Any]"
+) -> None:
     keeper = this()
     if keeper is not None:
         keeper._ended(slot, finished)

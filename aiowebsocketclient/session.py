@@ -210,13 +210,16 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         "_force_close",
         "_hook_timeout",
         "_hooks",
+        "_keepers",
         "_leak_watch",
         "_limit",
         "_limit_total",
         "_max_lifetime",
         "_on_ended",
         "_on_gone",
+        "_on_look",
         "_response_class",
+        "_retire_on",
         "_tick",
         "_tracer",
     )
@@ -903,9 +906,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 gone.set_result(None)
 
         for conn in conns:
-            if conn.closed is None:
-                conn.closed = self._loop.create_future()
-            conn.closed.add_done_callback(count_down)
+            self._end_of(conn).add_done_callback(count_down)
         return Completion(gone)
 
     # -- carrying out what the core decides ------------------------------------------------------
@@ -1245,11 +1246,15 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     def _completion(self, conn: Connection) -> Coroutine[Any, Any, None]:
         if conn.slot.conn is None:
             return DONE
-        closed = conn.closed
-        if closed is None:
+        return Completion(self._end_of(conn))
+
+    def _end_of(self, conn: Connection) -> asyncio.Future[None]:
+        """Return what ends when a connection is closed, or pooled after its reset."""
+        end = conn.closed
+        if end is None:
             assert self._loop is not None
-            closed = conn.closed = self._loop.create_future()
-        return Completion(closed)
+            end = conn.closed = self._loop.create_future()
+        return end
 
     def _watch_closing(self, conn: Connection) -> None:
         """Bound a closing connection, and learn when its socket is gone."""

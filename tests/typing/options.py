@@ -79,6 +79,13 @@ async def prewarm(session: WebSocketClientSession) -> None:
     await session.prewarm("ws://host/", 10, progress=len)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
+async def set_min_idle(session: WebSocketClientSession) -> None:
+    session.set_min_idle("ws://host/", 10, reuse_key="a", heartbeat=1)
+    session.set_min_idle(URL("ws://host/"), 0)
+    session.set_min_idle("ws://host/", 10, hedaers={})  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    session.set_min_idle("ws://host/", "10")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
 class Client:
     """Hands options on, as they are and with some of its own."""
 

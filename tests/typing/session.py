@@ -8,6 +8,7 @@ import aiohttp
 from aiolimiter import AsyncLimiter
 
 from aiowebsocketclient import (
+    GOING_AWAY,
     ClientWebSocketResponse,
     EndpointKey,
     PoolClosedError,
@@ -38,9 +39,10 @@ async def arguments(loop: asyncio.AbstractEventLoop) -> None:
         connect_limiter=AsyncLimiter(300, 300),
         trace_configs=[TraceConfig()],
         leak_threshold=60,
+        retire_on=GOING_AWAY,
     )
     WebSocketClientSession(connect_limiter=asyncio.Semaphore(10))
-    WebSocketClientSession(connect_limiter=asyncio.Lock())
+    WebSocketClientSession(connect_limiter=asyncio.Lock(), retire_on=[1001])
 
 
 async def mistakes() -> None:
@@ -82,6 +84,7 @@ async def a_response(ws: ClientWebSocketResponse) -> None:
     assert_type(ws.reused, bool)
     assert_type(ws.closed, bool)
     assert_type(await ws.close(code=1000, message=b""), bool)
+    ws.detach()
     # aiohttp's.
     assert_type(ws.protocol, str | None)
     assert_type(await ws.receive_str(), str)
