@@ -146,9 +146,11 @@ def test_sdist_holds_all_that_is_needed_to_build_and_to_test(unpacked: Path) -> 
     for name in (
         "CHANGES.rst",
         "CHANGES/README.rst",
+        "CONTRIBUTING.rst",
         "LICENSE",
         "Makefile",
         "README.rst",
+        "SECURITY.md",
         "aiowebsocketclient/_pool.pyx",
         "aiowebsocketclient/_pool_py.py",
         "aiowebsocketclient/py.typed",
