@@ -21,13 +21,14 @@ from .response import ClientWebSocketResponse
 from .session import GOING_AWAY, WebSocketClientSession
 from .stats import PoolStats
 from .tracing import TraceConfig
-from .typedefs import Acquisition, Hook, WSConnectOptions
+from .typedefs import Acquisition, Completion, Hook, WSConnectOptions
 
 __all__ = (
     "GOING_AWAY",
     "IMPLEMENTATION",
     "Acquisition",
     "ClientWebSocketResponse",
+    "Completion",
     "ConnectionReleasedError",
     "EndpointKey",
     "Hook",

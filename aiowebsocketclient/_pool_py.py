@@ -40,6 +40,7 @@ __all__ = (
     "ORPHAN_GRACE",
     "Acquisition",
     "Caller",
+    "Completion",
     "Express",
     "Handle",
     "Parkable",
@@ -1717,7 +1718,17 @@ class Parkable:
 _GO_ON: Final = (False, b"")
 
 
-class Done(Coroutine[Any, Any, None]):
+class Completion(Coroutine[Any, Any, None]):
+    """What ``release()`` and ``drain()`` return: it can be awaited, by many and more than once.
+
+    It need not be, since what they do is done when they are called; so to type checkers it is none
+    of the coroutines that must be.
+    """
+
+    __slots__ = ()
+
+
+class Done(Completion):
     """What is complete from the start: nothing to wait for, and nothing kept between two uses."""
 
     __slots__ = ()
@@ -1773,7 +1784,7 @@ class Handle:
         self._reused = False
         return self
 
-    def release(self) -> Coroutine[Any, Any, None]:
+    def release(self) -> Completion:
         """Give the connection back.
 
         It takes effect when called.  A connection that is fit for another's use goes to the pool,
@@ -1789,7 +1800,7 @@ class Handle:
         plan = self._express.release(self)
         if plan is None:
             return DONE
-        completion: Coroutine[Any, Any, None] = owner._released(self, plan)
+        completion: Completion = owner._released(self, plan)
         return completion
 
     def __del__(self) -> None:

@@ -8,7 +8,7 @@ connection ends at the class, where :class:`_Spent` raises.
 """
 
 import asyncio
-from collections.abc import Coroutine, Generator
+from collections.abc import Generator
 from types import TracebackType
 from typing import Any, Final, NoReturn, Self
 
@@ -16,15 +16,14 @@ import aiohttp
 from aiohttp import WSCloseCode
 
 from ._compat import DONE, Handle, spend
+from ._pool_py import Completion
 from .exceptions import ConnectionReleasedError, WebSocketPoolError
 
-__all__ = ("CONNECTION", "USUAL", "ClientWebSocketResponse", "Completion")
+__all__ = ("CONNECTION", "USUAL", "ClientWebSocketResponse", "Pending")
 
 
-class Completion(Coroutine[Any, Any, None]):
+class Pending(Completion):
     """What ``release()`` returns for a connection that is being closed, or reset, and ``drain()``.
-
-    It need not be awaited, and can be, any number of times.
 
     It is a coroutine to asyncio, so that ``gather``, ``wait_for`` and ``create_task`` take it: one
     that can be the coroutine of several tasks.

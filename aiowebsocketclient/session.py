@@ -39,7 +39,7 @@ from ._compat import (
     clock,
     spend,
 )
-from ._pool_py import ACQUIRED, CLOSE_REASONS, CLOSING, IDLE
+from ._pool_py import ACQUIRED, CLOSE_REASONS, CLOSING, IDLE, Completion
 from .connecting import abort, connect, own_client_session, take_from_connector
 from .exceptions import (
     PoolClosedError,
@@ -64,7 +64,7 @@ from .keys import (
 )
 from .leaks import LeakWatch, lines_of, place_of_caller
 from .logs import is_debugging, log
-from .response import ClientWebSocketResponse, Completion
+from .response import ClientWebSocketResponse, Pending
 from .stats import PoolStats
 from .tracing import TraceConfig, Tracer, trace_configs_of
 from .typedefs import Acquisition, WS_co, WSConnectOptions
@@ -114,7 +114,7 @@ class _Failure:
 
 # asyncio asks what it is to run whether it is a coroutine, which an Acquisition is.
 Acquisition.register(_compat.Acquisition)
-Coroutine.register(type(DONE))  # pyright: ignore[reportAttributeAccessIssue]
+Completion.register(type(DONE))
 
 
 class _Targets(dict[Any, Target]):
@@ -312,7 +312,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         self._close_by = math.inf
         # How often drain() has closed what there was.
         self._drain_count = 0
-        self._draining: Coroutine[Any, Any, None] = DONE
+        self._draining: Completion = DONE
         # What set_min_idle() asked for, by handshake; its cookies may change.
         self._keepers: dict[HandshakeKey, Keeper] = {}
         self._drained: asyncio.Future[None] | None = None
@@ -860,7 +860,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
 
     # -- retiring --------------------------------------------------------------------------------
 
-    def drain(self, url: StrOrURL | None = None) -> Coroutine[Any, Any, None]:
+    def drain(self, url: StrOrURL | None = None) -> Completion:
         """Let no connection that there is be handed out again, as after a change of the server's.
 
         It takes effect when called.  Idle connections are closed now, those in use when they are
@@ -891,7 +891,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         self._draining = self._all_gone(idle)
         return self._draining
 
-    def _all_gone(self, conns: list[Connection]) -> Coroutine[Any, Any, None]:
+    def _all_gone(self, conns: list[Connection]) -> Completion:
         """Return what ends when the sockets of connections that are being closed are gone."""
         if not conns:
             return DONE
@@ -907,7 +907,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
 
         for conn in conns:
             self._end_of(conn).add_done_callback(count_down)
-        return Completion(gone)
+        return Pending(gone)
 
     # -- carrying out what the core decides ------------------------------------------------------
 
@@ -1102,9 +1102,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
 
     # -- releasing and closing -------------------------------------------------------------------
 
-    def _released(
-        self, handle: ClientWebSocketResponse, plan: Plan | Literal[False]
-    ) -> Coroutine[Any, Any, None]:
+    def _released(self, handle: ClientWebSocketResponse, plan: Plan | Literal[False]) -> Completion:
         """Do what is left after ``Express.release``."""
         slot: Any = handle._slot
         if plan is False:
@@ -1130,7 +1128,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         if self._leak_watch is not None:
             self._leak_watch.released(slot)
 
-    def _release_unfit(self, handle: ClientWebSocketResponse) -> Coroutine[Any, Any, None]:
+    def _release_unfit(self, handle: ClientWebSocketResponse) -> Completion:
         slot: Any = handle._slot
         conn: Connection | None = slot.conn
         if conn is None or slot.state == CLOSING:
@@ -1147,9 +1145,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         self._close_acquired(slot, reason)
         return self._completion(conn)
 
-    def _begin_reset(
-        self, handle: ClientWebSocketResponse, conn: Connection
-    ) -> Coroutine[Any, Any, None]:
+    def _begin_reset(self, handle: ClientWebSocketResponse, conn: Connection) -> Completion:
         assert self._loop is not None
         spend(handle, {})
         completion = self._completion(conn)
@@ -1183,7 +1179,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 pooled, conn.closed = conn.closed, None
                 pooled.set_result(None)
 
-    def _fail(self, handle: ClientWebSocketResponse) -> Coroutine[Any, Any, None]:
+    def _fail(self, handle: ClientWebSocketResponse) -> Completion:
         """Close a connection whose user was left by an exception."""
         slot: Any = handle._slot
         conn: Connection | None = slot.conn
@@ -1243,10 +1239,10 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     def _discard(self, slot: Slot, reason: str) -> None:
         self._carry_out(self._pool.discard(slot, _REASON[reason], clock()))
 
-    def _completion(self, conn: Connection) -> Coroutine[Any, Any, None]:
+    def _completion(self, conn: Connection) -> Completion:
         if conn.slot.conn is None:
             return DONE
-        return Completion(self._end_of(conn))
+        return Pending(self._end_of(conn))
 
     def _end_of(self, conn: Connection) -> asyncio.Future[None]:
         """Return what ends when a connection is closed, or pooled after its reset."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypedDict
 from aiohttp import BasicAuth, ClientWSTimeout, Fingerprint
 from aiohttp.typedefs import LooseHeaders, Query, StrOrURL
 
+from ._pool_py import Completion
 from .response import ClientWebSocketResponse
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ else:
     WS = TypeVar("WS", bound=ClientWebSocketResponse)
     WS_co = TypeVar("WS_co", bound=ClientWebSocketResponse, covariant=True)
 
-__all__ = ("WS", "Acquisition", "Hook", "WSConnectOptions", "WS_co")
+__all__ = ("WS", "Acquisition", "Completion", "Hook", "WSConnectOptions", "WS_co")
 
 #: What a hook is: ``async (ws) -> None``.  What it returns is ignored.
 Hook = Callable[[WS], Awaitable[object]]

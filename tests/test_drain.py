@@ -15,7 +15,7 @@ from aiowebsocketclient import (
     WebSocketClientSession,
 )
 from aiowebsocketclient._compat import DONE
-from aiowebsocketclient.response import Completion
+from aiowebsocketclient.response import Pending
 
 from .conftest import SessionFactory, until
 from .servers import Server, serving
@@ -380,7 +380,7 @@ async def test_it_can_be_awaited_by_many(server: Server, make_session: SessionFa
     session = make_session()
     await leave_idle(session, *[server.url()] * 3)
     drained = session.drain()
-    assert isinstance(drained, Completion)
+    assert isinstance(drained, Pending)
     tasks = [asyncio.create_task(drained) for _ in range(2)]
     assert await asyncio.gather(drained, *tasks, session.drain()) == [None] * 4
     assert session.stats().closing == 0

@@ -22,10 +22,10 @@ _WARM: Final = 60
 _ITS_OBJECTS: Final = (
     "Acquisition",
     "ClientWebSocketResponse",
-    "Completion",
     "Connection",
     "Endpoint",
     "Handshake",
+    "Pending",
     "Plan",
     "Slot",
     "Waiter",

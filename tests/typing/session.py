@@ -1,8 +1,7 @@
 """The rest of what a session and a response have."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, assert_type
+from typing import assert_type
 
 import aiohttp
 from aiolimiter import AsyncLimiter
@@ -10,6 +9,7 @@ from aiolimiter import AsyncLimiter
 from aiowebsocketclient import (
     GOING_AWAY,
     ClientWebSocketResponse,
+    Completion,
     EndpointKey,
     PoolClosedError,
     PoolStats,
@@ -70,8 +70,10 @@ async def the_session(session: WebSocketClientSession) -> None:
     session.resize(limit=None, limit_total=10)
     session.resize(limit=1)
     session.detach()
-    drained = assert_type(session.drain(), Coroutine[Any, Any, None])
+    drained = assert_type(session.drain(), Completion)
     await asyncio.gather(drained, session.drain("ws://host/"))
+    # What it does is done; nobody need wait.
+    session.drain()
     await session.close()
     session.limit = 10  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
     session.resize(10)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
@@ -79,7 +81,8 @@ async def the_session(session: WebSocketClientSession) -> None:
 
 
 async def a_response(ws: ClientWebSocketResponse) -> None:
-    completion = assert_type(ws.release(), Coroutine[Any, Any, None])
+    ws.release()
+    completion = assert_type(ws.release(), Completion)
     assert_type(asyncio.create_task(completion), asyncio.Task[None])
     assert_type(ws.reused, bool)
     assert_type(ws.closed, bool)
