@@ -68,9 +68,10 @@ class Pending(Completion):
         steps = self._steps.pop(task, None) or self.__await__()
         try:
             yielded = getattr(steps, how)(argument)
+            self._steps[task] = steps
         finally:
-            del argument
-        self._steps[task] = steps
+            # The traceback of what it raises has this frame, and the task has what it raises.
+            del task, steps, argument
         return yielded
 
 
