@@ -114,7 +114,7 @@ class _Failure:
 
 # asyncio asks what it is to run whether it is a coroutine, which an Acquisition is.
 Acquisition.register(_compat.Acquisition)
-Completion.register(type(DONE))
+Completion.register(type(DONE))  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class _Targets(dict[Any, Target]):
