@@ -397,9 +397,18 @@ class _Instruments:
         with self._lock:
             self._pools.add(pool)
 
-    def _all(self) -> list[OpenTelemetry]:
+    def pools(self) -> list[OpenTelemetry]:
+        """Return those that record to these."""
         with self._lock:
             return list(self._pools)
+
+    def _all(self) -> list[OpenTelemetry]:
+        pools = self.pools()
+        # Of a provider that was given, and only then became the global one: it has these already,
+        # and takes no others by their names.
+        if _global is not None and _by_provider.get(get_meter_provider()) is self:
+            pools += _global.pools()
+        return pools
 
     def _count(self, options: CallbackOptions) -> Iterable[Observation]:
         points = _Points()
@@ -444,10 +453,15 @@ _lock = RLock()
 def _instruments_of(provider: MeterProvider | None) -> _Instruments:
     global _global
     with _lock:
-        if provider is None or provider is get_meter_provider():
+        the_global = get_meter_provider()
+        provider = the_global if provider is None else provider
+        # Looked at first: one that was given may have become the global one since.
+        if provider in _by_provider:
+            return _by_provider[provider]
+        if provider is the_global:
             if _global is None:
                 _global = _Instruments(get_meter(_SCOPE, __version__))
             return _global
-        if provider not in _by_provider:
-            _by_provider[provider] = _Instruments(provider.get_meter(_SCOPE, __version__))
-        return _by_provider[provider]
+        instruments = _Instruments(provider.get_meter(_SCOPE, __version__))
+        _by_provider[provider] = instruments
+        return instruments

@@ -501,9 +501,7 @@ def run(program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
-def test_the_global_providers_may_be_set_later() -> None:
-    done = run(
-        """
+GLOBAL_PROVIDERS = """
 import asyncio
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -516,13 +514,15 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from aiowebsocketclient import WebSocketClientSession
 from aiowebsocketclient.opentelemetry import OpenTelemetry
 
-early = OpenTelemetry(pool_name="early")
 exporter, reader = InMemorySpanExporter(), InMemoryMetricReader()
-trace.set_tracer_provider(TracerProvider())
-trace.get_tracer_provider().add_span_processor(SimpleSpanProcessor(exporter))
-metrics.set_meter_provider(MeterProvider([reader]))
-late = OpenTelemetry(pool_name="late")
-named = OpenTelemetry(pool_name="named", meter_provider=metrics.get_meter_provider())
+provider = MeterProvider([reader])
+
+def set_up():
+    trace.set_tracer_provider(TracerProvider())
+    trace.get_tracer_provider().add_span_processor(SimpleSpanProcessor(exporter))
+    metrics.set_meter_provider(provider)
+
+STEPS
 
 async def echo(request):
     ws = web.WebSocketResponse()
@@ -550,7 +550,24 @@ async def main():
 asyncio.run(main())
 print(len(exporter.get_finished_spans()))
 """
-    )
+
+EARLY = 'early = OpenTelemetry(pool_name="early")'
+LATE = 'late = OpenTelemetry(pool_name="late")'
+NAMED = 'named = OpenTelemetry(pool_name="named", meter_provider=provider)'
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        (EARLY, "set_up()", LATE, NAMED),
+        (EARLY, NAMED, "set_up()", LATE),
+        (NAMED, EARLY, "set_up()", LATE),
+        (NAMED, "set_up()", LATE, EARLY),
+    ],
+    ids=lambda steps: "-".join(step.split()[0] for step in steps),
+)
+def test_the_global_providers_may_be_set_later(steps: tuple[str, ...]) -> None:
+    done = run(GLOBAL_PROVIDERS.replace("STEPS", "\n".join(steps)))
     assert (done.stdout.split(), done.stderr) == (["early", "late", "named", "6"], "")
 
 
