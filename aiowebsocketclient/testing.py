@@ -444,9 +444,11 @@ class WebSocketServer:
                 came, message = await connection.inbox.get()
                 await asyncio.sleep(came + self._reply_delay - self._loop.time())
                 await self._reply_to(connection, message)
-        except asyncio.CancelledError:
-            raise
         except BaseException as exc:
+            task = asyncio.current_task()
+            if isinstance(exc, asyncio.CancelledError) and task is not None and task.cancelling():
+                # By the server; otherwise it is what the function for replies has raised.
+                raise
             self.errors.append(exc)
             self._begin_close(connection, WSCloseCode.INTERNAL_ERROR, b"")
 
@@ -511,7 +513,8 @@ def _messages(reply: object) -> list[Message]:
     if reply is None:
         return []
     messages = [reply] if isinstance(reply, str | bytes) else reply
-    if isinstance(messages, Iterable):
+    # What was meant as JSON would be sent as its keys.
+    if isinstance(messages, Iterable) and not isinstance(messages, Mapping):
         messages = list(messages)
         if all(isinstance(message, str | bytes) for message in messages):
             return messages

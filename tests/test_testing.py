@@ -241,14 +241,22 @@ def stops(message: str) -> None:
     pytest.fail(message)
 
 
+async def is_cancelled(message: str) -> None:
+    task = asyncio.create_task(asyncio.sleep(60))
+    task.cancel()
+    await task
+
+
 @pytest.mark.parametrize(
     ("replies", "error"),
     [
         ({"another": "answer"}, LookupError),
         (fails, ZeroDivisionError),
         (stops, pytest.fail.Exception),
+        (is_cancelled, asyncio.CancelledError),
         (len, TypeError),
         ({"question": [1]}, TypeError),
+        ({"question": {"result": "meant as JSON"}}, TypeError),
     ],
     ids=told,
 )
