@@ -11,6 +11,7 @@ import errno
 import functools
 import inspect
 import linecache
+import os
 import socket
 import ssl
 import struct
@@ -48,6 +49,10 @@ _PAUSE: Final = 0.005
 
 # To be set before a socket is closed, so that its peer gets a reset.
 _NO_LINGER: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+
+# What an acquisition may be handed to, as in wait_for(session.ws_connect(...)): who does that is
+# of interest.
+_CARRIERS: Final = (os.path.dirname(asyncio.__file__) + os.sep, contextlib.__file__)
 
 _ENDS: Final = frozenset({WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR})
 
@@ -564,9 +569,12 @@ class CheckedSession(WebSocketClientSession):
 
 def _describe(slot: Any) -> str:
     place = None if slot.conn is None else slot.conn.acquired_at
-    if not place:
+    if place is None:
         return str(slot.endpoint)
-    code, line = place[-1]
+    called = [frame for frame in place if not frame[0].co_filename.startswith(_CARRIERS)]
+    if not called:
+        return f"{slot.endpoint}, acquired in a task of its own"
+    code, line = called[-1]
     source = linecache.getline(code.co_filename, line).strip()
     where = f"{code.co_filename}:{line}, in {code.co_qualname}: {source}"
     return f"{slot.endpoint}, acquired at {where}"

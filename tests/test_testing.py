@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import gc
 import os
 import socket
@@ -539,6 +540,26 @@ async def test_leaks(scripted: WebSocketServer) -> None:
         kept.release()
         assert session.leaks() == [one]
     assert session.leaks() == [one]
+
+
+async def test_leaks_are_where_the_test_acquired(scripted: WebSocketServer) -> None:
+    async with CheckedSession() as session, contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(session.ws_connect(scripted.url))
+        (leak,) = session.leaks()
+        assert ": await stack.enter_async_context(" in leak
+        ws = await asyncio.create_task(session.ws_connect(scripted.url))
+        assert session.leaks() == [
+            leak,
+            f"127.0.0.1:{scripted.port}, acquired in a task of its own",
+        ]
+        await ws.close()
+        ws = await asyncio.wait_for(session.ws_connect(scripted.url), 10)
+        # It makes a task of it before CPython 3.12.
+        told = (
+            "a task of its own" if sys.version_info < (3, 12) else ": ws = await asyncio.wait_for("
+        )
+        assert told in session.leaks()[1]
+        await ws.close()
 
 
 async def test_what_left_the_pool_is_no_leak(scripted: WebSocketServer) -> None:
