@@ -50,7 +50,7 @@ library's:
 
 Each has ``aiowebsocketclient.connection.pool.name`` and, but for the two limits,
 ``server.address``, ``server.port`` and ``url.scheme``.  There is no ``idle.max`` or ``idle.min``:
-the pool has neither.
+the pool has no such bounds, and what ``set_min_idle()`` keeps is of a handshake.
 
 The spans are ``WebSocket connect`` (of kind client) and ``WebSocket wait`` (internal), with the
 same attributes; a reuse has none.  Their parent is the span in which ``ws_connect()`` was called.

@@ -310,7 +310,7 @@ async def test_they_are_the_conventions_own_but_for_the_prefix(
     expected = {
         name.removeprefix("db.client.connection."): kind for name, kind in meter.asked.items()
     }
-    # The pool has neither.
+    # The pool as a whole has neither.
     del expected["idle.max"], expected["idle.min"]
     session = make_session(trace_configs=[sdk.telemetry()], limit=1, limit_total=1)
     ws = await session.ws_connect(server.url())
