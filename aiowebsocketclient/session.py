@@ -1036,12 +1036,16 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         finished: asyncio.Future[_Failure | None],
         task: asyncio.Task[_Failure | None],
     ) -> None:
-        slot.task = None
         error: BaseException | None = None
         if task.cancelled():
             error = WebSocketPoolError(f"the handshake with {slot.endpoint} was cancelled")
         elif (error := task.exception()) is None and (failure := task.result()) is not None:
             error = failure.error
+        key = target.key
+        if error is None and slot.state != CLOSING:
+            key = self._key_once_open(slot, target)
+        # Not earlier: the cookie jar, and who is logged to, may drain what still has a task.
+        slot.task = None
         if self._tracer is not None:
             # One that was told to stop, too late, is not taken for open by anybody.
             is_stopped = slot.state == CLOSING or task.cancelled()
@@ -1049,33 +1053,28 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         if slot.state == CLOSING:
             self._finish_stopped(slot, finished)
         elif error is None:
+            self._finish_connected(slot, key)
+            finished.set_result(None)
             if is_debugging():
                 log("opened", endpoint=str(slot.endpoint), seconds=clock() - slot.born)
-            self._finish_connected(slot, target)
-            finished.set_result(None)
         else:
-            if is_debugging():
-                _log_connect_failed(slot, error)
             owner, plan = self._pool.connect_failed(slot, clock())
             if owner is not None:
                 _fail_waiter(owner, error)
             # Only prewarm() looks at it.
             finished.set_result(_Failure(error))
             self._carry_out(plan)
+            # Not before the core knows, here and above: who is logged to may drain.
+            if is_debugging():
+                _log_connect_failed(slot, error)
         del self._handshakes[slot]
 
-    def _finish_connected(self, slot: Slot, target: Target) -> None:
+    def _finish_connected(self, slot: Slot, key: HandshakeKey) -> None:
         retires = math.inf
         if self._max_lifetime is not None:
             jitter = 1 - _LIFETIME_JITTER * random.random()
             retires = slot.born + self._max_lifetime * jitter
         conn: Connection = slot.conn
-        try:
-            key = self._key_once_open(target, conn.ws)
-        except Exception as exc:
-            endpoint = str(slot.endpoint)
-            log("cookie_jar_failed", exc, endpoint=endpoint, error=type(exc).__name__)
-            key = target.key
         plan = self._pool.connected(slot, clock(), retires, key)
         # If nobody waited it is in the free list, and must be watched like all there.
         if slot.state == IDLE:
@@ -1085,12 +1084,18 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 self._close_acquired(slot, conn.why_unfit())
         self._carry_out(plan)
 
-    def _key_once_open(self, target: Target, ws: aiohttp.ClientWebSocketResponse) -> HandshakeKey:
+    def _key_once_open(self, slot: Slot, target: Target) -> HandshakeKey:
         """Return the handshake that a new connection answers to from now on."""
         if not self._has_cookies or target.has_reuse_key:
             return target.key
-        now = cookies_for(self.client_session.cookie_jar, target.url)
-        return target.key._replace(cookies=cookies_once_open(target, now, ws._response))
+        try:
+            now = cookies_for(self.client_session.cookie_jar, target.url)
+            cookies = cookies_once_open(target, now, slot.conn.ws._response)
+        except Exception as exc:
+            endpoint = str(slot.endpoint)
+            log("cookie_jar_failed", exc, endpoint=endpoint, error=type(exc).__name__)
+            return target.key
+        return target.key._replace(cookies=cookies)
 
     def _finish_stopped(self, slot: Slot, finished: asyncio.Future[_Failure | None]) -> None:
         """End a handshake that was told to stop, which it may have been too late for."""
@@ -1214,9 +1219,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         handle._detached = True
         if self._tracer is not None:
             self._tracer.detached(slot)
+        self._carry_out(self._pool.detach(slot, clock()))
         if is_debugging():
             log("detached", endpoint=str(slot.endpoint), seconds=clock() - slot.born)
-        self._carry_out(self._pool.detach(slot, clock()))
 
     def _begin_close(self, handle: ClientWebSocketResponse) -> None:
         """Take a connection out of the pool that its user is about to close."""

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from aiowebsocketclient import WebSocketClientSession, logs
+from aiowebsocketclient import PrewarmError, WebSocketClientSession, logs
 
 from .conftest import SessionFactory, until
 from .servers import Server
@@ -340,6 +340,55 @@ async def test_what_fails_to_log_costs_no_place(
     assert "of the filter" in capsys.readouterr().err
     await session.close()
     capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("path", "is_jar_broken", "events"),
+    [
+        ("/", False, {"opened", "detached", "closed"}),
+        ("/", True, {"opened", "detached", "closed", "cookie_jar_failed"}),
+        ("/refuse", False, {"connect_failed"}),
+    ],
+)
+async def test_who_is_logged_to_may_drain(
+    server: Server,
+    make_session: SessionFactory,
+    records: Records,
+    path: str,
+    is_jar_broken: bool,
+    events: set[str],
+) -> None:
+    class Jar(aiohttp.CookieJar):
+        def filter_cookies(self, *args: Any) -> Any:
+            if is_jar_broken and server.handshakes == 1 and "cookie_jar_failed" not in asked:
+                raise LookupError
+            return super().filter_cookies(*args)
+
+    asked: set[str] = set()
+
+    def drain(record: Any) -> bool:
+        if record.event not in asked and not session.closed:
+            asked.add(record.event)
+            session.drain()
+        return True
+
+    records.addFilter(drain)
+    connector = aiohttp.TCPConnector(limit=0)
+    client_session = aiohttp.ClientSession(cookie_jar=Jar(), connector=connector)
+    session = make_session(client_session=client_session)
+    async with asyncio.timeout(5):
+        with contextlib.suppress(PrewarmError):
+            await session.prewarm(server.url(path), 1)
+        with contextlib.suppress(aiohttp.WSServerHandshakeError):
+            await (await session.ws_connect(server.url(path))).close()
+            ws = await session.ws_connect(server.url(path))
+            ws.detach()
+            await ws.close()
+    await until(lambda: asked == events and not session.stats().closing)
+    stats = session.stats()
+    assert stats.acquired == stats.connecting == stats.waiting == 0
+    await session.close()
+    assert not session.stats().endpoints
 
 
 def test_it_is_quiet_where_logging_is_not_set_up() -> None:
