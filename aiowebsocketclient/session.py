@@ -1358,6 +1358,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 return
             self._start_shutdown()
             self._finish_closing(self._finish_shutdown())
+        if self._tracer is not None:
+            self._tracer.closing()
         while (closing := self._close_task) is not None:
             try:
                 await asyncio.shield(closing)

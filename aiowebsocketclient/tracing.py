@@ -18,7 +18,8 @@ context (``contextvars``) of who has caused the event.  So a handler that is slo
 and breaks nothing but other handlers; what it raises is logged.  Where handlers fall behind by
 10,000 events, those that come then are dropped, and that is logged.
 
-``WebSocketClientSession.close()`` lets handlers finish, within ``close_timeout``.
+``WebSocketClientSession.close()`` lets handlers finish, within ``close_timeout``.  A handler may
+call it, too: what is left to tell is told after that one.
 """
 
 import asyncio
@@ -265,6 +266,8 @@ class Tracer:
         self._task: asyncio.Task[None] | None = None
         #: What is set once there is nothing more to tell; None: there is nothing.
         self._told_all: asyncio.Future[None] | None = None
+        #: What is set once a handler waits for the session to be closed.
+        self._closed_by_handler: asyncio.Future[None] | None = None
         self._connections: dict[Slot, Trace] = {}
 
     # -- waits -----------------------------------------------------------------------------------
@@ -344,13 +347,32 @@ class Tracer:
 
     # -- telling ---------------------------------------------------------------------------------
 
-    async def finish(self, seconds: float) -> None:
-        """Wait until all is told, but no longer than that; what is left is dropped."""
+    def closing(self) -> None:
+        """Take it that the session is being closed, by a handler maybe, which then waits for it."""
         if self._told_all is None:
             return
+        if self._closed_by_handler is None:
+            self._closed_by_handler = self._told_all.get_loop().create_future()
+        is_handler = self._task is not None and asyncio.current_task() is self._task
+        if is_handler and not self._closed_by_handler.done():
+            self._closed_by_handler.set_result(None)
+
+    async def finish(self, seconds: float) -> None:
+        """Wait until all is told, but no longer than that; what is left is dropped.
+
+        Nobody waits for a handler that waits for this; what is left is told after it.
+        """
+        self.closing()
+        if self._told_all is None or self._closed_by_handler is None:
+            return
         # Cancelled here, as all tasks are by who ends a program, what is left is told all the same.
-        await asyncio.wait({self._told_all}, timeout=seconds)
-        self.stop()
+        await asyncio.wait(
+            {self._told_all, self._closed_by_handler},
+            timeout=seconds,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        if not self._closed_by_handler.done():
+            self.stop()
 
     def stop(self) -> None:
         """Tell nothing more."""
@@ -407,7 +429,14 @@ class Tracer:
             try:
                 if signal:
                     await signal.send(session, trace.context_of(config), params)
-            except Exception as exc:
+            except (Exception, asyncio.CancelledError) as exc:
+                if isinstance(exc, asyncio.CancelledError) and _is_being_cancelled():
+                    raise
                 # It may be what the event tells of, which may have secrets in its text.
                 shown = exc if is_debugging() else None
                 log("trace_failed", shown, signal=name, error=type(exc).__name__)
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

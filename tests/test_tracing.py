@@ -486,6 +486,56 @@ async def test_close_waits_for_handlers(
     assert trace.names().count("close") == 3
 
 
+@pytest.mark.parametrize("name", ["on_connect_end", "on_release", "on_close"])
+@pytest.mark.parametrize("is_closing", [False, True])
+async def test_a_handler_may_close_the_session(
+    server: Server, make_session: SessionFactory, trace: Recorder, name: str, is_closing: bool
+) -> None:
+    first = TraceConfig()
+    closed = []
+
+    @getattr(first, name).append
+    async def close(session: WebSocketClientSession, ctx: Any, params: Any) -> None:
+        if is_closing:
+            # Until somebody else's close() waits for this handler.
+            await until(lambda: session.closed and session.client_session.closed)
+        await session.close()
+        closed.append(params)
+
+    session = make_session(trace_configs=[first, trace], close_timeout=20.0)
+    ws = await session.ws_connect(server.url())
+    await (ws.close() if name == "on_close" and not is_closing else ws.release())
+    async with asyncio.timeout(5):
+        if is_closing:
+            await session.close()
+        await until(lambda: trace.names() == [*OPENED, "release", "close"])
+    assert len(closed) == 1
+    assert session.closed
+
+
+async def test_a_handler_that_ends_with_a_cancellation_breaks_nothing(
+    server: Server,
+    make_session: SessionFactory,
+    trace: Recorder,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    first = TraceConfig()
+
+    @first.on_connect_end.append
+    async def fail(session: Any, ctx: Any, params: Any) -> None:
+        cancelled = asyncio.get_running_loop().create_future()
+        cancelled.cancel()
+        await cancelled
+
+    session = make_session(trace_configs=[first, trace])
+    await echo(session, server.url())
+    await session.close()
+    assert trace.names() == [*OPENED, "release", "close"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "A handler of on_connect_end failed: CancelledError"
+    ]
+
+
 async def test_close_does_not_wait_for_ever(server: Server, make_session: SessionFactory) -> None:
     trace = TraceConfig()
     cancelled = []
