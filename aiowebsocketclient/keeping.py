@@ -8,7 +8,7 @@ connection tells nobody.  It has a timer, and no task that could be cancelled.
 import asyncio
 import random
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Final
@@ -53,6 +53,7 @@ class Keeper:
         "_timer",
         "_under_way",
         "context",
+        "rotated",
         "target",
         "wanted",
     )
@@ -72,7 +73,11 @@ class Keeper:
         self._timer: asyncio.Handle | None = None
         # Whether the next look is in the next turn of the loop.
         self._is_due = False
-        self._under_way: set[Slot] = set()
+        # Handshakes, with the keys that they were begun with.
+        self._under_way: dict[Slot, Hashable] = {}
+        #: The last connection, if its reply replaced cookies that it was asked with.  Then each may
+        #: make all before it useless, and no more than one is opened at a time.
+        self.rotated: Slot | None = None
         # New connections that nobody has used yet, with the time since when they are open.
         self._on_probation: list[tuple[float, Slot]] = []
         self._failures = 0
@@ -91,8 +96,8 @@ class Keeper:
         self.wanted = 0
         if self._timer is not None:
             self._timer.cancel()
-        under_way, self._under_way = self._under_way, set()
-        return under_way
+        under_way, self._under_way = self._under_way, {}
+        return set(under_way)
 
     # -- looking ---------------------------------------------------------------------------------
 
@@ -124,6 +129,8 @@ class Keeper:
         if clock() < self._not_before:
             return 0
         lacking = max(0, self.wanted - spare)
+        if self.rotated is not None:
+            lacking = 0 if spare or self._under_way else min(lacking, 1)
         if self._failures:
             # One at a time, until one has turned out well.
             lacking = min(lacking, 0 if self._under_way or self._on_probation else 1)
@@ -133,7 +140,7 @@ class Keeper:
 
     def begun(self, slot: Slot, finished: "asyncio.Future[Any]") -> None:
         """Take it that a handshake was begun, with which ``finished`` ends."""
-        self._under_way.add(slot)
+        self._under_way[slot] = slot.key
         finished.add_done_callback(partial(_call_ended, weakref.ref(self), slot))
 
     def failed(self, error: str, begun: float) -> None:
@@ -160,11 +167,12 @@ class Keeper:
         if slot not in self._under_way:
             # Nothing is kept any more.
             return
-        self._under_way.discard(slot)
+        key: Any = self._under_way.pop(slot)
         # Cancelled: it gave way to a caller that needed the place, or was drained.
         if not finished.cancelled():
             failure = finished.result()
             if failure is None:
+                self.rotated = slot if key.cookies and key != slot.key else None
                 self._on_probation.append((clock(), slot))
             else:
                 self.failed(type(failure.error).__name__, slot.born)

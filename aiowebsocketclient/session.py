@@ -515,7 +515,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         Handshakes that fail, and connections that the server ends as soon as they are there, are
         tried again one at a time, after pauses at random of up to 0.1 s, 0.2 s, 0.4 s and so on, 30
         s at most, until one has lasted a second or was used.  The first failure is logged as a
-        warning, and its end too.
+        warning, and its end too.  Where each reply replaces a cookie that it was asked with, only
+        the newest connection will do, and one is kept.
 
         :param count: another number of the same handshake replaces the last one; 0: no more.  What
             is idle stays so.
@@ -546,6 +547,10 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             # The cookie jar of client_session failed.
             keeper.failed(type(exc).__name__, clock())
             return
+        last = keeper.rotated
+        if last is not None and last.state == IDLE and not last.uses and last.key != target.key:
+            # Others have replaced the cookies since. Such connections would pile up.
+            self._close_acquired(last, "evicted")
         spare = self._pool.spare_count(target.key, keeper.wanted)
         for _ in range(keeper.lacking(spare)):
             slot = self._pool.open(target.key.endpoint, target.key, clock())

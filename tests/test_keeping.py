@@ -1,14 +1,18 @@
 """Idle connections that are kept at hand: ``set_min_idle()``."""
 
 import asyncio
+import contextlib
 import gc
+import itertools
 import logging
 import weakref
+from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from aiowebsocketclient import PoolClosedError, WebSocketClientSession, keeping
 
@@ -192,6 +196,65 @@ async def test_with_the_cookies_of_the_jar(server: Server, make_session: Session
     assert [request.cookies.get("c") for request in server.requests] == [None, "1"]
     server.transports[1].abort()
     await until(lambda: server.handshakes == 3 and idle(session) == 2)
+
+
+@contextlib.asynccontextmanager
+async def balancing() -> AsyncIterator[str]:
+    """Run a server that sets another cookie with each handshake, as some balancers do."""
+    numbers = itertools.count()
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        ws = web.WebSocketResponse()
+        ws.set_cookie("node", str(next(numbers)))
+        await ws.prepare(request)
+        async for _ in ws:
+            pass
+        return ws
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", handle)
+    runner = web.AppRunner(app, shutdown_timeout=1.0)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/"
+    finally:
+        await runner.cleanup()
+
+
+def with_a_jar(make_session: SessionFactory, **arguments: Any) -> WebSocketClientSession:
+    jar, connector = aiohttp.CookieJar(unsafe=True), aiohttp.TCPConnector(limit=0)
+    client_session = aiohttp.ClientSession(cookie_jar=jar, connector=connector)
+    return make_session(client_session=client_session, **arguments)
+
+
+async def test_with_a_cookie_that_each_reply_replaces(make_session: SessionFactory) -> None:
+    """No connection but the newest would be handed out, however many are opened."""
+    async with balancing() as url:
+        session = with_a_jar(make_session, max_connecting=1)
+        session.set_min_idle(url, 3)
+        await until(lambda: session.stats().connects == 2)
+        await asyncio.sleep(0.3)
+        assert session.stats().connects == 2
+        for connects in range(2, 5):
+            async with session.ws_connect(url):
+                await until(lambda n=connects: session.stats().connects > n)
+            await asyncio.sleep(0.1)
+            assert session.stats().connects == connects + 1
+        assert session.stats().queued == 0
+        await session.close()
+
+
+async def test_with_a_cookie_that_others_replace(make_session: SessionFactory) -> None:
+    """What nobody has used, nor will, is not left to pile up."""
+    async with balancing() as url:
+        session = with_a_jar(make_session)
+        session.set_min_idle(url + "a", 1)
+        await until(lambda: idle(session) == 1)
+        session.set_min_idle(url + "b", 1)
+        await until(lambda: session.stats().connects >= 10)
+        assert idle(session) <= 4
+        await session.close()
 
 
 async def test_with_hooks(server: Server, make_session: SessionFactory) -> None:
