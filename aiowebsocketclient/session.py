@@ -1406,12 +1406,13 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         slots = self._pool.slots()
         conns = [slot.conn for slot in slots if slot.conn is not None]
         states = [dict(conn.state) for conn in conns]
-        if self._tracer is not None:
-            self._tracer.stop()
+        # Not stopped: that would ask the loop, which may refuse it in another thread than its own.
+        tracer, self._tracer = self._tracer, None
         if self._leak_watch is not None:
             self._leak_watch.stop()
         self._stop_keeping()
-        _inherited.append((slots, conns, states, set(self._goodbyes), self._client_session))
+        held = (slots, conns, states, set(self._goodbyes), self._client_session, tracer)
+        _inherited.append(held)
         for conn in conns:
             conn.leave_to_parent(self._closed_error)
             conn.slot.conn = None

@@ -532,7 +532,9 @@ SCRIPT = Path(__file__).parent / "isolated" / "inherited_session.py"
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork() here")
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-@pytest.mark.parametrize("child", ["goes_on", "makes_a_loop", "drops_all", "is_unused"])
+@pytest.mark.parametrize(
+    "child", ["goes_on", "makes_a_loop", "in_a_thread", "drops_all", "is_unused"]
+)
 def test_after_a_fork(child: str, loop: str) -> None:
     if loop == "uvloop":
         pytest.importorskip("uvloop")

@@ -16,6 +16,7 @@ from aiohttp import WSMsgType, web
 from aiowebsocketclient import (
     ClientWebSocketResponse,
     PoolClosedError,
+    TraceConfig,
     WebSocketClientSession,
 )
 
@@ -102,6 +103,24 @@ def is_unused(url: str) -> None:
     asyncio.run(asyncio.wait_for(use(), 20))
 
 
+def in_a_thread(url: str) -> None:
+    # Which is the child's only one.
+    asyncio.run(misuse(url))
+
+
+def fork(child: Callable[[str], None], url: str) -> int:
+    if pid := os.fork():
+        return pid
+    status = 1
+    try:
+        child(url)
+        status = 0
+    finally:
+        print("the child is done", flush=True)
+        # A loop that was inherited shares its selector with the parent: it must not be closed.
+        os._exit(status)
+
+
 async def in_parent(child: Callable[[str], None]) -> None:
     app = web.Application()
     app.router.add_get("/", echo)
@@ -109,26 +128,35 @@ async def in_parent(child: Callable[[str], None]) -> None:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     url = f"ws://127.0.0.1:{runner.addresses[0][1]}/"
-    SESSIONS.extend([WebSocketClientSession(), WebSocketClientSession()])
+    arguments: dict[str, Any] = {}
+    told = asyncio.Event()
+    if child is in_a_thread:
+        # Where asyncio is strict about threads, and a handler is under way.
+        asyncio.get_running_loop().set_debug(True)
+        trace = TraceConfig()
+
+        @trace.on_connect_end.append
+        async def wait(*_: Any) -> None:
+            await told.wait()
+
+        arguments = {"trace_configs": [trace], "leak_threshold": 30.0}
+    SESSIONS.extend([WebSocketClientSession(**arguments), WebSocketClientSession()])
     session = SESSIONS[0]
     HELD.extend([await session.ws_connect(url, heartbeat=30) for _ in range(3)])
     await HELD.pop().release()
 
-    pid = os.fork()
-    if not pid:
-        status = 1
-        try:
-            child(url)
-            status = 0
-        finally:
-            print("the child is done", flush=True)
-            # A loop that was inherited shares its selector with the parent: it must not be closed.
-            os._exit(status)
+    if child is in_a_thread:
+        # CPython 3.12 advises against it.
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+        pid = await asyncio.to_thread(fork, child, url)
+    else:
+        pid = fork(child, url)
     while os.waitpid(pid, os.WNOHANG) == (0, 0):  # noqa: ASYNC222
         await asyncio.sleep(0.01)
 
     RECEIVED[:] = [data for data in RECEIVED if data not in ("from the child", "closed")]
     assert RECEIVED == [], RECEIVED
+    told.set()
     for number, ws in enumerate(HELD):
         await ws.send_str(str(number))
         assert await ws.receive_str() == str(number)
@@ -143,8 +171,11 @@ async def in_parent(child: Callable[[str], None]) -> None:
     print("the parent is whole")
 
 
+CHILDREN = (goes_on, makes_a_loop, in_a_thread, drops_all, is_unused)
+
+
 def main() -> None:
-    child = {f.__name__: f for f in (goes_on, makes_a_loop, drops_all, is_unused)}[sys.argv[1]]
+    child = {f.__name__: f for f in CHILDREN}[sys.argv[1]]
     factory: Any = None
     if sys.argv[2] == "uvloop":
         import uvloop
