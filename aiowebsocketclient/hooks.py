@@ -15,7 +15,15 @@ from .exceptions import WebSocketPoolError
 from .logs import is_debugging, log
 from .typedefs import Hook
 
-__all__ = ("NO_HOOKS", "Hook", "Hooks", "NotAsyncError", "hooks_of", "run_hook")
+__all__ = (
+    "NO_HOOKS",
+    "Hook",
+    "Hooks",
+    "NotAsyncError",
+    "hooks_of",
+    "is_being_cancelled",
+    "run_hook",
+)
 
 
 class Hooks(NamedTuple):
@@ -108,3 +116,9 @@ def _log_failure(name: str, conn: Any, error: Exception) -> None:
 def _name_of(hook: Hook[Any]) -> str:
     name: str = getattr(hook, "__qualname__", type(hook).__name__)
     return name
+
+
+def is_being_cancelled() -> bool:
+    """Return whether a cancellation is the running task's own, not that of what a user awaited."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

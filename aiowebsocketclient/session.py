@@ -48,7 +48,7 @@ from .exceptions import (
     TooManyWaitersError,
     WebSocketPoolError,
 )
-from .hooks import NO_HOOKS, Hook, hooks_of, run_hook
+from .hooks import NO_HOOKS, Hook, hooks_of, is_being_cancelled, run_hook
 from .idle import Connection
 from .keeping import Keeper
 from .keys import (
@@ -706,7 +706,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         except Exception:
             return "lost" if conn.has_ended else "failed"
         except BaseException as exc:
-            if isinstance(exc, asyncio.CancelledError) and not _is_being_cancelled():
+            if isinstance(exc, asyncio.CancelledError) and not is_being_cancelled():
                 return "failed"
             # A reply may be on its way, so it is not for the next one either.
             if waiter.slot is slot:
@@ -1369,7 +1369,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             try:
                 await asyncio.shield(closing)
             except asyncio.CancelledError:
-                if _is_being_cancelled() or not closing.cancelled():
+                if is_being_cancelled() or not closing.cancelled():
                     raise
                 # Not this caller was cancelled: the task was, which then has closed all the faster,
                 # or had not begun, and another has.
@@ -1504,11 +1504,6 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         if not self._loop.is_closed():
             context = {"session": self, "message": "Unclosed WebSocketClientSession"}
             self._loop.call_exception_handler(context)
-
-
-def _is_being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 async def _goodbye(conn: Connection) -> None:

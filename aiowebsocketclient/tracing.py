@@ -38,6 +38,7 @@ from aiosignal import Signal
 
 from ._compat import Slot, clock
 from ._pool_py import CLOSE_REASONS
+from .hooks import is_being_cancelled
 from .keys import EndpointKey
 from .logs import is_debugging, log
 
@@ -430,13 +431,8 @@ class Tracer:
                 if signal:
                     await signal.send(session, trace.context_of(config), params)
             except (Exception, asyncio.CancelledError) as exc:
-                if isinstance(exc, asyncio.CancelledError) and _is_being_cancelled():
+                if isinstance(exc, asyncio.CancelledError) and is_being_cancelled():
                     raise
                 # It may be what the event tells of, which may have secrets in its text.
                 shown = exc if is_debugging() else None
                 log("trace_failed", shown, signal=name, error=type(exc).__name__)
-
-
-def _is_being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
