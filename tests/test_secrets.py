@@ -311,11 +311,12 @@ async def test_what_is_logged(server: Server) -> None:
 
     class Lingering:
         async def __aenter__(self) -> None:
+            entered.set()
             await linger()
 
         async def __aexit__(self, *_: object) -> None: ...
 
-    stop = asyncio.Event()
+    entered, stop = asyncio.Event(), asyncio.Event()
     with watching() as watch:
         connector = aiohttp.TCPConnector(limit=1)
         session = WebSocketClientSession(
@@ -324,7 +325,7 @@ async def test_what_is_logged(server: Server) -> None:
             close_timeout=0.1,
         )
         call = asyncio.ensure_future(session.ws_connect(server.url(QUERY), **OPTIONS))
-        await until(lambda: session.stats().connecting)
+        await entered.wait()
         await session.close()
         await fails(watch, PoolClosedError, call)
         stop.set()
