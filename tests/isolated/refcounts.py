@@ -4,13 +4,14 @@
 """
 
 import argparse
+import asyncio
 import contextlib
 import gc
 import importlib
 import json
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 # Singletons of CPython >= 3.12 are immortal: their counts say nothing there, and do no harm.
@@ -191,8 +192,24 @@ def finish(step: Callable[..., Any], *arguments: Any) -> Any:
     raise AssertionError("it goes on")
 
 
+@contextlib.contextmanager
+def running(loop: Any) -> Iterator[None]:
+    """Let a loop seem to run, also to CPython >= 3.12, which is asked which one does."""
+    asyncio._set_running_loop(loop)
+    try:
+        yield
+    finally:
+        asyncio._set_running_loop(None)
+
+
 def walk_handles(core: Any) -> list[tuple[str, list[int]]]:
     """Do the same with what stands between a caller and the pool."""
+    loop = Loop()
+    with running(loop):
+        return _walk_handles(core, loop)
+
+
+def _walk_handles(core: Any, loop: Any) -> list[tuple[str, list[int]]]:
     pool, key, token = core.Pool(), Conn(), Conn()
 
     class Response(core.Handle):  # type: ignore[misc, name-defined]
@@ -214,7 +231,7 @@ def walk_handles(core: Any) -> list[tuple[str, list[int]]]:
     pool.connected(slot, 0.0)
     pool.take(waiter)
     del waiter, _
-    express = core.Express(pool, Response, loop := Loop(), threading.get_ident())
+    express = core.Express(pool, Response, loop, threading.get_ident())
     express.open = True
     owner = Owner(express, slot, core.lend)
     target = core.Route("endpoint", key)
