@@ -886,10 +886,11 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         # In its own loop and thread only.
         self._bind()
         self._drain_count += 1
-        keys: Any = self._pool.keys()
-        plan = self._pool.drain(
-            None if parsed is None else {key for key in keys if is_with(key, parsed)}
-        )
+        keys: Any = None
+        if parsed is not None:
+            every: Any = self._pool.keys()
+            keys = {key for key in every if is_with(key, parsed)}
+        plan = self._pool.drain(keys)
         # A handshake that is stopped has a task.
         idle = [slot.conn for slot in plan.closing if slot.task is None]
         self._carry_out(plan)

@@ -28,6 +28,7 @@ from multidict import CIMultiDictProxy
 
 from . import arguments
 from ._pool_py import ACQUIRED
+from .hooks import is_being_cancelled
 from .response import ClientWebSocketResponse
 from .session import WebSocketClientSession
 
@@ -450,8 +451,7 @@ class WebSocketServer:
                 await asyncio.sleep(came + self._reply_delay - self._loop.time())
                 await self._reply_to(connection, message)
         except BaseException as exc:
-            task = asyncio.current_task()
-            if isinstance(exc, asyncio.CancelledError) and task is not None and task.cancelling():
+            if isinstance(exc, asyncio.CancelledError) and is_being_cancelled():
                 # By the server; otherwise it is what the function for replies has raised.
                 raise
             self.errors.append(exc)

@@ -343,7 +343,6 @@ class Tracer:
 
     def detached(self, slot: Slot) -> None:
         """Take it that it is the pool's no more."""
-        self.released(slot)
         del self._connections[slot]
 
     # -- telling ---------------------------------------------------------------------------------

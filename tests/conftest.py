@@ -7,6 +7,8 @@ import importlib
 import importlib.util
 import re
 import ssl
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -158,6 +160,12 @@ async def check_closed(session: WebSocketClientSession) -> None:
     assert session._pool.sizes() == dict.fromkeys(session._pool.sizes(), 0) | {
         name: size for name, size in session._pool.sizes().items() if name.endswith("_heap")
     }
+
+
+def run_program(program: str) -> subprocess.CompletedProcess[str]:
+    """Run it in an interpreter of its own, with what is installed and with warnings as errors."""
+    command = [sys.executable, "-P", "-W", "error", "-c", program]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
 def told(value: object) -> str:

@@ -3,8 +3,6 @@
 import asyncio
 import gc
 import re
-import subprocess
-import sys
 import time
 import weakref
 from collections.abc import Iterator
@@ -24,7 +22,7 @@ import aiowebsocketclient.opentelemetry
 from aiowebsocketclient import PoolClosedError, PoolTimeoutError, WebSocketClientSession
 from aiowebsocketclient.opentelemetry import OpenTelemetry
 
-from .conftest import SessionFactory, until
+from .conftest import SessionFactory, run_program, until
 from .servers import Server
 
 PREFIX = "aiowebsocketclient.connection."
@@ -496,11 +494,6 @@ def test_arguments(sdk: Sdk) -> None:
         sdk.telemetry(max_endpoints=-1)
 
 
-def run(program: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-P", "-W", "error", "-c", program]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
-
-
 GLOBAL_PROVIDERS = """
 import asyncio
 from aiohttp import web
@@ -567,7 +560,7 @@ NAMED = 'named = OpenTelemetry(pool_name="named", meter_provider=provider)'
     ids=lambda steps: "-".join(step.split()[0] for step in steps),
 )
 def test_the_global_providers_may_be_set_later(steps: tuple[str, ...]) -> None:
-    done = run(GLOBAL_PROVIDERS.replace("STEPS", "\n".join(steps)))
+    done = run_program(GLOBAL_PROVIDERS.replace("STEPS", "\n".join(steps)))
     assert (done.stdout.split(), done.stderr) == (["early", "late", "named", "6"], "")
 
 
@@ -579,19 +572,3 @@ async def test_without_an_sdk_nothing_is_recorded_and_all_works(
         await use(session, server.url())
     await session.close()
     assert session.stats().reused == 1
-
-
-def test_without_opentelemetry_the_import_says_what_to_install() -> None:
-    program = "import sys; sys.modules['opentelemetry'] = None\n"
-    done = run(f"{program}import aiowebsocketclient.opentelemetry")
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == (
-        "ImportError: aiowebsocketclient.opentelemetry needs the API of OpenTelemetry:"
-        " pip install 'aiowebsocketclient[opentelemetry]'"
-    )
-    assert run(f"{program}import aiowebsocketclient").returncode == 0
-
-
-def test_it_is_not_imported_unless_asked_for() -> None:
-    done = run("import sys, aiowebsocketclient; print('opentelemetry' in sys.modules)")
-    assert done.stdout == "False\n"

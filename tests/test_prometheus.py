@@ -2,8 +2,6 @@
 
 import asyncio
 import gc
-import subprocess
-import sys
 import urllib.request
 from dataclasses import asdict, fields
 from typing import Any
@@ -374,27 +372,3 @@ async def test_scrapes_from_another_thread_while_connections_come_and_go(
         thread.join()
     assert exported(found, pool="default") == asdict(session.stats())
     assert session.stats().closed_user == session.stats().requests > 10
-
-
-# -- the extra -----------------------------------------------------------------------------------
-
-
-def run(program: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-P", "-W", "error", "-c", program]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30)
-
-
-def test_without_prometheus_client_the_import_says_what_to_install() -> None:
-    program = "import sys; sys.modules['prometheus_client'] = None\n"
-    done = run(f"{program}import aiowebsocketclient.prometheus")
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == (
-        "ImportError: aiowebsocketclient.prometheus needs prometheus_client:"
-        " pip install 'aiowebsocketclient[prometheus]'"
-    )
-    assert run(f"{program}import aiowebsocketclient").returncode == 0
-
-
-def test_it_is_not_imported_unless_asked_for() -> None:
-    done = run("import sys, aiowebsocketclient; print('prometheus_client' in sys.modules)")
-    assert done.stdout == "False\n"
