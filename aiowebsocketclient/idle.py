@@ -74,6 +74,7 @@ class Connection(Parkable):
     """
 
     __slots__ = (
+        "_has_given_up",
         "_on_ended",
         "_on_gone",
         "_reader",
@@ -147,6 +148,7 @@ class Connection(Parkable):
         self.timer: asyncio.TimerHandle | None = None
         self.closed: asyncio.Future[None] | None = None
         self.acquired_at: Place | None = None
+        self._has_given_up = False
         # ClientTimeout(sock_read=...) of a given session is for HTTP bodies; left armed, it would
         # poison an idle connection with SocketTimeoutError. ws_receive has a timer of its own.
         self._protocol.read_timeout = None
@@ -235,13 +237,30 @@ class Connection(Parkable):
 
         That leaves 1006 for the close code, which ``close()`` takes for a connection that is lost.
         """
+        if self.is_given_up:
+            self._has_given_up = True
+            self.state["_close_code"] = None
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether its last user has given up reading what the server did not send in time."""
         ws = self.state
-        if not (ws["_closed"] or ws["_closing"] or self._reader.is_eof()):
-            ws["_close_code"] = None
+        return self._has_given_up or (
+            ws["_close_code"] == aiohttp.WSCloseCode.ABNORMAL_CLOSURE
+            and not (ws["_closed"] or ws["_closing"] or self._reader.is_eof())
+        )
+
+    def give_up(self) -> None:
+        """Record that its user left in the middle of a read, or of a send."""
+        if self._protocol._paused:
+            # The server does not take what it is sent.
+            self._has_given_up = True
+        self.wake_pending_receive()
 
     def wake_pending_receive(self) -> None:
         """End a ``receive()`` that still runs as aiohttp's ``close()`` would."""
         if self.state["_waiting"]:
+            self._has_given_up = True
             self.state["_waiting"] = False
             self._reader.feed_data(aiohttp.http.WS_CLOSING_MESSAGE, 0)
 

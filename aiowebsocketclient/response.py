@@ -218,7 +218,10 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        """Give the connection back; after an exception close it, as a reply may be on its way."""
+        """Give the connection back; after an exception close it, as a reply may be on its way.
+
+        After an exception nothing is waited for: the closing handshake goes on in the background.
+        """
         if exc_type is None:
             slot = self._slot
             completion = self.release()
@@ -226,10 +229,9 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
             if completion is not DONE and slot is not None and slot.conn and slot.conn.closing:
                 await completion
         elif self._owner is not None:
-            completion = self._owner._fail(self)
-            # A cancelled caller is wanted elsewhere; the closing handshake goes on without it.
-            if issubclass(exc_type, Exception):
-                await completion
+            # The caller of a server that is slow is wanted elsewhere; the closing handshake goes on
+            # without it.
+            self._owner._fail(self)
 
     def _reset_heartbeat(self) -> None:
         # Called from receive() in aiohttp < 3.14. It arms timers that hold their response: were it

@@ -98,6 +98,10 @@ _LIFETIME_TICK: Final = 0.05
 # Seconds that transports which were aborted have to go away; they need a few turns of the loop.
 _ABORT_GRACE: Final = 0.1
 
+# Seconds, at most, for a closing handshake with a server that is known to be slow, and for a
+# session whose block was left by an exception.
+_HASTE: Final = 1.0
+
 
 class _Failure:
     """What a handshake failed with, where tasks and futures do not show it.
@@ -110,6 +114,39 @@ class _Failure:
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
+
+
+class _Deadline:
+    """The moment at which a session that is being closed stops waiting; it can come earlier."""
+
+    __slots__ = ("_loop", "_passed", "_timer")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+        self._loop = loop
+        self._passed: asyncio.Future[None] = loop.create_future()
+        self._timer = self._arm(seconds)
+
+    def bring_forward(self, seconds: float) -> None:
+        """Let it pass in so many seconds at the latest."""
+        if self._timer.when() - self._loop.time() > seconds:
+            self._timer.cancel()
+            self._timer = self._arm(seconds)
+
+    async def wait_for(self, *futures: asyncio.Future[Any]) -> None:
+        """Wait for the first of these until the deadline, but for a few turns of the loop."""
+        await asyncio.wait({*futures, self._passed}, return_when=asyncio.FIRST_COMPLETED)
+        if not any(future.done() for future in futures):
+            await asyncio.wait(futures, timeout=_ABORT_GRACE, return_when=asyncio.FIRST_COMPLETED)
+
+    def cancel(self) -> None:
+        """Stop its timer."""
+        self._timer.cancel()
+
+    def _arm(self, seconds: float) -> asyncio.TimerHandle:
+        return self._loop.call_later(seconds, self._pass, context=Context())
+
+    def _pass(self) -> None:
+        self._passed.set_result(None)
 
 
 # asyncio asks what it is to run whether it is a coroutine, which an Acquisition is.
@@ -171,7 +208,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     :param max_lifetime: seconds since its handshake began after which a connection is not handed
         out again, less up to 5 % at random.  None: no limit.
     :param close_timeout: seconds for a closing handshake before the transport is aborted;
-        :meth:`close` as a whole takes no longer either.
+        :meth:`close` as a whole takes no longer either.  At most a second after a read that was
+        given up, and where the session's own block is left by an exception.
     :param client_session_owner: whether :meth:`close` closes ``client_session``.
     :param connect_limiter: an asynchronous context manager entered around each handshake, such as
         ``aiolimiter.AsyncLimiter(300, 300)`` or ``asyncio.Semaphore(10)``.
@@ -207,6 +245,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         "_close_timeout",
         "_conn_timeout",
         "_connect_limiter",
+        "_deadline",
         "_force_close",
         "_hook_timeout",
         "_hooks",
@@ -309,7 +348,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         self._timer_when = math.inf
         self._close_task: asyncio.Task[None] | None = None
         self._is_finishing = False
-        self._close_by = math.inf
+        # Of its being closed.
+        self._deadline: _Deadline | None = None
         # How often drain() has closed what there was.
         self._drain_count = 0
         self._draining: Completion = DONE
@@ -398,7 +438,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
 
         The result is a coroutine that returns a :class:`ClientWebSocketResponse`, or is used as
         ``async with session.ws_connect(url) as ws``: a clean exit releases the connection, any
-        exception closes it.
+        exception closes it, in the background.
 
         :param url: a ``str`` or a ``yarl.URL``.
         :param reuse_key: stands for the headers and the cookies when it is decided which open
@@ -1190,8 +1230,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 pooled, conn.closed = conn.closed, None
                 pooled.set_result(None)
 
-    def _fail(self, handle: ClientWebSocketResponse) -> Completion:
-        """Close a connection whose user was left by an exception."""
+    def _fail(self, handle: ClientWebSocketResponse) -> None:
+        """Close a connection whose block was left by an exception; nobody waits for the server."""
         slot: Any = handle._slot
         conn: Connection | None = slot.conn
         assert self._loop is not None
@@ -1201,11 +1241,10 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             self._end_use(slot)
         handle._cut_off()
         if conn is None or self._loop.is_closed():
-            return DONE
-        conn.wake_pending_receive()
+            return
+        conn.give_up()
         if slot.state != CLOSING:
             self._close_acquired(slot, "failed")
-        return self._completion(conn)
 
     def _detach(self, handle: ClientWebSocketResponse) -> None:
         """Leave a connection to its user for good."""
@@ -1268,7 +1307,11 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         if conn.closing:
             return
         assert self._loop is not None
-        conn.timer = self._loop.call_later(self._close_timeout, conn.abort)
+        seconds = self._close_timeout
+        if conn.is_given_up:
+            # A server that was too slow to answer is too slow to say goodbye.
+            seconds = min(seconds, _HASTE)
+        conn.timer = self._loop.call_later(seconds, conn.abort, context=Context())
         conn.watch_closing()
 
     def _say_goodbye(self, conn: Connection) -> None:
@@ -1357,13 +1400,13 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             running = asyncio.get_running_loop()
             if self._loop is not None and self._loop is not running:
                 self._check_other_loop(self._loop)
-            self._closed = True
-            self._express.open = False
             if not self._bound:
-                await self._close_client_session()
+                self._closed = True
+                deadline = _Deadline(running, self._close_timeout)
+                await self._close_client_session(deadline)
+                deadline.cancel()
                 return
-            self._start_shutdown()
-            self._finish_closing(self._finish_shutdown())
+            self._begin_to_close()
         if self._tracer is not None:
             self._tracer.closing()
         while (closing := self._close_task) is not None:
@@ -1376,6 +1419,12 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 # or had not begun, and another has.
             if self._close_task is closing:
                 return
+
+    def _begin_to_close(self) -> None:
+        self._closed = True
+        self._express.open = False
+        self._start_shutdown()
+        self._finish_closing(self._finish_shutdown())
 
     def _finish_closing(self, steps: Coroutine[Any, Any, None]) -> None:
         assert self._loop is not None
@@ -1426,7 +1475,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         if self._leak_watch is not None:
             self._leak_watch.stop()
         self._stop_keeping()
-        self._close_by = clock() + self._close_timeout
+        self._deadline = _Deadline(self._loop, self._close_timeout)
         drained = self._drained = self._loop.create_future()
         waiters, plan = self._pool.shutdown(_REASON["forced"], clock())
         for waiter in waiters:
@@ -1437,11 +1486,13 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
 
     async def _finish_shutdown(self) -> None:
         assert self._drained is not None
+        assert self._deadline is not None
         self._is_finishing = True
         try:
             # A connection is aborted by its own timer; what else may hang is a handshake that does
             # not let itself be cancelled, in a connect_limiter say.
-            await asyncio.wait({self._drained}, timeout=self._close_timeout)
+            if not self._drained.done():
+                await self._deadline.wait_for(self._drained)
         except asyncio.CancelledError:
             # Somebody has cancelled all the tasks there are. (Not so where the loop was left and
             # is gone: nothing can be asked of that any more.)
@@ -1451,6 +1502,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
 
     async def _abort_all(self) -> None:
         assert self._drained is not None
+        assert self._deadline is not None
         self._is_finishing = True
         for slot in self._pool.slots():
             if slot.conn is not None:
@@ -1462,13 +1514,37 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 log("not_cancellable", session=repr(self))
         finally:
             self._targets.clear()
-            await self._close_client_session()
+            await self._close_client_session(self._deadline)
             if self._tracer is not None:
-                await self._tracer.finish(max(_ABORT_GRACE, self._close_by - clock()))
+                await self._tracer.finish(self._deadline.wait_for)
+            self._deadline.cancel()
+            self._deadline = None
 
-    async def _close_client_session(self) -> None:
-        if self._client_session is not None and self._client_session_owner:
-            await self._client_session.close()
+    async def _close_client_session(self, deadline: _Deadline) -> None:
+        if self._client_session is None or not self._client_session_owner:
+            return
+        # That of a given session may be anybody's, and wait for anything.
+        closing = asyncio.ensure_future(self._client_session.close())
+        await deadline.wait_for(closing)
+        if closing.done():
+            closing.result()
+        else:
+            closing.cancel()
+
+    def _hasten(self) -> None:
+        """Let the session be closed soon, by a close() that is under way already, too."""
+        self._close_timeout = min(self._close_timeout, _HASTE)
+        if self._deadline is not None:
+            self._deadline.bring_forward(self._close_timeout)
+
+    def _close_behind(self) -> None:
+        """Close the session for a generator that is closed, which cannot wait for anything."""
+        if type(self).close is WebSocketClientSession.close:
+            self._begin_to_close()
+            return
+        task = asyncio.Task(self.close(), loop=self._loop)
+        self._goodbyes.add(task)
+        task.add_done_callback(self._goodbyes.discard)
 
     async def __aenter__(self) -> Self:
         """Return the session."""
@@ -1481,8 +1557,13 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        """Close the session."""
-        await self.close()
+        """Close the session; after an exception within about a second, whatever the servers do."""
+        if exc_type is not None and _get_running_loop() is self._loop:
+            self._hasten()
+        if exc_type is None or not issubclass(exc_type, GeneratorExit):
+            await self.close()
+        elif _get_running_loop() is self._loop and not self._closed:
+            self._close_behind()
 
     def __del__(self) -> None:
         """Warn of a session that was not closed, and close what can be closed."""

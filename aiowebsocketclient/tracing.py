@@ -27,7 +27,7 @@ import time
 import weakref
 from asyncio.events import _get_running_loop
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -357,8 +357,8 @@ class Tracer:
         if is_handler and not self._closed_by_handler.done():
             self._closed_by_handler.set_result(None)
 
-    async def finish(self, seconds: float) -> None:
-        """Wait until all is told, but no longer than that; what is left is dropped.
+    async def finish(self, wait_for: Callable[..., Awaitable[object]]) -> None:
+        """Wait until all is told, as long as ``wait_for`` does; what is left is dropped.
 
         Nobody waits for a handler that waits for this; what is left is told after it.
         """
@@ -366,11 +366,7 @@ class Tracer:
         if self._told_all is None or self._closed_by_handler is None:
             return
         # Cancelled here, as all tasks are by who ends a program, what is left is told all the same.
-        await asyncio.wait(
-            {self._told_all, self._closed_by_handler},
-            timeout=seconds,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
+        await wait_for(self._told_all, self._closed_by_handler)
         if not self._closed_by_handler.done():
             self.stop()
 
