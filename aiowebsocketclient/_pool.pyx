@@ -88,6 +88,8 @@ cdef enum:
     _FOR_NOBODY = 0
     _FOR_LIMIT = 1
     _FOR_TOTAL = 2
+    # Not a place is wanted but fewer idle connections.
+    _FOR_BOUND = 3
 
 cdef enum:
     MAX_PASSED_OVER = 16
@@ -292,6 +294,11 @@ cdef class Slot(Node):
         #: For which of ``CLOSE_REASONS`` it is closing.
         self.reason = -1
         self.giving = _FOR_NOBODY
+
+    @property
+    def crowded_out(self):
+        """Whether it was closed since too many connections were idle."""
+        return self.giving == _FOR_BOUND
 
     @property
     def key(self):
@@ -520,7 +527,8 @@ cdef class Pool:
     """Places, free lists and queues of any number of endpoints.
 
     ``limit``, ``limit_total`` and ``max_connecting`` are numbers of places, 0 for no limit;
-    ``max_waiting`` is a number of waiters, -1 for no limit; ``max_idle`` is in seconds.
+    ``max_waiting`` is a number of waiters, -1 for no limit; ``max_idle`` is in seconds;
+    ``max_idle_connections`` is a number of idle connections over all endpoints, 0 for no bound.
 
     Keys are any hashable objects; a handshake's key must determine its endpoint's.
     """
@@ -529,6 +537,7 @@ cdef class Pool:
     cdef double _max_idle
     cdef dict _endpoints, _handshakes, _slots
     cdef Py_ssize_t _count, _waiters, _ticket, _serial, _claims, _giving, _closing
+    cdef Py_ssize_t _idle, _max_idle_connections
     cdef bint _retiring, _lowered
     cdef list _place_heap, _idle_heap
     cdef tuple _past
@@ -542,17 +551,20 @@ cdef class Pool:
         Py_ssize_t max_connecting=0,
         Py_ssize_t max_waiting=-1,
         double max_idle=INFINITY,
+        Py_ssize_t max_idle_connections=0,
     ):
         self._limit = limit
         self._limit_total = limit_total
         self._max_connecting = max_connecting
         self._max_waiting = max_waiting
         self._max_idle = max_idle
+        self._max_idle_connections = max_idle_connections or sys.maxsize
         self._endpoints = {}
         self._handshakes = {}
         #: Every slot that is not gone.
         self._slots = {}
         self._count = 0
+        self._idle = 0
         self._closing = 0
         self._waiters = 0
         # Whether any connection has a limited lifetime.
@@ -594,6 +606,7 @@ cdef class Pool:
         endpoint = handshake.endpoint
         handshake.idle.pop(slot)
         endpoint.idle.remove(slot)
+        self._idle -= 1
         endpoint.acquired += 1
         endpoint.hits += 1
         slot.state = ACQUIRED
@@ -622,6 +635,7 @@ cdef class Pool:
         if (
             self._waiters == 0
             and now < slot.retires
+            and self._idle < self._max_idle_connections
             and not (self._lowered and self._is_surplus(endpoint))
         ):
             self._park(slot, handshake, endpoint, now)
@@ -725,6 +739,7 @@ cdef class Pool:
     def open(self, endpoint_key, key, double now):
         """Return a place for a handshake that no caller waits for; ``None``: there is no room.
 
+        There is none either where its connection, once open, would be one idle connection too many.
         A caller that comes meanwhile takes it over.  It gives way to one that needs the place, but
         is not stopped for want of a waiter until :meth:`abandon`.
         """
@@ -733,7 +748,11 @@ cdef class Pool:
         cdef Slot slot
         handshake = self._handshake(endpoint_key, key)
         endpoint = handshake.endpoint
-        if 0 < self._max_connecting <= endpoint.connecting or not self._has_room(endpoint):
+        if (
+            0 < self._max_connecting <= endpoint.connecting
+            or not self._has_room(endpoint)
+            or self._idle + len(self._orphans) >= self._max_idle_connections
+        ):
             self._drop_dead(handshake)
             return None
         slot = self._new_slot(handshake, now)
@@ -887,6 +906,14 @@ cdef class Pool:
             if other is not slot and other.born <= slot.born:
                 self._close_idle(other, _FORCED, plan)
             other = below
+        return plan
+
+    def evict(self, Py_ssize_t count):
+        """Close up to ``count`` idle connections, the longest idle of all endpoints first."""
+        cdef Plan plan
+        plan = Plan()
+        while count > 0 and self._evict_longest_idle(plan):
+            count -= 1
         return plan
 
     def detach(self, Slot slot not None, double now):
@@ -1179,6 +1206,7 @@ cdef class Pool:
         expires = now + self._max_idle
         slot.expires = expires if expires < slot.retires else slot.retires
         endpoint.acquired -= 1
+        self._idle += 1
         handshake.idle.push(slot)
         endpoint.idle.append(slot)
         if not endpoint.in_idle_heap:
@@ -1192,6 +1220,7 @@ cdef class Pool:
         endpoint = handshake.endpoint
         handshake.idle.remove(slot)
         endpoint.idle.remove(slot)
+        self._idle -= 1
         endpoint.acquired += 1
         slot.state = ACQUIRED
         return 0
@@ -1226,6 +1255,16 @@ cdef class Pool:
             else:
                 return slot
         return None
+
+    cdef bint _evict_longest_idle(self, Plan plan) except -1:
+        """Close what has been idle for longest; False: nothing is idle."""
+        cdef Slot slot
+        slot = self._longest_idle()
+        if slot is None:
+            return False
+        slot.giving = _FOR_BOUND
+        self._close_idle(slot, _EVICTED, plan)
+        return True
 
     cdef int _close_stale(self, Handshake handshake, Plan plan, double now) except -1:
         cdef Slot slot
@@ -1452,6 +1491,9 @@ cdef class Pool:
             self._give_way(slot, _FOR_NOBODY, plan)
         elif first is None:
             self._park(slot, handshake, endpoint, now)
+            if self._idle > self._max_idle_connections:
+                # Of all endpoints. The slot itself goes only where others are as young as it is.
+                self._evict_longest_idle(plan)
         else:
             giving = self._passed_over(endpoint, first)
             if giving == _FOR_NOBODY:

@@ -105,6 +105,8 @@ ORPHAN_GRACE: Final = 5.0
 _FOR_NOBODY: Final = 0
 _FOR_LIMIT: Final = 1
 _FOR_TOTAL: Final = 2
+# Not a place is wanted but fewer idle connections.
+_FOR_BOUND: Final = 3
 
 
 class Node:
@@ -308,6 +310,11 @@ class Slot(Node):
         #: For which of ``CLOSE_REASONS`` it is closing.
         self.reason = -1
         self.giving = _FOR_NOBODY
+
+    @property
+    def crowded_out(self) -> bool:
+        """Whether it was closed since too many connections were idle."""
+        return self.giving == _FOR_BOUND
 
     @property
     def key(self) -> Hashable:
@@ -558,7 +565,8 @@ class Pool:
     """Places, free lists and queues of any number of endpoints.
 
     ``limit``, ``limit_total`` and ``max_connecting`` are numbers of places, 0 for no limit;
-    ``max_waiting`` is a number of waiters, -1 for no limit; ``max_idle`` is in seconds.
+    ``max_waiting`` is a number of waiters, -1 for no limit; ``max_idle`` is in seconds;
+    ``max_idle_connections`` is a number of idle connections over all endpoints, 0 for no bound.
 
     Keys are any hashable objects; a handshake's key must determine its endpoint's.
     """
@@ -571,12 +579,14 @@ class Pool:
         "_fading",
         "_giving",
         "_handshakes",
+        "_idle",
         "_idle_heap",
         "_limit",
         "_limit_total",
         "_lowered",
         "_max_connecting",
         "_max_idle",
+        "_max_idle_connections",
         "_max_waiting",
         "_orphans",
         "_past",
@@ -596,17 +606,20 @@ class Pool:
         max_connecting: int = 0,
         max_waiting: int = -1,
         max_idle: float = math.inf,
+        max_idle_connections: int = 0,
     ) -> None:
         self._limit = limit
         self._limit_total = limit_total
         self._max_connecting = max_connecting
         self._max_waiting = max_waiting
         self._max_idle = max_idle
+        self._max_idle_connections = max_idle_connections or sys.maxsize
         self._endpoints: dict[Hashable, Endpoint] = {}
         self._handshakes: dict[Hashable, Handshake] = {}
         #: Every slot that is not gone.
         self._slots: dict[Slot, None] = {}
         self._count = 0
+        self._idle = 0
         self._closing = 0
         self._waiters = 0
         # Whether any connection has a limited lifetime.
@@ -646,6 +659,7 @@ class Pool:
         endpoint = handshake.endpoint
         handshake.idle.pop(slot)
         endpoint.idle.remove(slot)
+        self._idle -= 1
         endpoint.acquired += 1
         endpoint.hits += 1
         slot.state = ACQUIRED
@@ -671,6 +685,7 @@ class Pool:
         if (
             self._waiters == 0
             and now < slot.retires
+            and self._idle < self._max_idle_connections
             and not (self._lowered and self._is_surplus(endpoint))
         ):
             self._park(slot, handshake, endpoint, now)
@@ -766,12 +781,17 @@ class Pool:
     def open(self, endpoint_key: Hashable, key: Hashable, now: float) -> Slot | None:
         """Return a place for a handshake that no caller waits for; ``None``: there is no room.
 
+        There is none either where its connection, once open, would be one idle connection too many.
         A caller that comes meanwhile takes it over.  It gives way to one that needs the place, but
         is not stopped for want of a waiter until :meth:`abandon`.
         """
         handshake = self._handshake(endpoint_key, key)
         endpoint = handshake.endpoint
-        if 0 < self._max_connecting <= endpoint.connecting or not self._has_room(endpoint):
+        if (
+            0 < self._max_connecting <= endpoint.connecting
+            or not self._has_room(endpoint)
+            or self._idle + len(self._orphans) >= self._max_idle_connections
+        ):
             self._drop_dead(handshake)
             return None
         slot = self._new_slot(handshake, now)
@@ -909,6 +929,13 @@ class Pool:
             if other is not slot and other.born <= slot.born:
                 self._close_idle(other, _FORCED, plan)
             other = below
+        return plan
+
+    def evict(self, count: int) -> Plan:
+        """Close up to ``count`` idle connections, the longest idle of all endpoints first."""
+        plan = Plan()
+        while count > 0 and self._evict_longest_idle(plan):
+            count -= 1
         return plan
 
     def detach(self, slot: Slot, now: float) -> Plan | None:
@@ -1162,6 +1189,7 @@ class Pool:
         expires = now + self._max_idle
         slot.expires = expires if expires < slot.retires else slot.retires
         endpoint.acquired -= 1
+        self._idle += 1
         handshake.idle.push(slot)
         endpoint.idle.append(slot)
         if not endpoint.in_idle_heap:
@@ -1172,6 +1200,7 @@ class Pool:
         endpoint = handshake.endpoint
         handshake.idle.remove(slot)
         endpoint.idle.remove(slot)
+        self._idle -= 1
         endpoint.acquired += 1
         slot.state = ACQUIRED
 
@@ -1199,6 +1228,15 @@ class Pool:
             else:
                 return slot
         return None
+
+    def _evict_longest_idle(self, plan: Plan) -> bool:
+        """Close what has been idle for longest; False: nothing is idle."""
+        slot = self._longest_idle()
+        if slot is None:
+            return False
+        slot.giving = _FOR_BOUND
+        self._close_idle(slot, _EVICTED, plan)
+        return True
 
     def _close_stale(self, handshake: Handshake, plan: Plan, now: float) -> None:
         while (slot := handshake.idle.top) is not None and slot.expires <= now:
@@ -1385,6 +1423,9 @@ class Pool:
             self._give_way(slot, _FOR_NOBODY, plan)
         elif first is None:
             self._park(slot, handshake, endpoint, now)
+            if self._idle > self._max_idle_connections:
+                # Of all endpoints. The slot itself goes only where others are as young as it is.
+                self._evict_longest_idle(plan)
         else:
             giving = self._passed_over(endpoint, first)
             if giving == _FOR_NOBODY:

@@ -27,6 +27,7 @@ __all__ = (
     "count",
     "encoded_auth",
     "header_dict",
+    "idle_connections",
     "is_token",
     "limiter",
     "loop",
@@ -78,6 +79,16 @@ def count(value: Any) -> int:
     number = places("count", value)
     if number is None:
         raise TypeError("count must be a number of connections, not None")
+    return number
+
+
+def idle_connections(name: str, value: Any) -> int | None:
+    """Return ``value`` if it is a bound to what may be idle, or None."""
+    number = places(name, value)
+    if number == 0:
+        raise ValueError(
+            f"{name} must be at least 1, got 0: None sets no bound, force_close=True pools nothing"
+        )
     return number
 
 

@@ -28,6 +28,10 @@ _PERIOD: Final = 1.0
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 30.0
 
+# Seconds for which nothing is opened after a connection was closed since too many were idle: what
+# would be opened at once would be closed soon, or another one for it.
+_REST: Final = 10.0
+
 # Seconds after which a new connection has shown that the server does not end each at once.
 _PROBATION: Final = 1.0
 _SERVERS_DOING: Final = {CLOSE_REASONS.index("lost"), CLOSE_REASONS.index("dirty")}
@@ -123,6 +127,10 @@ class Keeper:
             if self._timer is not None:
                 self._timer.cancel()
             self._timer = self._loop.call_soon(_call_look, weakref.ref(self))
+
+    def rest(self) -> None:
+        """Begin nothing for a while: there is no room for what is idle."""
+        self._not_before = max(self._not_before, clock() + _REST)
 
     def lacking(self, spare: int) -> int:
         """Return how many handshakes may be begun, where so many connections are idle or to be."""

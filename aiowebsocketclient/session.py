@@ -95,6 +95,9 @@ _LIFETIME_JITTER: Final = 0.05
 # The share of max_lifetime after which idle connections are looked through for old ones.
 _LIFETIME_TICK: Final = 0.05
 
+# Sockets that select() of CPython on Windows takes, by which one of asyncio's loops goes there.
+_MAX_SELECTED_ON_WINDOWS: Final = 512
+
 # Seconds that transports which were aborted have to go away; they need a few turns of the loop.
 _ABORT_GRACE: Final = 0.1
 
@@ -205,6 +208,11 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     :param max_waiting: callers queued for one endpoint; one more gets :exc:`TooManyWaitersError`.
         None: no limit.
     :param max_idle: seconds unused before an idle connection is closed.  None: never.
+    :param max_idle_connections: idle connections over all endpoints; where one more becomes idle,
+        the longest idle is closed.  Default: half of the soft limit of open files of the process
+        (``ulimit -n``), when the session is made; 256 on Windows, where there is no such limit and
+        ``select()`` takes 512 sockets.  None: no bound.  0 is refused, as it means "no limit" with
+        the other options: ``force_close=True`` is what pools nothing.
     :param max_lifetime: seconds since its handshake began after which a connection is not handed
         out again, less up to 5 % at random.  None: no limit.
     :param close_timeout: seconds for a closing handshake before the transport is aborted;
@@ -284,6 +292,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         acquire_timeout: float | None = None,
         max_waiting: int | None = None,
         max_idle: float | None = 600.0,
+        max_idle_connections: int | None = UNSET,
         max_lifetime: float | None = None,
         close_timeout: float = 10.0,
         client_session_owner: bool = True,
@@ -328,6 +337,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             max_connecting=arguments.places("max_connecting", max_connecting) or 0,
             max_waiting=-1 if waiting is None else waiting,
             max_idle=arguments.positive("max_idle", max_idle) or math.inf,
+            max_idle_connections=_max_idle_connections(max_idle_connections) or 0,
         )
         self._express = self._lending = self._make_express(None, 0)
         # Where there is a check or a reset, the session itself has to see to every call.
@@ -463,9 +473,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     ) -> int:
         """See to it that at least ``count`` connections of this handshake are open.
 
-        Limits and ``max_connecting`` hold: it opens what there is room for, closes nothing for it
-        and gives way to callers.  A caller that comes meanwhile gets what is being opened.  After a
-        :meth:`drain` meanwhile it begins anew.
+        Limits, ``max_connecting`` and ``max_idle_connections`` hold: it opens what there is room
+        for, closes nothing for it and gives way to callers.  A caller that comes meanwhile gets
+        what is being opened.  After a :meth:`drain` meanwhile it begins anew.
 
         :param progress: called with the number opened so far and the number begun or opened.
         :return: how many it opened.
@@ -549,8 +559,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
 
         Where fewer are idle it opens what is lacking: at once where one was closed, whatever the
         reason (``max_idle`` and :meth:`drain` among them), and within a second where callers have
-        taken some.  Limits and ``max_connecting`` hold: it opens what there is room for, closes
-        nothing for it and gives way to callers.
+        taken some.  Limits, ``max_connecting`` and ``max_idle_connections`` hold: it opens what
+        there is room for, closes nothing for it and gives way to callers.  Where one was closed
+        because too many connections were idle, it opens nothing for 10 s.
 
         Handshakes that fail, and connections that the server ends as soon as they are there, are
         tried again one at a time, after pauses at random of up to 0.1 s, 0.2 s, 0.4 s and so on, 30
@@ -601,7 +612,11 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     def _wake_keeper(self, slot: Slot) -> None:
         key: Any = slot.key
         keeper = self._keepers.get(key._replace(cookies=()))
-        if keeper is not None:
+        if keeper is None:
+            return
+        if slot.crowded_out:
+            keeper.rest()
+        else:
             keeper.wake()
 
     def _stop_keeping(self) -> None:
@@ -1586,6 +1601,23 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         if not self._loop.is_closed():
             context = {"session": self, "message": "Unclosed WebSocketClientSession"}
             self._loop.call_exception_handler(context)
+
+
+def _max_idle_connections(value: Any) -> int | None:
+    if value is UNSET:
+        soft_limit = _soft_limit_of_files()
+        return None if soft_limit is None else max(1, soft_limit // 2)
+    return arguments.idle_connections("max_idle_connections", value)
+
+
+def _soft_limit_of_files() -> int | None:
+    """Return how many files and sockets the process may have open; None: any number."""
+    try:
+        import resource
+    except ImportError:
+        return _MAX_SELECTED_ON_WINDOWS
+    soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if soft_limit == resource.RLIM_INFINITY else soft_limit
 
 
 async def _goodbye(conn: Connection) -> None:

@@ -58,7 +58,7 @@ class PoolStats:
     closed_lost: int
     #: Given back with something unread or under way, or written to by the server while idle.
     closed_dirty: int
-    #: Closed to make room for another caller.
+    #: Closed to make room for another caller, or since too many were idle.
     closed_evicted: int
     #: Closed by ``force_close``, ``drain()`` or ``retire_on``, or with the session.
     closed_forced: int

@@ -60,6 +60,7 @@ OPERATIONS: dict[str, dict[str, Sequence[Any]]] = {
     "expire": {},
     "drain": {"keys": (None, ("a1",), ("a1",), ("a2", "b1"))},
     "retire": {"which": ANY},
+    "evict": {"count": (1, 2, 5)},
     "detach": {"which": ANY},
     "resize": {"limit": (0, 1, 2, 3, 5), "limit_total": (0, 0, 1, 3, 6)},
     "misuse": {"which": ANY},
@@ -83,6 +84,7 @@ WEIGHTS = dict.fromkeys(OPERATIONS, 2) | {
     "resize": 1,
     "drain": 1,
     "retire": 1,
+    "evict": 1,
     "detach": 1,
     "churn": 0.5,
     "hog": 1,
@@ -93,6 +95,7 @@ LIMITS: dict[str, Sequence[Any]] = {
     "max_connecting": (0, 1, 2, 3),
     "max_waiting": (-1, -1, 0, 1, 3),
     "max_idle": (math.inf, 3.0),
+    "max_idle_connections": (0, 0, 1, 2, 3),
 }
 
 #: How many steps there are in a history made at random: some short, some long.
@@ -416,6 +419,9 @@ class Lockstep:
     def retire(self, slot: naive.Slot) -> None:
         self.call("retire", slot, self.model.retire(slot))
 
+    def evict(self, count: int) -> None:
+        self.call("evict", None, self.model.evict(count), count)
+
     def detach(self, slot: naive.Slot) -> None:
         plan = self.model.detach(slot, self.now)
         self.freed.add(slot.number)
@@ -650,7 +656,9 @@ class Lockstep:
     def check_idle(self) -> None:
         """No connection is idle while its handshake has a waiter."""
         keys = {waiter.handshake.key for waiter in self.queued()}
-        assert not any(slot.key in keys for slot in self.living(IDLE))
+        idle = self.living(IDLE)
+        assert not any(slot.key in keys for slot in idle)
+        assert len(idle) <= (self.model.max_idle_connections or math.inf)
 
     def check_order(self, plan: Plan | None, but: naive.Waiter | None = None) -> None:
         """Nobody overtakes a waiter of its own handshake by coming later."""
@@ -719,6 +727,7 @@ class Lockstep:
             assert endpoint.giving == self.model.cleared(endpoint.key)
             if self.model.limit_total:
                 assert endpoint.claim == self.model.claim(endpoint.key)
+        assert pool._idle == len(self.model.idle())
         assert pool._giving == self.model.cleared(OVER_ALL)
         assert pool._claims == sum(endpoint.claim for endpoint in pool._endpoints.values())
         for handshake in pool._handshakes.values():

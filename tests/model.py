@@ -97,6 +97,7 @@ class Model:
     max_connecting: int = 0
     max_waiting: int = -1
     max_idle: float = math.inf
+    max_idle_connections: int = 0
 
     #: Every slot that is not gone, as they came to be, and every waiter queued.
     slots: list[Slot] = field(default_factory=list)
@@ -183,6 +184,11 @@ class Model:
         connecting = len(self.at(endpoint, CONNECTING))
         if 0 < self.max_connecting <= connecting or not self.has_room(endpoint):
             return None
+        # Rule: nor where it would be one too many once it is idle.
+        if self.max_idle_connections:
+            unused = len(self.idle()) + len(self.orphans())
+            if unused >= self.max_idle_connections:
+                return None
         self.know(endpoint)
         slot = self.new_slot(key, now)
         slot.kept = True
@@ -254,7 +260,12 @@ class Model:
         return owner, self.plan()
 
     def release(self, slot: Slot, now: float) -> Plan | None:
-        is_plain = not self.waiters and now < slot.retires and not self.is_surplus(slot.endpoint)
+        is_plain = not (
+            self.waiters
+            or slot.retires <= now
+            or self.is_surplus(slot.endpoint)
+            or 0 < self.max_idle_connections <= len(self.idle())
+        )
         self.count(slot.endpoint, "released")
         self.hand_on(slot, now)
         plan = self.plan()
@@ -337,6 +348,12 @@ class Model:
         for other in reversed(self.idle(key=slot.key)):
             if other is not slot and other.born <= slot.born:
                 self.close_idle(other, "forced")
+        return self.plan()
+
+    def evict(self, count: int) -> Plan:
+        while count > 0 and self.idle():
+            self.evict_longest_idle()
+            count -= 1
         return self.plan()
 
     def detach(self, slot: Slot, now: float) -> Plan | None:
@@ -685,6 +702,12 @@ class Model:
         slot.state = IDLE
         slot.since = now
         slot.turn = self.turn()
+        if 0 < self.max_idle_connections < len(self.idle()):
+            # Rule: what is parked now may be what goes, where others are idle since now as well.
+            self.evict_longest_idle()
+
+    def evict_longest_idle(self) -> None:
+        self.close_idle(self.idle()[0], "evicted")
 
     def orphan(self, slot: Slot, now: float) -> None:
         slot.owner = None

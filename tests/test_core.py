@@ -88,6 +88,9 @@ class Driver:
     def retire(self, slot: Any) -> None:
         self._plan(self.core.retire(slot))
 
+    def evict(self, count: int) -> None:
+        self._plan(self.core.evict(count))
+
     def detach(self, slot: Any) -> None:
         self._plan(self.core.detach(slot, self.now))
 
@@ -1862,6 +1865,122 @@ def test_retiring_closes_idle_ones_of_a_handshake_that_are_as_old(drive: Drive) 
     assert (one.state, younger.state, held.state) == (IDLE, IDLE, ACQUIRED)
     pool.release(held)
     assert held.state == IDLE
+
+
+# -- a bound to what is idle ---------------------------------------------------------------------
+
+
+def test_the_longest_idle_of_all_endpoints_goes_when_too_many_are_idle(drive: Drive) -> None:
+    pool = drive(max_idle_connections=2)
+    slots = [pool.hold(key) for key in ("a1", "b1", "c1", "a2")]
+    for slot in slots[:2]:
+        pool.now += 1.0
+        pool.release(slot)
+        assert pool.did_nothing()
+    for slot, longest in zip(slots[2:], slots[:2], strict=True):
+        pool.now += 1.0
+        pool.release(slot)
+        assert pool.closing == [longest]
+        assert longest.crowded_out
+        assert slot.state == IDLE
+    assert pool.gauge("idle") == 2
+    assert pool.counter("closed_evicted") == 2
+    for slot in slots[:2]:
+        pool.closed(slot)
+    assert pool.gauge("closing") == 0
+
+
+def test_what_is_used_is_not_the_longest_idle(drive: Drive) -> None:
+    pool = drive(max_idle_connections=2)
+    first, second = pool.idle("a1"), pool.idle("b1")
+    pool.now += 1.0
+    assert pool.acquire("a1") is first
+    # While it is in use there is room for one more.
+    third = pool.idle("c1")
+    assert third.state == IDLE
+    pool.now += 1.0
+    pool.release(first)
+    assert pool.closing == [second]
+
+
+def test_a_connection_that_somebody_waits_for_closes_no_other(drive: Drive) -> None:
+    pool = drive(max_idle_connections=1, limit=2)
+    held = pool.hold("a1")
+    other = pool.idle("b1")
+    pool.hold("a1")
+    waiter = pool.request("a1")
+    pool.release(held)
+    assert pool.woken == [waiter]
+    assert not pool.closing
+    assert other.state == IDLE
+
+
+def test_a_handshake_that_nobody_waits_for_any_more_closes_the_longest_idle(drive: Drive) -> None:
+    pool = drive(max_idle_connections=1)
+    idle, orphan = pool.idle("a1"), pool.orphan("b1")
+    pool.now += 1.0
+    pool.connected(orphan)
+    assert pool.closing == [idle]
+    assert orphan.state == IDLE
+
+
+def test_of_those_idle_equally_long_the_one_just_released_may_go(drive: Drive) -> None:
+    pool = drive(max_idle_connections=1)
+    held = pool.hold("a1")
+    other = pool.idle("b1")
+    pool.release(held)
+    assert pool.closing == [held]
+    assert other.state == IDLE
+
+
+def test_nothing_is_opened_for_nobody_that_would_be_one_too_many(drive: Drive) -> None:
+    pool = drive(max_idle_connections=2)
+    pool.idle("a1")
+    first = pool.open("b1")
+    assert first is not None
+    assert pool.open("b1") is None
+    assert pool.open("z1") is None
+    assert pool.size("endpoints") == 2
+    pool.connected(first)
+    assert pool.did_nothing()
+    assert pool.open("b1") is None
+    # What is in use is not idle.
+    assert pool.acquire("b1") is first
+    assert pool.open("b1") is not None
+
+
+def test_no_bound_to_what_is_idle(drive: Drive) -> None:
+    for pool in (drive(), drive(max_idle_connections=0)):
+        for slot in [pool.hold(f"{key}1") for key in "ab" for _ in range(100)]:
+            pool.release(slot)
+            assert not pool.closing
+
+
+def test_evicting_closes_the_longest_idle_of_all_endpoints(drive: Drive) -> None:
+    pool = drive()
+    slots = [pool.hold(key) for key in ("a1", "b1", "a2", "b2")]
+    for slot in reversed(slots):
+        pool.now += 1.0
+        pool.release(slot)
+    held = pool.hold("c1")
+    pool.evict(0)
+    assert pool.did_nothing()
+    pool.evict(3)
+    assert pool.closing == [slots[3], slots[2], slots[1]]
+    assert pool.counter("closed_evicted") == 3
+    pool.evict(3)
+    assert pool.closing == [slots[0]]
+    pool.evict(3)
+    assert pool.did_nothing()
+    assert held.state == ACQUIRED
+
+
+def test_what_gives_way_was_not_crowded_out(drive: Drive) -> None:
+    pool = drive(limit=1, max_idle_connections=5)
+    slot = pool.idle("a1")
+    pool.request("a2")
+    assert pool.closing == [slot]
+    assert not slot.crowded_out
 
 
 def test_a_detached_connection_leaves_its_place_at_once(drive: Drive) -> None:

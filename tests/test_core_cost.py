@@ -114,6 +114,22 @@ def idle_at_the_total(size: int) -> Crowd:
     return crowd
 
 
+def idle_at_the_bound(size: int) -> Crowd:
+    crowd = Crowd(max_idle_connections=size, max_idle=60.0)
+    for number in range(size):
+        crowd.idle(("a", str(number)))
+    crowd.park()
+    return crowd
+
+
+def idle_at_the_bound_at_many_endpoints(size: int) -> Crowd:
+    crowd = Crowd(max_idle_connections=size, max_idle=60.0)
+    for number in range(size):
+        crowd.idle((f"a{number}", "1"))
+    crowd.park()
+    return crowd
+
+
 def in_use(size: int) -> Crowd:
     crowd = Crowd()
     for _ in range(size):
@@ -170,6 +186,8 @@ CROWDS = [
     idle_at_many_endpoints,
     idle_at_the_limit,
     idle_at_the_total,
+    idle_at_the_bound,
+    idle_at_the_bound_at_many_endpoints,
     in_use,
     waiting_for_one_handshake,
     waiting_for_many_handshakes,

@@ -126,6 +126,40 @@ async def test_what_is_too_old_is_made_up_for(
     assert not told("min_idle_failing")
 
 
+async def test_no_more_are_kept_than_may_be_idle(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(max_idle_connections=3)
+    session.set_min_idle(server.url(), 5)
+    await until(lambda: idle(session) == 3)
+    for _ in range(5):
+        await look(session)
+    assert server.handshakes == 3
+    assert session.stats().closed_evicted == 0
+
+
+async def test_what_too_many_idle_connections_closed_is_not_opened_and_closed_again(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(max_idle_connections=3)
+    session.set_min_idle(server.url("/kept"), 3)
+    await until(lambda: idle(session) == 3)
+    for number in range(3):
+        # Callers' connections push out those that were kept.
+        await (await session.ws_connect(server.url(f"/{number}"))).release()
+        await until(lambda: session.stats().closing == 0)
+        await look(session)
+    assert session.stats().closed_evicted == 3
+    held = [await session.ws_connect(server.url(f"/{number}")) for number in range(3)]
+    assert all(ws.reused for ws in held)
+    # There is room now; but what took it away comes back.
+    await look(session)
+    for ws in held:
+        await ws.release()
+    await look(session)
+    assert server.handshakes == 6
+
+
 async def test_what_is_drained_is_made_up_for(
     server: Server, make_session: SessionFactory, told: Any
 ) -> None:

@@ -2,20 +2,28 @@
 
 import asyncio
 import ssl
+import sys
 from collections import Counter
+from typing import Any
 
 import pytest
 
 from aiowebsocketclient import (
+    ClientWebSocketResponse,
     EndpointKey,
     PoolClosedError,
     PoolTimeoutError,
     TooManyWaitersError,
+    TraceConfig,
+    WebSocketClientSession,
     WebSocketPoolError,
 )
+from aiowebsocketclient import session as session_module
 
 from .conftest import SessionFactory, until
 from .servers import Server, serving
+
+resource = pytest.importorskip("resource")
 
 
 async def test_limit_is_reached_waited_for_and_handed_over_in_order(
@@ -356,3 +364,120 @@ async def test_resize_refuses_what_is_no_limit(
     await session.close()
     with pytest.raises(PoolClosedError):
         session.resize(limit=1)
+
+
+# -- a bound to what is idle ---------------------------------------------------------------------
+
+
+async def call(session: WebSocketClientSession, url: str, **options: Any) -> None:
+    async with session.ws_connect(url, **options) as ws:
+        await ws.send_str("hello")
+        assert await ws.receive_str() == "hello"
+
+
+async def test_no_more_are_idle_than_may_be(make_session: SessionFactory, server: Server) -> None:
+    async with serving(Server()) as other:
+        session = make_session(max_idle_connections=3)
+        for number in range(10):
+            url = (server, other)[number % 2].url()
+            await call(session, url, headers={"X-Request-Id": str(number)})
+            assert session.stats().idle <= 3
+        await until(lambda: server.open + other.open == 3)
+        stats = session.stats()
+        assert (stats.connects, stats.closed_evicted, stats.idle) == (10, 7, 3)
+        assert server.close_codes == [1000] * len(server.close_codes)
+        # Those that are left are those used last.
+        for number in (7, 8, 9):
+            url = (server, other)[number % 2].url()
+            await call(session, url, headers={"X-Request-Id": str(number)})
+        assert session.stats().connects == 10
+
+
+@pytest.mark.parametrize("watched", ["plain", "traced", "reset"])
+async def test_release_closes_the_longest_idle_on_every_way_back(
+    server: Server, make_session: SessionFactory, watched: str
+) -> None:
+    reasons: list[str] = []
+
+    async def reset(ws: ClientWebSocketResponse) -> None:
+        await asyncio.sleep(0)
+
+    async def on_close(_: Any, __: Any, params: Any) -> None:
+        reasons.append(params.reason)
+
+    arguments: dict[str, Any] = {}
+    if watched == "traced":
+        trace = TraceConfig()
+        trace.on_close.append(on_close)
+        arguments["trace_configs"] = [trace]
+    elif watched == "reset":
+        arguments["reset"] = reset
+    session = make_session(max_idle_connections=2, **arguments)
+    held = [await session.ws_connect(server.url(f"/{number}")) for number in range(5)]
+    for ws in held:
+        await ws.release()
+    await until(lambda: server.open == 2)
+    assert session.stats().closed_evicted == 3
+    if watched == "traced":
+        await until(lambda: reasons == ["evicted"] * 3)
+
+
+async def test_a_bound_of_one_reuses_the_last(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(max_idle_connections=1)
+    for _ in range(3):
+        await call(session, server.url("/a"))
+    assert session.stats().connects == 1
+    await call(session, server.url("/b"))
+    await call(session, server.url("/a"))
+    assert session.stats().connects == 3
+    await until(lambda: server.open == 1)
+
+
+async def test_prewarm_opens_no_more_than_may_be_idle(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(max_idle_connections=4)
+    await call(session, server.url("/other"))
+    assert await session.prewarm(server.url(), 10) == 3
+    assert await session.prewarm(server.url(), 10) == 0
+    assert server.handshakes == server.open == 4
+    assert session.stats().closed_evicted == 0
+
+
+def soft_limit(limit: int) -> Any:
+    return lambda _: (limit, limit)
+
+
+@pytest.mark.parametrize(
+    ("files", "bound"), [(100, 50), (101, 50), (1, 1), (0, 1), (resource.RLIM_INFINITY, None)]
+)
+def test_by_default_half_the_files_may_be_idle(
+    monkeypatch: pytest.MonkeyPatch, files: int, bound: int | None
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", soft_limit(files))
+    bounds = bounds_of_pools(monkeypatch)
+    WebSocketClientSession()
+    assert bounds == [bound or 0]
+
+
+def test_bounds_that_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    bounds = bounds_of_pools(monkeypatch)
+    WebSocketClientSession(max_idle_connections=7)
+    WebSocketClientSession(max_idle_connections=None)
+    # Windows has no such module, and no such limit.
+    monkeypatch.setitem(sys.modules, "resource", None)
+    WebSocketClientSession()
+    assert bounds == [7, 0, 256]
+
+
+def bounds_of_pools(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return what will be given to the pools that are made."""
+    bounds: list[int] = []
+
+    def make(**limits: Any) -> Any:
+        bounds.append(limits["max_idle_connections"])
+        return pool(**limits)
+
+    pool = session_module.Pool
+    monkeypatch.setattr(session_module, "Pool", make)
+    return bounds

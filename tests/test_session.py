@@ -20,6 +20,7 @@ from aiowebsocketclient import (
     PoolClosedError,
     WebSocketClientSession,
 )
+from aiowebsocketclient._compat import UNSET
 
 from .conftest import SessionFactory, until
 from .servers import Server, serving
@@ -44,6 +45,7 @@ DEFAULTS = {
     "acquire_timeout": None,
     "max_waiting": None,
     "max_idle": 600.0,
+    "max_idle_connections": UNSET,
     "max_lifetime": None,
     "close_timeout": 10.0,
     "client_session_owner": True,
@@ -68,7 +70,7 @@ def test_parameters_and_their_defaults() -> None:
     assert session.closed is False
 
 
-WHOLE = ["limit", "limit_total", "max_connecting", "max_waiting"]
+WHOLE = ["limit", "limit_total", "max_connecting", "max_waiting", "max_idle_connections"]
 SECONDS = [
     "conn_timeout",
     "acquire_timeout",
@@ -86,6 +88,7 @@ BAD: list[tuple[str, Any]] = [
     ],
     *[(name, 2**70) for name in WHOLE],
     ("max_idle", 0),
+    ("max_idle_connections", 0),
     ("max_lifetime", 0),
     ("close_timeout", None),
     ("hook_timeout", 0),

@@ -33,6 +33,7 @@ async def arguments(loop: asyncio.AbstractEventLoop) -> None:
         acquire_timeout=0,
         max_waiting=10,
         max_idle=None,
+        max_idle_connections=None,
         max_lifetime=3600.0,
         close_timeout=1.5,
         client_session_owner=False,
