@@ -4,14 +4,15 @@ What is private to aiohttp here is pinned by ``tests/test_aiohttp_internals.py``
 """
 
 import asyncio
+import errno
 import socket
-from collections.abc import Generator, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from http import HTTPStatus
 from inspect import signature
 from types import coroutine
-from typing import Any
+from typing import Any, Final
 
 import aiohttp
 from aiohttp import hdrs
@@ -22,6 +23,9 @@ from .keys import Target, version_of
 
 __all__ = ("abort", "connect", "own_client_session", "take_from_connector")
 
+# The process, or the machine, has as many files and sockets open as it may have.
+_NO_FILES_LEFT: Final = frozenset({errno.EMFILE, errno.ENFILE})
+
 
 async def connect(
     client_session: aiohttp.ClientSession,
@@ -30,17 +34,20 @@ async def connect(
     *,
     limiter: Any,
     conn_timeout: float | None,
+    free_files: Callable[[], Awaitable[None] | None],
 ) -> aiohttp.ClientWebSocketResponse:
     """Make one handshake inside ``limiter``, and within ``conn_timeout`` seconds from then.
 
-    When it fails, or is cancelled, the socket is closed.
+    When it fails, or is cancelled, the socket is closed.  Where it fails for want of a file,
+    ``free_files()`` begins to close what can be done without, and returns what to wait for before
+    the handshake is tried once more; None: there is nothing.
     """
     if limiter is None:
-        return await _handshake(client_session, target, response_class, conn_timeout)
+        return await _handshake(client_session, target, response_class, conn_timeout, free_files)
     ws: aiohttp.ClientWebSocketResponse | None = None
     try:
         async with limiter:
-            ws = await _handshake(client_session, target, response_class, conn_timeout)
+            ws = await _handshake(client_session, target, response_class, conn_timeout, free_files)
     except BaseException:
         if ws is not None:
             # The limiter failed on the way out.
@@ -56,11 +63,21 @@ async def _handshake(
     target: Target,
     response_class: Any,
     conn_timeout: float | None,
+    free_files: Callable[[], Awaitable[None] | None],
 ) -> aiohttp.ClientWebSocketResponse:
     attempt = _Attempt(client_session, response_class)
     scope = asyncio.timeout(conn_timeout)
     try:
         async with scope:
+            try:
+                return await attempt.connect(target)
+            except Exception as exc:
+                freed = free_files() if _lacks_files(exc) else None
+                if freed is None:
+                    raise
+            attempt.abort()
+            await freed
+            attempt = _Attempt(client_session, response_class)
             return await attempt.connect(target)
     except TimeoutError as exc:
         attempt.abort()
@@ -77,6 +94,23 @@ async def _handshake(
     finally:
         # It knows its task, which keeps the exception, whose traceback keeps this frame.
         del scope
+
+
+def _lacks_files(error: BaseException) -> bool:
+    """Whether a handshake failed since no more files can be opened, for a socket or a resolver."""
+    pending: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while pending:
+        exc = pending.pop()
+        if exc is None or id(exc) in seen:
+            continue
+        seen.add(id(exc))
+        if isinstance(exc, OSError) and exc.errno in _NO_FILES_LEFT:
+            return True
+        if isinstance(exc, BaseExceptionGroup):
+            pending += exc.exceptions
+        pending += (exc.__cause__, exc.__context__, getattr(exc, "os_error", None))
+    return False
 
 
 def own_client_session() -> aiohttp.ClientSession:

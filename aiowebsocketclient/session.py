@@ -95,6 +95,11 @@ _LIFETIME_JITTER: Final = 0.05
 # The share of max_lifetime after which idle connections are looked through for old ones.
 _LIFETIME_TICK: Final = 0.05
 
+# Idle connections that are closed, at least, for a handshake that failed for want of a file, and
+# the seconds that their closing handshakes have.
+_FEWEST_FREED: Final = 4
+_FREEING_GRACE: Final = 1.0
+
 # Sockets that select() of CPython on Windows takes, by which one of asyncio's loops goes there.
 _MAX_SELECTED_ON_WINDOWS: Final = 512
 
@@ -1053,6 +1058,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             self._response_class,
             limiter=self._connect_limiter,
             conn_timeout=self._conn_timeout,
+            free_files=partial(self._free_files, slot),
         )
         try:
             conn = Connection(ws, slot, self._on_ended, self._on_gone, target.hooks)
@@ -1070,6 +1076,36 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             conn.forget()
             slot.conn = None
             raise
+
+    def _free_files(self, slot: Slot) -> Coroutine[Any, Any, None] | None:
+        """Close some of the longest idle, for a handshake that failed for want of a file.
+
+        None: nothing is idle or closing, or nobody waits for that handshake.
+        """
+        if slot.owner is None:
+            return None
+        # Other handshakes, and other parts of the program, fail at the same time.
+        plan = self._pool.evict(max(_FEWEST_FREED, self.stats().idle // 8))
+        closing = list(plan.closing)
+        self._carry_out(plan)
+        if not closing:
+            # Another handshake that failed may have closed the last of them.
+            closing = [other for other in self._pool.slots() if other.state == CLOSING]
+        conns: list[Connection] = [other.conn for other in closing if other.conn is not None]
+        return self._until_gone(conns) if conns else None
+
+    async def _until_gone(self, conns: list[Connection]) -> None:
+        """Wait until the sockets of connections that are being closed are gone, at most a second.
+
+        Those that were idle, and whose servers do not answer, are aborted then.
+        """
+        ends = {conn: self._end_of(conn) for conn in conns}
+        await asyncio.wait(ends.values(), timeout=_FREEING_GRACE)
+        left = [conn for conn, end in ends.items() if not end.done() and conn.slot.crowded_out]
+        for conn in left:
+            conn.abort()
+        if left:
+            await asyncio.wait([ends[conn] for conn in left], timeout=_ABORT_GRACE)
 
     async def _configure(self, conn: Connection) -> None:
         deadline = asyncio.timeout(self._hook_timeout)

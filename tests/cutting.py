@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import contextlib
 import contextvars
+import errno
 import gc
 import logging
 import os
@@ -1086,6 +1087,23 @@ def with_cookies() -> dict[str, Any]:
     return {"client_session": aiohttp.ClientSession(connector=connector, cookie_jar=jar)}
 
 
+class FewFiles(aiohttp.TCPConnector):
+    """Fails for want of a file, once, when it has opened a connection."""
+
+    attempts = 0
+
+    async def connect(self, *args: Any, **kwargs: Any) -> Any:
+        self.attempts += 1
+        if self.attempts == 2:
+            raise aiohttp.ClientOSError(errno.EMFILE, "Too many open files")
+        return await super().connect(*args, **kwargs)
+
+
+def few_files() -> dict[str, Any]:
+    connector, jar = FewFiles(limit=0), aiohttp.DummyCookieJar()
+    return {"client_session": aiohttp.ClientSession(connector=connector, cookie_jar=jar)}
+
+
 def acquire_unconfigured(trial: Trial) -> Any:
     return trial.connect(configure=fail)
 
@@ -1198,6 +1216,13 @@ OPERATIONS = [
         acquire,
         an_idle_one_of_another_handshake,
         lambda: {"limit": 1},
+        acquires=True,
+    ),
+    Operation(
+        "acquire for want of a file",
+        acquire,
+        an_idle_one_of_another_handshake,
+        few_files,
         acquires=True,
     ),
     Operation(
