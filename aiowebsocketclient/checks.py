@@ -5,9 +5,9 @@ its power) looks open from here until something is sent and nothing comes back.
 """
 
 import asyncio
-from functools import cache
 from itertools import count
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 import aiohttp
 from aiohttp import WSMsgType
@@ -46,10 +46,18 @@ def check_ping(timeout: float | None = 5.0) -> Hook:
     :exc:`WebSocketPoolError`.
     """
     seconds = arguments.positive("timeout", timeout)
-    return _check_ping(None if seconds is None else float(seconds))
+    if seconds is not None:
+        seconds = float(seconds)
+    hook = _hooks.get(seconds)
+    if hook is None:
+        hook = _hooks[seconds] = _check_ping(seconds)
+    return hook
 
 
-@cache
+# As long as somebody has one; nobody can tell a new one from one that is gone.
+_hooks: Final[WeakValueDictionary[float | None, Hook]] = WeakValueDictionary()
+
+
 def _check_ping(seconds: float | None) -> Hook:
     async def check_ping(ws: aiohttp.ClientWebSocketResponse) -> None:
         state = vars(ws)

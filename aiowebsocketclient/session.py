@@ -66,6 +66,7 @@ from .leaks import LeakWatch, lines_of, place_of_caller
 from .logs import is_debugging, log
 from .response import ClientWebSocketResponse, Pending
 from .stats import PoolStats
+from .targets import Targets
 from .tracing import TraceConfig, Tracer, trace_configs_of
 from .typedefs import Acquisition, WS_co, WSConnectOptions
 
@@ -76,9 +77,6 @@ __all__ = ("GOING_AWAY", "WebSocketClientSession")
 GOING_AWAY: Final = frozenset({1001, 1012, 1013})
 
 _REASON: Final = {name: index for index, name in enumerate(CLOSE_REASONS)}
-
-# Calls whose target is remembered; a service has few, and one that has many pays for a parse.
-_MAX_TARGETS: Final = 1024
 
 # What may be in the arguments of such a call besides str, and dicts and sequences of them.
 _ATOMS: Final = frozenset(
@@ -160,20 +158,6 @@ class _Deadline:
 # asyncio asks what it is to run whether it is a coroutine, which an Acquisition is.
 Acquisition.register(_compat.Acquisition)
 Completion.register(type(DONE))  # pyright: ignore[reportAttributeAccessIssue]
-
-
-class _Targets(dict[Any, Target]):
-    """Targets by what tells the arguments of calls from each other, which are resolved once."""
-
-    __slots__ = ("headers",)
-
-    def __init__(self, headers: CIMultiDict[str]) -> None:
-        #: Those of the pool, which go with every handshake.
-        self.headers = headers
-
-    def __repr__(self) -> str:
-        """Return how many there are; URLs and headers may be secret."""
-        return f"<{len(self)} targets>"
 
 
 _Declaration = TypeVar("_Declaration", bound=Callable[..., Any])
@@ -348,7 +332,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         # Where there is a check or a reset, the session itself has to see to every call.
         self._detour = self._make_express(None, 0)
         self._detour.plain_exit = False
-        self._targets = _Targets(arguments.header_dict("headers", headers))
+        self._targets = Targets(arguments.header_dict("headers", headers))
         self._atoms = _ATOMS
         self._has_cookies = False
         self._default_headers: CIMultiDict[str] = CIMultiDict()
@@ -661,10 +645,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     ) -> Target:
         """Resolve the arguments of a call, and remember what has a signature."""
         target = self._resolve(url, options, reuse_key)
-        if signature is not None:
-            if len(self._targets) >= _MAX_TARGETS:
-                self._targets.clear()
-            self._targets[signature] = target
+        if signature is not None and not self._closed:
+            self._targets.remember(signature, target)
         return target
 
     @staticmethod
@@ -941,6 +923,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         parsed = None if url is None else parse_url(url, self._client_session)
         if self._closed:
             raise self._closed_error()
+        # What a call brought, a TLS context for one, may be why.
+        self._targets.clear()
         if not self._bound:
             return DONE
         # In its own loop and thread only.
@@ -1453,6 +1437,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 self._check_other_loop(self._loop)
             if not self._bound:
                 self._closed = True
+                self._targets.clear()
                 deadline = _Deadline(running, self._close_timeout)
                 await self._close_client_session(deadline)
                 deadline.cancel()
