@@ -17,6 +17,7 @@ from typing import Any, Final
 import aiohttp
 from aiohttp import hdrs
 from multidict import CIMultiDict
+from yarl import URL
 
 from .exceptions import WebSocketPoolError
 from .keys import Target, version_of
@@ -177,10 +178,7 @@ class _Attempt:
 
     async def connect(self, target: Target) -> aiohttp.ClientWebSocketResponse:
         connect: Any = type(self._session)._ws_connect
-        url, base = target.url, self._session._base_url
-        if base is not None and url.user is None and url.origin() == base.origin():
-            # With a base_url, aiohttp before 3.12 takes nothing absolute.
-            url = url.relative()
+        url = _relative(target.url, self._session._base_url)
         # Those of the session that counted when the caller called are in the options.
         self._is_complete = bool(
             target.headers_version != version_of(self._session.headers) and self._session.headers
@@ -219,6 +217,17 @@ class _Attempt:
             self._response.close()
         for transport in self._transports:
             transport.abort()
+
+
+def _relative(url: URL, base: URL | None) -> URL:
+    """Return a URL relative to ``base`` where that means the same, credentials included.
+
+    With a base_url, aiohttp before 3.12 takes nothing absolute.
+    """
+    if base is None:
+        return url
+    relative = url.relative()
+    return relative if str(base.join(relative)) == str(url) else url
 
 
 def _is_switching(response: aiohttp.ClientResponse) -> bool:

@@ -351,6 +351,8 @@ def _wire_headers(
                 "headers have an Authorization, and so have the URL or auth: give one of them"
             )
         by_name["authorization"] = [authorization]
+    if (authorization := _plain_proxy_authorization(url, options, client_session)) is not None:
+        by_name[hdrs.PROXY_AUTHORIZATION.lower()] = [authorization]
     if options.get("origin") is not None:
         by_name[hdrs.ORIGIN.lower()] = [options["origin"]]
     if by_name:
@@ -465,6 +467,7 @@ def _other_options(
         # Otherwise the headers say so.
         others["origin"] = options.get("origin")
         others["auth"] = _authorization(url, options, client_session)
+        others["proxy_auth"] = _plain_proxy_authorization(url, options, client_session)
     if (proxy := _proxy(options, client_session)) is not None:
         others["proxy"] = proxy + _to_proxy(url, options, client_session)
     if client_session is not None and client_session.trust_env:
@@ -516,22 +519,69 @@ def _proxy_url(options: dict[str, Any], client_session: aiohttp.ClientSession | 
 def _to_proxy(
     url: URL, options: dict[str, Any], client_session: aiohttp.ClientSession | None
 ) -> tuple[Hashable, ...]:
-    """Return what the proxy gets to see beside the handshake."""
+    """Return the headers of the CONNECT request that opens a tunnel for TLS.
+
+    Without TLS there is no such request: the proxy reads the handshake itself.
+    """
+    if url.scheme not in _TLS_SCHEMES:
+        return ()
+    by_name: dict[str, list[str]] = {}
+    for name, value in _proxy_headers(options, client_session).items():
+        by_name.setdefault(name.lower(), []).append(value)
+    if (authorization := _proxy_authorization(options, client_session)) is not None:
+        # aiohttp moves the first Authorization. Other credentials replace all of them.
+        rest = by_name.pop("authorization", [])[1:]
+        if rest and _proxy_credentials(options, client_session) is None:
+            by_name["authorization"] = rest
+        by_name[hdrs.PROXY_AUTHORIZATION.lower()] = [authorization]
+    # aiohttp replaces it by that of the handshake.
+    by_name.pop("host", None)
+    return tuple((name, tuple(values)) for name, values in sorted(by_name.items()))
+
+
+def _plain_proxy_authorization(
+    url: URL, options: dict[str, Any], client_session: aiohttp.ClientSession | None
+) -> str | None:
+    """Return the Proxy-Authorization that aiohttp adds to a handshake without TLS."""
+    if url.scheme in _TLS_SCHEMES or _proxy_url(options, client_session) is None:
+        return None
+    return _proxy_authorization(options, client_session)
+
+
+def _proxy_authorization(
+    options: dict[str, Any], client_session: aiohttp.ClientSession | None
+) -> str | None:
+    """Return what aiohttp sends to the proxy as Proxy-Authorization."""
+    credentials = _proxy_credentials(options, client_session)
+    if credentials is not None:
+        return credentials
+    return _proxy_headers(options, client_session).get(hdrs.AUTHORIZATION)
+
+
+def _proxy_credentials(
+    options: dict[str, Any], client_session: aiohttp.ClientSession | None
+) -> str | None:
+    """Return what aiohttp makes of ``proxy_auth``, its session's, and credentials in the URL."""
     auth: BasicAuth | None = options.get("proxy_auth")
     if auth is None and client_session is not None:
         auth = client_session._default_proxy_auth
-    if auth is None:
-        proxy = _proxy_url(options, client_session)
-        assert proxy is not None
-        credentials = _credentials("proxy", proxy)
-    else:
-        credentials = encoded_auth("proxy_auth", auth)
-    if url.scheme not in _TLS_SCHEMES:
-        # Without CONNECT there is no place for headers.
-        return (credentials,)
-    headers = _prepared(options.get("proxy_headers") or _NO_HEADERS, client_session)
-    in_order = sorted(((n.lower(), v) for n, v in headers.items()), key=lambda item: item[0])
-    return (credentials, *in_order)
+    if auth is not None:
+        return encoded_auth("proxy_auth", auth)
+    proxy = _proxy_url(options, client_session)
+    # aiohttp takes a user and a password that are both empty for none.
+    if proxy is None or not (proxy.raw_user or proxy.raw_password):
+        return None
+    return _credentials("proxy", proxy)
+
+
+def _proxy_headers(
+    options: dict[str, Any], client_session: aiohttp.ClientSession | None
+) -> CIMultiDict[str]:
+    """Return the headers meant for the proxy, with those of the client session."""
+    headers: CIMultiDict[str] = _prepared(
+        options.get("proxy_headers") or _NO_HEADERS, client_session
+    )
+    return headers
 
 
 def _timeout(options: dict[str, Any]) -> aiohttp.ClientWSTimeout:

@@ -235,6 +235,7 @@ SPELLINGS: dict[str, list[Spelling]] = {
         *({"Authorization": "Basic dTpw"}, {"Authorization": "Bearer t"}, {"Cookie": "c=1"}),
         *({"Cookie": "d=2"}, {"Cookie": "c=1; d=2"}, {"Origin": "http://o"}),
         *({"Sec-WebSocket-Protocol": "a"}, {"Sec-WebSocket-Key": "x"}, {"X-Pool": "1"}),
+        *({"Proxy-Authorization": "Bearer t"}, {"Proxy-Authorization": "Basic dTpw"}),
     ),
     "auth": [Spelling(ABSENT)] * 3
     + plain(None, basic("u", "p"), basic("u", "é"), basic("u", "é", "utf-8")),
@@ -273,9 +274,17 @@ SPELLINGS: dict[str, list[Spelling]] = {
         Spelling("http://proxy.example:3128", "proxy"),
         Spelling(URL("HTTP://proxy.example:3128/"), "proxy"),
         Spelling("http://u:p@proxy.example:3128", "proxy"),
+        Spelling("http://:p@proxy.example:3128", "proxy"),
+        Spelling("http://@proxy.example:3128", "proxy"),
     ],
     "proxy_auth": [Spelling(ABSENT)] * 3 + plain(basic("u", "p"), basic("v", "q")),
-    "proxy_headers": plain({}, {"P": "1"}, {"p": "1"}, {"P": "2"}),
+    "proxy_headers": plain(
+        *({}, {"P": "1"}, {"p": "1"}, {"P": "2"}),
+        *({"Authorization": "Basic dTpw"}, {"authorization": "Bearer t"}),
+        *([("Authorization", "Bearer t"), ("Authorization", "x")],),
+        *({"Proxy-Authorization": "Basic dTpw"}, {"Proxy-Authorization": "Bearer t"}),
+        *({"Host": "x"},),
+    ),
     "decode_text": [Spelling(ABSENT, True), Spelling(True, True), Spelling(False, False)],
 }
 OF_THE_URL = ("scheme", "userinfo", "host", "port", "path", "query", "fragment", "as_url")
@@ -448,7 +457,10 @@ PROXY = "http://proxy.example:3128"
 
 
 PLAIN = [name for name in SPELLINGS if name not in ("ssl", "server_hostname", "as_url")]
-PROXIED = ["scheme", "userinfo", "host", "port", "path", "query", "fragment", "proxy", "proxy_auth"]
+PROXIED = [
+    *("scheme", "userinfo", "host", "port", "path", "query", "fragment"),
+    *("proxy", "proxy_auth", "proxy_headers", "headers"),
+]
 TUNNELLED = ["proxy", "proxy_auth", "proxy_headers", "headers", "ssl", "server_hostname"]
 ALONE = [
     *((name, spelt()) for name in PLAIN),
@@ -509,6 +521,27 @@ async def test_all_spellings_of_one_thing(
         spelt(scheme="wss", proxy=PROXY, proxy_headers={"P": "2"}),
     ),
     setup=NO_SETUP,
+)
+@example(
+    calls=(
+        spelt(proxy=PROXY, proxy_headers={"Authorization": "Bearer a"}),
+        spelt(proxy=PROXY, proxy_headers={"Authorization": "Bearer b"}),
+    ),
+    setup=NO_SETUP,
+)
+@example(
+    calls=(
+        spelt(proxy=PROXY, proxy_headers={"Authorization": "Basic dTpw"}),
+        spelt(proxy=PROXY, proxy_auth=basic("u", "p")),
+    ),
+    setup=NO_SETUP,
+)
+@example(
+    calls=(spelt(proxy=PROXY), spelt(proxy=PROXY)),
+    setup=NO_SETUP._replace(
+        client_headers={"Authorization": "Bearer a"},
+        new_client_headers={"Authorization": "Bearer b"},
+    ),
 )
 @example(
     calls=(
@@ -578,6 +611,49 @@ async def test_a_reuse_key_stands_for_headers_and_for_nothing_else(
                 reused = ws.reused
         same = heads[0] == heads[1] and our_side_of(calls[0]) == our_side_of(calls[1])
         assert reused == (same and keys[0] == keys[1])
+
+
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+async def test_a_reuse_key_does_not_stand_for_what_a_proxy_gets_to_see(
+    recorder: Recorder, client_tls: ssl.SSLContext, scheme: str
+) -> None:
+    calls: list[dict[str, Any]] = [
+        {"proxy": PROXY},
+        {"proxy": PROXY, "proxy_headers": {"Authorization": "Bearer a"}},
+        {"proxy": PROXY, "proxy_headers": {"Authorization": "Bearer b"}},
+        {"proxy": PROXY, "proxy_auth": basic("u", "p")},
+        {"proxy": "http://v:q@proxy.example:3128"},
+    ]
+    async with (
+        client_session_for(NO_SETUP, recorder) as client_session,
+        WebSocketClientSession(client_session=client_session, client_session_owner=False) as pool,
+    ):
+        for expected in (False, True):
+            for call in calls:
+                async with pool.ws_connect(
+                    f"{scheme}://example.org/", reuse_key="k", ssl=client_tls, **call
+                ) as ws:
+                    assert ws.reused is expected
+
+
+@pytest.mark.skipif(AIOHTTP < (3, 12), reason="takes nothing absolute with a base_url")
+@pytest.mark.parametrize("at_base", ["", "u:p@"])
+@pytest.mark.parametrize(
+    "userinfo", ["", "u:p@", "u@", "u:@", ":p@", ":@", "@", "%75:p%40@", ":%70@", "v:q@"]
+)
+async def test_credentials_with_a_base_url_are_sent_as_by_aiohttp(
+    recorder: Recorder, userinfo: str, at_base: str
+) -> None:
+    setup = NO_SETUP._replace(base_url=f"http://{at_base}example.org/base/")
+    async with (
+        client_session_for(setup, recorder) as client_session,
+        WebSocketClientSession(client_session=client_session, client_session_owner=False) as pool,
+    ):
+        for url in (f"http://{userinfo}example.org/a?b=c", f"ws://{userinfo}example.org/a", "a"):
+            async with client_session.ws_connect(url):
+                expected = [canonical(head) for head in recorder.taken()]
+            async with pool.ws_connect(url):
+                assert [canonical(head) for head in recorder.taken()] == expected
 
 
 async def test_over_the_own_client_session(recorder: Recorder) -> None:
