@@ -265,6 +265,7 @@ cdef class Slot(Node):
     cdef readonly Waiter owner, waiter
     cdef readonly double born, since, retires, expires
     cdef readonly Py_ssize_t uses
+    cdef Py_ssize_t begun_for
     cdef readonly bint kept, drained
     cdef readonly int reason
     cdef int giving
@@ -277,6 +278,8 @@ cdef class Slot(Node):
         self.task = None
         #: The waiter that this handshake belongs to, while it is under way.
         self.owner = None
+        #: The ticket of the waiter that it was begun for; -1: of none.
+        self.begun_for = -1
         #: The waiter that was given the connection and has not woken yet.
         self.waiter = None
         #: When its handshake began, and since when it is idle, or an orphan.
@@ -767,19 +770,28 @@ cdef class Pool:
             self._fading[slot] = None
         slot.kept = False
 
-    def connected(self, Slot slot not None, double now, double retires=INFINITY, key=None):
+    def connected(
+        self,
+        Slot slot not None,
+        double now,
+        double retires=INFINITY,
+        key=None,
+        bint moves=True,
+    ):
         """Tell that a handshake succeeded.
 
         ``retires`` is when the connection may not be handed out again.  ``key`` is the handshake
-        that it answers to from now on, where this is not the one it was opened for: callers that
-        wait for a place move along, since theirs would turn out the same.
+        that it answers to from now on, where this is not the one it was opened for.  With
+        ``moves``, callers that wait for a place move along, since theirs would turn out the same.
+        Without, it is for the caller that it was begun for; a caller that has taken it over goes
+        back to the line.
         """
         cdef Plan plan
         cdef Handshake handshake
         cdef Endpoint endpoint
         cdef Waiter owner, first
         cdef Slot theirs
-        cdef bint moves
+        cdef bint is_another, is_owners
         plan = Plan()
         handshake = slot.handshake
         endpoint = handshake.endpoint
@@ -787,10 +799,10 @@ cdef class Pool:
         endpoint.connect_seconds += now - slot.born
         owner = slot.owner
         first = handshake.first_waiter()
-        moves = key is not None and key != handshake.key
+        is_another = key is not None and key != handshake.key
         theirs = None if first is None or first is owner else first.opening
         # (Who owns this one may have come after theirs was drained.)
-        if not moves and owner and first and theirs and not theirs.drained:
+        if not is_another and owner and first and theirs and not theirs.drained:
             # First come, first served: they change handshakes, and the owner keeps its place.
             owner.opening = theirs
             theirs.owner = owner
@@ -803,9 +815,10 @@ cdef class Pool:
             slot.retires = retires
         if retires != INFINITY:
             self._retiring = True
-        if moves:
-            self._rekey(slot, key, plan, now)
-            first = owner if owner is not None and owner.queued else None
+        if is_another:
+            self._rekey(slot, key, owner, moves, plan, now)
+            is_owners = owner is not None and owner.queued and owner.handshake is slot.handshake
+            first = owner if is_owners else None
         else:
             first = handshake.first_waiter()
         if first is not None:
@@ -1341,7 +1354,10 @@ cdef class Pool:
         slot.handshake.endpoint.connecting -= 1
         return 0
 
-    cdef int _rekey(self, Slot slot, key, Plan plan, double now) except -1:
+    cdef int _rekey(
+        self, Slot slot, key, Waiter owner, bint moves, Plan plan, double now
+    ) except -1:
+        """Let a slot answer to another handshake, with all who wait for a place, or its owner."""
         cdef Handshake old, new
         cdef Waiter waiter
         old = slot.handshake
@@ -1349,13 +1365,22 @@ cdef class Pool:
         old.live -= 1
         new.live += 1
         slot.handshake = new
-        while (waiter := old.placeless.head) is not None:
-            old.placeless.remove(waiter)
-            new.placeless.insert_by_ticket(waiter)
-            old.live -= 1
-            new.live += 1
-            waiter.handshake = new
-        self._serve_at_hand(new, plan, now)
+        if moves:
+            while (waiter := old.placeless.head) is not None:
+                self._move(waiter, new)
+            self._serve_at_hand(new, plan, now)
+        elif owner is not None and owner.ticket == slot.begun_for:
+            self._move(owner, new)
+        return 0
+
+    cdef int _move(self, Waiter waiter, Handshake new) except -1:
+        cdef Handshake old
+        old = waiter.handshake
+        old.placeless.remove(waiter)
+        new.placeless.insert_by_ticket(waiter)
+        old.live -= 1
+        new.live += 1
+        waiter.handshake = new
         return 0
 
     # -- waiters ---------------------------------------------------------------------------------
@@ -1628,6 +1653,7 @@ cdef class Pool:
         self._leave_line(waiter)
         slot = self._new_slot(waiter.handshake, now)
         self._own(waiter, slot)
+        slot.begun_for = waiter.ticket
         plan.open(slot)
         return 0
 

@@ -267,6 +267,7 @@ class Slot(Node):
     """A place in the pool and, once it is connected, the connection in it."""
 
     __slots__ = (
+        "begun_for",
         "born",
         "conn",
         "drained",
@@ -293,6 +294,8 @@ class Slot(Node):
         self.task: Any = None
         #: The waiter that this handshake belongs to, while it is under way.
         self.owner: Waiter | None = None
+        #: The ticket of the waiter that it was begun for; -1: of none.
+        self.begun_for = -1
         #: The waiter that was given the connection and has not woken yet.
         self.waiter: Waiter | None = None
         #: When its handshake began, and since when it is idle, or an orphan.
@@ -807,13 +810,20 @@ class Pool:
         slot.kept = False
 
     def connected(
-        self, slot: Slot, now: float, retires: float = math.inf, key: Hashable = None
+        self,
+        slot: Slot,
+        now: float,
+        retires: float = math.inf,
+        key: Hashable = None,
+        moves: bool = True,
     ) -> Plan:
         """Tell that a handshake succeeded.
 
         ``retires`` is when the connection may not be handed out again.  ``key`` is the handshake
-        that it answers to from now on, where this is not the one it was opened for: callers that
-        wait for a place move along, since theirs would turn out the same.
+        that it answers to from now on, where this is not the one it was opened for.  With
+        ``moves``, callers that wait for a place move along, since theirs would turn out the same.
+        Without, it is for the caller that it was begun for; a caller that has taken it over goes
+        back to the line.
         """
         plan = Plan()
         handshake = slot.handshake
@@ -822,10 +832,10 @@ class Pool:
         endpoint.connect_seconds += now - slot.born
         owner = slot.owner
         first = handshake.first_waiter()
-        moves = key is not None and key != handshake.key
+        is_another = key is not None and key != handshake.key
         theirs = None if first is None or first is owner else first.opening
         # (Who owns this one may have come after theirs was drained.)
-        if not moves and owner and first and theirs and not theirs.drained:
+        if not is_another and owner and first and theirs and not theirs.drained:
             # First come, first served: they change handshakes, and the owner keeps its place.
             owner.opening = theirs
             theirs.owner = owner
@@ -838,9 +848,10 @@ class Pool:
             slot.retires = retires
         if retires != math.inf:
             self._retiring = True
-        if moves:
-            self._rekey(slot, key, plan, now)
-            first = owner if owner is not None and owner.queued else None
+        if is_another:
+            self._rekey(slot, key, owner, moves, plan, now)
+            is_owners = owner is not None and owner.queued and owner.handshake is slot.handshake
+            first = owner if is_owners else None
         else:
             first = handshake.first_waiter()
         if first is not None:
@@ -1299,19 +1310,35 @@ class Pool:
             handshake.endpoint.waiting.insert_returned(owner)
         slot.handshake.endpoint.connecting -= 1
 
-    def _rekey(self, slot: Slot, key: Hashable, plan: Plan, now: float) -> None:
+    def _rekey(
+        self,
+        slot: Slot,
+        key: Hashable,
+        owner: Waiter | None,
+        moves: bool,
+        plan: Plan,
+        now: float,
+    ) -> None:
+        """Let a slot answer to another handshake, with all who wait for a place, or its owner."""
         old = slot.handshake
         new = self._handshake(old.endpoint.key, key)
         old.live -= 1
         new.live += 1
         slot.handshake = new
-        while (waiter := old.placeless.head) is not None:
-            old.placeless.remove(waiter)
-            new.placeless.insert_by_ticket(waiter)
-            old.live -= 1
-            new.live += 1
-            waiter.handshake = new
-        self._serve_at_hand(new, plan, now)
+        if moves:
+            while (waiter := old.placeless.head) is not None:
+                self._move(waiter, new)
+            self._serve_at_hand(new, plan, now)
+        elif owner is not None and owner.ticket == slot.begun_for:
+            self._move(owner, new)
+
+    def _move(self, waiter: Waiter, new: Handshake) -> None:
+        old = waiter.handshake
+        old.placeless.remove(waiter)
+        new.placeless.insert_by_ticket(waiter)
+        old.live -= 1
+        new.live += 1
+        waiter.handshake = new
 
     # -- waiters ---------------------------------------------------------------------------------
 
@@ -1546,6 +1573,7 @@ class Pool:
         self._leave_line(waiter)
         slot = self._new_slot(waiter.handshake, now)
         self._own(waiter, slot)
+        slot.begun_for = waiter.ticket
         plan.open(slot)
 
     def _index(self, endpoint: Endpoint) -> None:

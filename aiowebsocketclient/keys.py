@@ -13,7 +13,6 @@ from typing import Any, Final, NamedTuple
 
 import aiohttp
 from aiohttp import BasicAuth, hdrs
-from aiohttp.abc import AbstractCookieJar
 from aiohttp.client_ws import DEFAULT_WS_CLIENT_TIMEOUT
 from aiohttp.http import SERVER_SOFTWARE
 from multidict import CIMultiDict, getversion
@@ -27,16 +26,11 @@ __all__ = (
     "EndpointKey",
     "HandshakeKey",
     "Target",
-    "cookies_for",
-    "cookies_once_open",
     "is_with",
     "parse_url",
     "resolve",
     "version_of",
 )
-
-#: What a jar would send, by name.
-Cookies = tuple[tuple[str, str], ...]
 
 _TLS_SCHEMES: Final = frozenset({"https", "wss"})
 _PROXY_SCHEMES: Final = frozenset({"http", "https"})
@@ -108,11 +102,18 @@ class HandshakeKey(NamedTuple):
     #: Names folded and sorted, values in order; or the caller's ``reuse_key``, which stands for
     #: headers and cookies, but not for ``auth``, ``origin`` and credentials in the URL.
     headers: Hashable
-    #: What the jar sends with it.
-    cookies: Hashable
+    #: What the jar sends with it, and after that, where the server redirects it, what it sends
+    #: there, by place.
+    cookies: tuple[Any, ...]
     #: Every other option whose value is not the default: proxy, TLS, subprotocols, and what shapes
     #: the connection on our side only (``max_msg_size``, ``heartbeat``, ...).
     options: Hashable
+    #: With ``trust_env``: proxies and credentials of the environment, by place.
+    environment: tuple[Hashable, ...] = ()
+
+    def base(self) -> "HandshakeKey":
+        """Return the key without what aiohttp adds by itself, which changes at any time."""
+        return self._replace(cookies=(), environment=())
 
     def __repr__(self) -> str:
         """Return only what is no secret."""
@@ -146,10 +147,10 @@ class Target(Route):
         #: Of the client session's own headers, which are in ``options`` too; None: it had none.
         self.headers_version = headers_version
 
-    def with_cookies(self, cookies: Hashable) -> "Target":
-        """Return the target of the same call where the jar sends ``cookies``."""
+    def with_key(self, key: HandshakeKey) -> "Target":
+        """Return the target of the same call under another key."""
         return Target(
-            self.key._replace(cookies=cookies),
+            key,
             self.url,
             self.options,
             self.has_reuse_key,
@@ -257,41 +258,10 @@ def is_with(key: HandshakeKey, url: URL) -> bool:
     return key.endpoint == _endpoint(url) and target == url.raw_path_qs
 
 
-def cookies_for(jar: AbstractCookieJar, url: URL) -> Cookies:
-    """Return what ``jar`` would send to ``url`` as it stands."""
-    cookies = jar.filter_cookies(url)
-    return tuple(sorted((name, morsel.coded_value) for name, morsel in cookies.items()))
-
-
 def version_of(headers: Any) -> int:
     """Return a number that changes with headers."""
     # It takes any multidict, and is typed for those of objects only.
     return getversion(headers)
-
-
-def cookies_once_open(target: Target, now: Cookies, response: aiohttp.ClientResponse) -> Cookies:
-    """Return the cookies that a new connection stands for, where the jar has ``now``.
-
-    What the reply has set belongs to it: a balancer's cookie would defeat reuse otherwise.  What
-    somebody else has put into the jar meanwhile was not sent.
-    """
-    hops = (*response.history, response)
-    by_reply = {name for hop in hops for name in hop.cookies}
-    sent = _cookie_pairs(hops[0].request_info.headers)
-    given = _cookie_pairs(target.options.get("headers", _NO_HEADERS))
-    expected = given | dict(now)
-    if _without(sent, by_reply) == _without(expected, by_reply):
-        return now
-    return tuple(sorted(pair for pair in sent.items() if pair not in given.items()))
-
-
-def _cookie_pairs(headers: Any) -> dict[str, str]:
-    pairs = (pair.partition("=") for pair in headers.get(hdrs.COOKIE, "").split("; "))
-    return {name: value for name, equals, value in pairs if equals}
-
-
-def _without(cookies: dict[str, str], names: set[str]) -> dict[str, str]:
-    return {name: value for name, value in cookies.items() if name not in names}
 
 
 def _merged(base: CIMultiDict[str], more: CIMultiDict[str] | None) -> CIMultiDict[str]:

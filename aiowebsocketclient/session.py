@@ -50,13 +50,12 @@ from .exceptions import (
 )
 from .hooks import NO_HOOKS, Hook, hooks_of, is_being_cancelled, run_hook
 from .idle import Connection
+from .implied import Implied
 from .keeping import Keeper
 from .keys import (
     EndpointKey,
     HandshakeKey,
     Target,
-    cookies_for,
-    cookies_once_open,
     is_with,
     parse_url,
     resolve,
@@ -334,7 +333,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         self._detour.plain_exit = False
         self._targets = Targets(arguments.header_dict("headers", headers))
         self._atoms = _ATOMS
-        self._has_cookies = False
+        self._implied: Implied | None = None
         self._default_headers: CIMultiDict[str] = CIMultiDict()
         self._default_headers_version = 0
         self._watches_headers = False
@@ -600,7 +599,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
 
     def _wake_keeper(self, slot: Slot) -> None:
         key: Any = slot.key
-        keeper = self._keepers.get(key._replace(cookies=()))
+        keeper = self._keepers.get(key.base())
         if keeper is None:
             return
         if slot.crowded_out:
@@ -654,12 +653,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         arguments.seconds("acquire_timeout", acquire_timeout)
 
     def _with_cookies(self, target: Target) -> Target:
-        if not self._has_cookies or target.has_reuse_key:
-            return target
-        jar = self.client_session.cookie_jar
-        if not len(jar):
-            return target
-        return target.with_cookies(cookies_for(jar, target.url))
+        return target if self._implied is None else self._implied.added_to(target)
 
     async def _acquire(self, target: Target, acquire_timeout: float | None) -> WS_co:
         """Acquire where there is more to do than to hand out what is idle."""
@@ -814,12 +808,12 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             raise RuntimeError("client_session belongs to another event loop")
         else:
             self._warn_of_connector_limit(client_session)
-        self._has_cookies = not isinstance(client_session.cookie_jar, aiohttp.DummyCookieJar)
+        self._implied = Implied(client_session, self._pool.keys) or None
         self._watch_headers(client_session)
         self._targets.clear()
         self._debug = running.get_debug()
         self._express = self._make_express(running, get_ident())
-        self._express.open = not (self._has_cookies or self._debug or self._is_watched)
+        self._express.open = not (self._implied or self._debug or self._is_watched)
         self._lending = self._express
         if self._is_watched:
             self._lending = self._make_express(running, get_ident())
@@ -1122,9 +1116,10 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             error = WebSocketPoolError(f"the handshake with {slot.endpoint} was cancelled")
         elif (error := task.exception()) is None and (failure := task.result()) is not None:
             error = failure.error
-        key = target.key
+        key: Any = slot.key
+        moves = False
         if error is None and slot.state != CLOSING:
-            key = self._key_once_open(slot, target)
+            key, moves = self._key_once_open(slot, target)
         # Not earlier: the cookie jar, and who is logged to, may drain what still has a task.
         slot.task = None
         if self._tracer is not None:
@@ -1134,7 +1129,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         if slot.state == CLOSING:
             self._finish_stopped(slot, finished)
         elif error is None:
-            self._finish_connected(slot, key)
+            self._finish_connected(slot, key, moves)
             finished.set_result(None)
             if is_debugging():
                 log("opened", endpoint=str(slot.endpoint), seconds=clock() - slot.born)
@@ -1150,13 +1145,13 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 _log_connect_failed(slot, error)
         del self._handshakes[slot]
 
-    def _finish_connected(self, slot: Slot, key: HandshakeKey) -> None:
+    def _finish_connected(self, slot: Slot, key: HandshakeKey, moves: bool) -> None:
         retires = math.inf
         if self._max_lifetime is not None:
             jitter = 1 - _LIFETIME_JITTER * random.random()
             retires = slot.born + self._max_lifetime * jitter
         conn: Connection = slot.conn
-        plan = self._pool.connected(slot, clock(), retires, key)
+        plan = self._pool.connected(slot, clock(), retires, key, moves)
         # If nobody waited it is in the free list, and must be watched like all there.
         if slot.state == IDLE:
             conn.fresh = False
@@ -1165,18 +1160,20 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 self._close_acquired(slot, conn.why_unfit())
         self._carry_out(plan)
 
-    def _key_once_open(self, slot: Slot, target: Target) -> HandshakeKey:
-        """Return the handshake that a new connection answers to from now on."""
-        if not self._has_cookies or target.has_reuse_key:
-            return target.key
+    def _key_once_open(self, slot: Slot, target: Target) -> tuple[HandshakeKey, bool]:
+        """Return the handshake that a new connection answers to from now on.
+
+        And whether callers that wait for a place go along: it is what they would ask for now.
+        """
+        key: Any = slot.key
+        if self._implied is None:
+            return key, True
         try:
-            now = cookies_for(self.client_session.cookie_jar, target.url)
-            cookies = cookies_once_open(target, now, slot.conn.ws._response)
+            return self._implied.key_once_open(key, target, slot.conn.ws._response)
         except Exception as exc:
             endpoint = str(slot.endpoint)
             log("cookie_jar_failed", exc, endpoint=endpoint, error=type(exc).__name__)
-            return target.key
-        return target.key._replace(cookies=cookies)
+            return self._implied.key_of_nobody(key), False
 
     def _finish_stopped(self, slot: Slot, finished: asyncio.Future[_Failure | None]) -> None:
         """End a handshake that was told to stop, which it may have been too late for."""

@@ -46,6 +46,7 @@ OPERATIONS: dict[str, dict[str, Sequence[Any]]] = {
         "which": ANY,
         "lifetime": (None, None, None, None, 8.0, 2.0, 0.0, -1.0),
         "another": (None, None, None, None, 0, 1),
+        "moves": (True, True, False),
     },
     "connect_failed": {"which": ANY},
     "open": {"key": KEYS},
@@ -328,14 +329,16 @@ class Lockstep:
         self.call("give_up", waiter, plan, self.now, timed_out)
         self.keep_book(plan)
 
-    def connected(self, slot: naive.Slot, lifetime: float | None, another: int | None) -> None:
+    def connected(
+        self, slot: naive.Slot, lifetime: float | None, another: int | None, moves: bool
+    ) -> None:
         retires = math.inf if lifetime is None else self.now + lifetime
         key = None
         if another is not None:
             key = [key for key in HANDSHAKES if key[0] == slot.endpoint][another]
         owner, is_another = slot.owner, key not in (None, slot.key)
-        plan = self.model.connected(slot, self.now, retires, key)
-        self.call("connected", slot, plan, self.now, retires, key)
+        plan = self.model.connected(slot, self.now, retires, key, moves)
+        self.call("connected", slot, plan, self.now, retires, key, moves)
         self.keep_book(plan)
         # What turns out to be another's handshake is its owner's all the same.
         self.check_order(plan, but=owner if is_another else None)
@@ -455,7 +458,7 @@ class Lockstep:
             if slot is None:
                 self.step(self.give_up, waiter, False)
                 continue
-            self.step(self.connected, slot, None, None)
+            self.step(self.connected, slot, None, None, True)
             self.step(self.take, waiter)
             self.step(self.release, slot)
             if slot.state == IDLE:
@@ -485,7 +488,9 @@ class Lockstep:
                 return
             for name in ("closed", "connected", "take", "release"):
                 for _ in list(self.subjects(name)):
-                    extra = {"lifetime": None, "another": None} if name == "connected" else {}
+                    extra: dict[str, Any] = {}
+                    if name == "connected":
+                        extra = {"lifetime": None, "another": None, "moves": True}
                     if name != "take" or self.given:
                         self.do(name, which=0, **extra)
         raise AssertionError(f"{len(self.model.waiters)} waiters are never served")

@@ -75,6 +75,7 @@ class Slot:
     fading: int = 0
     state: int = CONNECTING
     owner: Waiter | None = None
+    begun_for: Waiter | None = None
     given: Waiter | None = None
     retires: float = math.inf
     uses: int = 0
@@ -202,7 +203,9 @@ class Model:
             slot.fading = self.turn()
         slot.kept = False
 
-    def connected(self, slot: Slot, now: float, retires: float, key: str | None) -> Plan:
+    def connected(
+        self, slot: Slot, now: float, retires: float, key: str | None, moves: bool
+    ) -> Plan:
         self.count(slot.endpoint, "connects")
         self.count(slot.endpoint, "connect_seconds", now - slot.born)
         slot.state = ACQUIRED
@@ -211,7 +214,7 @@ class Model:
         if key is None or key == slot.key:
             self.connected_as_expected(slot, now)
         else:
-            self.connected_as_another(slot, key, now)
+            self.connected_as_another(slot, key, moves, now)
         return self.plan()
 
     def connected_as_expected(self, slot: Slot, now: float) -> None:
@@ -233,17 +236,22 @@ class Model:
         self.serve(first, slot, now)
         self.settle(slot.endpoint, now)
 
-    def connected_as_another(self, slot: Slot, key: str, now: float) -> None:
-        """Rule: all who wait for a place move along; the owner gets what was opened for it, unless
-        it is served at once by what lies at the other handshake."""
+    def connected_as_another(self, slot: Slot, key: str, moves: bool, now: float) -> None:
+        """Rule: the owner gets what was opened for it, unless it is served at once by what lies at
+        the other handshake.  All who wait for a place move along, or none; then who owns what was
+        begun for somebody else goes back to the line."""
         owner, slot.owner = slot.owner, None
         if owner is not None:
             owner.has_returned = True
-        for waiter in self.placeless(slot.key):
-            waiter.key = key
+        if moves:
+            for waiter in self.placeless(slot.key):
+                waiter.key = key
+        elif owner is not None and owner is slot.begun_for:
+            owner.key = key
         slot.key = key
-        self.serve_at_hand(key, now)
-        if owner is not None and owner.is_queued:
+        if moves:
+            self.serve_at_hand(key, now)
+        if owner is not None and owner.is_queued and owner.key == key:
             self.serve(owner, slot, now)
             self.settle(slot.endpoint, now)
         else:
@@ -607,7 +615,7 @@ class Model:
         if 0 < self.max_connecting <= len(self.at(endpoint, CONNECTING)):
             self.give_way(self.orphans(endpoint)[0], None)
         slot = self.new_slot(waiter.key, now)
-        slot.owner = waiter
+        slot.owner = slot.begun_for = waiter
         self.opened.append(slot)
 
     def make_room(self, endpoint: str) -> None:

@@ -6,12 +6,15 @@ Where one of these fails on a new aiohttp, ``checks.py``, ``idle.py``, ``respons
 
 import asyncio
 import inspect
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import WSMsgType
 from aiohttp.client_ws import DEFAULT_WS_CLIENT_TIMEOUT
+from aiohttp.helpers import basicauth_from_netrc, get_env_proxy_for_url, netrc_from_env
+from yarl import URL
 
 from aiowebsocketclient import WebSocketClientSession
 from aiowebsocketclient.idle import _fragments_of
@@ -34,6 +37,22 @@ async def test_names_of_the_client_session() -> None:
     source = inspect.getsource(aiohttp.ClientSession._ws_connect)
     assert "self._ws_response_class(" in source
     assert DEFAULT_WS_CLIENT_TIMEOUT.ws_close == 10.0
+
+
+async def test_what_is_asked_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    url = URL("ws://example.org/")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    (tmp_path / "netrc").write_text("machine example.org login a password b\n")
+    assert tuple(basicauth_from_netrc(netrc_from_env(), "example.org"))[:2] == ("a", "b")
+    monkeypatch.setenv("ws_proxy", "http://c:d@proxy/")
+    monkeypatch.delenv("no_proxy", raising=False)
+    proxy, auth = get_env_proxy_for_url(url)
+    assert (str(proxy), auth and auth[:2]) == ("http://proxy/", ("c", "d"))
+    source = inspect.getsource(aiohttp.client) + inspect.getsource(aiohttp.client_reqrep)
+    for function in (get_env_proxy_for_url, netrc_from_env, basicauth_from_netrc):
+        assert function.__name__ in source
 
 
 async def test_fields_of_a_response(server: Server, make_session: SessionFactory) -> None:

@@ -56,8 +56,10 @@ class Driver:
     def give_up(self, waiter: Any, timed_out: bool = False) -> None:
         self._plan(self.core.give_up(waiter, self.now, timed_out))
 
-    def connected(self, slot: Any, retires: float = NEVER, key: Hashable = None) -> None:
-        self._plan(self.core.connected(slot, self.now, retires, key))
+    def connected(
+        self, slot: Any, retires: float = NEVER, key: Hashable = None, moves: bool = True
+    ) -> None:
+        self._plan(self.core.connected(slot, self.now, retires, key, moves))
 
     def failed(self, slot: Any) -> Any:
         owner, plan = self.core.connect_failed(slot, self.now)
@@ -1598,10 +1600,78 @@ def test_connection_nobody_waits_for_goes_to_waiters_of_its_new_kind(drive: Driv
     assert opening.owner is None
 
 
+def test_owner_gets_what_is_for_nobody_else(drive: Drive) -> None:
+    pool = drive(limit=1)
+    first, slot = pool.opening("a1")
+    second = pool.request("a1")
+    pool.connected(slot, key="a9", moves=False)
+    assert pool.woken == [first]
+    assert (slot.key, second.handshake.key) == ("a9", "a1")
+    # It is of the waiter's endpoint only, and has to give way.
+    assert pool.take(first) is slot
+    pool.release(slot)
+    assert pool.closing == [slot]
+    assert second.queued
+
+
+def test_owner_whose_own_connection_dies_before_it_wakes(drive: Drive) -> None:
+    pool = drive(limit=1)
+    owner, slot = pool.opening("a1")
+    pool.connected(slot, key="a9", moves=False)
+    pool.discard(slot)
+    assert owner.queued
+    pool.closed(slot)
+    (another,) = pool.opened
+    assert another.owner is owner
+    pool.connected(another, key="a8", moves=False)
+    assert pool.take(owner) is another
+    pool.release(another)
+    assert pool.size("handshakes") == 1
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_who_took_a_handshake_over_does_not_get_what_is_for_nobody_else(
+    drive: Drive, limit: int
+) -> None:
+    pool = drive(limit=limit)
+    slot = pool.orphan("a1")
+    newcomer = pool.request("a1")
+    assert slot.owner is newcomer
+    second = pool.request("a1") if limit == 1 else None
+    pool.connected(slot, key="a9", moves=False)
+    assert pool.woken == []
+    if limit == 1:
+        assert pool.closing == [slot]
+        pool.closed(slot)
+    # It comes first, and what is begun for it is its own, whatever that turns out to be.
+    (own,) = pool.opened
+    assert own.owner is newcomer
+    pool.connected(own, key="a8", moves=False)
+    assert pool.woken == [newcomer]
+    assert pool.take(newcomer) is own
+    if limit == 2:
+        assert pool.acquire("a9") is slot
+    else:
+        assert second.queued
+
+
+def test_what_is_for_nobody_else_goes_to_waiters_of_its_kind(drive: Drive) -> None:
+    pool = drive(limit=2)
+    slot = pool.orphan("a1")
+    newcomer = pool.request("a1")
+    held = pool.hold("a9")
+    waiter = pool.request("a9")
+    pool.connected(slot, key="a9", moves=False)
+    assert pool.woken == [waiter]
+    assert pool.take(waiter) is slot
+    assert newcomer.queued
+    assert held.key == "a9"
+
+
 def test_same_key_changes_nothing(drive: Drive) -> None:
     pool = drive()
     waiter, slot = pool.opening("a1")
-    pool.connected(slot, key="a1")
+    pool.connected(slot, key="a1", moves=False)
     assert pool.woken == [waiter]
     assert slot.key == "a1"
 

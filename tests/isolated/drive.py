@@ -88,7 +88,8 @@ class Driver:
             retires = self.now + self.random.choice((3.0, 1e9))
             key = self.key() if self.random.random() < 0.2 else slot.key
             key = (slot.endpoint, key[1])
-            self.carry_out(self.pool.connected(slot, self.now, retires, key))
+            moves = self.random.random() < 0.7
+            self.carry_out(self.pool.connected(slot, self.now, retires, key, moves))
 
     def end(self) -> None:
         slots = self.acquired if self.random.random() < 0.5 else self.idle()
