@@ -19,10 +19,10 @@ from aiohttp import hdrs
 from multidict import CIMultiDict
 from yarl import URL
 
-from .exceptions import WebSocketPoolError
+from .exceptions import PoolClosedError, WebSocketPoolError
 from .keys import Target, version_of
 
-__all__ = ("abort", "connect", "own_client_session", "take_from_connector")
+__all__ = ("abort", "check_open", "connect", "own_client_session", "take_from_connector")
 
 # The process, or the machine, has as many files and sockets open as it may have.
 _NO_FILES_LEFT: Final = frozenset({errno.EMFILE, errno.ENFILE})
@@ -43,6 +43,7 @@ async def connect(
     ``free_files()`` begins to close what can be done without, and returns what to wait for before
     the handshake is tried once more; None: there is nothing.
     """
+    check_open(client_session)
     if limiter is None:
         return await _handshake(client_session, target, response_class, conn_timeout, free_files)
     ws: aiohttp.ClientWebSocketResponse | None = None
@@ -66,6 +67,7 @@ async def _handshake(
     conn_timeout: float | None,
     free_files: Callable[[], Awaitable[None] | None],
 ) -> aiohttp.ClientWebSocketResponse:
+    check_open(client_session)
     attempt = _Attempt(client_session, response_class)
     scope = asyncio.timeout(conn_timeout)
     try:
@@ -89,8 +91,10 @@ async def _handshake(
         raise aiohttp.ConnectionTimeoutError(
             f"no connection to {target.key.endpoint} within conn_timeout ({conn_timeout:g} s)"
         ) from None
-    except BaseException:
+    except BaseException as exc:
         attempt.abort()
+        if client_session.closed and isinstance(exc, Exception):
+            check_open(client_session)
         raise
     finally:
         # It knows its task, which keeps the exception, whose traceback keeps this frame.
@@ -112,6 +116,15 @@ def _lacks_files(error: BaseException) -> bool:
             pending += exc.exceptions
         pending += (exc.__cause__, exc.__context__, getattr(exc, "os_error", None))
     return False
+
+
+def check_open(client_session: aiohttp.ClientSession) -> None:
+    """Refuse a client session that somebody has closed, or taken the connector of."""
+    if client_session.closed:
+        raise PoolClosedError(
+            "the client_session of the WebSocketClientSession was closed by somebody else: close"
+            " the WebSocketClientSession instead, or give it a client_session of its own"
+        ) from None
 
 
 def own_client_session() -> aiohttp.ClientSession:

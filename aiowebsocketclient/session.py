@@ -40,7 +40,7 @@ from ._compat import (
     spend,
 )
 from ._pool_py import ACQUIRED, CLOSE_REASONS, CLOSING, IDLE, Completion
-from .connecting import abort, connect, own_client_session, take_from_connector
+from .connecting import abort, check_open, connect, own_client_session, take_from_connector
 from .exceptions import (
     PoolClosedError,
     PoolTimeoutError,
@@ -797,6 +797,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 + (", which is closed" if self._loop.is_closed() else "")
                 + ": make one for each loop"
             )
+        if self._client_session is not None:
+            check_open(self._client_session)
         if self._bound:
             # A loop may go on in another thread.
             self._express.thread = get_ident()
