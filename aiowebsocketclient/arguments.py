@@ -50,6 +50,8 @@ _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 # What aiohttp refuses to send, and half a character, which it leaves out.
 _NO_TEXT: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 _TLS_TYPES: Final = (ssl.SSLContext, bool, aiohttp.Fingerprint, type(None))
+# aiohttp's own words, where the argument is aiohttp's.
+_SSL_SHOULD_BE: Final = "ssl should be SSLContext, bool, Fingerprint or None"
 
 
 # -- of the session -------------------------------------------------------------------------------
@@ -227,7 +229,9 @@ def _method(name: str, value: Any) -> str:
         raise TypeError(f"{name} must be a str, not {type(value).__name__}")
     method = str(value)
     if not is_token(method):
-        raise ValueError(f"{name} must be the name of an HTTP method, such as GET")
+        raise ValueError(
+            f"Method cannot contain non-token characters: {name} must be a word such as GET"
+        )
     return method
 
 
@@ -245,7 +249,9 @@ def _protocols(name: str, value: Any) -> tuple[str, ...]:
 
 def _basic_auth(name: str, value: Any) -> BasicAuth | None:
     if not isinstance(value, BasicAuth | None):
-        raise TypeError(f"{name} must be an aiohttp.BasicAuth or None")
+        if name == "proxy_auth":
+            raise TypeError(f"proxy_auth must be None or BasicAuth() tuple, not {_a(value)}")
+        raise TypeError(f"BasicAuth() tuple is required instead of {_a(value)} as {name}")
     if value is not None:
         encoded_auth(name, value)
     return value
@@ -292,7 +298,10 @@ def _ws_timeout(name: str, value: Any) -> Any:
 def _window(name: str, value: Any) -> int:
     number = _whole(name, value)
     if number != 0 and not 9 <= number <= 15:
-        raise ValueError(f"{name} must be 0, or from 9 to 15, not {number}")
+        raise ValueError(
+            "Compress wbits must between 9 and 15, zlib does not support wbits=8:"
+            f" {name} must be one of these, or 0, not {number}"
+        )
     return number
 
 
@@ -314,16 +323,13 @@ def _whole(name: str, value: Any) -> int:
 
 def _tls(name: str, value: Any) -> Any:
     if not isinstance(value, _TLS_TYPES):
-        raise TypeError(
-            f"{name} must be an ssl.SSLContext, an aiohttp.Fingerprint or a bool,"
-            f" not {type(value).__name__}"
-        )
+        raise TypeError(f"{_SSL_SHOULD_BE}, got {_a(value)} instead.")
     return value
 
 
 def _tls_context(name: str, value: Any) -> Any:
     if not isinstance(value, ssl.SSLContext | None):
-        raise TypeError(f"{name} must be an ssl.SSLContext, not {type(value).__name__}")
+        raise TypeError(f"{_SSL_SHOULD_BE}, and {name} an SSLContext, got {_a(value)} instead.")
     return value
 
 
@@ -334,8 +340,14 @@ def _fingerprint(name: str, value: Any) -> Any:
         try:
             aiohttp.Fingerprint(value)
         except ValueError as exc:
-            raise ValueError(f"{name} must be a digest of SHA-256: {exc}") from None
+            raise ValueError(f"{exc} ({name} must be a digest of SHA-256)") from None
     return value
+
+
+def _a(value: Any) -> str:
+    """Return what kind of value it is; the value may be secret."""
+    name = type(value).__name__
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 
 
 def _flag(name: str, value: Any) -> bool:

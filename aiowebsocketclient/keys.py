@@ -34,7 +34,9 @@ __all__ = (
 
 _TLS_SCHEMES: Final = frozenset({"https", "wss"})
 _PROXY_SCHEMES: Final = frozenset({"http", "https"})
-_SCHEMES: Final = frozenset({"http", "ws"}) | _TLS_SCHEMES
+_SCHEMES: Final = ("ws", "wss", "http", "https")
+# Of aiohttp's connectors to a file: the URL names no port.
+_FILE_SCHEMES: Final = frozenset({"unix", "npipe"})
 
 # What aiohttp adds to every handshake unless the caller gave it: stating it changes nothing. The
 # client session's own headers do not count, as these are given with every handshake.
@@ -86,7 +88,7 @@ class EndpointKey(NamedTuple):
     def __str__(self) -> str:
         """Return ``host:port``, as a URL has it."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+        return f"{host}:{self.port}" if self.port else host
 
 
 class HandshakeKey(NamedTuple):
@@ -227,17 +229,30 @@ def parse_url(url: str | URL, client_session: aiohttp.ClientSession | None) -> U
         raise aiohttp.InvalidUrlClientError("<url>", why)
     if not parsed.scheme:
         raise aiohttp.InvalidUrlClientError("<url>", "url must begin with ws:// or wss://")
-    if parsed.scheme not in _SCHEMES:
+    schemes = _schemes_of(client_session)
+    if parsed.scheme not in schemes:
         # What stands before a colon may be a user's name.
-        raise aiohttp.NonHttpUrlClientError("<url>", "url must be one of ws, wss, http, https")
+        raise aiohttp.NonHttpUrlClientError("<url>", f"url must be one of {', '.join(schemes)}")
     if not parsed.raw_host:
         raise aiohttp.InvalidUrlClientError(f"{parsed.scheme}:...", "url names no host")
+    if parsed.port is None and parsed.scheme not in _FILE_SCHEMES:
+        raise aiohttp.InvalidUrlClientError(f"{parsed.scheme}:...", "url names no port")
     # A yarl.URL that was made with encoded=True may have anything in it.
     if _NO_URL.search(parsed.raw_host) or _NO_URL.search(parsed.raw_path_qs):
         raise aiohttp.InvalidUrlClientError(
             f"{parsed.scheme}:...", "url must be without spaces, line breaks and control characters"
         )
     return parsed
+
+
+def _schemes_of(client_session: aiohttp.ClientSession | None) -> tuple[str, ...]:
+    """Return the schemes that the connector of the session takes."""
+    connector = None if client_session is None else client_session.connector
+    if connector is None:
+        return _SCHEMES
+    allowed = connector.allowed_protocol_schema_set - {""}
+    others = sorted(allowed.difference(_SCHEMES))
+    return (*(scheme for scheme in _SCHEMES if scheme in allowed), *others)
 
 
 def _extended(url: URL, params: Any) -> URL:
@@ -277,10 +292,9 @@ def _merged(base: CIMultiDict[str], more: CIMultiDict[str] | None) -> CIMultiDic
 
 def _endpoint(url: URL) -> EndpointKey:
     host, port = url.raw_host, url.port
-    # parse_url() has seen to both: every scheme that it lets pass has a default port.
+    # parse_url() has seen to both.
     assert host is not None
-    assert port is not None
-    return EndpointKey(host, port, url.scheme in _TLS_SCHEMES)
+    return EndpointKey(host, port or 0, url.scheme in _TLS_SCHEMES)
 
 
 def _reuse_key(reuse_key: Hashable) -> Hashable:
@@ -318,7 +332,8 @@ def _wire_headers(
     if (authorization := _authorization(url, options, client_session)) is not None:
         if "authorization" in by_name:
             raise ValueError(
-                "headers have an Authorization, and so have the URL or auth: give one of them"
+                "Cannot combine AUTHORIZATION header with AUTH argument or credentials encoded in"
+                " URL: give one of headers, auth and URL"
             )
         by_name["authorization"] = [authorization]
     if (authorization := _plain_proxy_authorization(url, options, client_session)) is not None:
@@ -400,7 +415,9 @@ def _authorization(
             auth = _default_auth(url, client_session)
         return None if auth is None else encoded_auth("auth", auth)
     if auth is not None:
-        raise ValueError("the URL has credentials, and auth is given: give one of them")
+        raise ValueError(
+            "Cannot combine AUTH argument with credentials encoded in URL: leave out auth or these"
+        )
     return _credentials("url", url)
 
 
@@ -433,6 +450,9 @@ def _other_options(
         for name, value in options.items()
         if name not in _FOLDED and (canonical := _canonical(name, value)) != DEFAULTS[name]
     }
+    if url.scheme not in _SCHEMES:
+        # The port is in the header Host of these, even if it is 80.
+        others["scheme"] = url.scheme
     if with_reuse_key:
         # Otherwise the headers say so.
         others["origin"] = options.get("origin")
@@ -578,7 +598,9 @@ def _ssl(options: dict[str, Any]) -> Hashable:
     given.append(False if verify is not None and not verify else None)
     given = [value for value in given if value is not None and value is not True]
     if len(given) > 1:
-        raise ValueError("ssl, verify_ssl, ssl_context and fingerprint exclude each other")
+        raise ValueError(
+            "verify_ssl, ssl_context, fingerprint and ssl parameters are mutually exclusive"
+        )
     if not given:
         return True
     (tls,) = given

@@ -452,7 +452,7 @@ async def test_auth_of_the_client_session() -> None:
     async with aiohttp.ClientSession(auth=auth) as client_session:
         assert key(url) == key(url, auth=auth) == key("ws://user:secret@example.org/")
         assert key(url) != key("ws://user:other@example.org/")
-        with pytest.raises(ValueError, match="Authorization"):
+        with pytest.raises(ValueError, match="AUTHORIZATION header"):
             key(url, headers={"Authorization": "x"})
     async with aiohttp.ClientSession("http://example.org/", auth=auth) as client_session:
         # To aiohttp ws:// is another origin, to which it does not send what is meant for this one.

@@ -11,6 +11,7 @@ import inspect
 import math
 import os
 import pickle
+import re
 import ssl
 import subprocess
 import sys
@@ -39,6 +40,12 @@ UNUSED = "ws://127.0.0.1:1/"
 CONTROL = ["\r\n", "\n", "\r", "\0", "\x7f"]
 
 
+def basic(*arguments: str) -> aiohttp.BasicAuth:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # aiohttp 3.14
+        return aiohttp.BasicAuth(*arguments)
+
+
 async def assert_nothing_happened(session: WebSocketClientSession, url: str) -> None:
     """The good call after a bad one finds an untouched pool."""
     stats = session.stats()
@@ -48,6 +55,126 @@ async def assert_nothing_happened(session: WebSocketClientSession, url: str) -> 
         assert await ws.receive_str() == "x"
     stats = session.stats()
     assert (stats.connecting, stats.acquired, stats.closing, stats.waiting) == (0, 0, 0, 0)
+
+
+# -- the client session ------------------------------------------------------------------------
+
+CLOSED = "client_session .* was closed"
+
+
+async def test_a_client_session_that_somebody_else_closes(
+    server: Server, make_session: SessionFactory
+) -> None:
+    client_session = aiohttp.ClientSession()
+    session = make_session(client_session=client_session)
+    held = await session.ws_connect(server.url())
+    await (await session.ws_connect(server.url())).release()
+    await client_session.close()
+    for _ in range(2):
+        # What lay idle is closed, too.
+        with pytest.raises(PoolClosedError, match=CLOSED):
+            await session.ws_connect(server.url())
+        with pytest.raises(PoolClosedError, match=CLOSED):
+            async with session.ws_connect(server.url(), heartbeat=30.0):
+                pass
+    with pytest.raises(PoolClosedError, match=CLOSED):
+        await session.prewarm(server.url(), 1)
+    with pytest.raises(PoolClosedError, match=CLOSED):
+        session.set_min_idle(server.url(), 1)
+    await held.release()
+    await session.close()
+    assert session.closed
+
+
+async def test_a_client_session_that_is_closed_before_the_first_use(server: Server) -> None:
+    client_session = aiohttp.ClientSession()
+    session = WebSocketClientSession(client_session=client_session)
+    call = session.ws_connect(server.url())
+    await client_session.close()
+    with pytest.raises(PoolClosedError, match=CLOSED):
+        await call
+    with pytest.raises(PoolClosedError, match=CLOSED):
+        async with session:
+            pass
+    await session.close()
+
+
+@pytest.mark.parametrize("limits", [{"limit": 1}, {"max_connecting": 1}], ids=told)
+async def test_a_client_session_that_is_closed_under_those_who_wait(
+    server: Server, make_session: SessionFactory, limits: dict[str, Any]
+) -> None:
+    client_session = aiohttp.ClientSession()
+    session = make_session(client_session=client_session, **limits)
+    server.gate.clear()
+    calls = [asyncio.ensure_future(session.ws_connect(server.url())) for _ in range(3)]
+    await until(lambda: server.arrived)
+    await client_session.close()
+    for result in await asyncio.gather(*calls, return_exceptions=True):
+        assert isinstance(result, PoolClosedError), result
+        assert "client_session" in str(result)
+    server.gate.set()
+    assert session.stats().connecting == session.stats().waiting == 0
+
+
+async def test_a_client_session_that_is_closed_while_callers_wait_for_what_is_in_use(
+    server: Server, make_session: SessionFactory
+) -> None:
+    client_session = aiohttp.ClientSession()
+    session = make_session(client_session=client_session, limit=1)
+    held = await session.ws_connect(server.url())
+    call = asyncio.ensure_future(session.ws_connect(server.url()))
+    await until(lambda: session.stats().waiting)
+    await client_session.close()
+    await held.release()
+    with pytest.raises(PoolClosedError, match=CLOSED):
+        await call
+
+
+async def test_a_client_session_whose_connector_was_taken(
+    server: Server, make_session: SessionFactory
+) -> None:
+    client_session = aiohttp.ClientSession()
+    session = make_session(client_session=client_session)
+    connector = client_session.connector
+    client_session.detach()
+    with pytest.raises(PoolClosedError, match=CLOSED):
+        await session.ws_connect(server.url())
+    assert connector is not None
+    await connector.close()
+
+
+# -- the words of aiohttp ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ssl": "no"},
+        {"ssl": 3},
+        {"ssl_context": 3},
+        {"ssl_context": ssl.create_default_context(), "verify_ssl": False},
+        {"fingerprint": bytes(3)},
+        {"fingerprint": bytes(16)},
+        {"auth": "u:p"},
+        {"method": "GE T"},
+        {"compress": 8},
+        {"auth": basic("u", "p"), "headers": {"Authorization": "x"}},
+        {"auth": basic("u", "p"), "userinfo": "u:p@"},
+    ],
+    ids=told,
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+async def test_words_are_aiohttps_where_the_argument_is(options: dict[str, Any]) -> None:
+    options = dict(options)
+    url = f"ws://{options.pop('userinfo', '')}127.0.0.1:1/"
+    async with aiohttp.ClientSession() as client_session:
+        with pytest.raises((TypeError, ValueError)) as theirs:
+            await client_session.ws_connect(url, **options)
+    with pytest.raises(theirs.type) as ours:
+        WebSocketClientSession().ws_connect(url, **options)
+    words = re.split(r", got|[:'.]", str(theirs.value))[0].strip()
+    assert str(ours.value).startswith(words)
+    assert "3 instead" not in str(ours.value)
 
 
 # -- arguments ---------------------------------------------------------------------------------
