@@ -19,6 +19,9 @@ Event                  Level   Fields
 ``leak``               WARNING ``endpoint``, ``seconds`` since it was acquired, ``acquired_at``: the
                                caller's stack as a list of ``"file:line in function"``, innermost
                                last
+``nothing_reused``     WARNING ``endpoint``, ``connections``: how many have gone idle and were never
+                               used again, ``differs``: in what their handshakes differ, by name
+                               (``"headers: X-Request-Id; path"``); once for each endpoint
 ``min_idle_failing``   WARNING ``endpoint``, ``error`` (or the reason for which a new connection was
                                closed), ``retry_in`` seconds; the first failure
 ``min_idle_unchanged`` DEBUG   ``endpoint``, ``error``, ``retry_in`` and ``failures`` so far; each
@@ -70,6 +73,12 @@ _EVENTS: Final = {
         WARNING,
         "A connection to %(endpoint)s has been held for %(seconds).1f s, which is longer than"
         " leak_threshold; it was acquired at %(acquired_at)s",
+    ),
+    "nothing_reused": (
+        WARNING,
+        "%(connections)d connections to %(endpoint)s have gone idle, and no call could use any of"
+        " them again, because the calls differ in %(differs)s. Leave out what differs, or make it"
+        " the same in all calls; where headers or cookies do not matter, pass the same reuse_key=",
     ),
     "min_idle_failing": (
         WARNING,

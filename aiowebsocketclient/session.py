@@ -64,6 +64,7 @@ from .keys import (
 from .leaks import LeakWatch, lines_of, place_of_caller
 from .logs import is_debugging, log
 from .response import ClientWebSocketResponse, Pending
+from .reuse import ReuseWatch
 from .stats import PoolStats
 from .targets import Targets
 from .tracing import TraceConfig, Tracer, trace_configs_of
@@ -255,6 +256,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         "_on_look",
         "_response_class",
         "_retire_on",
+        "_reuse_watch",
         "_tick",
         "_tracer",
     )
@@ -314,6 +316,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         self._retire_on = arguments.close_codes("retire_on", retire_on)
         threshold = arguments.positive("leak_threshold", leak_threshold)
         self._leak_watch = None if threshold is None else LeakWatch(threshold)
+        # What is not pooled is not meant to be reused.
+        self._reuse_watch = None if self._force_close else ReuseWatch()
         traced = trace_configs_of(trace_configs)
         self._tracer = Tracer(self, traced) if traced else None
         # Whether each acquisition and each end of one has to go through here.
@@ -1135,6 +1139,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             finished.set_result(None)
             if is_debugging():
                 log("opened", endpoint=str(slot.endpoint), seconds=clock() - slot.born)
+            if self._reuse_watch is not None and slot.state in (ACQUIRED, IDLE):
+                self._reuse_watch.opened(slot, target)
         else:
             owner, plan = self._pool.connect_failed(slot, clock())
             if owner is not None:
@@ -1298,6 +1304,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         handle._detached = True
         if self._tracer is not None:
             self._tracer.detached(slot)
+        if self._reuse_watch is not None:
+            self._reuse_watch.closed(slot)
         self._carry_out(self._pool.detach(slot, clock()))
         if is_debugging():
             log("detached", endpoint=str(slot.endpoint), seconds=clock() - slot.born)
@@ -1377,6 +1385,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             conn.closed.set_result(None)
         conn.forget()
         conn.slot.conn = None
+        if self._reuse_watch is not None:
+            self._reuse_watch.closed(conn.slot)
         if self._tracer is not None:
             self._tracer.closed(conn.slot)
         # A handshake that was stopped too late was not logged as opened either.
