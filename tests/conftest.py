@@ -54,6 +54,13 @@ def pytest_configure(config: pytest.Config) -> None:
         )
 
 
+def pytest_collection_finish() -> None:
+    """Let no collection go through what was imported: each test has one, or more."""
+    gc.collect()
+    # PyPy has none.
+    getattr(gc, "freeze", gc.collect)()
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Tell the process that started this one, where the tests are run in several."""
     if hasattr(session.config, "workeroutput"):
@@ -173,12 +180,26 @@ def told(value: object) -> str:
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))[:60]
 
 
+def strike_heartbeat(ws: Any, *, patience: float = 600.0) -> None:
+    """Make aiohttp's heartbeat of a connection send its PING now.
+
+    It waits ``patience`` seconds for the PONG, and has then no ``_pong_response_cb``.  A connection
+    with a heartbeat of its own that is quick enough for a test would die on a busy machine.
+    """
+    ws._cancel_heartbeat()
+    ws._heartbeat_when = 0.0
+    ws._pong_heartbeat = patience
+    ws._send_heartbeat()
+    assert ws._pong_response_cb is not None
+
+
 async def until(
-    condition: Callable[[], object], seconds: float = 5.0, *, pause: float = 0.001
+    condition: Callable[[], object], seconds: float = 30.0, *, pause: float = 0.001
 ) -> None:
     """Wait for something that happens in other tasks, or on the other side of a socket.
 
-    With ``pause=0`` it looks in every turn of the loop, so as to miss no state between two.
+    The bound is for what hangs; no machine is so busy.  With ``pause=0`` it looks in every turn of
+    the loop, so as to miss no state between two.
     """
     async with asyncio.timeout(seconds):
         while not condition():

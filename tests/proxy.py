@@ -239,7 +239,7 @@ class Proxy:
         self._all.discard(link)
 
     async def close(self) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while self._all:
                 for link in self._all:
                     link.ignores_end_of_client = False

@@ -21,7 +21,7 @@ from .servers import Server
 
 async def echoes(ws: ClientWebSocketResponse) -> bool:
     await ws.send_str("hello")
-    message = await ws.receive(timeout=0.2)
+    message = await ws.receive(timeout=30)
     return bool(message.data == "hello")
 
 
@@ -77,7 +77,7 @@ async def test_who_would_get_a_dead_one_gets_another(
     session = make_session(limit=1, check=check_ping(timeout=0.05), close_timeout=60.0)
     await pool_one(session, server.url())
     freeze(server)
-    async with asyncio.timeout(5), session.ws_connect(server.url()) as ws:
+    async with asyncio.timeout(30), session.ws_connect(server.url()) as ws:
         assert not ws.reused
         assert await echoes(ws)
     assert (session.stats().closed_lost, session.stats().closed_failed) == (1, 0)
@@ -202,7 +202,7 @@ async def test_it_may_be_any_hook(server: Server, make_session: SessionFactory, 
 async def test_to_configure_with_it_fails_the_caller(
     server: Server, make_session: SessionFactory, path: str
 ) -> None:
-    session = make_session(configure=check_ping(timeout=0.2))
+    session = make_session(configure=check_ping(timeout=0.2 if path == "/silent" else 30.0))
     error: Any = aiohttp.ServerTimeoutError if path == "/silent" else WebSocketPoolError
     with pytest.raises(error, match="PONG"):
         await session.ws_connect(server.url(path))
@@ -255,7 +255,7 @@ async def test_what_did_not_answer_leaves_nothing_to_the_cyclic_collector(
     try:
         await (await session.ws_connect(server.url())).close()
         await until(lambda: session.stats().endpoints == 0)
-        await until(lambda: not made, 1)
+        await until(lambda: not made)
     finally:
         gc.enable()
 

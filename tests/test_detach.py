@@ -21,7 +21,7 @@ from aiowebsocketclient import (
     WebSocketPoolError,
 )
 
-from .conftest import SessionFactory, until
+from .conftest import SessionFactory, strike_heartbeat, until
 from .servers import Server
 
 
@@ -177,7 +177,7 @@ async def test_its_heartbeat_goes_on(
     server: Server, make_session: SessionFactory, is_closed: bool
 ) -> None:
     session = make_session()
-    healthy = await session.ws_connect(server.url(), heartbeat=0.1)
+    healthy = await session.ws_connect(server.url(), heartbeat=600.0)
     silent = await session.ws_connect(server.url("/silent"), heartbeat=0.1)
     for ws in (healthy, silent):
         ws.detach()
@@ -187,8 +187,10 @@ async def test_its_heartbeat_goes_on(
     # Nobody answers its pings.
     assert (await receivers[1]).type is aiohttp.WSMsgType.ERROR
     assert silent.closed
-    # Several times what a silent one has lived.
-    await asyncio.sleep(0.6)
+    for _ in range(3):
+        strike_heartbeat(healthy)
+        await until(lambda: healthy._pong_response_cb is None)
+        assert healthy._heartbeat_cb is not None
     await healthy.send_str("still here")
     assert (await receivers[0]).data == "still here"
     await ends(healthy, server)
@@ -256,7 +258,7 @@ async def test_it_outlives_its_session(
     held[0].detach()
     held[1].detach()
     # It is not waited for either.
-    await asyncio.wait_for(session.close(), 1)
+    await asyncio.wait_for(session.close(), 30)
     assert session.client_session.closed
     assert held[2].closed
     for ws in held[:2]:

@@ -32,7 +32,7 @@ FORMATS = {
 def scrape(url: str, accept: str) -> dict[str, float]:
     """Return each series, named as in PromQL, but for its pool."""
     request = urllib.request.Request(url, headers={"Accept": accept})
-    with urllib.request.urlopen(request, timeout=10) as reply:
+    with urllib.request.urlopen(request, timeout=60) as reply:
         content_type, text = reply.headers["Content-Type"], reply.read().decode()
     expected, parse = FORMATS[accept]
     assert content_type.startswith(expected)
@@ -53,7 +53,7 @@ def series(name: str, labels: dict[str, str]) -> str:
 def ask(metrics_url: str, question: str) -> None:
     query = urllib.parse.urlencode({"question": question})
     url = urllib.parse.urljoin(metrics_url, f"/ask?{query}")
-    with urllib.request.urlopen(url, timeout=10) as reply:
+    with urllib.request.urlopen(url, timeout=60) as reply:
         assert reply.read().decode() == question
 
 

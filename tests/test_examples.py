@@ -41,7 +41,7 @@ def test_program(name: str) -> None:
 @pytest.mark.parametrize("name", SERVICES)
 def test_service(name: str) -> None:
     assert "Ctrl-C" in documented(name)
-    with serving(name) as service, urllib.request.urlopen(service.url, timeout=10) as reply:
+    with serving(name) as service, urllib.request.urlopen(service.url, timeout=60) as reply:
         assert reply.status == 200
 
 

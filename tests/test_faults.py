@@ -20,7 +20,7 @@ from aiohttp.abc import AbstractResolver
 
 from aiowebsocketclient import PoolTimeoutError, WebSocketClientSession
 
-from .conftest import SessionFactory, until
+from .conftest import SessionFactory, strike_heartbeat, until
 from .proxy import Link, Proxy, frame, proxying, text
 from .servers import Server, serving
 
@@ -37,7 +37,7 @@ async def proxy(server: Server) -> AsyncIterator[Proxy]:
 
 async def echo(ws: aiohttp.ClientWebSocketResponse, payload: str = "hello") -> None:
     await ws.send_str(payload)
-    assert await ws.receive_str(timeout=5) == payload
+    assert await ws.receive_str(timeout=30) == payload
 
 
 async def check_whole(
@@ -48,7 +48,7 @@ async def check_whole(
     await until(lambda: session.stats().closing == 0)
     stats = session.stats()
     assert (stats.acquired, stats.waiting) == (0, 0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         held = await asyncio.gather(*[session.ws_connect(url, **options) for _ in range(limit)])
         with pytest.raises(PoolTimeoutError):
             await session.ws_connect(url, acquire_timeout=0, **options)
@@ -233,10 +233,10 @@ async def test_end_of_a_connection_that_is_being_read(
     reading = asyncio.create_task(ws.receive())
     await until(lambda: ws._waiting)
     fault(proxy.links[0])
-    message = await asyncio.wait_for(reading, 5)
+    message = await asyncio.wait_for(reading, 30)
     if fault is message_and_end:
         assert message.data == "last words"
-        message = await asyncio.wait_for(ws.receive(), 5)
+        message = await asyncio.wait_for(ws.receive(), 30)
     if fault in ERRORS:
         assert message.type is WSMsgType.ERROR
         assert message.data.code == ERRORS[fault]
@@ -276,13 +276,15 @@ async def test_silence_with_a_heartbeat(
     proxy: Proxy, make_session: SessionFactory, use: str
 ) -> None:
     session = make_session(limit=LIMIT, close_timeout=0.2)
-    ws = await session.ws_connect(proxy.url(), heartbeat=0.4)
+    ws = await session.ws_connect(proxy.url(), heartbeat=600.0)
+    inner = ws._slot.conn.ws
     await echo(ws)
     if use == "idle":
         await ws.release()
     proxy.links[0].swallow()
+    strike_heartbeat(inner, patience=0.05)
     if use == "being read":
-        message = await asyncio.wait_for(ws.receive(), 5)
+        message = await asyncio.wait_for(ws.receive(), 30)
         assert message.type is WSMsgType.ERROR
         assert isinstance(message.data, aiohttp.ServerTimeoutError)
     await until(lambda: not session.stats().idle and (use == "idle" or ws.closed))
@@ -399,7 +401,7 @@ async def test_half_a_frame_that_somebody_waits_for(
     with pytest.raises(asyncio.TimeoutError):
         await ws.receive(timeout=SHORT)
     proxy.links[0].to_client.let_go()
-    assert await ws.receive_str(timeout=5) == "x" * 100
+    assert await ws.receive_str(timeout=30) == "x" * 100
     # Whoever gave up once has it closed.
     await ws.release()
     assert closed(session) == {"dirty": 1}
@@ -650,7 +652,7 @@ async def test_answer_with_what_nobody_asked_for(
     assert ws.protocol is None
     assert not ws.compress
     proxy.links[0].client.close()
-    assert (await ws.receive(timeout=5)).type is WSMsgType.CLOSED
+    assert (await ws.receive(timeout=30)).type is WSMsgType.CLOSED
     await ws.release()
     proxy.answer = None
     await check_whole(session, proxy.url(), proxy)
@@ -679,7 +681,7 @@ async def test_in_one_packet_with_the_answer(
     session = make_session(limit=LIMIT)
     proxy.answer = answer
     ws = await session.ws_connect(proxy.url())
-    assert (await ws.receive(timeout=5)).type is expected
+    assert (await ws.receive(timeout=30)).type is expected
     ws.release()
     assert session.stats().idle == (expected is WSMsgType.TEXT)
     for link in proxy.links:
@@ -859,7 +861,7 @@ async def test_restart_with_500_connections(
         await asyncio.sleep(0.05)
         assert server.arrived == session.stats().connecting == at_once
         server.gate.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             for ws in await asyncio.gather(*waiting):
                 assert not ws.reused
                 await ws.release()
@@ -882,13 +884,13 @@ async def test_close_that_is_never_answered(
     options: dict[str, Any] = {}
     if how == "close without a timeout":
         # What ClientWSTimeout(ws_receive=...) makes of ws_close.
-        options = {"timeout": aiohttp.ClientWSTimeout(ws_receive=60.0)}
+        options = {"timeout": aiohttp.ClientWSTimeout(ws_receive=600.0)}
     held = [await session.ws_connect(proxy.url(), **options) for _ in range(LIMIT)]
     for link in list(proxy.links):
         link.swallow()
         link.ignores_end_of_client = True
     waiter = asyncio.ensure_future(session.ws_connect(proxy.url(), **options))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         for ws in held:
             if how == "release":
                 ws._waiting = True
@@ -915,7 +917,7 @@ async def test_close_that_is_never_answered(
 async def test_end_in_the_closing_handshake(
     proxy: Proxy, make_session: SessionFactory, how: str, fault: Callable[[Link], None]
 ) -> None:
-    session = make_session(limit=LIMIT, close_timeout=5)
+    session = make_session(limit=LIMIT, close_timeout=600)
     ws = await session.ws_connect(proxy.url(), timeout=aiohttp.ClientWSTimeout(ws_close=None))
     proxy.links[0].to_server.swallows = True
     if how == "release":
@@ -925,7 +927,7 @@ async def test_end_in_the_closing_handshake(
     await asyncio.sleep(0.02)
     assert not closing.done()
     fault(proxy.links[0])
-    await asyncio.wait_for(closing, 3)
+    await asyncio.wait_for(closing, 30)
     assert closed(session) == {"user" if how == "close" else "dirty": 1}
     await check_whole(session, proxy.url(), proxy)
 
@@ -1045,11 +1047,11 @@ async def test_arrival_between_hand_over_and_waking(
     ws.release()
     # Given, and not woken yet.
     arrive(conn, ARRIVALS[name])
-    fresh = await asyncio.wait_for(caller, 5)
+    fresh = await asyncio.wait_for(caller, 30)
     assert fresh._slot.conn is not conn
     assert not later.done()
     await echo(fresh)
     await fresh.release()
-    await (await asyncio.wait_for(later, 5)).release()
+    await (await asyncio.wait_for(later, 30)).release()
     assert server.handshakes == 2
     await check_whole(session, server.url(), server)

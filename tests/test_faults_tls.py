@@ -13,7 +13,7 @@ from aiohttp import WSMsgType
 
 from aiowebsocketclient import PoolClosedError
 
-from .conftest import SessionFactory, until
+from .conftest import SessionFactory, strike_heartbeat, until
 from .proxy import Link, Proxy, proxying, text
 from .servers import Server, serving
 from .test_faults import LIMIT, check_whole, closed, echo, idle
@@ -238,7 +238,7 @@ async def test_end_of_a_connection(
         await ws.release()
     fault(proxy.links[0])
     if use == "being read":
-        assert (await ws.receive(timeout=5)).type is WSMsgType.CLOSED
+        assert (await ws.receive(timeout=30)).type is WSMsgType.CLOSED
         assert ws.closed
     elif use == "in use":
         await until(lambda: conn.has_ended)
@@ -254,16 +254,18 @@ async def test_silence_with_a_heartbeat(
     proxy: Proxy, make_session: SessionFactory, client_tls: ssl.SSLContext, use: str
 ) -> None:
     """Who does not answer a ping does not answer close_notify: that is not waited for."""
-    session = make_session(limit=LIMIT, close_timeout=30)
+    session = make_session(limit=LIMIT, close_timeout=600)
     url = proxy.url(scheme="wss")
-    ws = await session.ws_connect(url, ssl=client_tls, heartbeat=0.4)
+    ws = await session.ws_connect(url, ssl=client_tls, heartbeat=600.0)
+    inner = ws._slot.conn.ws
     await echo(ws)
     if use == "idle":
         await ws.release()
     link = proxy.links[0]
     link.swallow()
+    strike_heartbeat(inner, patience=0.05)
     if use == "being read":
-        message = await asyncio.wait_for(ws.receive(), 5)
+        message = await asyncio.wait_for(ws.receive(), 30)
         assert message.type is WSMsgType.ERROR
         assert isinstance(message.data, aiohttp.ServerTimeoutError)
     await until(lambda: not session.stats().idle and (use == "idle" or ws.closed))
@@ -284,7 +286,7 @@ async def test_close_that_is_never_answered(
     held = [await session.ws_connect(url, ssl=client_tls) for _ in range(LIMIT)]
     for link in proxy.links:
         link.swallow()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         if how == "session":
             await session.close()
             await until(lambda: not proxy.links)

@@ -60,7 +60,7 @@ async def say_hello(ws: ClientWebSocketResponse) -> None:
 
 async def works(session: WebSocketClientSession, url: str) -> bool:
     """Tell whether a connection can be had, and whether it had been used before."""
-    async with asyncio.timeout(5), session.ws_connect(url) as ws:
+    async with asyncio.timeout(30), session.ws_connect(url) as ws:
         await ws.send_str("it works")
         assert await ws.receive_str() == "it works"
         return ws.reused
@@ -133,7 +133,7 @@ async def test_nobody_need_wait_for_reset(
 ) -> None:
     hook.gate.clear()
     session = make_session(reset=hook)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         async with session.ws_connect(server.url()):
             pass
         async with session.ws_connect(server.url(), reset=None):
@@ -445,9 +445,9 @@ async def test_a_hook_that_leaves_a_receive_under_way_has_failed(
             await until(lambda: ws._waiting)
 
     hook.does = receive_in_background
-    session = make_session(**{name: hook}, limit=1, close_timeout=60)
+    session = make_session(**{name: hook}, limit=1, close_timeout=600)
     # It is not waited for when the connection is closed.
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         if name == "configure":
             with pytest.raises(WebSocketPoolError, match="left a receive"):
                 await works(session, server.url())
@@ -484,7 +484,7 @@ async def test_acquire_timeout_covers_the_check(
     await works(session, server.url())
     hook.gate.clear()
     with pytest.raises(PoolTimeoutError):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await session.ws_connect(server.url(), acquire_timeout=0.05)
     assert session.stats().timeouts == 1
     await until(lambda: session.stats().closing == 0)
@@ -565,7 +565,7 @@ async def test_reset_that_raises_costs_the_connection(
     session = make_session(reset=hook, limit=1)
     ws = await session.ws_connect(server.url())
     hook.error = OSError()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await ws.release()
     assert session.stats().closed_failed == 1
     assert session.stats().closing == 0
@@ -635,7 +635,7 @@ async def test_session_closed_while_it_runs(
 ) -> None:
     session = make_session(**{name: hook})
     caller = await a_caller_of(session, server.url(), hook, name)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(30):
         await session.close()
     if name == "reset":
         await caller
@@ -741,7 +741,7 @@ async def test_one_that_fails_leaves_nothing_to_the_cyclic_collector(
         await until(lambda: session.stats().endpoints == 0)
         hook.error = None
         slot = None
-        await until(lambda: not made and not tasks, 1)
+        await until(lambda: not made and not tasks)
     finally:
         gc.enable()
 
@@ -761,7 +761,7 @@ async def test_a_storm_of_everything(
             await asyncio.sleep(0.02)
 
     session = make_session(
-        configure=hook, check=hook, reset=hook, hook_timeout=0.01, limit=3, acquire_timeout=1
+        configure=hook, check=hook, reset=hook, hook_timeout=0.01, limit=3, acquire_timeout=30
     )
     served = 0
 
@@ -769,7 +769,9 @@ async def test_a_storm_of_everything(
         nonlocal served
         for turn in range(10):
             try:
-                async with asyncio.timeout(0.003 * ((number * 7 + turn * 3) % 11)):
+                # Who has no timeout is served on the busiest machine.
+                patience = (number * 7 + turn * 3) % 11
+                async with asyncio.timeout(0.003 * patience if patience < 10 else None):
                     async with session.ws_connect(server.url()) as ws:
                         await ws.send_str(f"{number} {turn}")
                         assert await ws.receive_str() == f"{number} {turn}"
@@ -782,7 +784,7 @@ async def test_a_storm_of_everything(
     assert not caplog.records
     assert served
     assert server.peak <= 3
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         for _ in range(10):
             with contextlib.suppress(OSError):
                 await works(session, server.url())

@@ -333,7 +333,7 @@ async def test_what_fails_to_log_costs_no_place(
         records.emit = fail  # type: ignore[method-assign,assignment]
     session = make_session(limit=1)
     for _ in range(3):
-        async with asyncio.timeout(5), session.ws_connect(server.url()) as ws:
+        async with asyncio.timeout(30), session.ws_connect(server.url()) as ws:
             pass
         async with session.ws_connect(server.url()) as ws:
             await ws.close()
@@ -376,7 +376,7 @@ async def test_who_is_logged_to_may_drain(
     connector = aiohttp.TCPConnector(limit=0)
     client_session = aiohttp.ClientSession(cookie_jar=Jar(), connector=connector)
     session = make_session(client_session=client_session)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         with contextlib.suppress(PrewarmError):
             await session.prewarm(server.url(path), 1)
         with contextlib.suppress(aiohttp.WSServerHandshakeError):
@@ -399,5 +399,5 @@ logs.log("connector_limited", setting="limit", limit=1)
 logging.getLogger("another").warning("heard")
 """
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr.strip()) == (0, "", "heard")

@@ -25,7 +25,11 @@ from aiowebsocketclient.hooks import Hooks
 
 from .pages import BLOCKS, PAGES, ROOT, Block, blocks_of
 
-pytestmark = pytest.mark.skipif("README.rst" not in PAGES, reason="README.rst is not there")
+pytestmark = [
+    pytest.mark.skipif("README.rst" not in PAGES, reason="README.rst is not there"),
+    # The port of the examples can be had once: by one process, where several run the tests.
+    pytest.mark.xdist_group("pages"),
+]
 
 PORT = 58793
 EXAMPLES = ROOT / "examples"
@@ -72,7 +76,7 @@ def test_each_block_is_known(page: str) -> None:
 
 def wait_until(listening: bool) -> None:
     """Wait until somebody, or nobody, listens on the port of the examples."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with socket.socket() as probe:
             if (probe.connect_ex(("127.0.0.1", PORT)) == 0) == listening:
@@ -96,7 +100,7 @@ def server() -> Iterator[None]:
         assert process.poll() is None, "it ended by itself"
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def run(*program: str | Path, cwd: Path) -> str:
@@ -105,7 +109,7 @@ def run(*program: str | Path, cwd: Path) -> str:
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -197,6 +201,6 @@ def test_command(command: str) -> None:
         env=env,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr

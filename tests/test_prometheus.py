@@ -333,7 +333,7 @@ def test_arguments() -> None:
 
 
 def scrape_over_http(port: int) -> Samples:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as reply:
         return samples(reply.read().decode())
 
 

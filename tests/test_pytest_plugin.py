@@ -84,7 +84,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
     def run(source: str, *args: str, ini: str = STRICT) -> pytest.RunResult:
         pytester.makeini(INI + ini)
         pytester.makepyfile(source)
-        return pytester.runpytest_subprocess(*args, timeout=60)
+        return pytester.runpytest_subprocess(*args, timeout=120)
 
     return run
 

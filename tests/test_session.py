@@ -298,7 +298,7 @@ async def test_a_connector_that_limits_lower_is_told_of(
     caplog.set_level(logging.WARNING, "aiowebsocketclient")
     connector = aiohttp.TCPConnector(limit=2)
     session = make_session(
-        client_session=aiohttp.ClientSession(connector=connector), acquire_timeout=0.2
+        client_session=aiohttp.ClientSession(connector=connector), acquire_timeout=30
     )
     for _ in range(2):
         await (await session.ws_connect(server.url())).release()
@@ -430,7 +430,7 @@ def test_client_session_of_another_loop() -> None:
 
 
 async def test_close_with_everything_going_on(server: Server, make_session: SessionFactory) -> None:
-    session = make_session(limit=4, close_timeout=0.5)
+    session = make_session(limit=4, close_timeout=0.3)
     used = await session.ws_connect(server.url())
     silent = await session.ws_connect(server.url("/silent"))
     idle = await session.ws_connect(server.url())
@@ -441,10 +441,8 @@ async def test_close_with_everything_going_on(server: Server, make_session: Sess
     await until(lambda: server.arrived == 4)
     waiting = [asyncio.ensure_future(session.ws_connect(server.url("/waiting"))) for _ in range(3)]
     await until(lambda: session.stats().waiting)
-    loop = asyncio.get_running_loop()
-    started = loop.time()
-    await session.close()
-    assert loop.time() - started < 1.5
+    async with asyncio.timeout(30):
+        await session.close()
     for caller in [connecting, *waiting]:
         with pytest.raises(PoolClosedError):
             await caller
@@ -492,14 +490,13 @@ async def test_close_during_prewarm(server: Server, make_session: SessionFactory
 async def test_many_silent_servers_are_closed_at_once(
     server: Server, make_session: SessionFactory
 ) -> None:
-    session = make_session(close_timeout=0.3)
-    held = [await session.ws_connect(server.url("/silent")) for _ in range(20)]
-    for ws in held[:10]:
+    session = make_session(close_timeout=0.5)
+    held = [await session.ws_connect(server.url("/silent")) for _ in range(100)]
+    for ws in held[:50]:
         await ws.release()
-    loop = asyncio.get_running_loop()
-    started = loop.time()
-    await session.close()
-    assert loop.time() - started < 1.0
+    # Half of what it takes one by one.
+    async with asyncio.timeout(25):
+        await session.close()
     for ws in held:
         await ws.release()
 
@@ -507,10 +504,11 @@ async def test_many_silent_servers_are_closed_at_once(
 async def test_a_limiter_that_cannot_be_cancelled_does_not_hold_up_close(
     server: Server, make_session: SessionFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
-    released = asyncio.Event()
+    entered, released = asyncio.Event(), asyncio.Event()
 
     class Stubborn:
         async def __aenter__(self) -> None:
+            entered.set()
             while not released.is_set():
                 with contextlib.suppress(asyncio.CancelledError):
                     await released.wait()
@@ -520,11 +518,9 @@ async def test_a_limiter_that_cannot_be_cancelled_does_not_hold_up_close(
 
     session = WebSocketClientSession(connect_limiter=Stubborn(), close_timeout=0.1)
     caller = asyncio.ensure_future(session.ws_connect(server.url()))
-    await asyncio.sleep(0.01)
-    loop = asyncio.get_running_loop()
-    started = loop.time()
-    await session.close()
-    assert loop.time() - started < 2
+    await entered.wait()
+    async with asyncio.timeout(30):
+        await session.close()
     assert "cancelled" in caplog.text
     with pytest.raises(PoolClosedError):
         await caller
@@ -537,7 +533,7 @@ async def test_close_where_all_tasks_are_cancelled(
     server: Server, make_session: SessionFactory, turns: int
 ) -> None:
     """As asyncio.run() does at the end; also before the session's own have begun."""
-    session = make_session(close_timeout=30)
+    session = make_session(close_timeout=600)
     ws = await session.ws_connect(server.url("/silent"))
     closing = asyncio.create_task(session.close())
     for _ in range(turns):
@@ -546,7 +542,7 @@ async def test_close_where_all_tasks_are_cancelled(
     for task in asyncio.all_tasks():
         if "WebSocketClientSession" in repr(task) or "_goodbye" in repr(task):
             task.cancel()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         await asyncio.wait([closing])
         # Nobody has cancelled this one.
         await session.close()
@@ -579,7 +575,7 @@ async def test_cancelled_close_goes_on(server: Server, make_session: SessionFact
     closing.cancel()
     await asyncio.wait([closing])
     assert closing.cancelled()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         await session.close()
     assert session.client_session.closed
     await ws.release()
@@ -609,7 +605,7 @@ async def test_unclosed_session(server: Server) -> None:
 
 async def test_dropped_sessions_are_not_left_to_the_cyclic_collector(server: Server) -> None:
     """A failed handshake leaves no cycle that keeps the session."""
-    session = WebSocketClientSession(conn_timeout=5)
+    session = WebSocketClientSession(conn_timeout=600)
     with pytest.raises(aiohttp.WSServerHandshakeError):
         await session.ws_connect(server.url("/refuse"))
     await session.close()
