@@ -28,12 +28,13 @@ unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint docs changes bench figures instructions matrix soak sanitize wheel wheels \
-	clean
+.PHONY: help demo test test-c test-py test-slow test-slow-c test-slow-py lint docs changes bench figures \
+	instructions matrix soak sanitize wheel wheels clean
 
 help:
 	@echo 'make demo    run the pool against an echo server of its own'
-	@echo 'make test    lint, documentation, both cores, source distribution and wheels'
+	@echo 'make test    lint, documentation, both cores, source distribution and wheels: 6 minutes'
+	@echo 'make test-slow  the tests that take long, on both cores: 10 minutes more'
 	@echo 'make lint    ruff, mypy and pyright'
 	@echo 'make changes  what the next release will say of itself'
 	@echo 'make docs    the documentation, in docs/_build/html'
@@ -52,13 +53,30 @@ help:
 demo: $(DEMO)/.installed
 	$(DEMO)/bin/python -P -m aiowebsocketclient $(ARGS)
 
+# All of them run, whatever fails. Those marked as slow are for test-slow: both together are all.
+test:
+	@$(MAKE) --no-print-directory --keep-going lint docs test-c test-py
+
+test-slow:
+	@$(MAKE) --no-print-directory --keep-going test-slow-c test-slow-py
+
 # Not "python -m pytest", which would put this directory in front of what was installed.
 # tests/once.txt leaves out what runs on both cores by itself, or on none.
-test: lint docs
-	$(COMPILED) $(TEST)/bin/pytest -n $(JOBS) --impl c --ignore tests/test_packaging.py
-	AIOWEBSOCKETCLIENT_NO_EXTENSIONS=1 $(TEST)/bin/pytest -n $(JOBS) --impl py \
-		--ignore tests/test_packaging.py @tests/once.txt
-	$(TEST)/bin/pytest tests/test_packaging.py
+C := $(COMPILED) $(TEST)/bin/pytest -n $(JOBS) --dist loadgroup --impl c
+PY := AIOWEBSOCKETCLIENT_NO_EXTENSIONS=1 $(TEST)/bin/pytest -n $(JOBS) --dist loadgroup --impl py \
+	@tests/once.txt
+
+test-c: $(TEST)/.installed
+	$(C) -m 'not slow'
+
+test-py: $(TEST)/.installed
+	$(PY) -m 'not slow'
+
+test-slow-c: $(TEST)/.installed
+	$(C) -m slow
+
+test-slow-py: $(TEST)/.installed
+	$(PY) -m slow
 
 lint: $(TEST)/.installed
 	$(TEST)/bin/ruff check .

@@ -55,7 +55,7 @@ ACQUIRE_TIMEOUT = 1009.0
 CONN_TIMEOUT = 2003.0
 HOOK_TIMEOUT = 3001.0
 # What is waited for with this has long come about, or never will.
-PATIENCE = 8.0
+PATIENCE = 30.0
 
 # Whose callback, or timer, it is: both sides of each connection are in one loop.
 SIDE: contextvars.ContextVar[str] = contextvars.ContextVar("SIDE", default="client")
@@ -556,7 +556,6 @@ class Arena:
             stack.enter_context(self.watch.watching())
             # What is there by now is looked at no more, which makes a collection cheap.
             gc.freeze()
-            stack.callback(gc.unfreeze)
             yield self
 
     async def _open_tls(self, stack: contextlib.AsyncExitStack, authority: trustme.CA) -> None:
@@ -1469,14 +1468,17 @@ OPERATIONS += [traced(operation) for operation in OPERATIONS if operation.name i
 
 
 async def cut_everywhere(
-    arena: Arena, operation: Operation, names: Sequence[str], stride: int = 1
+    arena: Arena, operation: Operation, names: Sequence[str], stride: int = 1, thinned: int = 1
 ) -> None:
-    """Cut an operation in each of some ways: at each of its points, those of THINNED at a few."""
+    """Cut an operation in each of some ways, at one point of ``thinned``.
+
+    In a way of THINNED, and in the turns of the loop, it is one point of ``stride``.
+    """
     struck = set()
     for grid in grids():
         await Trial(arena, operation).run(grid, None, ())
         for offset, name in enumerate(names):
-            step = stride if name in THINNED or grid is Turns else 1
+            step = stride if name in THINNED or grid is Turns else thinned
             for at in range(offset % step, operation.points, step):
                 trial = Trial(arena, operation)
                 await trial.run(grid, at, CUTS[name])

@@ -11,7 +11,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 FLAG = "AIOWEBSOCKETCLIENT_NO_EXTENSIONS"
 
-PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+PYTHONS = ("3.11", "3.12", "3.13", "3.14", "3.15")
 
 # What this process was lent for itself. With PYTHONPATH, pip takes what lies there for installed.
 LENT = (FLAG, "PYTHONPATH", "PYTHONHOME", "PYTEST_ADDOPTS")

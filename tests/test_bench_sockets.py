@@ -12,7 +12,7 @@ import aiowebsocketclient
 
 from .benchmark import ROOT
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
 CORE = aiowebsocketclient.IMPLEMENTATION
 

@@ -141,6 +141,7 @@ async def test_while_connecting_with_the_place_needed(
     assert session.stats().idle == 1
 
 
+@pytest.mark.slow
 async def test_orphaned_handshakes_are_stopped(
     server: Server, make_session: SessionFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,6 +157,7 @@ async def test_orphaned_handshakes_are_stopped(
     await until(lambda: session.stats().closing == 0)
 
 
+@pytest.mark.slow
 async def test_handshakes_orphaned_by_a_release_are_stopped(
     server: Server, make_session: SessionFactory
 ) -> None:

@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 from .lockstep import LIMITS, OPERATIONS, Lockstep, check_history, installed_cores
 
 # A failure takes its time to be made small.
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 # Histories found before belong to another core.
 model_settings = settings(deadline=None, database=None, print_blob=True, report_multiple_bugs=False)
@@ -110,7 +110,11 @@ def test_short_histories(cores: list[ModuleType]) -> None:
 
 
 # Hypothesis makes nothing shorter of a seed.
-@settings(model_settings, max_examples=30, phases=[Phase.generate])
-@given(seed=st.integers(0, 2**32))
-def test_long_histories(cores: list[ModuleType], seed: int) -> None:
-    check_history(cores, seed, 1000)
+@pytest.mark.parametrize("count", [5, pytest.param(30, marks=pytest.mark.slow)])
+def test_long_histories(cores: list[ModuleType], count: int) -> None:
+    @settings(model_settings, max_examples=count, phases=[Phase.generate])
+    @given(seed=st.integers(0, 2**32))
+    def check(seed: int) -> None:
+        check_history(cores, seed, 1000)
+
+    check()

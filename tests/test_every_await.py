@@ -13,8 +13,17 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("operation", "cuts"), CASES)
 async def test_every_await(operation: Operation, cuts: list[str], authority: trustme.CA) -> None:
     # "python -m tests.cutting" takes no such strides.
     async with Arena(authority if operation.tls else None).open() as arena:
         await cut_everywhere(arena, operation, cuts, stride=6)
+
+
+@pytest.mark.parametrize("number", range(len(OPERATIONS)), ids=lambda n: OPERATIONS[n].name)
+async def test_one_await_of_many(number: int, authority: trustme.CA) -> None:
+    """Each operation, in some of the ways, at a few points: many mistakes fail here already."""
+    operation = OPERATIONS[number]
+    async with Arena(authority if operation.tls else None).open() as arena:
+        await cut_everywhere(arena, operation, operation.cuts()[number % 4 :: 4], 120, 20)

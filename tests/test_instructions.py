@@ -27,7 +27,8 @@ from .instructions.reference import NoSourceError, Reference
 
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
 @pytest.mark.skipif(aiowebsocketclient.IMPLEMENTATION != "c", reason="nothing is compiled")
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
+@pytest.mark.slow
 def test_no_cycle_takes_more_instructions_than_it_did() -> None:
     counted = count()
     assert counted.package == aiowebsocketclient.__file__

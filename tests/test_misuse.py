@@ -670,7 +670,7 @@ def test_after_a_fork(child: str, loop: str) -> None:
         [sys.executable, SCRIPT, child, loop],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=100,
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(root), str(SCRIPT.parents[2])])},
     )
     assert run.returncode == 0, run.stdout + run.stderr

@@ -17,7 +17,8 @@ pytestmark = [
     pytest.mark.skipif(
         not sys.platform.startswith("linux"), reason="sockets are counted by what Linux tells"
     ),
-    pytest.mark.timeout(150),
+    pytest.mark.timeout(300),
+    pytest.mark.slow,
 ]
 
 

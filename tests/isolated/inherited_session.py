@@ -100,7 +100,7 @@ def is_unused(url: str) -> None:
             assert await ws.receive_str() == "from the child"
 
     # What was not used before belongs to who uses it first. The server is the parent's.
-    asyncio.run(asyncio.wait_for(use(), 20))
+    asyncio.run(asyncio.wait_for(use(), 60))
 
 
 def in_a_thread(url: str) -> None:
@@ -182,7 +182,7 @@ def main() -> None:
 
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(asyncio.wait_for(in_parent(child), 40))
+        runner.run(asyncio.wait_for(in_parent(child), 90))
 
 
 if __name__ == "__main__":
