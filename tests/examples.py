@@ -19,7 +19,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "examples"
 EXAMPLES = sorted(path.name for path in FOLDER.glob("*.py"))
 
 #: Seconds in which a program ends, and a service begins or ends, on a machine with much to do.
-PATIENCE = 40.0
+PATIENCE = 100.0
 
 
 def is_service(name: str) -> bool:

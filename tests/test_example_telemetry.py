@@ -17,7 +17,7 @@ from .examples import FOLDER, run
 
 pytestmark = [
     pytest.mark.skipif(not FOLDER.is_dir(), reason="examples/ is not there"),
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(300),
 ]
 
 PREFIX = "aiowebsocketclient.connection."

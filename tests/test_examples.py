@@ -11,7 +11,7 @@ from .examples import EXAMPLES, FOLDER, is_service, run, serving
 
 pytestmark = [
     pytest.mark.skipif(not FOLDER.is_dir(), reason="examples/ is not there"),
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(300),
 ]
 
 PROGRAMS = [name for name in EXAMPLES if not is_service(name)]

@@ -12,7 +12,7 @@ import aiowebsocketclient
 pytest_plugins = ("pytester",)
 
 # An environment where the package is not installed, but only in the path, has no entry points.
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 INI = """
 [pytest]
