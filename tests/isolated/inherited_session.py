@@ -21,6 +21,8 @@ from aiowebsocketclient import (
 )
 
 warnings.simplefilter("error")
+# CPython 3.12 advises against it, and 3.15 counts the threads of uvloop, too.
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
 
 RECEIVED: list[Any] = []
 SESSIONS: list[WebSocketClientSession] = []
@@ -146,8 +148,6 @@ async def in_parent(child: Callable[[str], None]) -> None:
     await HELD.pop().release()
 
     if child is in_a_thread:
-        # CPython 3.12 advises against it.
-        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
         pid = await asyncio.to_thread(fork, child, url)
     else:
         pid = fork(child, url)
