@@ -19,6 +19,9 @@ ENVIRONMENTS = ROOT / ".venv" / "matrix"
 AIOHTTPS = ("aiohttp", "aiohttp==3.11.*")
 CORES = ("c", "py")
 
+# The oldest aiohttp that has wheels for a newer CPython; None where it is the newest.
+OLDEST_FOR: dict[str, str | None] = {"3.14": "aiohttp==3.13.0", "3.15": None}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -39,8 +42,10 @@ def run_python(python: str, wheels: Path, pytest: Sequence[str]) -> Iterator[Row
     if executable is None:
         yield Row(python, "-", "-", "not on this machine", None)
         return
-    for core, aiohttp in itertools.product(CORES, AIOHTTPS):
-        path = ENVIRONMENTS / f"{python}-{core}-{AIOHTTPS.index(aiohttp)}"
+    newest, oldest = AIOHTTPS
+    aiohttps = dict.fromkeys([newest, OLDEST_FOR.get(python, oldest) or newest])
+    for core, (number, aiohttp) in itertools.product(CORES, enumerate(aiohttps)):
+        path = ENVIRONMENTS / f"{python}-{core}-{number}"
         try:
             environment = prepare(path, executable, wheels / f"{python}-{core}", core, aiohttp)
         except subprocess.CalledProcessError as exc:
