@@ -95,6 +95,12 @@ cdef enum:
     MAX_PASSED_OVER = 16
 
 cdef double ORPHAN_GRACE = 5.0
+
+cdef double LATE_FACTOR = 4.0
+cdef double LATE_FLOOR = 0.5
+cdef double FIRST_PATIENCE = 5.0
+cdef double _NEWEST_SHARE = 0.125
+
 cdef double INFINITY = math.inf
 
 
@@ -263,10 +269,10 @@ cdef class Slot(Node):
     cdef public object conn, task
     # The waiter that this handshake belongs to, and the one that was given the connection.
     cdef readonly Waiter owner, waiter
-    cdef readonly double born, since, retires, expires
+    cdef readonly double born, began, since, retires, expires
     cdef readonly Py_ssize_t uses
     cdef Py_ssize_t begun_for
-    cdef readonly bint kept, drained
+    cdef readonly bint kept, doubted, late, drained
     cdef readonly int reason
     cdef int giving
 
@@ -282,9 +288,15 @@ cdef class Slot(Node):
         self.begun_for = -1
         #: The waiter that was given the connection and has not woken yet.
         self.waiter = None
-        #: When its handshake began, and since when it is idle, or an orphan.
+        #: When it got its place, and since when it is idle, an orphan, or doubted.
         self.born = now
         self.since = now
+        #: When its handshake began, before which it cannot be late: see :meth:`Pool.begin`.
+        self.began = INFINITY
+        #: A handshake that is not counted on any more: who it was begun for has given it up, or it
+        #: is late.
+        self.doubted = False
+        self.late = False
         #: When it may not be handed out again, whatever its use; since ever, once it is drained.
         self.retires = INFINITY
         #: The same, and not longer than ``max_idle`` from the last release.
@@ -324,6 +336,7 @@ cdef class Waiter(Node):
     cdef readonly bint queued
     cdef public bint may_wait
     cdef readonly int passed
+    cdef readonly bint hedged
 
     def __init__(self, Handshake handshake, token, Py_ssize_t ticket, double now):
         self.handshake = handshake
@@ -340,6 +353,8 @@ cdef class Waiter(Node):
         #: Whether it goes back into the line if what it was given dies and nothing idle is left.
         self.may_wait = True
         self.passed = 0
+        #: Whether its own handshake was late, so that it has had a second.
+        self.hedged = False
 
 
 @cython.freelist(8)
@@ -403,8 +418,8 @@ cdef class Handshake:
     cdef readonly bint dropped
     cdef Stack idle
     cdef InnerList placeless, opening
-    cdef object orphans
-    cdef Py_ssize_t live
+    cdef object orphans, doubted
+    cdef Py_ssize_t live, doubts
 
     def __init__(self, Endpoint endpoint, key):
         self.endpoint = endpoint
@@ -416,8 +431,12 @@ cdef class Handshake:
         #: Waiters without a handshake of their own, and those with one, each in order of arrival.
         self.placeless = InnerList()
         self.opening = InnerList()
-        #: Handshakes under way that belong to nobody.
+        #: Handshakes under way that belong to nobody: those that are counted on, and those that
+        #: were given up and are not late, on which a caller leans only where there is no room.
         self.orphans = OrderedDict()
+        self.doubted = OrderedDict()
+        #: How many handshakes under way are doubted, whoever leans on them.
+        self.doubts = 0
         #: Slots that are not closing, and waiters: the record is dropped with the last of them.
         self.live = 0
 
@@ -436,7 +455,8 @@ cdef class Endpoint:
 
     cdef readonly object key
     cdef Py_ssize_t serial, handshakes, count, connecting, acquired, closing, giving
-    cdef OuterList idle, waiting
+    cdef OuterList idle, waiting, leaning
+    cdef double usual, patience
     cdef Py_ssize_t claim, indexed
     cdef object orphans
     cdef bint in_idle_heap
@@ -459,7 +479,14 @@ cdef class Endpoint:
         self.idle = OuterList()
         #: Waiters without a place, in order of arrival.
         self.waiting = OuterList()
+        #: Waiters whose handshake is doubted, for want of room for one of their own.
+        self.leaning = OuterList()
+        #: Handshakes under way that belong to nobody, those first that are to give way first.
         self.orphans = OrderedDict()
+        #: Seconds that handshakes have taken lately, -1 before the first; until then, those after
+        #: which one is late.
+        self.usual = -1.0
+        self.patience = FIRST_PATIENCE
         #: How many more places it could use if there were room over all endpoints.
         self.claim = 0
         #: The ticket under which it stands in the pool's queue for such room; -1: not at all.
@@ -544,7 +571,8 @@ cdef class Pool:
     cdef bint _retiring, _lowered
     cdef list _place_heap, _idle_heap
     cdef tuple _past
-    cdef object _orphans, _fading
+    cdef object _orphans, _fading, _watched
+    cdef double _next_look
 
     def __init__(
         self,
@@ -586,6 +614,9 @@ cdef class Pool:
         self._orphans = OrderedDict()
         # Those of them that are not kept, in the order in which they are to be stopped.
         self._fading = OrderedDict()
+        # Handshakes that have begun and are not late, in this order; when to look for late ones.
+        self._watched = OrderedDict()
+        self._next_look = -INFINITY
         # Counters of endpoints that are gone, and the serial of the last one that they have.
         self._past = ((0,) * len(COUNTERS), 0)
 
@@ -732,7 +763,7 @@ cdef class Pool:
         if not waiter.queued:
             return None
         plan = Plan()
-        self._leave(waiter, plan, now)
+        self._leave(waiter, plan, now, gave_up=True)
         self._settle(handshake.endpoint, plan, now)
         self._drop_dead(handshake)
         return plan
@@ -766,9 +797,23 @@ cdef class Pool:
     def abandon(self, Slot slot not None, double now):
         """Say that nobody wants what :meth:`open` returned any more."""
         if slot.kept and slot in self._orphans:
-            slot.since = now
-            self._fading[slot] = None
+            if slot.began <= now:
+                self._adopt(slot)
+                self._doubt(slot, now)
+                self._orphan(slot, now)
+            else:
+                slot.since = now
+                self._fading[slot] = None
         slot.kept = False
+
+    def begin(self, Slot slot not None, double now):
+        """Tell that the handshake in ``slot`` is under way; from now on it can be late.
+
+        One that still waits for something else, such as a limit of connects a minute, is not.
+        """
+        if slot.state == CONNECTING and slot.began == INFINITY:
+            slot.began = now
+            self._watched[slot] = None
 
     def connected(
         self,
@@ -804,10 +849,13 @@ cdef class Pool:
         # (Who owns this one may have come after theirs was drained.)
         if not is_another and owner and first and theirs and not theirs.drained:
             # First come, first served: they change handshakes, and the owner keeps its place.
-            owner.opening = theirs
-            theirs.owner = owner
-            first.opening = slot
-            slot.owner = owner = first
+            self._disown(owner, slot)
+            self._disown(first, theirs)
+            self._own(owner, theirs)
+            self._own(first, slot)
+            owner = first
+        if slot.began <= now:
+            self._learn(endpoint, now - slot.began)
         self._stop_connecting(slot)
         slot.state = ACQUIRED
         endpoint.acquired += 1
@@ -1000,6 +1048,7 @@ cdef class Pool:
         cdef Plan plan
         cdef Endpoint endpoint
         cdef Slot slot, orphan, after
+        cdef Waiter leaning
         plan = Plan()
         slot = self._longest_idle()
         while slot is not None and slot.since + self._max_idle <= now:
@@ -1017,7 +1066,12 @@ cdef class Pool:
             orphan = next(iter(self._fading))
             if orphan.since + ORPHAN_GRACE > now:
                 break
+            leaning = orphan.owner
             self._give_way(orphan, _FOR_NOBODY, plan)
+            if leaning is not None:
+                self._settle(leaning.handshake.endpoint, plan, now)
+        if self._watched and self._look_deadline() <= now:
+            self._look(plan, now)
         return plan
 
     def next_deadline(self):
@@ -1030,6 +1084,8 @@ cdef class Pool:
         if self._fading:
             orphan = next(iter(self._fading))
             deadline = min(deadline, orphan.since + ORPHAN_GRACE)
+        if self._watched:
+            deadline = min(deadline, self._look_deadline())
         return deadline
 
     def shutdown(self, int reason, double now):
@@ -1076,18 +1132,23 @@ cdef class Pool:
         return list(self._handshakes)
 
     def open_count(self, key):
-        """Return how many connections of the handshake are open or being opened."""
+        """Return how many connections of the handshake are open or being opened.
+
+        Handshakes that are doubted do not count.
+        """
         cdef Handshake handshake
+        cdef Py_ssize_t waiters
         handshake = self._handshakes.get(key)
         if handshake is None:
             return 0
-        return handshake.live - handshake.placeless.size - handshake.opening.size
+        waiters = handshake.placeless.size + handshake.opening.size
+        return handshake.live - waiters - handshake.doubts
 
     def spare_count(self, key, Py_ssize_t most):
         """Return how many connections of the handshake are idle or being opened for nobody.
 
-        What is idle is counted on the way, up to ``most``, as a number kept of it would be paid for
-        by each use.
+        Handshakes that are doubted do not count.  What is idle is counted on the way, up to
+        ``most``, as a number kept of it would be paid for by each use.
         """
         cdef Handshake handshake
         cdef Slot slot
@@ -1153,6 +1214,7 @@ cdef class Pool:
             "slots": len(self._slots),
             "waiters": self._waiters,
             "orphans": len(self._orphans),
+            "watched": len(self._watched),
             "place_heap": len(self._place_heap),
             "idle_heap": len(self._idle_heap),
         }
@@ -1313,45 +1375,173 @@ cdef class Pool:
         waiter.opening = slot
         slot.owner = waiter
         waiter.handshake.opening.insert_by_ticket(waiter)
+        if slot.doubted:
+            waiter.handshake.endpoint.leaning.append(waiter)
+        return 0
+
+    cdef int _disown(self, Waiter waiter, Slot slot) except -1:
+        waiter.opening = None
+        slot.owner = None
+        waiter.handshake.opening.remove(waiter)
+        if slot.doubted:
+            waiter.handshake.endpoint.leaning.remove(waiter)
         return 0
 
     cdef int _orphan(self, Slot slot, double now) except -1:
         cdef Handshake handshake
         handshake = slot.handshake
         slot.owner = None
-        slot.since = now
-        handshake.orphans[slot] = None
         handshake.endpoint.orphans[slot] = None
         self._orphans[slot] = None
+        if slot.doubted:
+            # It gives way before all that are counted on.
+            handshake.endpoint.orphans.move_to_end(slot, last=False)
+            self._orphans.move_to_end(slot, last=False)
+            if not slot.late:
+                handshake.doubted[slot] = None
+            return 0
+        slot.since = now
+        handshake.orphans[slot] = None
         if not slot.kept:
             self._fading[slot] = None
+        return 0
+
+    cdef int _leave_to_nobody(self, Slot slot, Plan plan, double now) except -1:
+        """Let nobody have a handshake, until somebody takes it over."""
+        self._orphan(slot, now)
+        if slot.drained:
+            # Who comes from now on is to have one that was begun since.
+            self._give_way(slot, _FOR_NOBODY, plan)
         return 0
 
     cdef int _adopt(self, Slot slot) except -1:
         cdef Handshake handshake
         handshake = slot.handshake
-        del handshake.orphans[slot]
         del handshake.endpoint.orphans[slot]
         del self._orphans[slot]
-        self._fading.pop(slot, None)
+        if slot.doubted:
+            # Its grace goes on.
+            handshake.doubted.pop(slot, None)
+        else:
+            del handshake.orphans[slot]
+            self._fading.pop(slot, None)
         return 0
 
     cdef int _stop_connecting(self, Slot slot) except -1:
         """Take a handshake from its owner, which then stands in line without a place."""
         cdef Waiter owner
-        cdef Handshake handshake
         owner = slot.owner
         if owner is None:
             self._adopt(slot)
         else:
-            slot.owner = None
-            owner.opening = None
-            owner.returned = True
-            handshake = owner.handshake
-            handshake.opening.remove(owner)
-            handshake.placeless.insert_by_ticket(owner)
-            handshake.endpoint.waiting.insert_returned(owner)
+            self._disown(owner, slot)
+            self._return_to_line(owner)
         slot.handshake.endpoint.connecting -= 1
+        if slot.began < INFINITY:
+            self._watched.pop(slot, None)
+        if slot.doubted:
+            del self._fading[slot]
+            slot.handshake.doubts -= 1
+            slot.doubted = False
+        return 0
+
+    # -- handshakes that hang --------------------------------------------------------------------
+
+    cdef int _doubt(self, Slot slot, double now) except -1:
+        """Count on a handshake no more: from now on it has its grace, whoever leans on it."""
+        slot.doubted = True
+        slot.kept = False
+        slot.since = now
+        slot.handshake.doubts += 1
+        self._fading[slot] = None
+        return 0
+
+    cdef int _learn(self, Endpoint endpoint, double seconds) except -1:
+        """Take what a handshake has taken for what is usual.
+
+        That rises at once and falls slowly: of handshakes that begin together the last take much
+        longer than the first, and are not late.
+        """
+        if seconds > endpoint.usual:
+            endpoint.usual = seconds
+        else:
+            endpoint.usual += (seconds - endpoint.usual) * _NEWEST_SHARE
+        return 0
+
+    cdef double _patience(self, Endpoint endpoint) except -1:
+        """Return after how many seconds a handshake is late."""
+        cdef double patience
+        if endpoint.usual < 0:
+            return endpoint.patience
+        patience = LATE_FACTOR * endpoint.usual
+        return patience if patience > LATE_FLOOR else LATE_FLOOR
+
+    cdef double _look_deadline(self) except? -1:
+        cdef Slot oldest
+        oldest = next(iter(self._watched))
+        return max(self._next_look, oldest.began + LATE_FLOOR)
+
+    cdef int _look(self, Plan plan, double now) except -1:
+        """Look for handshakes that are late."""
+        cdef list late
+        cdef Slot slot
+        self._next_look = now + LATE_FLOOR
+        late = []
+        for slot in self._watched:
+            if slot.began + LATE_FLOOR > now:
+                break
+            if slot.began + self._patience(slot.handshake.endpoint) <= now:
+                late.append(slot)
+        for slot in late:
+            # One of them may have given way to the waiter of another.
+            if slot in self._watched:
+                self._turn_late(slot, plan, now)
+        return 0
+
+    cdef int _turn_late(self, Slot slot, Plan plan, double now) except -1:
+        """Let a waiter that has nothing but a late handshake have another beside it."""
+        cdef Endpoint endpoint
+        cdef Waiter owner
+        endpoint = slot.handshake.endpoint
+        owner = slot.owner
+        if owner is None:
+            self._adopt(slot)
+        elif owner.hedged and not slot.doubted:
+            # A second is all it gets: where a server hangs, more would be a storm.
+            return 0
+        else:
+            owner.hedged = True
+            self._disown(owner, slot)
+            self._return_to_line(owner)
+        if endpoint.usual < 0:
+            # Those that were begun together count once.
+            endpoint.patience = max(endpoint.patience, 2 * (now - slot.began))
+        del self._watched[slot]
+        slot.late = True
+        if not slot.doubted:
+            self._doubt(slot, now)
+        self._leave_to_nobody(slot, plan, now)
+        self._settle(endpoint, plan, now)
+        return 0
+
+    cdef bint _has_free_room(self, Endpoint endpoint) except -1:
+        """Whether a handshake could begin for which nothing has to give way, and nobody to wait."""
+        return not (
+            endpoint.waiting.head is not None
+            or 0 < self._max_connecting <= endpoint.connecting
+            or self._is_at_limit(endpoint)
+            or self._is_at_total()
+        )
+
+    cdef int _open_beside(self, Endpoint endpoint, Plan plan, double now) except -1:
+        """Begin handshakes for waiters that lean on doubted ones, as far as there is room."""
+        cdef Waiter waiter
+        cdef Slot doubted
+        while (waiter := endpoint.leaning.head) is not None and self._has_free_room(endpoint):
+            doubted = waiter.opening
+            self._disown(waiter, doubted)
+            self._leave_to_nobody(doubted, plan, now)
+            self._begin_for(waiter, plan, now)
         return 0
 
     cdef int _rekey(
@@ -1395,16 +1585,25 @@ cdef class Pool:
         waiter.since = now
         handshake.live += 1
         self._waiters += 1
-        if handshake.orphans:
-            slot = next(iter(handshake.orphans))
+        theirs = handshake.orphans
+        if not theirs and handshake.doubted and not self._has_free_room(endpoint):
+            theirs = handshake.doubted
+        if theirs:
+            slot = next(iter(theirs))
             self._adopt(slot)
             self._own(waiter, slot)
+        elif waiter.returned:
+            self._return_to_line(waiter)
         else:
             handshake.placeless.insert_by_ticket(waiter)
-            if waiter.returned:
-                endpoint.waiting.insert_returned(waiter)
-            else:
-                endpoint.waiting.append(waiter)
+            endpoint.waiting.append(waiter)
+        return 0
+
+    cdef int _return_to_line(self, Waiter waiter) except -1:
+        """Let a waiter that lost what it had stand at the head of the line."""
+        waiter.returned = True
+        waiter.handshake.placeless.insert_by_ticket(waiter)
+        waiter.handshake.endpoint.waiting.insert_returned(waiter)
         return 0
 
     cdef int _come_back(self, Waiter waiter, Plan plan, double now) except -1:
@@ -1447,8 +1646,12 @@ cdef class Pool:
         waiter.handshake.endpoint.waiting.remove(waiter)
         return 0
 
-    cdef int _leave(self, Waiter waiter, Plan plan, double now) except -1:
-        """Take a waiter out; a handshake of its own passes to the next of its kind."""
+    cdef int _leave(self, Waiter waiter, Plan plan, double now, bint gave_up=False) except -1:
+        """Take a waiter out; a handshake of its own passes to the next of its kind.
+
+        One that has begun and was given up is doubted from then on: the next waiter leans on it
+        for want of room, or it belongs to nobody.
+        """
         cdef Handshake handshake
         cdef Endpoint endpoint
         cdef Slot slot
@@ -1459,15 +1662,12 @@ cdef class Pool:
         if slot is None:
             self._leave_line(waiter)
         else:
-            waiter.opening = None
-            handshake.opening.remove(waiter)
+            self._disown(waiter, slot)
+            if gave_up and slot.began <= now and not slot.doubted:
+                self._doubt(slot, now)
             heir = handshake.placeless.head
-            if slot.drained:
-                # Who comes from now on is to have one that was begun since.
-                self._orphan(slot, now)
-                self._give_way(slot, _FOR_NOBODY, plan)
-            elif heir is None:
-                self._orphan(slot, now)
+            if slot.drained or heir is None:
+                self._leave_to_nobody(slot, plan, now)
             else:
                 self._leave_line(heir)
                 self._own(heir, slot)
@@ -1589,7 +1789,7 @@ cdef class Pool:
         cdef Endpoint endpoint
         cdef Py_ssize_t ahead, claim, wanted, elsewhere, cleared, served
         endpoint = handshake.endpoint
-        if self._max_waiting < 0 or handshake.orphans:
+        if self._max_waiting < 0 or handshake.orphans or handshake.doubted:
             return False
         ahead = endpoint.waiting.size
         claim = wanted = self._wanted(endpoint, 1)
@@ -1631,6 +1831,7 @@ cdef class Pool:
         if not self._limit_total:
             while endpoint.waiting.head is not None and self._has_room(endpoint):
                 self._open_for(endpoint.waiting.head, plan, now)
+            self._open_beside(endpoint, plan, now)
             return 0
         self._index(endpoint)
         while not self._is_at_total():
@@ -1642,15 +1843,20 @@ cdef class Pool:
             if claimant is not endpoint:
                 # It may stand at its own limit now.
                 self._make_room(claimant, plan)
+        self._open_beside(endpoint, plan, now)
         return 0
 
     cdef int _open_for(self, Waiter waiter, Plan plan, double now) except -1:
         cdef Endpoint endpoint
-        cdef Slot slot
         endpoint = waiter.handshake.endpoint
         if 0 < self._max_connecting <= endpoint.connecting:
             self._give_way(next(iter(endpoint.orphans)), _FOR_NOBODY, plan)
         self._leave_line(waiter)
+        self._begin_for(waiter, plan, now)
+        return 0
+
+    cdef int _begin_for(self, Waiter waiter, Plan plan, double now) except -1:
+        cdef Slot slot
         slot = self._new_slot(waiter.handshake, now)
         self._own(waiter, slot)
         slot.begun_for = waiter.ticket

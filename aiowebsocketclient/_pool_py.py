@@ -33,9 +33,12 @@ __all__ = (
     "CONNECTING",
     "COUNTERS",
     "DONE",
+    "FIRST_PATIENCE",
     "GAUGES",
     "GONE",
     "IDLE",
+    "LATE_FACTOR",
+    "LATE_FLOOR",
     "MAX_PASSED_OVER",
     "ORPHAN_GRACE",
     "Acquisition",
@@ -99,6 +102,15 @@ COUNTERS: Final = (
 MAX_PASSED_OVER: Final = 16
 #: Seconds that a handshake nobody waits for any more is let run on.
 ORPHAN_GRACE: Final = 5.0
+
+#: A handshake is late when it takes so many times as long as is usual at its endpoint, but not
+#: before so many seconds; late ones are looked for no more often than that.
+LATE_FACTOR: Final = 4.0
+LATE_FLOOR: Final = 0.5
+#: Seconds after which a handshake is late where none has succeeded yet.  Doubled by each late one.
+FIRST_PATIENCE: Final = 5.0
+# How much a handshake counts for what is usual, where it took less than that.
+_NEWEST_SHARE: Final = 0.125
 
 # Who profits from a connection that gives way: nobody in particular, a waiter that stands at its
 # endpoint's limit, or one that stands at the limit over all endpoints.
@@ -267,14 +279,17 @@ class Slot(Node):
     """A place in the pool and, once it is connected, the connection in it."""
 
     __slots__ = (
+        "began",
         "begun_for",
         "born",
         "conn",
+        "doubted",
         "drained",
         "expires",
         "giving",
         "handshake",
         "kept",
+        "late",
         "owner",
         "reason",
         "retires",
@@ -298,9 +313,15 @@ class Slot(Node):
         self.begun_for = -1
         #: The waiter that was given the connection and has not woken yet.
         self.waiter: Waiter | None = None
-        #: When its handshake began, and since when it is idle, or an orphan.
+        #: When it got its place, and since when it is idle, an orphan, or doubted.
         self.born = now
         self.since = now
+        #: When its handshake began, before which it cannot be late: see :meth:`Pool.begin`.
+        self.began = math.inf
+        #: A handshake that is not counted on any more: who it was begun for has given it up, or it
+        #: is late.
+        self.doubted = False
+        self.late = False
         #: When it may not be handed out again, whatever its use; since ever, once it is drained.
         self.retires = math.inf
         #: The same, and not longer than ``max_idle`` from the last release.
@@ -333,6 +354,7 @@ class Waiter(Node):
 
     __slots__ = (
         "handshake",
+        "hedged",
         "may_wait",
         "opening",
         "passed",
@@ -360,6 +382,8 @@ class Waiter(Node):
         #: Whether it goes back into the line if what it was given dies and nothing idle is left.
         self.may_wait = True
         self.passed = 0
+        #: Whether its own handshake was late, so that it has had a second.
+        self.hedged = False
 
 
 class Plan:
@@ -419,7 +443,18 @@ class Plan:
 class Handshake:
     """Connections and callers of one handshake at one endpoint."""
 
-    __slots__ = ("dropped", "endpoint", "idle", "key", "live", "opening", "orphans", "placeless")
+    __slots__ = (
+        "doubted",
+        "doubts",
+        "dropped",
+        "endpoint",
+        "idle",
+        "key",
+        "live",
+        "opening",
+        "orphans",
+        "placeless",
+    )
 
     def __init__(self, endpoint: "Endpoint", key: Hashable) -> None:
         self.endpoint = endpoint
@@ -431,8 +466,12 @@ class Handshake:
         #: Waiters without a handshake of their own, and those with one, each in order of arrival.
         self.placeless = InnerList()
         self.opening = InnerList()
-        #: Handshakes under way that belong to nobody.
+        #: Handshakes under way that belong to nobody: those that are counted on, and those that
+        #: were given up and are not late, on which a caller leans only where there is no room.
         self.orphans: OrderedDict[Slot, None] = OrderedDict()
+        self.doubted: OrderedDict[Slot, None] = OrderedDict()
+        #: How many handshakes under way are doubted, whoever leans on them.
+        self.doubts = 0
         #: Slots that are not closing, and waiters: the record is dropped with the last of them.
         self.live = 0
 
@@ -467,7 +506,9 @@ class Endpoint:
         "in_idle_heap",
         "indexed",
         "key",
+        "leaning",
         "orphans",
+        "patience",
         "queued",
         "rejected",
         "released",
@@ -475,6 +516,7 @@ class Endpoint:
         "reused",
         "serial",
         "timeouts",
+        "usual",
         "wait_seconds",
         "waiting",
     )
@@ -493,7 +535,14 @@ class Endpoint:
         self.idle = OuterList()
         #: Waiters without a place, in order of arrival.
         self.waiting = OuterList()
+        #: Waiters whose handshake is doubted, for want of room for one of their own.
+        self.leaning = OuterList()
+        #: Handshakes under way that belong to nobody, those first that are to give way first.
         self.orphans: OrderedDict[Slot, None] = OrderedDict()
+        #: Seconds that handshakes have taken lately, -1 before the first; until then, those after
+        #: which one is late.
+        self.usual = -1.0
+        self.patience = FIRST_PATIENCE
         #: How many more places it could use if there were room over all endpoints.
         self.claim = 0
         #: The ticket under which it stands in the pool's queue for such room; -1: not at all.
@@ -591,6 +640,7 @@ class Pool:
         "_max_idle",
         "_max_idle_connections",
         "_max_waiting",
+        "_next_look",
         "_orphans",
         "_past",
         "_place_heap",
@@ -599,6 +649,7 @@ class Pool:
         "_slots",
         "_ticket",
         "_waiters",
+        "_watched",
     )
 
     def __init__(
@@ -641,6 +692,9 @@ class Pool:
         self._orphans: OrderedDict[Slot, None] = OrderedDict()
         # Those of them that are not kept, in the order in which they are to be stopped.
         self._fading: OrderedDict[Slot, None] = OrderedDict()
+        # Handshakes that have begun and are not late, in this order; when to look for late ones.
+        self._watched: OrderedDict[Slot, None] = OrderedDict()
+        self._next_look = -math.inf
         # Counters of endpoints that are gone, and the serial of the last one that they have.
         self._past: tuple[tuple[float, ...], int] = ((0,) * len(COUNTERS), 0)
 
@@ -774,7 +828,7 @@ class Pool:
         if not waiter.queued:
             return None
         plan = Plan()
-        self._leave(waiter, plan, now)
+        self._leave(waiter, plan, now, gave_up=True)
         self._settle(handshake.endpoint, plan, now)
         self._drop_dead(handshake)
         return plan
@@ -805,9 +859,23 @@ class Pool:
     def abandon(self, slot: Slot, now: float) -> None:
         """Say that nobody wants what :meth:`open` returned any more."""
         if slot.kept and slot in self._orphans:
-            slot.since = now
-            self._fading[slot] = None
+            if slot.began <= now:
+                self._adopt(slot)
+                self._doubt(slot, now)
+                self._orphan(slot, now)
+            else:
+                slot.since = now
+                self._fading[slot] = None
         slot.kept = False
+
+    def begin(self, slot: Slot, now: float) -> None:
+        """Tell that the handshake in ``slot`` is under way; from now on it can be late.
+
+        One that still waits for something else, such as a limit of connects a minute, is not.
+        """
+        if slot.state == CONNECTING and slot.began == math.inf:
+            slot.began = now
+            self._watched[slot] = None
 
     def connected(
         self,
@@ -837,10 +905,13 @@ class Pool:
         # (Who owns this one may have come after theirs was drained.)
         if not is_another and owner and first and theirs and not theirs.drained:
             # First come, first served: they change handshakes, and the owner keeps its place.
-            owner.opening = theirs
-            theirs.owner = owner
-            first.opening = slot
-            slot.owner = owner = first
+            self._disown(owner, slot)
+            self._disown(first, theirs)
+            self._own(owner, theirs)
+            self._own(first, slot)
+            owner = first
+        if slot.began <= now:
+            self._learn(endpoint, now - slot.began)
         self._stop_connecting(slot)
         slot.state = ACQUIRED
         endpoint.acquired += 1
@@ -1026,7 +1097,12 @@ class Pool:
             orphan = next(iter(self._fading))
             if orphan.since + ORPHAN_GRACE > now:
                 break
+            leaning = orphan.owner
             self._give_way(orphan, _FOR_NOBODY, plan)
+            if leaning is not None:
+                self._settle(leaning.handshake.endpoint, plan, now)
+        if self._watched and self._look_deadline() <= now:
+            self._look(plan, now)
         return plan
 
     def next_deadline(self) -> float:
@@ -1036,6 +1112,8 @@ class Pool:
         if self._fading:
             orphan = next(iter(self._fading))
             deadline = min(deadline, orphan.since + ORPHAN_GRACE)
+        if self._watched:
+            deadline = min(deadline, self._look_deadline())
         return deadline
 
     def shutdown(self, reason: int, now: float) -> tuple[list[Waiter], Plan]:
@@ -1077,17 +1155,21 @@ class Pool:
         return list(self._handshakes)
 
     def open_count(self, key: Hashable) -> int:
-        """Return how many connections of the handshake are open or being opened."""
+        """Return how many connections of the handshake are open or being opened.
+
+        Handshakes that are doubted do not count.
+        """
         handshake = self._handshakes.get(key)
         if handshake is None:
             return 0
-        return handshake.live - handshake.placeless.size - handshake.opening.size
+        waiters = handshake.placeless.size + handshake.opening.size
+        return handshake.live - waiters - handshake.doubts
 
     def spare_count(self, key: Hashable, most: int) -> int:
         """Return how many connections of the handshake are idle or being opened for nobody.
 
-        What is idle is counted on the way, up to ``most``, as a number kept of it would be paid for
-        by each use.
+        Handshakes that are doubted do not count.  What is idle is counted on the way, up to
+        ``most``, as a number kept of it would be paid for by each use.
         """
         handshake = self._handshakes.get(key)
         if handshake is None:
@@ -1143,6 +1225,7 @@ class Pool:
             "slots": len(self._slots),
             "waiters": self._waiters,
             "orphans": len(self._orphans),
+            "watched": len(self._watched),
             "place_heap": len(self._place_heap),
             "idle_heap": len(self._idle_heap),
         }
@@ -1277,23 +1360,50 @@ class Pool:
         waiter.opening = slot
         slot.owner = waiter
         waiter.handshake.opening.insert_by_ticket(waiter)
+        if slot.doubted:
+            waiter.handshake.endpoint.leaning.append(waiter)
+
+    def _disown(self, waiter: Waiter, slot: Slot) -> None:
+        waiter.opening = None
+        slot.owner = None
+        waiter.handshake.opening.remove(waiter)
+        if slot.doubted:
+            waiter.handshake.endpoint.leaning.remove(waiter)
 
     def _orphan(self, slot: Slot, now: float) -> None:
         handshake = slot.handshake
         slot.owner = None
-        slot.since = now
-        handshake.orphans[slot] = None
         handshake.endpoint.orphans[slot] = None
         self._orphans[slot] = None
+        if slot.doubted:
+            # It gives way before all that are counted on.
+            handshake.endpoint.orphans.move_to_end(slot, last=False)
+            self._orphans.move_to_end(slot, last=False)
+            if not slot.late:
+                handshake.doubted[slot] = None
+            return
+        slot.since = now
+        handshake.orphans[slot] = None
         if not slot.kept:
             self._fading[slot] = None
 
+    def _leave_to_nobody(self, slot: Slot, plan: Plan, now: float) -> None:
+        """Let nobody have a handshake, until somebody takes it over."""
+        self._orphan(slot, now)
+        if slot.drained:
+            # Who comes from now on is to have one that was begun since.
+            self._give_way(slot, _FOR_NOBODY, plan)
+
     def _adopt(self, slot: Slot) -> None:
         handshake = slot.handshake
-        del handshake.orphans[slot]
         del handshake.endpoint.orphans[slot]
         del self._orphans[slot]
-        self._fading.pop(slot, None)
+        if slot.doubted:
+            # Its grace goes on.
+            handshake.doubted.pop(slot, None)
+        else:
+            del handshake.orphans[slot]
+            self._fading.pop(slot, None)
 
     def _stop_connecting(self, slot: Slot) -> None:
         """Take a handshake from its owner, which then stands in line without a place."""
@@ -1301,14 +1411,101 @@ class Pool:
         if owner is None:
             self._adopt(slot)
         else:
-            slot.owner = None
-            owner.opening = None
-            owner.returned = True
-            handshake = owner.handshake
-            handshake.opening.remove(owner)
-            handshake.placeless.insert_by_ticket(owner)
-            handshake.endpoint.waiting.insert_returned(owner)
+            self._disown(owner, slot)
+            self._return_to_line(owner)
         slot.handshake.endpoint.connecting -= 1
+        if slot.began < math.inf:
+            self._watched.pop(slot, None)
+        if slot.doubted:
+            del self._fading[slot]
+            slot.handshake.doubts -= 1
+            slot.doubted = False
+
+    # -- handshakes that hang --------------------------------------------------------------------
+
+    def _doubt(self, slot: Slot, now: float) -> None:
+        """Count on a handshake no more: from now on it has its grace, whoever leans on it."""
+        slot.doubted = True
+        slot.kept = False
+        slot.since = now
+        slot.handshake.doubts += 1
+        self._fading[slot] = None
+
+    def _learn(self, endpoint: Endpoint, seconds: float) -> None:
+        """Take what a handshake has taken for what is usual.
+
+        That rises at once and falls slowly: of handshakes that begin together the last take much
+        longer than the first, and are not late.
+        """
+        if seconds > endpoint.usual:
+            endpoint.usual = seconds
+        else:
+            endpoint.usual += (seconds - endpoint.usual) * _NEWEST_SHARE
+
+    def _patience(self, endpoint: Endpoint) -> float:
+        """Return after how many seconds a handshake is late."""
+        if endpoint.usual < 0:
+            return endpoint.patience
+        patience = LATE_FACTOR * endpoint.usual
+        return patience if patience > LATE_FLOOR else LATE_FLOOR
+
+    def _look_deadline(self) -> float:
+        oldest = next(iter(self._watched))
+        return max(self._next_look, oldest.began + LATE_FLOOR)
+
+    def _look(self, plan: Plan, now: float) -> None:
+        """Look for handshakes that are late."""
+        self._next_look = now + LATE_FLOOR
+        late = []
+        for slot in self._watched:
+            if slot.began + LATE_FLOOR > now:
+                break
+            if slot.began + self._patience(slot.handshake.endpoint) <= now:
+                late.append(slot)
+        for slot in late:
+            # One of them may have given way to the waiter of another.
+            if slot in self._watched:
+                self._turn_late(slot, plan, now)
+
+    def _turn_late(self, slot: Slot, plan: Plan, now: float) -> None:
+        """Let a waiter that has nothing but a late handshake have another beside it."""
+        endpoint = slot.handshake.endpoint
+        owner = slot.owner
+        if owner is None:
+            self._adopt(slot)
+        elif owner.hedged and not slot.doubted:
+            # A second is all it gets: where a server hangs, more would be a storm.
+            return
+        else:
+            owner.hedged = True
+            self._disown(owner, slot)
+            self._return_to_line(owner)
+        if endpoint.usual < 0:
+            # Those that were begun together count once.
+            endpoint.patience = max(endpoint.patience, 2 * (now - slot.began))
+        del self._watched[slot]
+        slot.late = True
+        if not slot.doubted:
+            self._doubt(slot, now)
+        self._leave_to_nobody(slot, plan, now)
+        self._settle(endpoint, plan, now)
+
+    def _has_free_room(self, endpoint: Endpoint) -> bool:
+        """Whether a handshake could begin for which nothing has to give way, and nobody to wait."""
+        return not (
+            endpoint.waiting.head is not None
+            or 0 < self._max_connecting <= endpoint.connecting
+            or self._is_at_limit(endpoint)
+            or self._is_at_total()
+        )
+
+    def _open_beside(self, endpoint: Endpoint, plan: Plan, now: float) -> None:
+        """Begin handshakes for waiters that lean on doubted ones, as far as there is room."""
+        while (waiter := endpoint.leaning.head) is not None and self._has_free_room(endpoint):
+            doubted = waiter.opening
+            self._disown(waiter, doubted)
+            self._leave_to_nobody(doubted, plan, now)
+            self._begin_for(waiter, plan, now)
 
     def _rekey(
         self,
@@ -1349,16 +1546,24 @@ class Pool:
         waiter.since = now
         handshake.live += 1
         self._waiters += 1
-        if handshake.orphans:
-            slot = next(iter(handshake.orphans))
+        theirs = handshake.orphans
+        if not theirs and handshake.doubted and not self._has_free_room(endpoint):
+            theirs = handshake.doubted
+        if theirs:
+            slot = next(iter(theirs))
             self._adopt(slot)
             self._own(waiter, slot)
+        elif waiter.returned:
+            self._return_to_line(waiter)
         else:
             handshake.placeless.insert_by_ticket(waiter)
-            if waiter.returned:
-                endpoint.waiting.insert_returned(waiter)
-            else:
-                endpoint.waiting.append(waiter)
+            endpoint.waiting.append(waiter)
+
+    def _return_to_line(self, waiter: Waiter) -> None:
+        """Let a waiter that lost what it had stand at the head of the line."""
+        waiter.returned = True
+        waiter.handshake.placeless.insert_by_ticket(waiter)
+        waiter.handshake.endpoint.waiting.insert_returned(waiter)
 
     def _come_back(self, waiter: Waiter, plan: Plan, now: float) -> None:
         handshake = waiter.handshake
@@ -1393,23 +1598,24 @@ class Pool:
         waiter.handshake.placeless.remove(waiter)
         waiter.handshake.endpoint.waiting.remove(waiter)
 
-    def _leave(self, waiter: Waiter, plan: Plan, now: float) -> None:
-        """Take a waiter out; a handshake of its own passes to the next of its kind."""
+    def _leave(self, waiter: Waiter, plan: Plan, now: float, gave_up: bool = False) -> None:
+        """Take a waiter out; a handshake of its own passes to the next of its kind.
+
+        One that has begun and was given up is doubted from then on: the next waiter leans on it
+        for want of room, or it belongs to nobody.
+        """
         handshake = waiter.handshake
         endpoint = handshake.endpoint
         slot = waiter.opening
         if slot is None:
             self._leave_line(waiter)
         else:
-            waiter.opening = None
-            handshake.opening.remove(waiter)
+            self._disown(waiter, slot)
+            if gave_up and slot.began <= now and not slot.doubted:
+                self._doubt(slot, now)
             heir: Waiter | None = handshake.placeless.head
-            if slot.drained:
-                # Who comes from now on is to have one that was begun since.
-                self._orphan(slot, now)
-                self._give_way(slot, _FOR_NOBODY, plan)
-            elif heir is None:
-                self._orphan(slot, now)
+            if slot.drained or heir is None:
+                self._leave_to_nobody(slot, plan, now)
             else:
                 self._leave_line(heir)
                 self._own(heir, slot)
@@ -1515,7 +1721,7 @@ class Pool:
     def _is_full(self, handshake: Handshake) -> bool:
         """Whether one more caller would have to queue, and may not."""
         endpoint = handshake.endpoint
-        if self._max_waiting < 0 or handshake.orphans:
+        if self._max_waiting < 0 or handshake.orphans or handshake.doubted:
             return False
         ahead = endpoint.waiting.size
         claim = wanted = self._wanted(endpoint, 1)
@@ -1554,6 +1760,7 @@ class Pool:
         if not self._limit_total:
             while endpoint.waiting.head is not None and self._has_room(endpoint):
                 self._open_for(endpoint.waiting.head, plan, now)
+            self._open_beside(endpoint, plan, now)
             return
         self._index(endpoint)
         while not self._is_at_total():
@@ -1565,12 +1772,16 @@ class Pool:
             if claimant is not endpoint:
                 # It may stand at its own limit now.
                 self._make_room(claimant, plan)
+        self._open_beside(endpoint, plan, now)
 
     def _open_for(self, waiter: Waiter, plan: Plan, now: float) -> None:
         endpoint = waiter.handshake.endpoint
         if 0 < self._max_connecting <= endpoint.connecting:
             self._give_way(next(iter(endpoint.orphans)), _FOR_NOBODY, plan)
         self._leave_line(waiter)
+        self._begin_for(waiter, plan, now)
+
+    def _begin_for(self, waiter: Waiter, plan: Plan, now: float) -> None:
         slot = self._new_slot(waiter.handshake, now)
         self._own(waiter, slot)
         slot.begun_for = waiter.ticket

@@ -35,20 +35,24 @@ async def connect(
     *,
     limiter: Any,
     conn_timeout: float | None,
+    begin: Callable[[], None],
     free_files: Callable[[], Awaitable[None] | None],
 ) -> aiohttp.ClientWebSocketResponse:
     """Make one handshake inside ``limiter``, and within ``conn_timeout`` seconds from then.
 
-    When it fails, or is cancelled, the socket is closed.  Where it fails for want of a file,
-    ``free_files()`` begins to close what can be done without, and returns what to wait for before
-    the handshake is tried once more; None: there is nothing.
+    ``begin`` is called when the limiter has let it pass.  When the handshake fails, or is
+    cancelled, the socket is closed.  Where it fails for want of a file, ``free_files()`` begins to
+    close what can be done without, and returns what to wait for before the handshake is tried once
+    more; None: there is nothing.
     """
     check_open(client_session)
     if limiter is None:
+        begin()
         return await _handshake(client_session, target, response_class, conn_timeout, free_files)
     ws: aiohttp.ClientWebSocketResponse | None = None
     try:
         async with limiter:
+            begin()
             ws = await _handshake(client_session, target, response_class, conn_timeout, free_files)
     except BaseException:
         if ws is not None:

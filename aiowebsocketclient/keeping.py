@@ -152,7 +152,7 @@ class Keeper:
         finished.add_done_callback(partial(_call_ended, weakref.ref(self), slot))
 
     def failed(self, error: str, begun: float) -> None:
-        """Take it that a handshake failed, or a connection ended as soon as it was there."""
+        """Record that a handshake failed or is late, or that a new connection ended at once."""
         if begun < self._failed_at:
             # Of those begun together one counts.
             return
@@ -187,7 +187,11 @@ class Keeper:
         self.wake()
 
     def _judge(self, now: float) -> None:
-        """See what has become of the newest connections."""
+        """See what has become of the newest handshakes and connections."""
+        for slot in [slot for slot in self._under_way if slot.doubted]:
+            # It may still come to a connection, but is not counted on.
+            del self._under_way[slot]
+            self.failed("late", slot.born)
         undecided = []
         for since, slot in self._on_probation:
             if slot.state in (CLOSING, GONE) and not slot.uses:

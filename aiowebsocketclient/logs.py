@@ -23,7 +23,8 @@ Event                  Level   Fields
                                used again, ``differs``: in what their handshakes differ, by name
                                (``"headers: X-Request-Id; path"``); once for each endpoint
 ``min_idle_failing``   WARNING ``endpoint``, ``error`` (or the reason for which a new connection was
-                               closed), ``retry_in`` seconds; the first failure
+                               closed, or ``"late"`` for a handshake that takes several times as
+                               long as is usual), ``retry_in`` seconds; the first failure
 ``min_idle_unchanged`` DEBUG   ``endpoint``, ``error``, ``retry_in`` and ``failures`` so far; each
                                further one
 ``min_idle_recovered`` INFO    ``endpoint``, ``failures``, ``seconds`` since the first

@@ -39,7 +39,7 @@ from ._compat import (
     clock,
     spend,
 )
-from ._pool_py import ACQUIRED, CLOSE_REASONS, CLOSING, IDLE, Completion
+from ._pool_py import ACQUIRED, CLOSE_REASONS, CLOSING, IDLE, LATE_FLOOR, Completion
 from .connecting import abort, check_open, connect, own_client_session, take_from_connector
 from .exceptions import (
     PoolClosedError,
@@ -473,8 +473,10 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         :return: how many it opened.
 
         Once a handshake has failed it begins no more, waits for those under way, and raises
-        :exc:`PrewarmError` with what all that failed have raised; what was opened stays open.  The
-        rest as for :meth:`ws_connect`.
+        :exc:`PrewarmError` with what all that failed have raised; what was opened stays open.  A
+        handshake that takes several times as long as is usual at its endpoint is not waited for:
+        another is begun beside it, ``count`` in all.  Where these are late too, they count as
+        failed.  The rest as for :meth:`ws_connect`.
         """
         wanted = arguments.count(count)
         if progress is not None and not callable(progress):
@@ -482,21 +484,27 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         self._bind()
         target = self._with_cookies(self._resolve(url, dict(options), reuse_key))
         begun = opened = 0
+        gave_way = False
         drain_count = self._drain_count
         pending: dict[asyncio.Future[_Failure | None], Slot] = {}
+        # Handshakes that were late, and what those of them that ended have raised.
+        late: set[Slot] = set()
         errors: list[BaseException] = []
+        late_errors: list[BaseException] = []
+        future = failure = None
         try:
             while True:
                 if drain_count != self._drain_count:
-                    drain_count, begun = self._drain_count, 0
+                    drain_count, begun, gave_way = self._drain_count, 0, False
                     if self._limit or self._limit_total:
                         # Their places may be needed.
                         await self._draining
+                late.update(slot for slot in pending.values() if slot.doubted)
                 # Never more than wanted altogether: what a server ends at once is not made anew.
+                most = wanted + min(len(late), wanted)
                 while (
-                    not errors
-                    and not self._closed
-                    and begun < wanted
+                    not (errors or gave_way or self._closed)
+                    and begun < most
                     and self._pool.open_count(target.key) < wanted
                 ):
                     slot = self._pool.open(target.key.endpoint, target.key, clock())
@@ -508,19 +516,21 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 under_way = self._under_way(target.key)
                 if self._pool.open_count(target.key) - len(under_way) >= wanted or errors:
                     under_way = []
-                if not pending and not under_way:
+                under_way += [future for future, slot in pending.items() if not slot.doubted]
+                if not under_way:
                     break
-                done, _ = await asyncio.wait(
-                    {*pending, *under_way}, return_when=asyncio.FIRST_COMPLETED
+                # Nobody tells of one that is late.
+                await asyncio.wait(
+                    under_way, timeout=LATE_FLOOR, return_when=asyncio.FIRST_COMPLETED
                 )
-                for future in done & pending.keys():
+                for future in [future for future in pending if future.done()]:
                     slot = pending.pop(future)
                     if future.cancelled():
-                        if not slot.drained:
+                        if not (slot.drained or slot in late):
                             # It gave way to a caller that needed the place.
-                            begun = wanted
+                            gave_way = True
                     elif (failure := future.result()) is not None:
-                        errors.append(failure.error)
+                        (late_errors if slot in late else errors).append(failure.error)
                     else:
                         opened += 1
                         if progress is not None:
@@ -529,12 +539,16 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             for slot in pending.values():
                 self._pool.abandon(slot, clock())
             self._arm()
+        is_short = self._pool.open_count(target.key) < wanted
+        if late and is_short and not (gave_way or self._closed):
+            errors += late_errors
+            errors += [_late_error(target) for slot in pending.values() if slot in late]
         if errors:
             try:
                 raise _prewarm_error(target, errors, opened)
             finally:
                 # Its traceback has this frame.
-                del errors, failure, future, done
+                del errors, late_errors, failure, future
         if self._closed:
             raise self._closed_error()
         return opened
@@ -618,7 +632,11 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
 
     def _under_way(self, key: HandshakeKey) -> list[asyncio.Future[_Failure | None]]:
         handshakes = self._handshakes.items()
-        return [done for slot, done in handshakes if slot.key == key and slot.state != CLOSING]
+        return [
+            done
+            for slot, done in handshakes
+            if slot.key == key and slot.state != CLOSING and not slot.doubted
+        ]
 
     def _watch_headers(self, client_session: aiohttp.ClientSession) -> None:
         self._default_headers = client_session.headers
@@ -1042,6 +1060,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             self._response_class,
             limiter=self._connect_limiter,
             conn_timeout=self._conn_timeout,
+            begin=partial(self._begin_handshake, slot),
             free_files=partial(self._free_files, slot),
         )
         try:
@@ -1060,6 +1079,10 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             conn.forget()
             slot.conn = None
             raise
+
+    def _begin_handshake(self, slot: Slot) -> None:
+        self._pool.begin(slot, clock())
+        self._arm()
 
     def _free_files(self, slot: Slot) -> Coroutine[Any, Any, None] | None:
         """Close some of the longest idle, for a handshake that failed for want of a file.
@@ -1723,6 +1746,13 @@ def _prewarm_error(target: Target, errors: list[BaseException], opened: int) -> 
         return next(error for error in errors if not isinstance(error, Exception))
     message = f"{len(errors)} of {len(errors) + opened} handshakes with {target.endpoint} failed"
     return PrewarmError(message, exceptions, opened)
+
+
+def _late_error(target: Target) -> aiohttp.ConnectionTimeoutError:
+    return aiohttp.ConnectionTimeoutError(
+        f"a handshake with {target.endpoint} takes several times as long as is usual there, or"
+        " several seconds where none has succeeded yet"
+    )
 
 
 def _fail_waiter(waiter: Waiter, error: BaseException) -> None:

@@ -51,6 +51,7 @@ OPERATIONS: dict[str, dict[str, Sequence[Any]]] = {
     "connect_failed": {"which": ANY},
     "open": {"key": KEYS},
     "abandon": {"which": ANY},
+    "begin": {"which": ANY},
     "release": {"which": ANY},
     "discard": {"which": ANY, "reason": tuple(range(len(REASONS)))},
     "lose_idle": {"which": ANY},
@@ -80,6 +81,7 @@ WEIGHTS = dict.fromkeys(OPERATIONS, 2) | {
     "tick": 6,
     "open": 4,
     "abandon": 4,
+    "begin": 8,
     "lose_idle": 1,
     "misuse": 1,
     "resize": 1,
@@ -173,12 +175,13 @@ class Side:
             (slot.state, slot.key, slot.endpoint, self.number(slot.owner)),
             (self.number(slot.waiter), slot.born, slot.since, slot.retires),
             (slot.uses, slot.kept, slot.drained),
+            (slot.began, slot.doubted, slot.late),
         )
 
     def waiter_in_numbers(self, waiter: Any) -> tuple[Any, ...]:
         return (
             (waiter.handshake.key, waiter.queued, waiter.since, waiter.ticket, waiter.passed),
-            (self.number(waiter.opening), self.number(waiter.slot)),
+            (self.number(waiter.opening), self.number(waiter.slot), waiter.hedged),
         )
 
 
@@ -187,6 +190,7 @@ def model_slot_in_numbers(slot: naive.Slot) -> tuple[Any, ...]:
         (slot.state, slot.key, slot.endpoint, slot.owner and slot.owner.number),
         (slot.given and slot.given.number, slot.born, slot.since, slot.retires),
         (slot.uses, slot.kept, slot.is_drained),
+        (slot.began, slot.is_doubted, slot.is_late),
     )
 
 
@@ -222,6 +226,8 @@ class Lockstep:
         #: By endpoint, how many places were taken before: what is over a limit may not grow.
         self.excess: Counter[str] = Counter()
         self.most_endpoints = 0
+        #: Whether all that was to expire by now has.
+        self.expired = False
         self.done: Counter[str] = Counter()
 
     # -- one operation ---------------------------------------------------------------------------
@@ -239,6 +245,7 @@ class Lockstep:
 
     def step(self, operation: Callable[..., None], *things: Any, **arguments: Any) -> None:
         operation(*things, **arguments)
+        self.expired = operation.__name__ == "expire"
         self.model.forget()
         self.check()
         self.done[operation.__name__] += 1
@@ -253,6 +260,7 @@ class Lockstep:
             "give_up": [*queued, *self.given],
             "connected": [slot for slot in slots if slot.state == CONNECTING],
             "abandon": [slot for slot in opened if slot.state == CONNECTING] or opened,
+            "begin": [s for s in slots if s.state == CONNECTING and s.began == math.inf] or slots,
             "release": held,
             "hog": held,
             "detach": held,
@@ -361,6 +369,11 @@ class Lockstep:
         self.model.abandon(slot, self.now)
         self.call("abandon", slot, None, self.now)
 
+    def begin(self, slot: naive.Slot) -> None:
+        # It may be said more than once, and of what is connected.
+        self.model.begin(slot, self.now)
+        self.call("begin", slot, None, self.now)
+
     def release(self, slot: naive.Slot) -> None:
         rivals = self.rivals(slot)
         plan = self.model.release(slot, self.now)
@@ -404,7 +417,10 @@ class Lockstep:
         self.check_order(plan)
 
     def expire(self) -> None:
-        self.call("expire", None, self.model.expire(self.now), self.now)
+        plan = self.model.expire(self.now)
+        self.call("expire", None, plan, self.now)
+        self.keep_book(plan)
+        assert self.pool.next_deadline() > self.now
 
     def resize(self, limit: int, limit_total: int) -> None:
         self.excess = self.taken()
@@ -544,6 +560,7 @@ class Lockstep:
                 "slots": len(model.slots),
                 "waiters": len(model.waiters),
                 "orphans": len(model.orphans()),
+                "watched": len(model.watched()),
             },
             "next_deadline": model.next_deadline(),
             "slots": [slot.number for slot in model.slots],
@@ -559,7 +576,7 @@ class Lockstep:
         opening, slot = self.model.under_way_for(waiter), self.model.slot_given_to(waiter)
         return (
             (waiter.key, waiter.is_queued, waiter.since, waiter.ticket, waiter.passed),
-            (opening and opening.number, slot and slot.number),
+            (opening and opening.number, slot and slot.number, waiter.is_hedged),
         )
 
     def seen(self, side: Side) -> dict[str, Any]:
@@ -647,7 +664,18 @@ class Lockstep:
         self.check_drained()
         placeless = {waiter.handshake.key for waiter in queued if waiter.opening is None}
         orphans = [slot for slot in self.living(CONNECTING) if slot.owner is None]
-        assert not any(slot.key in placeless for slot in orphans)
+        assert not any(slot.key in placeless for slot in orphans if not slot.doubted)
+        self.check_doubted()
+
+    def check_doubted(self) -> None:
+        """Who leans on a doubted handshake stands where there is no room; nobody does on a late."""
+        for slot in self.living(CONNECTING):
+            assert slot.late <= slot.doubted
+            assert not (slot.doubted and slot.kept)
+            assert not (slot.late and slot.owner)
+            # The grace of a doubted one is over when it is over.
+            if slot.doubted and self.expired:
+                assert slot.since + ORPHAN_GRACE > self.now
 
     def check_drained(self) -> None:
         """Who came after a drain has nothing that was begun before, nor will have it."""

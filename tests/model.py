@@ -33,6 +33,10 @@ COUNTED = (
 
 MAX_PASSED_OVER = 16
 ORPHAN_GRACE = 5.0
+LATE_FACTOR = 4.0
+LATE_FLOOR = 0.5
+FIRST_PATIENCE = 5.0
+NEWEST_SHARE = 0.125
 
 #: For whom a place is cleared that is not cleared for the waiters of one endpoint.
 OVER_ALL = "over all"
@@ -57,6 +61,10 @@ class Waiter:
     has_returned: bool = False
     may_wait: bool = True
     passed: int = 0
+    #: Whether its handshake was late, so that it has had a second.
+    is_hedged: bool = False
+    #: The order among those that lean on doubted handshakes.
+    leant: int = 0
 
     @property
     def endpoint(self) -> str:
@@ -80,6 +88,12 @@ class Slot:
     retires: float = math.inf
     uses: int = 0
     kept: bool = False
+    #: When its handshake began; one that is only to begin cannot be late.
+    began: float = math.inf
+    began_turn: int = 0
+    #: Not counted on: given up by who it was begun for, or late.
+    is_doubted: bool = False
+    is_late: bool = False
     is_drained: bool = False
     #: The endpoint for whose waiters its place is cleared, or OVER_ALL.
     cleared_for: str | None = None
@@ -108,6 +122,11 @@ class Model:
     #: By endpoint, from when it is known, and since the beginning.
     counters: dict[str, Counter[str]] = field(default_factory=dict)
     totals: Counter[str] = field(default_factory=Counter)
+    #: By endpoint that is known: how long handshakes have taken lately, if any has succeeded, and
+    #: after how long one is late until then.
+    usual: dict[str, float] = field(default_factory=dict)
+    first_patience: dict[str, float] = field(default_factory=dict)
+    next_look: float = -math.inf
     tickets: int = 0
     slots_numbered: int = 0
     waiters_numbered: int = 0
@@ -175,7 +194,7 @@ class Model:
             self.count(waiter.endpoint, "timeouts")
         if not waiter.is_queued:
             return None
-        self.leave(waiter, now)
+        self.leave(waiter, now, gave_up=True)
         self.settle(waiter.endpoint, now)
         return self.plan()
 
@@ -199,16 +218,29 @@ class Model:
     def abandon(self, slot: Slot, now: float) -> None:
         # Rule: its grace begins when it is abandoned; to abandon it again changes nothing.
         if slot.kept and slot in self.orphans():
-            slot.since = now
-            slot.fading = self.turn()
+            if slot.began <= now:
+                self.doubt(slot, now)
+            else:
+                slot.since = now
+                slot.fading = self.turn()
         slot.kept = False
+
+    def begin(self, slot: Slot, now: float) -> None:
+        if slot.state == CONNECTING and slot.began == math.inf:
+            slot.began = now
+            slot.began_turn = self.turn()
 
     def connected(
         self, slot: Slot, now: float, retires: float, key: str | None, moves: bool
     ) -> Plan:
         self.count(slot.endpoint, "connects")
         self.count(slot.endpoint, "connect_seconds", now - slot.born)
-        slot.state = ACQUIRED
+        if slot.began <= now:
+            took = now - slot.began
+            usual = self.usual.get(slot.endpoint, took)
+            # Rule: what is usual rises at once, and falls slowly.
+            self.usual[slot.endpoint] = max(took, usual + (took - usual) * NEWEST_SHARE)
+        self.end_connecting(slot, ACQUIRED)
         if not slot.is_drained:
             slot.retires = retires
         if key is None or key == slot.key:
@@ -227,7 +259,7 @@ class Model:
         if owner is not None and owner is not first:
             theirs = self.under_way_for(first)
             if theirs is not None and not theirs.is_drained:
-                theirs.owner = owner
+                self.own(owner, theirs)
             else:
                 # Rule: who loses its handshake to an older one stands at the head of the line. It
                 # does not get that one's in turn where that is drained.
@@ -317,16 +349,70 @@ class Model:
             for slot in self.idle(endpoint):
                 if slot.retires <= now:
                     self.close_idle(slot, "lifetime")
-        for slot in self.fading():
-            if slot.since + ORPHAN_GRACE <= now:
-                self.give_way(slot, None)
+        while (fading := self.fading()) and fading[0].since + ORPHAN_GRACE <= now:
+            owner = fading[0].owner
+            self.give_way(fading[0], None)
+            if owner is not None:
+                self.settle(owner.endpoint, now)
+        if self.look_deadline() <= now:
+            self.look(now)
         return self.plan()
+
+    def look(self, now: float) -> None:
+        """Rule: who is late is looked for at most every LATE_FLOOR seconds, and told at once: all
+        that were late then are, whatever comes of the first."""
+        self.next_look = now + LATE_FLOOR
+        late = [slot for slot in self.watched() if slot.began + self.patience(slot.endpoint) <= now]
+        for slot in late:
+            if slot in self.watched():
+                self.turn_late(slot, now)
+
+    def turn_late(self, slot: Slot, now: float) -> None:
+        owner = slot.owner
+        if owner is not None:
+            # Rule: who has had a second handshake gets no third, unless it only leant on this one.
+            if owner.is_hedged and not slot.is_doubted:
+                return
+            owner.is_hedged = True
+            owner.has_returned = True
+            slot.owner = None
+        if slot.endpoint not in self.usual:
+            patience = max(self.first_patience[slot.endpoint], 2 * (now - slot.began))
+            self.first_patience[slot.endpoint] = patience
+        slot.is_late = True
+        if not slot.is_doubted:
+            self.doubt(slot, now)
+        self.leave_to_nobody(slot, now)
+        self.settle(slot.endpoint, now)
+
+    def doubt(self, slot: Slot, now: float) -> None:
+        """Rule: its grace begins when it is first doubted, and goes on whoever leans on it."""
+        slot.is_doubted = True
+        slot.kept = False
+        slot.since = now
+        slot.turn = slot.fading = self.turn()
+
+    def patience(self, endpoint: str) -> float:
+        if endpoint not in self.usual:
+            return self.first_patience[endpoint]
+        return max(LATE_FACTOR * self.usual[endpoint], LATE_FLOOR)
+
+    def watched(self) -> list[Slot]:
+        """Return handshakes that have begun and are not late yet, the longest under way first."""
+        found = [
+            s for s in self.slots if s.state == CONNECTING and s.began < math.inf and not s.is_late
+        ]
+        return sorted(found, key=lambda slot: slot.began_turn)
+
+    def look_deadline(self) -> float:
+        watched = self.watched()
+        return max(self.next_look, watched[0].began + LATE_FLOOR) if watched else math.inf
 
     def next_deadline(self) -> float:
         """Rule: it is exact, lifetimes apart."""
         idle = [slot.since + self.max_idle for slot in self.idle()]
         fading = [slot.since + ORPHAN_GRACE for slot in self.fading()]
-        return min([*idle, *fading, math.inf])
+        return min([*idle, *fading, self.look_deadline()])
 
     def resize(self, limit: int, limit_total: int, now: float) -> Plan:
         self.limit, self.limit_total = limit, limit_total
@@ -403,10 +489,12 @@ class Model:
         return tuple(counter[name] for name in COUNTED)
 
     def open_count(self, key: str) -> int:
-        return sum(slot.key == key and slot.state != CLOSING for slot in self.slots)
+        """Rule: a handshake that is doubted does not count."""
+        found = [slot for slot in self.slots if slot.key == key and slot.state != CLOSING]
+        return sum(not slot.is_doubted for slot in found)
 
     def spare_count(self, key: str, most: int) -> int:
-        orphans = sum(slot.key == key for slot in self.orphans())
+        orphans = sum(slot.key == key and not slot.is_doubted for slot in self.orphans())
         return max(orphans, min(orphans + len(self.idle(key=key)), most))
 
     def handshakes(self) -> set[str]:
@@ -431,7 +519,11 @@ class Model:
         return sorted(found, key=lambda s: (s.since, self.endpoints.index(s.endpoint), s.turn))
 
     def orphans(self, endpoint: str | None = None, key: str | None = None) -> list[Slot]:
-        """Return handshakes under way that belong to nobody, the longest so first."""
+        """Return handshakes under way that belong to nobody, in the order of giving way.
+
+        Rule: first those that are doubted, the last one first, then those that are nobody's
+        longest.
+        """
         found = [
             slot
             for slot in self.slots
@@ -440,10 +532,32 @@ class Model:
             and endpoint in (None, slot.endpoint)
             and key in (None, slot.key)
         ]
+        key_of = {slot: (not slot.is_doubted, slot.turn) for slot in found}
+        for slot in found:
+            if slot.is_doubted:
+                key_of[slot] = (False, -slot.turn)
+        return sorted(found, key=key_of.__getitem__)
+
+    def to_adopt(self, key: str) -> list[Slot]:
+        """Return handshakes that a caller can count on, and belong to nobody."""
+        return [slot for slot in self.orphans(key=key) if not slot.is_doubted]
+
+    def to_lean_on(self, key: str) -> list[Slot]:
+        """Return those that it can lean on, that is, wait for; the longest nobody's first."""
+        found = [slot for slot in self.orphans(key=key) if slot.is_doubted and not slot.is_late]
         return sorted(found, key=lambda slot: slot.turn)
 
+    def leaning(self, endpoint: str) -> list[Waiter]:
+        found = [
+            slot.owner
+            for slot in self.slots
+            if slot.endpoint == endpoint and slot.owner is not None and slot.is_doubted
+        ]
+        return sorted(found, key=lambda waiter: waiter.leant)
+
     def fading(self) -> list[Slot]:
-        found = [slot for slot in self.orphans() if not slot.kept]
+        doubted = [slot for slot in self.slots if slot.is_doubted]
+        found = {*doubted, *(slot for slot in self.orphans() if not slot.kept)}
         return sorted(found, key=lambda slot: slot.fading)
 
     def under_way_for(self, waiter: Waiter) -> Slot | None:
@@ -492,6 +606,16 @@ class Model:
     def has_room(self, endpoint: str) -> bool:
         return not (
             self.is_connecting_full(endpoint) or self.is_at_limit(endpoint) or self.is_at_total()
+        )
+
+    def has_free_room(self, endpoint: str) -> bool:
+        """Whether a handshake can begin although nothing gives way, and nobody waits for that."""
+        connecting = len(self.at(endpoint, CONNECTING))
+        return not (
+            self.line(endpoint)
+            or 0 < self.max_connecting <= connecting
+            or self.is_at_limit(endpoint)
+            or self.is_at_total()
         )
 
     def is_over_limit(self, endpoint: str) -> bool:
@@ -597,6 +721,13 @@ class Model:
             self.open_for(self.line(chosen)[0], now)
             if chosen != endpoint:
                 self.make_room(chosen)
+        # Rule: who leans on a doubted handshake gets one of its own where there is room, but only
+        # as something else happens at its endpoint.
+        while (leaning := self.leaning(endpoint)) and self.has_free_room(endpoint):
+            slot = self.under_way_for(leaning[0])
+            assert slot is not None
+            self.leave_to_nobody(slot, now)
+            self.begin_for(leaning[0], now)
         self.make_room(endpoint)
 
     def next_with_room(self, endpoint: str) -> str | None:
@@ -614,9 +745,16 @@ class Model:
         endpoint = waiter.endpoint
         if 0 < self.max_connecting <= len(self.at(endpoint, CONNECTING)):
             self.give_way(self.orphans(endpoint)[0], None)
+        self.begin_for(waiter, now)
+
+    def begin_for(self, waiter: Waiter, now: float) -> None:
         slot = self.new_slot(waiter.key, now)
         slot.owner = slot.begun_for = waiter
         self.opened.append(slot)
+
+    def own(self, waiter: Waiter, slot: Slot) -> None:
+        slot.owner = waiter
+        waiter.leant = self.turn()
 
     def make_room(self, endpoint: str) -> None:
         """Rule: what is closing for another reason does not count as cleared."""
@@ -658,21 +796,25 @@ class Model:
 
     def adopt(self, key: str) -> None:
         """Rule: handshakes that belong to nobody go to who has none, oldest to oldest."""
-        for slot, waiter in zip(self.orphans(key=key), self.placeless(key), strict=False):
+        for slot, waiter in zip(self.to_adopt(key), self.placeless(key), strict=False):
             slot.owner = waiter
 
     # -- what happens to one ---------------------------------------------------------------------
 
     def line_up(self, waiter: Waiter, now: float) -> None:
+        """Rule: it leans on a doubted handshake rather than let that give way to it, at a limit."""
         self.know(waiter.endpoint)
         waiter.is_queued = True
         waiter.since = now
+        has_room = self.has_free_room(waiter.endpoint)
         self.waiters.append(waiter)
-        orphans = self.orphans(key=waiter.key)
-        if orphans:
-            orphans[0].owner = waiter
+        theirs = self.to_adopt(waiter.key)
+        if not theirs and not has_room:
+            theirs = self.to_lean_on(waiter.key)
+        if theirs:
+            self.own(waiter, theirs[0])
 
-    def leave(self, waiter: Waiter, now: float) -> None:
+    def leave(self, waiter: Waiter, now: float, gave_up: bool = False) -> None:
         """Take it out; its handshake goes to the oldest of its kind that has none, or to nobody.
 
         Rule: one that is drained is stopped, since nobody else is to have it.
@@ -682,12 +824,14 @@ class Model:
         waiter.is_queued = False
         self.count(waiter.endpoint, "wait_seconds", now - waiter.since)
         if slot is not None:
+            slot.owner = None
+            if gave_up and slot.began <= now and not slot.is_doubted:
+                self.doubt(slot, now)
             heirs = [] if slot.is_drained else self.placeless(waiter.key)
-            slot.owner = heirs[0] if heirs else None
-            if not heirs:
-                self.orphan(slot, now)
-            if slot.is_drained:
-                self.give_way(slot, None)
+            if heirs:
+                self.own(heirs[0], slot)
+            else:
+                self.leave_to_nobody(slot, now)
 
     def serve(self, waiter: Waiter, slot: Slot, now: float) -> None:
         self.leave(waiter, now)
@@ -719,8 +863,15 @@ class Model:
 
     def orphan(self, slot: Slot, now: float) -> None:
         slot.owner = None
-        slot.since = now
-        slot.turn = slot.fading = self.turn()
+        slot.turn = self.turn()
+        if not slot.is_doubted:
+            slot.since = now
+            slot.fading = slot.turn
+
+    def leave_to_nobody(self, slot: Slot, now: float) -> None:
+        self.orphan(slot, now)
+        if slot.is_drained:
+            self.give_way(slot, None)
 
     def close_stale(self, key: str, now: float) -> None:
         """Rule: stale ones are closed as they come to the top; those under a fresh one later."""
@@ -741,12 +892,19 @@ class Model:
         """Close it, or stop it: a handshake that is stopped is none of the connections closed."""
         if slot.state != CONNECTING:
             self.count(slot.endpoint, "closed_evicted")
-        slot.state = CLOSING
+        if slot.owner is not None:
+            slot.owner.has_returned = True
+            slot.owner = None
+        self.end_connecting(slot, CLOSING)
         slot.cleared_for = whom
         self.closing.append(slot)
 
+    def end_connecting(self, slot: Slot, state: int) -> None:
+        slot.state = state
+        slot.is_doubted = False
+
     def free(self, slot: Slot) -> None:
-        slot.state = GONE
+        self.end_connecting(slot, GONE)
         slot.cleared_for = None
         self.slots.remove(slot)
 
@@ -774,6 +932,7 @@ class Model:
         if endpoint not in self.endpoints:
             self.endpoints.append(endpoint)
             self.counters[endpoint] = Counter()
+            self.first_patience[endpoint] = FIRST_PATIENCE
 
     def forget(self) -> None:
         """Drop the endpoints with nothing alive: no place taken, and nobody in line."""
@@ -781,6 +940,8 @@ class Model:
         for endpoint in set(self.endpoints) - alive:
             self.endpoints.remove(endpoint)
             del self.counters[endpoint]
+            del self.first_patience[endpoint]
+            self.usual.pop(endpoint, None)
 
     def plan(self) -> Plan:
         plan = Plan(numbers(self.opened), numbers(self.closing), numbers(self.woken))

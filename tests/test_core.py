@@ -14,9 +14,12 @@ from aiowebsocketclient._pool_py import (
     CLOSING,
     CONNECTING,
     COUNTERS,
+    FIRST_PATIENCE,
     GAUGES,
     GONE,
     IDLE,
+    LATE_FACTOR,
+    LATE_FLOOR,
     MAX_PASSED_OVER,
     ORPHAN_GRACE,
 )
@@ -81,6 +84,9 @@ class Driver:
     def abandon(self, slot: Any) -> None:
         self.core.abandon(slot, self.now)
 
+    def begin(self, slot: Any) -> None:
+        self.core.begin(slot, self.now)
+
     def resize(self, limit: int = 0, limit_total: int = 0) -> None:
         self._plan(self.core.resize(limit, limit_total, self.now))
 
@@ -112,6 +118,18 @@ class Driver:
         (slot,) = self.opened
         assert slot.owner is waiter
         return waiter, slot
+
+    def beginning(self, key: Any) -> tuple[Any, Any]:
+        """Do the same for a handshake that does not wait for anything else first."""
+        waiter, slot = self.opening(key)
+        self.begin(slot)
+        return waiter, slot
+
+    def given_up(self, key: Any) -> Any:
+        """Return a handshake that its caller has given up."""
+        waiter, slot = self.beginning(key)
+        self.give_up(waiter)
+        return slot
 
     def hold(self, key: Any, retires: float = NEVER) -> Any:
         """Return a new connection in a caller's hands."""
@@ -1395,6 +1413,240 @@ def test_deadline_of_nothing_is_never(drive: Drive) -> None:
     pool = drive(max_idle=10.0)
     pool.hold("a1")
     assert pool.core.next_deadline() == NEVER
+
+
+# -- handshakes that hang ------------------------------------------------------------------------
+
+
+def test_handshake_that_was_given_up_is_not_counted_on(drive: Drive) -> None:
+    pool = drive()
+    hung = pool.given_up("a1")
+    waiter, slot = pool.opening("a1")
+    assert hung.doubted
+    assert slot is not hung
+    assert pool.core.open_count("a1") == 1
+    assert pool.core.spare_count("a1", 9) == 0
+    # It may serve all the same, whoever is first.
+    pool.connected(hung)
+    assert pool.woken == [waiter]
+    assert slot.owner is None
+    assert not slot.doubted
+
+
+def test_handshake_that_has_not_begun_is_counted_on(drive: Drive) -> None:
+    """It waits for a limit of connects, say, and another would wait longer."""
+    pool = drive()
+    orphan = pool.orphan("a1")
+    waiter = pool.request("a1")
+    assert not orphan.doubted
+    assert waiter.opening is orphan
+
+
+def test_grace_counts_from_when_it_was_first_given_up(drive: Drive) -> None:
+    pool = drive(limit=1)
+    hung = pool.given_up("a1")
+    for second in (1.0, 2.0, 3.0, 4.0):
+        pool.now = second
+        waiter = pool.request("a1")
+        # No room for another: it leans on this one.
+        assert waiter.opening is hung
+        assert not pool.closing
+        pool.give_up(waiter)
+        pool.expire()
+        assert not pool.closing
+    assert pool.core.next_deadline() < ORPHAN_GRACE
+    waiter = pool.request("a1")
+    pool.now = ORPHAN_GRACE
+    pool.expire()
+    assert pool.closing == [hung]
+    pool.closed(hung)
+    assert pool.opened == [waiter.opening]
+
+
+def test_who_leans_on_it_gets_another_as_soon_as_there_is_room(drive: Drive) -> None:
+    pool = drive(limit=2)
+    used, hung = pool.hold("a1"), pool.given_up("a1")
+    waiter = pool.request("a1")
+    assert waiter.opening is hung
+    pool.lose(used)
+    assert pool.opened == [waiter.opening]
+    assert waiter.opening is not hung
+    assert hung.owner is None
+
+
+def test_who_leans_on_it_fails_with_it(drive: Drive) -> None:
+    pool = drive(limit=1)
+    hung = pool.given_up("a1")
+    waiter = pool.request("a1")
+    assert pool.failed(hung) is waiter
+    assert not pool.opened
+
+
+def test_who_waits_in_line_leans_on_what_is_given_up(drive: Drive) -> None:
+    pool = drive(limit=1)
+    first, slot = pool.beginning("a1")
+    second = pool.request("a1")
+    pool.give_up(first)
+    assert second.opening is slot
+    assert not pool.closing
+    pool.connected(slot)
+    assert pool.woken == [second]
+
+
+@pytest.mark.parametrize("limits", [{"limit": 3}, {"limit_total": 3}], ids=str)
+def test_it_gives_way_before_all_others(drive: Drive, limits: dict[str, int]) -> None:
+    pool = drive(**limits)
+    idle, orphan, hung = pool.idle("a2"), pool.orphan("a4"), pool.given_up("a1")
+    for victim in (hung, orphan, idle):
+        pool.request("a3")
+        assert pool.closing == [victim]
+
+
+def test_with_max_connecting_it_gives_way_to_others_only(drive: Drive) -> None:
+    pool = drive(max_connecting=1)
+    hung = pool.given_up("a1")
+    waiter = pool.request("a1")
+    assert waiter.opening is hung
+    pool.give_up(waiter)
+    other = pool.request("a2")
+    assert pool.closing == [hung]
+    assert pool.opened == [other.opening]
+
+
+def usual(pool: Driver, key: str, seconds: float) -> None:
+    """Let a handshake take so long, and its connection be gone again but for one in use."""
+    waiter, slot = pool.beginning(key)
+    pool.now += seconds
+    pool.connected(slot)
+    pool.take(waiter)
+
+
+@pytest.mark.parametrize("seconds", [0.001, 1.0])
+def test_a_late_handshake_gets_another_beside_it(drive: Drive, seconds: float) -> None:
+    pool = drive()
+    usual(pool, "a1", seconds)
+    waiter, hung = pool.beginning("a2")
+    begun = pool.now
+    patience = max(LATE_FLOOR, LATE_FACTOR * seconds)
+    pool.now = begun + 0.9 * patience
+    pool.expire()
+    assert waiter.opening is hung
+    pool.now = begun + patience + LATE_FLOOR
+    pool.expire()
+    assert pool.opened == [waiter.opening]
+    assert hung.late
+    assert hung.owner is None
+    # A second is all it gets.
+    pool.begin(waiter.opening)
+    pool.now += 100 * patience
+    pool.expire()
+    assert not pool.opened
+    assert pool.failed(waiter.opening) is waiter
+
+
+def test_of_a_late_handshake_and_its_second_the_first_serves(drive: Drive) -> None:
+    pool = drive()
+    usual(pool, "a1", 0.001)
+    waiter, hung = pool.beginning("a1")
+    pool.now += 1.0
+    pool.expire()
+    (second,) = pool.opened
+    pool.connected(hung)
+    assert pool.woken == [waiter]
+    # The other one is counted on by who comes next.
+    assert pool.request("a1").opening is second
+
+
+def test_a_late_handshake_that_fails_fails_nobody(drive: Drive) -> None:
+    pool = drive()
+    usual(pool, "a1", 0.001)
+    waiter, hung = pool.beginning("a1")
+    pool.now += 1.0
+    pool.expire()
+    assert pool.failed(hung) is None
+    assert waiter.queued
+
+
+def test_a_late_handshake_gives_way_to_its_own_caller(drive: Drive) -> None:
+    pool = drive(limit=2)
+    usual(pool, "a1", 0.001)
+    waiter, hung = pool.beginning("a1")
+    pool.now += 1.0
+    pool.expire()
+    assert pool.closing == [hung]
+    pool.closed(hung)
+    assert pool.opened == [waiter.opening]
+
+
+def test_before_any_has_succeeded_a_handshake_is_late_after_some_seconds(drive: Drive) -> None:
+    pool = drive()
+    slots = [pool.open("a1"), pool.open("a1")]
+    for slot in slots:
+        pool.begin(slot)
+    pool.now = FIRST_PATIENCE - 0.01
+    pool.expire()
+    assert not any(slot.doubted for slot in slots)
+    pool.now = FIRST_PATIENCE + LATE_FLOOR
+    pool.expire()
+    assert all(slot.doubted and not slot.kept for slot in slots)
+    # It may be a slow server: the next get more time, and those begun together count once.
+    _, next_slot = pool.beginning("a1")
+    begun = pool.now
+    pool.now = begun + 2 * FIRST_PATIENCE - 0.01
+    pool.expire()
+    assert not next_slot.late
+    pool.now = begun + 2 * (FIRST_PATIENCE + LATE_FLOOR) + LATE_FLOOR
+    pool.expire()
+    assert next_slot.late
+
+
+def test_what_is_usual_rises_at_once_and_falls_slowly(drive: Drive) -> None:
+    pool = drive()
+    usual(pool, "a1", 0.001)
+    usual(pool, "a1", 1.0)
+    usual(pool, "a1", 0.001)
+    _, slot = pool.beginning("a1")
+    pool.now += 3.0
+    pool.expire()
+    assert not slot.late
+    pool.now += 1.0
+    pool.expire()
+    assert slot.late
+
+
+def test_what_is_late_is_looked_for_while_a_handshake_is_under_way(drive: Drive) -> None:
+    pool = drive()
+    assert pool.core.next_deadline() == NEVER
+    _, slot = pool.beginning("a1")
+    assert pool.core.next_deadline() == LATE_FLOOR
+    pool.now = 0.6
+    pool.expire()
+    assert pool.core.next_deadline() == 0.6 + LATE_FLOOR
+    pool.connected(slot)
+    assert pool.core.next_deadline() == NEVER
+    assert pool.size("watched") == 0
+
+
+def test_a_drained_handshake_is_stopped_once_nobody_has_it(drive: Drive) -> None:
+    pool = drive()
+    usual(pool, "a1", 0.001)
+    waiter, slot = pool.beginning("a1")
+    pool.drain()
+    pool.now += 1.0
+    pool.expire()
+    assert pool.closing == [slot]
+    assert pool.opened == [waiter.opening]
+
+
+def test_abandoned_handshakes_are_not_counted_on(drive: Drive) -> None:
+    pool = drive()
+    slot = pool.open("a1")
+    pool.begin(slot)
+    pool.now = 1.0
+    pool.abandon(slot)
+    assert slot.doubted
+    waiter = pool.request("a1")
+    assert waiter.opening is not slot
 
 
 # -- handshakes that no caller waits for ---------------------------------------------------------

@@ -1,0 +1,265 @@
+"""Handshakes that a server leaves unanswered, and those that merely take long."""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+from aiohttp import web
+from websockets.asyncio.server import serve
+
+from aiowebsocketclient import PrewarmError, WebSocketClientSession, keeping
+from aiowebsocketclient._pool_py import ORPHAN_GRACE
+
+from .conftest import SessionFactory, until
+from .servers import Server, serving
+
+# What a caller waits for, in seconds, before it gives up: long enough for a handshake that is
+# answered, on a busy machine.
+PATIENCE = 1.0
+
+
+class Balancer(Server):
+    """A server behind a balancer, some of whose backends never answer a handshake."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: Whether the handshake of this number, from 0, goes to a dead backend.
+        self.is_dead: Callable[[int], bool] = lambda number: number == 0
+        #: Seconds that all the others take.
+        self.seconds = 0.0
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        number = self.arrived
+        if self.is_dead(number):
+            self.arrived += 1
+            await self.stopped.wait()
+            raise web.HTTPServiceUnavailable
+        if self.seconds:
+            await asyncio.sleep(self.seconds)
+        return await super().handle(request)
+
+
+@pytest_asyncio.fixture
+async def balancer() -> AsyncIterator[Balancer]:
+    async with serving(Balancer()) as server:
+        assert isinstance(server, Balancer)
+        yield server
+
+
+async def use(session: WebSocketClientSession, url: str, patience: float = PATIENCE) -> str:
+    try:
+        async with asyncio.timeout(patience), session.ws_connect(url) as ws:
+            await ws.send_str("hello")
+            return await ws.receive_str()
+    except TimeoutError:
+        return "gave up"
+
+
+async def test_a_dead_backend_costs_one_call(
+    balancer: Balancer, make_session: SessionFactory
+) -> None:
+    session = make_session()
+    answers = [await use(session, balancer.url(), 0.2)]
+    answers += [await use(session, balancer.url(), 30.0) for _ in range(3)]
+    assert answers == ["gave up", "hello", "hello", "hello"]
+    assert balancer.arrived == 2
+
+
+async def test_of_a_server_that_is_not_aiohttp(make_session: SessionFactory) -> None:
+    """One that does not accept TCP connections while it hangs, but for the kernel that does."""
+
+    async def echo(ws: Any) -> None:
+        async for message in ws:
+            await ws.send(message)
+
+    hung: list[asyncio.StreamWriter] = []
+
+    async def balance(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not hung:
+            hung.append(writer)
+            return
+        theirs, ours = await asyncio.open_connection("127.0.0.1", port)
+
+        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            while data := await source.read(65536):
+                sink.write(data)
+            sink.close()
+
+        await asyncio.gather(pump(reader, ours), pump(theirs, writer))
+
+    async with serve(echo, "127.0.0.1", 0) as backend:
+        port = backend.sockets[0].getsockname()[1]
+        front = await asyncio.start_server(balance, "127.0.0.1", 0)
+        url = f"ws://127.0.0.1:{front.sockets[0].getsockname()[1]}/"
+        session = make_session()
+        answers = [await use(session, url, 0.2), await use(session, url, 30.0)]
+        assert answers == ["gave up", "hello"]
+        await session.close()
+        hung[0].close()
+        front.close()
+
+
+async def test_each_that_gives_up_has_tried_a_handshake_of_its_own(
+    balancer: Balancer, make_session: SessionFactory
+) -> None:
+    session = make_session(max_connecting=4)
+    balancer.is_dead = lambda number: True
+    for number in range(4):
+        assert await use(session, balancer.url(), 0.1) == "gave up"
+        await until(lambda number=number: balancer.arrived == number + 1)  # type: ignore[misc]
+    # No more than may be under way: the next leans on one of these.
+    assert await use(session, balancer.url(), 0.1) == "gave up"
+    assert session.stats().connecting == balancer.arrived == 4
+
+
+@pytest.mark.parametrize("limits", [{}, {"limit": 1}, {"limit_total": 2}, {"max_connecting": 1}])
+async def test_a_slow_server_is_given_its_time(
+    balancer: Balancer, make_session: SessionFactory, limits: dict[str, int]
+) -> None:
+    """Callers that wait for less than a handshake takes get one of those that were begun."""
+    session = make_session(**limits)
+    balancer.is_dead = lambda number: False
+    balancer.seconds = 0.5
+    answers = []
+    while "hello" not in answers:
+        answers.append(await use(session, balancer.url(), 0.2))
+    assert answers[0] == "gave up"
+    assert len(answers) < ORPHAN_GRACE / 0.2
+    assert await use(session, balancer.url(), 30.0) == "hello"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limits", [{"limit": 1}, {"max_connecting": 1}], ids=str)
+async def test_grace_is_not_begun_anew_by_each_caller(
+    balancer: Balancer, make_session: SessionFactory, limits: dict[str, int]
+) -> None:
+    session = make_session(**limits)
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    while await use(session, balancer.url(), 0.3) == "gave up":
+        # Were it begun anew, this would go on for ever.
+        assert loop.time() - begun < 4 * ORPHAN_GRACE
+    assert balancer.arrived == 2
+
+
+async def test_a_late_handshake_gets_another_beside_it(
+    balancer: Balancer, make_session: SessionFactory
+) -> None:
+    session = make_session(force_close=True)
+    balancer.is_dead = lambda number: number == 1
+    held = await session.ws_connect(balancer.url())
+    # Nobody has to give up for it.
+    async with asyncio.timeout(30), session.ws_connect(balancer.url()) as ws:
+        await ws.send_str("hello")
+        assert await ws.receive_str() == "hello"
+    assert balancer.arrived == 3
+    await held.release()
+
+
+async def test_what_waits_for_connect_limiter_is_not_late(
+    balancer: Balancer, make_session: SessionFactory
+) -> None:
+    limiter = asyncio.Semaphore(1)
+    session = make_session(connect_limiter=limiter)
+    balancer.is_dead = lambda number: False
+    async with limiter:
+        for _ in range(3):
+            assert await use(session, balancer.url(), 0.02) == "gave up"
+        assert session.stats().connecting == 1
+    assert await use(session, balancer.url(), 30.0) == "hello"
+    assert balancer.arrived == 1
+
+
+# -- prewarm() and set_min_idle() ----------------------------------------------------------------
+
+
+async def test_prewarm_does_not_count_on_a_late_one(
+    balancer: Balancer, make_session: SessionFactory
+) -> None:
+    session = make_session()
+    balancer.is_dead = lambda number: number % 3 == 1
+    async with asyncio.timeout(30):
+        assert await session.prewarm(balancer.url(), 3) == 3
+    assert session.stats().idle == 3
+
+
+async def test_prewarm_tells_of_those_that_hang(
+    balancer: Balancer, make_session: SessionFactory
+) -> None:
+    session = make_session()
+    balancer.is_dead = lambda number: number > 0
+    async with asyncio.timeout(30):
+        with pytest.raises(PrewarmError) as raised:
+            await session.prewarm(balancer.url(), 2)
+    assert raised.value.opened == 1
+    assert all(type(e) is aiohttp.ConnectionTimeoutError for e in raised.value.exceptions)
+    # It does not stop them at once: they may still come to something.
+    assert session.stats().connecting == len(raised.value.exceptions)
+    assert balancer.arrived == 1 + 3
+
+
+async def test_prewarm_does_not_count_on_what_a_caller_gave_up(
+    balancer: Balancer, make_session: SessionFactory
+) -> None:
+    session = make_session()
+    assert await use(session, balancer.url(), 0.2) == "gave up"
+    async with asyncio.timeout(30):
+        assert await session.prewarm(balancer.url(), 1) == 1
+
+
+async def test_min_idle_does_not_count_on_what_a_caller_gave_up(
+    balancer: Balancer, make_session: SessionFactory
+) -> None:
+    session = make_session()
+    assert await use(session, balancer.url(), 0.2) == "gave up"
+    session.set_min_idle(balancer.url(), 1)
+    await until(lambda: session.stats().idle == 1, 30.0)
+
+
+async def test_min_idle_does_not_count_on_a_late_one(
+    balancer: Balancer,
+    make_session: SessionFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(keeping, "_PERIOD", 0.05)
+    caplog.set_level(logging.WARNING, "aiowebsocketclient")
+    session = make_session()
+    balancer.is_dead = lambda number: number == 1
+    held = await session.ws_connect(balancer.url())
+    session.set_min_idle(balancer.url(), 1)
+    await until(lambda: session.stats().idle == 1, 30.0)
+    assert [(record.event, record.error) for record in caplog.records] == [
+        ("min_idle_failing", "late")
+    ]
+    await held.release()
+
+
+@pytest.mark.slow
+async def test_min_idle_begins_again_where_the_very_first_hangs(
+    balancer: Balancer, make_session: SessionFactory
+) -> None:
+    session = make_session()
+    session.set_min_idle(balancer.url(), 1)
+    await until(lambda: session.stats().idle == 1, 30.0)
+    assert balancer.arrived == 2
+
+
+async def test_limits_hold_where_everything_hangs(
+    balancer: Balancer, make_session: SessionFactory
+) -> None:
+    session = make_session(limit=3, max_connecting=2)
+    balancer.is_dead = lambda number: True
+    peak = 0
+    for _ in itertools.repeat(None, 10):
+        callers = [asyncio.create_task(use(session, balancer.url(), 0.05)) for _ in range(5)]
+        await asyncio.wait(callers)
+        stats = session.stats()
+        peak = max(peak, stats.connecting)
+        assert stats.connecting + stats.closing <= 3
+    assert peak <= 2
