@@ -997,6 +997,34 @@ cdef class Pool:
         self._drop_dead(handshake)
         return plan
 
+    # -- setting aside ---------------------------------------------------------------------------
+
+    def idle_beside(self, Slot slot not None):
+        """Return the idle connections of the endpoint of ``slot``, the longest idle first."""
+        cdef list found
+        cdef Slot other
+        found = []
+        other = slot.handshake.endpoint.idle.head
+        while other is not None:
+            found.append(other)
+            other = other.outer_next
+        return found
+
+    def set_aside(self, Slot slot not None):
+        """Take an idle connection that nobody asked for, until :meth:`put_back` or a discard."""
+        if slot.state != IDLE:
+            raise ValueError("only an idle slot can be set aside")
+        self._unpark(slot)
+
+    def put_back(self, Slot slot not None, double now):
+        """Give a connection that was set aside to who waits for one, or let it be idle again."""
+        cdef Plan plan
+        if slot.state != ACQUIRED or slot.waiter is not None:
+            raise ValueError("only an acquired slot can be put back")
+        plan = Plan()
+        self._hand_on(slot, plan, now)
+        return plan
+
     # -- connections that end --------------------------------------------------------------------
 
     def discard(self, Slot slot not None, int reason, double now):
@@ -2013,9 +2041,12 @@ cdef class Parkable:
     cdef public bint _has_closing
     cdef public dict state
     cdef public bint closing, failed, fresh, gone, parked, resets
+    # When something came last, by the coarse clock.
+    cdef public double heard
 
     def feed_data(self, data):
         """Take what the transport received, in place of the real parser."""
+        self.heard = _coarse_clock()
         if not self.failed:
             if self.parked or self.closing:
                 self.take(data)

@@ -1037,6 +1037,31 @@ class Pool:
         self._drop_dead(handshake)
         return plan
 
+    # -- setting aside ---------------------------------------------------------------------------
+
+    def idle_beside(self, slot: Slot) -> list[Slot]:
+        """Return the idle connections of the endpoint of ``slot``, the longest idle first."""
+        found: list[Slot] = []
+        other: Slot | None = slot.handshake.endpoint.idle.head
+        while other is not None:
+            found.append(other)
+            other = other.outer_next
+        return found
+
+    def set_aside(self, slot: Slot) -> None:
+        """Take an idle connection that nobody asked for, until :meth:`put_back` or a discard."""
+        if slot.state != IDLE:
+            raise ValueError("only an idle slot can be set aside")
+        self._unpark(slot)
+
+    def put_back(self, slot: Slot, now: float) -> Plan:
+        """Give a connection that was set aside to who waits for one, or let it be idle again."""
+        if slot.state != ACQUIRED or slot.waiter is not None:
+            raise ValueError("only an acquired slot can be put back")
+        plan = Plan()
+        self._hand_on(slot, plan, now)
+        return plan
+
     # -- connections that end --------------------------------------------------------------------
 
     def discard(self, slot: Slot, reason: int, now: float) -> Plan | None:
@@ -1924,6 +1949,7 @@ class Parkable:
         "failed",
         "fresh",
         "gone",
+        "heard",
         "parked",
         "resets",
         "state",
@@ -1941,12 +1967,15 @@ class Parkable:
     failed: bool
     fresh: bool
     gone: bool
+    # When something came last, by the coarse clock.
+    heard: float
     parked: bool
     resets: bool
     state: dict[str, Any]
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         """Take what the transport received, in place of the real parser."""
+        self.heard = _coarse_clock()
         if not self.failed:
             if self.parked or self.closing:
                 self.take(data)

@@ -18,7 +18,7 @@ from typing import Any, Final
 import aiohttp
 from aiohttp import WSMsgType
 
-from ._compat import Parkable
+from ._compat import Parkable, clock
 from .hooks import NO_HOOKS, Hooks
 from .leaks import Place
 from .response import CONNECTION, USUAL
@@ -130,6 +130,7 @@ class Connection(Parkable):
         self.failed = self._parser is None
         self.gone = False
         self._protocol._payload_parser = self
+        self.heard = clock()
         self._reader: Any = ws._reader
         self._writer: Any = ws._writer
         # Looked up once, since every release asks them.

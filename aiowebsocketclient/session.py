@@ -12,6 +12,7 @@ import ssl
 import warnings
 import weakref
 from asyncio.events import _get_running_loop
+from collections import deque
 from collections.abc import Callable, Coroutine, Hashable, Iterable
 from contextlib import AbstractAsyncContextManager
 from contextvars import Context, copy_context
@@ -100,6 +101,11 @@ _FREEING_GRACE: Final = 1.0
 
 # Sockets that select() of CPython on Windows takes, by which one of asyncio's loops goes there.
 _MAX_SELECTED_ON_WINDOWS: Final = 512
+
+# Checks in the background that run at once.
+_MAX_CHECKING: Final = 50
+# Seconds after which a check that its caller gives up has failed, if nothing has come meanwhile.
+_SILENCE: Final = 0.1
 
 # Seconds that transports which were aborted have to go away; they need a few turns of the loop.
 _ABORT_GRACE: Final = 0.1
@@ -213,7 +219,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     :param configure: ``async (ws) -> None``, called once for each connection after its handshake,
         to authenticate, say.  One that raises fails the caller that the handshake was made for.
     :param check: the same, called before a connection that was pooled is handed out.  One that
-        raises costs the connection; the caller gets the next, or a new one.
+        raises costs the connection; the caller gets the next, or a new one.  Idle connections of
+        that endpoint that have received nothing since the failed one last did are checked in the
+        background before anybody gets them: a caller pays for one failed check, not for each.
     :param reset: the same, called after a release and before the connection is pooled or handed on,
         to unsubscribe, say.  One that raises costs the connection.  Nobody need wait for it.
     :param hook_timeout: seconds for one run of a hook, which has failed then.  None: no timeout.
@@ -238,6 +246,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     __slots__ = (
         "__dict__",
         "__weakref__",
+        "_checking",
         "_client_session_owner",
         "_close_timeout",
         "_conn_timeout",
@@ -257,6 +266,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         "_response_class",
         "_retire_on",
         "_reuse_watch",
+        "_set_aside",
         "_tick",
         "_tracer",
     )
@@ -360,6 +370,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         self._drained: asyncio.Future[None] | None = None
         # What ends with each handshake under way.
         self._handshakes: dict[Slot, asyncio.Future[_Failure | None]] = {}
+        # Idle connections that wait for their check in the background, and how many are checked.
+        self._set_aside: deque[Slot] = deque()
+        self._checking = 0
         # Closing handshakes; the loop itself holds tasks by weak references only.
         self._goodbyes: set[asyncio.Task[None]] = set()
         # What a connection calls must not keep alive a session that its user has dropped.
@@ -753,10 +766,12 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             if waiter.slot is slot:
                 if reason is None:
                     return
+                self._set_aside_like(slot)
                 self._close_acquired(slot, reason)
 
     async def _fails_check(self, waiter: Waiter, slot: Slot) -> str | None:
         conn: Connection = slot.conn
+        begun = clock()
         deadline = asyncio.timeout(self._hook_timeout)
         waiter.token.check_deadline = deadline
         try:
@@ -769,6 +784,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             # A reply may be on its way, so it is not for the next one either.
             if waiter.slot is slot:
                 self._pool.decline(waiter)
+                if conn.heard < begun <= clock() - _SILENCE:
+                    self._set_aside_like(slot)
                 self._close_acquired(slot, "failed")
             raise
         finally:
@@ -776,6 +793,37 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             # It knows its task, which keeps the exception, whose traceback keeps this frame.
             del deadline
         return None if conn.clear() else conn.why_unfit()
+
+    def _set_aside_like(self, slot: Slot) -> None:
+        """Let no caller try idle connections that may have ended as the one in ``slot`` has.
+
+        These are the ones of its endpoint that have heard nothing since before that one last did:
+        a firewall that forgot the one has most likely forgotten them, too.  They are checked in
+        the background, so that a caller pays for one failed check and not for each.
+        """
+        failed: Connection = slot.conn
+        for other in self._pool.idle_beside(slot):
+            conn: Connection = other.conn
+            if conn.hooks.check is not None and conn.heard <= failed.heard:
+                self._pool.set_aside(other)
+                self._set_aside.append(other)
+        self._check_set_aside()
+
+    def _check_set_aside(self) -> None:
+        while self._set_aside and self._checking < _MAX_CHECKING:
+            slot = self._set_aside.popleft()
+            if slot.state == ACQUIRED and slot.conn is not None:
+                self._checking += 1
+                self._run_behind("check", slot.conn, self._finish_check)
+
+    def _finish_check(self, conn: Connection, task: asyncio.Task[bool]) -> None:
+        self._checking -= 1
+        if self._is_fit_after(conn, task):
+            plan = self._pool.put_back(conn.slot, clock())
+            # A caller that it goes straight to need not check it a second time.
+            conn.fresh = conn.slot.waiter is not None
+            self._carry_out(plan)
+        self._check_set_aside()
 
     def _time_out(self, waiter: Waiter, acquire_timeout: float) -> None:
         error = _timeout_error(waiter.handshake.endpoint.key, acquire_timeout)
@@ -1263,21 +1311,31 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         assert self._loop is not None
         spend(handle, {})
         completion = self._completion(conn)
-        task = asyncio.Task(self._reset(conn), loop=self._loop)
-        conn.slot.task = task
-        # Not inside the coroutine: one that is cancelled before its first step never runs.
-        task.add_done_callback(partial(self._finish_reset, conn))
+        self._run_behind("reset", conn, self._finish_reset)
         return completion
 
-    async def _reset(self, conn: Connection) -> bool:
-        """Return whether it succeeded; nobody asks for the exception, which would be kept."""
+    def _run_behind(
+        self,
+        name: str,
+        conn: Connection,
+        finish: Callable[[Connection, asyncio.Task[bool]], None],
+    ) -> None:
+        """Run a hook that no caller waits for; ``finish`` does the rest."""
+        task = asyncio.Task(self._succeeds(name, conn), loop=self._loop)
+        conn.slot.task = task
+        # Not inside the coroutine: one that is cancelled before its first step never runs.
+        task.add_done_callback(partial(finish, conn))
+
+    async def _succeeds(self, name: str, conn: Connection) -> bool:
+        """Return whether a hook succeeded; nobody asks for the exception, which would be kept."""
         try:
-            await run_hook("reset", self._express, conn, asyncio.timeout(self._hook_timeout))
+            await run_hook(name, self._express, conn, asyncio.timeout(self._hook_timeout))
         except Exception:
             return False
         return True
 
-    def _finish_reset(self, conn: Connection, task: asyncio.Task[bool]) -> None:
+    def _is_fit_after(self, conn: Connection, task: asyncio.Task[bool]) -> bool:
+        """Park a connection whose hook has succeeded, or close it."""
         slot: Slot = conn.slot
         slot.task = None
         failed = task.cancelled() or task.exception() is not None or not task.result()
@@ -1288,7 +1346,12 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             reason = "failed" if failed and not conn.has_ended else conn.why_unfit()
             self._close_acquired(slot, reason)
         else:
-            self._carry_out(self._pool.release(slot, clock()))
+            return True
+        return False
+
+    def _finish_reset(self, conn: Connection, task: asyncio.Task[bool]) -> None:
+        if self._is_fit_after(conn, task):
+            self._carry_out(self._pool.release(conn.slot, clock()))
             if conn.closed is not None and not conn.closing:
                 pooled, conn.closed = conn.closed, None
                 pooled.set_result(None)

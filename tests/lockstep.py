@@ -62,6 +62,8 @@ OPERATIONS: dict[str, dict[str, Sequence[Any]]] = {
     "expire": {},
     "drain": {"keys": (None, ("a1",), ("a1",), ("a2", "b1"))},
     "retire": {"which": ANY},
+    "set_aside": {"which": ANY},
+    "put_back": {"which": ANY},
     "evict": {"count": (1, 2, 5)},
     "detach": {"which": ANY},
     "resize": {"limit": (0, 1, 2, 3, 5), "limit_total": (0, 0, 1, 3, 6)},
@@ -265,6 +267,8 @@ class Lockstep:
             "hog": held,
             "detach": held,
             "discard": slots,
+            "set_aside": [slot for slot in slots if slot.state == IDLE],
+            "put_back": held,
             "lose_idle": [slot for slot in slots if slot.state == IDLE],
             "retire": [slot for slot in slots if slot.state in (IDLE, ACQUIRED)],
             "lose_given": [slot for slot in slots if slot.given is not None],
@@ -441,6 +445,20 @@ class Lockstep:
     def evict(self, count: int) -> None:
         self.call("evict", None, self.model.evict(count), count)
 
+    def set_aside(self, slot: naive.Slot) -> None:
+        for side in self.sides:
+            beside = side.pool.idle_beside(side.slots[slot.number])
+            idle = self.model.idle(slot.endpoint)
+            assert [side.number(other) for other in beside] == [other.number for other in idle]
+        self.model.set_aside(slot)
+        self.call("set_aside", slot, None)
+
+    def put_back(self, slot: naive.Slot) -> None:
+        plan = self.model.put_back(slot, self.now)
+        self.call("put_back", slot, plan, self.now)
+        self.keep_book(plan)
+        self.check_order(plan)
+
     def detach(self, slot: naive.Slot) -> None:
         plan = self.model.detach(slot, self.now)
         self.freed.add(slot.number)
@@ -450,7 +468,7 @@ class Lockstep:
 
     def misuse(self, slot: naive.Slot) -> None:
         """Say of a slot what cannot be true; nothing changes."""
-        for side, name in product(self.sides, ("release", "detach")):
+        for side, name in product(self.sides, ("release", "detach", "put_back")):
             try:
                 getattr(side.pool, name)(side.slots[slot.number], self.now)
             except ValueError:

@@ -332,6 +332,14 @@ class Model:
         self.settle(waiter.endpoint, now)
         return self.plan()
 
+    def set_aside(self, slot: Slot) -> None:
+        """Rule: it is in use from then on, but nobody's use of it is counted."""
+        slot.state = ACQUIRED
+
+    def put_back(self, slot: Slot, now: float) -> Plan:
+        self.hand_on(slot, now)
+        return self.plan()
+
     def closed(self, slot: Slot, now: float) -> Plan | None:
         if slot.state != CLOSING:
             return None

@@ -84,6 +84,152 @@ async def test_who_would_get_a_dead_one_gets_another(
     assert server.handshakes == 2
 
 
+async def pool_some(session: WebSocketClientSession, url: str, count: int) -> None:
+    held = [await session.ws_connect(url) for _ in range(count)]
+    for ws in held:
+        assert await echoes(ws)
+    for ws in held:
+        await ws.release()
+    assert session.stats().idle == count
+
+
+@pytest.mark.parametrize("limits", [{}, {"limit": 5}, {"limit_total": 5}], ids=str)
+async def test_one_dead_connection_tells_of_the_others(
+    server: Server, make_session: SessionFactory, limits: dict[str, int]
+) -> None:
+    tried = 0
+    ping = check_ping(timeout=0.3)
+
+    async def check(ws: ClientWebSocketResponse) -> None:
+        nonlocal tried
+        tried += 1
+        await ping(ws)
+
+    session = make_session(check=check, **limits)
+    await pool_some(session, server.url(), 5)
+    freeze(server)
+    before = asyncio.get_running_loop().time()
+    ws = await session.ws_connect(server.url())
+    # Not the sum of the five, on any machine.
+    assert asyncio.get_running_loop().time() - before < 5 * 0.3
+    assert not ws.reused
+    assert await echoes(ws)
+    await until(lambda: session.stats().closed_lost == 5)
+    await ws.release()
+    assert (tried, session.stats().idle, session.stats().acquired) == (5, 1, 0)
+
+
+async def test_those_that_are_alive_come_back(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(check=check_ping(timeout=0.2))
+    await pool_some(session, server.url(), 4)
+    # The one that was released last is tried first.
+    server.transports[-1].pause_reading()
+    async with session.ws_connect(server.url()) as ws:
+        await until(lambda: session.stats().idle == 3)
+        assert await echoes(ws)
+    assert session.stats().closed_lost == 1
+    async with session.ws_connect(server.url()) as ws:
+        assert ws.reused
+
+
+async def test_one_that_has_heard_something_since_is_tried_by_the_caller(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(check=check_ping(timeout=0.2))
+    await pool_some(session, server.url(), 3)
+    heard = {id(slot): slot.conn.heard for slot in session._pool.slots()}
+    await asyncio.sleep(0.05)  # the coarse clock is some milliseconds behind
+    await server.sockets[0].ping()
+    await until(lambda: {id(s): s.conn.heard for s in session._pool.slots()} != heard)
+    for transport in server.transports[1:]:
+        transport.pause_reading()
+    async with session.ws_connect(server.url()) as ws:
+        assert ws.reused
+        assert await echoes(ws)
+    assert server.handshakes == 3
+
+
+@pytest.mark.parametrize("how", ["acquire_timeout", "cancelled"])
+async def test_a_check_that_its_caller_gave_up_tells_of_the_others(
+    server: Server, make_session: SessionFactory, how: str
+) -> None:
+    session = make_session(check=check_ping(timeout=30.0), hook_timeout=60.0)
+    await pool_some(session, server.url(), 3)
+    freeze(server)
+    with pytest.raises(asyncio.TimeoutError):
+        if how == "acquire_timeout":
+            await session.ws_connect(server.url(), acquire_timeout=0.2)
+        else:
+            await asyncio.wait_for(session.ws_connect(server.url()), 0.2)
+    async with asyncio.timeout(15), session.ws_connect(server.url()) as ws:
+        assert not ws.reused
+
+
+async def test_a_connection_without_a_check_is_left_alone(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session()
+    checked: dict[str, Any] = {"check": check_ping(timeout=0.1)}
+    await pool_one(session, server.url())
+    async with session.ws_connect(server.url(), **checked) as ws:
+        assert await echoes(ws)
+    await until(lambda: session.stats().idle == 2)
+    freeze(server)
+    async with session.ws_connect(server.url(), **checked) as ws:
+        assert not ws.reused
+        assert session.stats().idle == 1
+
+
+async def test_the_session_closes_while_connections_are_checked(
+    server: Server, make_session: SessionFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiowebsocketclient.session._MAX_CHECKING", 2)
+    running = 0
+    failing = True
+
+    async def check(ws: ClientWebSocketResponse) -> None:
+        nonlocal running, failing
+        running += 1
+        if failing:
+            failing = False
+            raise OSError("not fit")
+        await asyncio.Event().wait()
+
+    session = make_session(check=check)
+    await pool_some(session, server.url(), 6)
+    ws = await session.ws_connect(server.url())
+    await until(lambda: running == 3)
+    assert session.stats().acquired == 6
+    await session.close()
+    assert running == 3
+    await ws.release()
+
+
+async def test_no_more_are_checked_at_once_than_may_be(
+    server: Server, make_session: SessionFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiowebsocketclient.session._MAX_CHECKING", 2)
+    running = peak = 0
+    failing = True
+
+    async def check(ws: ClientWebSocketResponse) -> None:
+        nonlocal running, peak, failing
+        if failing:
+            failing = False
+            raise OSError("not fit")
+        running += 1
+        peak = max(peak, running)
+        await ws.ping()
+        await asyncio.sleep(0.01)
+        running -= 1
+
+    session = make_session(check=check)
+    await pool_some(session, server.url(), 6)
+    async with session.ws_connect(server.url()):
+        await until(lambda: session.stats().idle == 5)
+    assert peak == 2
+
+
 async def test_without_it_a_dead_one_is_handed_out(
     server: Server, make_session: SessionFactory
 ) -> None:

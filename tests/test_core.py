@@ -93,6 +93,9 @@ class Driver:
     def drain(self, *keys: Any) -> None:
         self._plan(self.core.drain(frozenset(keys) or None))
 
+    def put_back(self, slot: Any) -> None:
+        self._plan(self.core.put_back(slot, self.now))
+
     def retire(self, slot: Any) -> None:
         self._plan(self.core.retire(slot))
 
@@ -1413,6 +1416,44 @@ def test_deadline_of_nothing_is_never(drive: Drive) -> None:
     pool = drive(max_idle=10.0)
     pool.hold("a1")
     assert pool.core.next_deadline() == NEVER
+
+
+# -- setting aside -------------------------------------------------------------------------------
+
+
+def test_what_is_set_aside_is_nobodys_use(drive: Drive) -> None:
+    pool = drive()
+    first, other = pool.hold("a1"), pool.hold("a2")
+    elsewhere = pool.hold("b1")
+    for slot in (first, other, elsewhere):
+        pool.release(slot)
+    assert pool.core.idle_beside(first) == [first, other]
+    before = pool.core.counters()
+    pool.core.set_aside(first)
+    assert pool.core.idle_beside(first) == [other]
+    assert pool.acquire("a1") is None
+    waiter = pool.request("a1")
+    pool.put_back(first)
+    assert pool.woken == [waiter]
+    assert pool.take(waiter) is first
+    pool.release(first)
+    pool.core.set_aside(first)
+    pool.put_back(first)
+    assert first.state == IDLE
+    names = ("released", "reused", "requests")
+    after = dict(zip(COUNTERS, pool.core.counters(), strict=True))
+    changed = {n: after[n] - dict(zip(COUNTERS, before, strict=True))[n] for n in names}
+    assert changed == {"released": 1, "reused": 1, "requests": 1}
+
+
+def test_only_what_is_idle_is_set_aside_and_only_what_is_in_use_put_back(drive: Drive) -> None:
+    pool = drive()
+    slot = pool.hold("a1")
+    with pytest.raises(ValueError, match="only an idle slot can be set aside"):
+        pool.core.set_aside(slot)
+    pool.release(slot)
+    with pytest.raises(ValueError, match="only an acquired slot can be put back"):
+        pool.put_back(slot)
 
 
 # -- handshakes that hang ------------------------------------------------------------------------
