@@ -37,6 +37,7 @@ if TYPE_CHECKING or not _use_extension():
         Slot,
         Waiter,
         clock,
+        ensure_room,
         lend,
         spend,
     )
@@ -57,6 +58,7 @@ else:
         Slot,
         Waiter,
         clock,
+        ensure_room,
         lend,
         spend,
     )
@@ -78,6 +80,7 @@ __all__ = (
     "Slot",
     "Waiter",
     "clock",
+    "ensure_room",
     "lend",
     "spend",
 )

@@ -12,7 +12,7 @@ import sys
 import warnings
 from asyncio.events import _get_running_loop
 from collections import OrderedDict
-from contextvars import copy_context
+from contextvars import Context, copy_context
 
 cimport cython
 from cpython.dict cimport PyDict_GetItemWithError
@@ -20,7 +20,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.time cimport monotonic
 
-from ._pool_py import CLOSE_REASONS, COUNTERS, GAUGES, NO_HEADERS, UNSET
+from ._pool_py import CLOSE_REASONS, COUNTERS, GAUGES, NO_HEADERS, ROOM, UNSET
 
 
 cdef extern from "Python.h":
@@ -67,6 +67,25 @@ cdef extern from *:
     }
     """
     bint time_of_last_tick(double *seconds)
+
+
+cdef extern from *:
+    """
+    /* Frames that may still be called. CPython 3.12 and later count those of C apart, and by the
+       size of their stack from 3.14 on. */
+    static int frames_left(void) {
+        PyThreadState *state = PyThreadState_Get();
+    #if PY_VERSION_HEX < 0x030C0000
+        return state->recursion_remaining;
+    #elif PY_VERSION_HEX < 0x030E0000
+        return state->py_recursion_remaining < state->c_recursion_remaining
+            ? state->py_recursion_remaining : state->c_recursion_remaining;
+    #else
+        return state->py_recursion_remaining;
+    #endif
+    }
+    """
+    int frames_left()
 
 
 IMPLEMENTATION = "c"
@@ -508,7 +527,7 @@ cdef class Endpoint:
 
     def counters(self):
         """Return them in the order of ``COUNTERS``."""
-        # A hit is counted once, in one number, on the shortest path there is.
+        # A hit, with which a connection is reused, is counted once, in one number.
         return (
             self.requests + self.hits,
             self.reused + self.hits,
@@ -642,12 +661,14 @@ cdef class Pool:
         endpoint.idle.remove(slot)
         self._idle -= 1
         endpoint.acquired += 1
-        endpoint.hits += 1
         slot.state = ACQUIRED
         slot.uses += 1
+        # One addition for each: another thread may read the counters between any two lines.
         if slot.uses == 1:
-            # Opened for nobody, and used for the first time: a hit, but no reuse.
-            endpoint.reused -= 1
+            # Opened for nobody, and used for the first time: a request, but no reuse.
+            endpoint.requests += 1
+        else:
+            endpoint.hits += 1
         return slot
 
     cpdef Handshake find(self, key):
@@ -2255,6 +2276,16 @@ cdef double _coarse_clock():
     return now if now > _latest else _latest
 
 
+cdef int _ROOM = ROOM
+
+
+cpdef int ensure_room() except -1:
+    """Raise ``RecursionError`` where an operation might fail half way, before it has begun."""
+    if frames_left() <= _ROOM:
+        raise RecursionError("too near to the recursion limit for an operation of the pool")
+    return 0
+
+
 @cython.freelist(64)
 cdef class Caller:
     """A caller that waits: what a waiter of the pool stands for."""
@@ -2289,8 +2320,12 @@ cdef class Caller:
     def stop_check(self):
         """Do not let it wait for its check any longer."""
         if self.check_deadline is not None and not self.check_deadline.expired():
-            # In the past, whatever the loop's clock says.
-            self.check_deadline.reschedule(-INFINITY)
+            try:
+                # In the past, whatever the loop's clock says.
+                self.check_deadline.reschedule(-INFINITY)
+            except RuntimeError:
+                # The check has ended, which is being logged.
+                pass
 
     cpdef int finish(self) except -1:
         """Let go of what its wait has left."""
@@ -2351,6 +2386,7 @@ cdef class Express:
         cdef Handshake handshake = route.handshake
         cdef Slot top, slot
         cdef Parkable conn
+        ensure_room()
         if handshake is None or handshake.dropped:
             handshake = route.handshake = self._pool.find(route.key)
             if handshake is None:
@@ -2372,11 +2408,13 @@ cdef class Express:
 
     cpdef Waiter line_up(self, owner, Route route, acquire_timeout):
         """Ask for a connection that is released, or a new one; either may be there at once."""
-        cdef Caller caller = Caller(route, self._loop.create_future())
+        cdef Caller caller
         cdef Handshake handshake = route.record()
         cdef Waiter waiter
         cdef Plan plan
         cdef bint may_wait = acquire_timeout is None or acquire_timeout != 0
+        ensure_room()
+        caller = Caller(route, self._loop.create_future())
         if handshake is not None:
             self._end_lost(handshake)
         waiter, plan = self._pool.request(
@@ -2390,7 +2428,7 @@ cdef class Express:
         # With 0 nothing is waited for; a check takes its own time.
         if acquire_timeout and (waiter.slot is None or route.is_checked):
             caller.timer = self._loop.call_later(
-                acquire_timeout, owner._time_out, waiter, acquire_timeout
+                acquire_timeout, owner._time_out, waiter, acquire_timeout, context=Context()
             )
         return waiter
 
@@ -2432,6 +2470,7 @@ cdef class Express:
         cdef Caller caller
         if not self.pooling or PyThread_get_thread_ident() != self.thread:
             return False
+        ensure_room()
         if conn is None or conn.resets or not conn._park():
             return False
         spend(handle, {})

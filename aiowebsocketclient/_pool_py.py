@@ -21,7 +21,8 @@ import warnings
 from asyncio.events import _get_running_loop
 from collections import OrderedDict
 from collections.abc import Container, Coroutine, Generator, Hashable, Iterator
-from contextvars import copy_context
+from contextvars import Context, copy_context
+from functools import partial
 from threading import get_ident
 from time import monotonic
 from typing import Any, Final, NoReturn, Self
@@ -54,6 +55,7 @@ __all__ = (
     "Slot",
     "Waiter",
     "clock",
+    "ensure_room",
 )
 
 IMPLEMENTATION: Final = "py"
@@ -564,7 +566,7 @@ class Endpoint:
 
     def counters(self) -> tuple[float, ...]:
         """Return them in the order of ``COUNTERS``."""
-        # A hit is counted once, in one number, on the shortest path there is.
+        # A hit, with which a connection is reused, is counted once, in one number.
         return (
             self.requests + self.hits,
             self.reused + self.hits,
@@ -718,12 +720,14 @@ class Pool:
         endpoint.idle.remove(slot)
         self._idle -= 1
         endpoint.acquired += 1
-        endpoint.hits += 1
         slot.state = ACQUIRED
         slot.uses += 1
+        # One addition for each: another thread may read the counters between any two lines.
         if slot.uses == 1:
-            # Opened for nobody, and used for the first time: a hit, but no reuse.
-            endpoint.reused -= 1
+            # Opened for nobody, and used for the first time: a request, but no reuse.
+            endpoint.requests += 1
+        else:
+            endpoint.hits += 1
         return slot
 
     def find(self, key: Hashable) -> Handshake | None:
@@ -750,6 +754,15 @@ class Pool:
         plan = Plan()
         self._hand_on(slot, plan, now)
         return plan
+
+    def only_parks(self, slot: Slot, now: float) -> bool:
+        """Whether :meth:`release` is sure to have nothing to do but to park the connection."""
+        return not (
+            self._waiters
+            or slot.retires <= now
+            or self._lowered
+            or self._idle >= self._max_idle_connections
+        )
 
     # -- callers that found nothing idle ---------------------------------------------------------
 
@@ -2154,12 +2167,25 @@ def spend(handle: Handle, state: dict[str, Any]) -> None:
     handle.__dict__ = state  # type: ignore[misc]
 
 
-#: What the session asks for the time.
-clock: Final = monotonic
+#: What the session asks for the time.  Tools that freeze the time of tests (freezegun) replace each
+#: attribute of a module that is the function itself; sockets and servers do not stand still.
+clock: Final = partial(monotonic)
 
 # What is asked at each acquisition and release; the compiled core has a cheaper one, which may be
 # some milliseconds behind, but not behind what the other has said.
-_coarse_clock: Final = monotonic
+_coarse_clock: Final = clock
+
+#: How many frames below the recursion limit an operation needs: from its call to the last of what
+#: it asks of asyncio, in debug mode too.
+ROOM: Final = 64
+# The same for a hit, and for a release to the pool, where nothing is asked of asyncio.
+_LITTLE_ROOM: Final = 8
+
+
+def ensure_room(frames: int = ROOM) -> None:
+    """Raise ``RecursionError`` where an operation might fail half way, before it has begun."""
+    if frames:
+        ensure_room(frames - 1)
 
 
 class Caller:
@@ -2193,8 +2219,12 @@ class Caller:
     def stop_check(self) -> None:
         """Do not let it wait for its check any longer."""
         if self.check_deadline is not None and not self.check_deadline.expired():
-            # In the past, whatever the loop's clock says.
-            self.check_deadline.reschedule(-math.inf)
+            try:  # noqa: SIM105 (as above)
+                # In the past, whatever the loop's clock says.
+                self.check_deadline.reschedule(-math.inf)
+            except RuntimeError:
+                # The check has ended, which is being logged.
+                pass
 
     def finish(self) -> None:
         """Let go of what its wait has left."""
@@ -2255,6 +2285,7 @@ class Express:
 
     def acquire(self, owner: Any, route: Route) -> Any:
         """Return a handle on an idle connection; None: there is none."""
+        ensure_room(_LITTLE_ROOM)
         handshake = route.handshake
         if handshake is None or handshake.dropped:
             handshake = route.handshake = self._pool.find(route.key)
@@ -2273,6 +2304,7 @@ class Express:
 
     def line_up(self, owner: Any, route: Route, acquire_timeout: float | None) -> Waiter:
         """Ask for a connection that is released, or a new one; either may be there at once."""
+        ensure_room()
         caller = Caller(route, self._loop.create_future())
         handshake = route.record()
         if handshake is not None:
@@ -2289,7 +2321,7 @@ class Express:
         # With 0 nothing is waited for; a check takes its own time.
         if acquire_timeout and (waiter.slot is None or route.is_checked):
             caller.timer = self._loop.call_later(
-                acquire_timeout, owner._time_out, waiter, acquire_timeout
+                acquire_timeout, owner._time_out, waiter, acquire_timeout, context=Context()
             )
         return waiter
 
@@ -2328,10 +2360,12 @@ class Express:
         conn = slot.conn
         if not self.pooling or get_ident() != self.thread:
             return False
+        now = _coarse_clock()
+        ensure_room(_LITTLE_ROOM if self._pool.only_parks(slot, now) else ROOM)
         if conn is None or conn.resets or not conn.park():
             return False
         spend(handle, {})
-        plan = self._pool.release(slot, _coarse_clock())
+        plan = self._pool.release(slot, now)
         # A handshake that nobody waits for any more is to be stopped in time.
         if plan is None or self._pool._fading or not plan.is_to_wake_only():
             return plan

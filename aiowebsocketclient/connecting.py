@@ -6,8 +6,9 @@ What is private to aiohttp here is pinned by ``tests/test_aiohttp_internals.py``
 import asyncio
 import errno
 import socket
-from collections.abc import Awaitable, Callable, Generator, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager, nullcontext
+from contextvars import Context
 from functools import partial
 from http import HTTPStatus
 from inspect import signature
@@ -327,7 +328,9 @@ class _Connector(aiohttp.TCPConnector):
             transports.clear()
             # A transport closes its socket in the next turn.
             await asyncio.sleep(0)
-        connection = await self._connect(*args, **kwargs)
+        # The transport calls its protocol in the context that it was made in, as long as it lives:
+        # that of the first caller would be kept, with all that it holds.
+        connection = await _in_nobodys_context(self._connect(*args, **kwargs))
         if connection.transport is not None:
             transports.append(connection.transport)
         return connection
@@ -353,6 +356,25 @@ def _make_protocol(make: Any, protocols: dict[Any, list[Any]]) -> Any:
     protocol = make()
     protocols[asyncio.current_task()].append(protocol)
     return protocol
+
+
+@coroutine
+def _in_nobodys_context(steps: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    """Run a coroutine in an empty context, in the task of whoever awaits this."""
+    context = Context()
+    resume = partial(steps.send, None)
+    while True:
+        try:
+            step = context.run(resume)
+        except StopIteration as stop:
+            return stop.value
+        finally:
+            # It may have what was thrown in, whose traceback has this frame.
+            del resume
+        try:
+            resume = partial(steps.send, (yield step))
+        except BaseException as exc:
+            resume = partial(steps.throw, exc)
 
 
 @coroutine

@@ -6,6 +6,7 @@ connect.
 """
 
 import asyncio
+import copy
 from collections.abc import Sequence
 from typing import Self
 
@@ -18,6 +19,7 @@ __all__ = (
     "PrewarmError",
     "TooManyWaitersError",
     "WebSocketPoolError",
+    "twin_of",
 )
 
 
@@ -68,3 +70,36 @@ class PrewarmError(WebSocketPoolError, ExceptionGroup[Exception]):
         """Return the message and the kinds of errors; what aiohttp's say may be secret."""
         kinds = ", ".join(type(error).__name__ for error in self.exceptions)
         return f"{type(self).__name__}({self.message!r}, [{kinds}])"
+
+
+def twin_of(error: BaseException) -> BaseException:
+    """Return an equal exception for another who fails with the same.
+
+    Who raises an exception adds frames to it, and with these the locals of the caller; one object
+    for two would show, and keep alive, the one caller's to the other.
+    """
+    try:
+        twin = copy.copy(error)
+        if type(twin) is not type(error) or twin is error:
+            raise TypeError
+    except Exception:
+        twin = _made_like(error)
+    twin.__traceback__ = None
+    twin.__cause__, twin.__context__ = error.__cause__, error.__context__
+    twin.__suppress_context__ = error.__suppress_context__
+    notes = getattr(error, "__notes__", None)
+    if notes is not None:
+        twin.__notes__ = list(notes)
+    return twin
+
+
+def _made_like(error: BaseException) -> BaseException:
+    """Return a twin of one that cannot be copied, as its constructor wants other arguments."""
+    cls = type(error)
+    try:
+        twin = cls.__new__(cls, *error.args)
+        twin.args = error.args
+        twin.__dict__.update(error.__dict__)
+    except Exception:
+        return WebSocketPoolError(f"a handshake failed: {cls.__name__}")
+    return twin

@@ -13,6 +13,7 @@ import asyncio
 import gc
 import math
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any, Final
 
 import aiohttp
@@ -154,6 +155,10 @@ class Connection(Parkable):
         # poison an idle connection with SocketTimeoutError. ws_receive has a timer of its own.
         self._protocol.read_timeout = None
         self._protocol.start_timeout()
+        if ws._heartbeat is not None:
+            # It was armed in the context of the caller whom the handshake was made for.
+            ws._cancel_heartbeat()
+            self.reset_heartbeat()
 
     # -- in use ------------------------------------------------------------------------------------
 
@@ -196,8 +201,12 @@ class Connection(Parkable):
             if message.type is WSMsgType.PING and not self._pong(message.data):
                 return False
         if self._resets_heartbeat:
-            self.ws._reset_heartbeat()
+            self.reset_heartbeat()
         return self.is_clean()
+
+    def reset_heartbeat(self) -> None:
+        """Arm the connection's own heartbeat anew, in no user's context: it outlives them."""
+        Context().run(self.ws._reset_heartbeat)
 
     # -- closing ---------------------------------------------------------------------------------
 
@@ -313,7 +322,7 @@ class Connection(Parkable):
         self.failed, _ = self._parser.feed_data(data)
         if self.parked:
             if self._resets_heartbeat:
-                self.ws._reset_heartbeat()
+                self.reset_heartbeat()
             self._drain()
             # The parser tells of a message once it is whole. Who is handed the connection before
             # would receive it.

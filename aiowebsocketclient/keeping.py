@@ -70,7 +70,7 @@ class Keeper:
     ) -> None:
         self.target = target
         self.wanted = 0
-        #: Of who asked for it: what its handshakes are traced and logged in.
+        #: Of who asked for it: what its handshakes and its failures are traced and logged in.
         self.context: Context = copy_context()
         self._loop = loop
         self._keep_up = keep_up
@@ -118,7 +118,9 @@ class Keeper:
             pause = self._not_before - now
             delay = pause if 0 < pause < _PERIOD else _PERIOD
             if self.wanted:
-                self._timer = self._loop.call_later(delay, _call_look, weakref.ref(self))
+                self._timer = self._loop.call_later(
+                    delay, _call_look, weakref.ref(self), context=self.context.copy()
+                )
 
     def wake(self) -> None:
         """Look in the next turn of the loop: something has changed."""
@@ -126,7 +128,10 @@ class Keeper:
             self._is_due = True
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = self._loop.call_soon(_call_look, weakref.ref(self))
+            # Not in the context of whoever has taken, or closed, a connection.
+            self._timer = self._loop.call_soon(
+                _call_look, weakref.ref(self), context=self.context.copy()
+            )
 
     def rest(self) -> None:
         """Begin nothing for a while: there is no room for what is idle."""

@@ -9,6 +9,7 @@ import os
 import sys
 import weakref
 from collections.abc import Callable
+from contextvars import Context, copy_context
 from types import CodeType, FrameType
 from typing import Final
 
@@ -55,6 +56,8 @@ def lines_of(place: Place) -> list[str]:
 class LeakWatch:
     """Logs each connection that is held for longer than ``threshold`` seconds, once.
 
+    It is logged in the context of who acquired it.
+
     It has one timer, as the one that was acquired first is overdue first.  The timer does not keep
     it alive.
     """
@@ -63,13 +66,14 @@ class LeakWatch:
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
-        # Those not yet told of, with the time of their acquisition, in this order.
-        self._held: dict[Slot, tuple[float, Place]] = {}
+        # Those not yet told of, with the time of their acquisition, in this order, and where and
+        # for whom that was.
+        self._held: dict[Slot, tuple[float, Place, Context]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def acquired(self, slot: Slot, place: Place, loop: asyncio.AbstractEventLoop) -> None:
         """Take it that somebody holds the connection in ``slot`` from now on."""
-        self._held[slot] = (clock(), place)
+        self._held[slot] = (clock(), place, copy_context())
         if self._timer is None:
             self._arm(self._threshold, loop)
 
@@ -84,21 +88,26 @@ class LeakWatch:
             self._timer.cancel()
 
     def _arm(self, delay: float, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = loop.call_later(delay, _call_look, weakref.ref(self), loop)
+        # In nobody's context: it outlives whoever arms it.
+        self._timer = loop.call_later(delay, _call_look, weakref.ref(self), loop, context=Context())
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
         now = clock()
-        overdue: list[tuple[Slot, float, Place]] = []
-        for slot, (since, place) in self._held.items():
+        overdue: list[tuple[Slot, float, Place, Context]] = []
+        for slot, (since, place, context) in self._held.items():
             if since + self._threshold > now:
                 self._arm(since + self._threshold - now, loop)
                 break
-            overdue.append((slot, now - since, place))
-        for slot, _, _ in overdue:
+            overdue.append((slot, now - since, place, context))
+        for slot, *_ in overdue:
             del self._held[slot]
-        for slot, seconds, place in overdue:
-            log("leak", endpoint=str(slot.endpoint), seconds=seconds, acquired_at=lines_of(place))
+        for slot, seconds, place, context in overdue:
+            context.run(_log_leak, slot, seconds, place)
+
+
+def _log_leak(slot: Slot, seconds: float, place: Place) -> None:
+    log("leak", endpoint=str(slot.endpoint), seconds=seconds, acquired_at=lines_of(place))
 
 
 def _call_look(this: Callable[[], LeakWatch | None], loop: asyncio.AbstractEventLoop) -> None:

@@ -241,7 +241,7 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
         if slot is None or self._detached:
             super()._reset_heartbeat()
         elif slot.conn is not None:
-            slot.conn.ws._reset_heartbeat()
+            slot.conn.reset_heartbeat()
 
     def _handle_ping_pong_exception(self, exc: BaseException) -> None:
         # The connection's own heartbeat has found it dead. Over TLS it takes its time to go.

@@ -38,6 +38,7 @@ from ._compat import (
     Slot,
     Waiter,
     clock,
+    ensure_room,
     spend,
 )
 from ._pool_py import ACQUIRED, CLOSE_REASONS, CLOSING, IDLE, LATE_FLOOR, Completion
@@ -48,6 +49,7 @@ from .exceptions import (
     PrewarmError,
     TooManyWaitersError,
     WebSocketPoolError,
+    twin_of,
 )
 from .hooks import NO_HOOKS, Hook, hooks_of, is_being_cancelled, run_hook
 from .idle import Connection
@@ -106,6 +108,9 @@ _MAX_SELECTED_ON_WINDOWS: Final = 512
 _MAX_CHECKING: Final = 50
 # Seconds after which a check that its caller gives up has failed, if nothing has come meanwhile.
 _SILENCE: Final = 0.1
+
+# Seconds after which a timer that has not gone off is taken for lost.
+_LATEST: Final = 1.0
 
 # Seconds that transports which were aborted have to go away; they need a few turns of the loop.
 _ABORT_GRACE: Final = 0.1
@@ -520,6 +525,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                     and begun < most
                     and self._pool.open_count(target.key) < wanted
                 ):
+                    ensure_room()
                     slot = self._pool.open(target.key.endpoint, target.key, clock())
                     if slot is None:
                         break
@@ -591,6 +597,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         :param count: another number of the same handshake replaces the last one; 0: no more.  What
             is idle stays so.
 
+        Handshakes and failures are traced and logged in the context (``contextvars``) of the last
+        call, as those of a task that it had started; so call it where the service starts.
+
         :meth:`close` ends it.  Bad arguments are refused as by :meth:`ws_connect`, and before the
         session is used for the first time a loop must be running (``RuntimeError``).
         """
@@ -598,6 +607,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         self._bind()
         assert self._loop is not None
         target = self._resolve(url, dict(options), reuse_key)
+        ensure_room()
         keeper = self._keepers.get(target.key)
         if wanted:
             if keeper is None:
@@ -892,7 +902,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             # What is released then comes here.
             self._lending.pooling = False
         self._bound = True
-        _used_here.add(self)
+        _used_here[id(self)] = self
 
     def _closed_error(self) -> PoolClosedError:
         if self._is_parents:
@@ -954,6 +964,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         :param limit: simultaneous connections to one endpoint; None or 0: no limit.
         :param limit_total: simultaneous connections over all endpoints; None or 0: no limit.
         """
+        ensure_room()
         new_limit = self._limit if limit is UNSET else arguments.places("limit", limit) or None
         new_total = (
             self._limit_total
@@ -986,6 +997,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         What it returns can be awaited, by many and more than once, and ends when the sockets of
         the idle ones are closed: at most ``close_timeout`` seconds later.
         """
+        ensure_room()
         parsed = None if url is None else parse_url(url, self._client_session)
         if self._closed:
             raise self._closed_error()
@@ -1028,18 +1040,62 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     # -- carrying out what the core decides ------------------------------------------------------
 
     def _carry_out(self, plan: Plan | None) -> None:
+        """Do all that a plan says: the core takes it for done.
+
+        What fails on the way (for want of memory, or by a KeyboardInterrupt) is done in the next
+        turn of the loop, and raised once the rest is done.
+        """
         if plan is None:
             return
+        error: BaseException | None = None
         for slot in plan.opened:
-            owner = slot.owner
-            # Opened for somebody, in this very plan.
-            assert owner is not None
-            self._start_connecting(slot, owner.token.route, owner.token.context)
+            try:
+                self._open_for_owner(slot)
+            except BaseException as exc:
+                error = exc
+                self._do_soon(self._fail_unopened, slot, exc)
         for slot in plan.closing:
-            self._start_closing(slot)
+            try:
+                self._start_closing(slot)
+            except BaseException as exc:
+                error = exc
+                self._do_soon(self._start_closing, slot)
         for waiter in plan.woken:
-            waiter.token.wake()
-        self._arm()
+            try:
+                waiter.token.wake()
+            except BaseException as exc:
+                error = exc
+                self._do_soon(waiter.token.wake)
+        try:
+            self._arm()
+            if error is not None:
+                raise error
+        finally:
+            # Its traceback has this frame.
+            del error
+
+    def _open_for_owner(self, slot: Slot) -> None:
+        owner = slot.owner
+        # Opened for somebody, in this very plan.
+        assert owner is not None
+        self._start_connecting(slot, owner.token.route, owner.token.context)
+
+    def _do_soon(self, function: Callable[..., object], *arguments: object) -> None:
+        assert self._loop is not None
+        self._loop.call_soon(partial(function, *arguments), context=Context())
+
+    def _fail_unopened(self, slot: Slot, error: BaseException) -> None:
+        """Fail a handshake that could not even begin."""
+        if slot.task is not None:
+            # It could, but for what was to be told of it.
+            return
+        if slot.state == CLOSING:
+            self._closed_slot(slot)
+            return
+        owner, plan = self._pool.connect_failed(slot, clock())
+        if owner is not None:
+            _fail_waiter(owner, error)
+        self._carry_out(plan)
 
     def _start_closing(self, slot: Slot) -> None:
         if slot.task is not None:
@@ -1059,7 +1115,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             return
         now = clock()
         deadline = min(self._pool.next_deadline(), now + self._tick)
-        if deadline >= self._timer_when:
+        # A loop's clock that was moved, as tests do, may never reach the time of its timer.
+        if deadline >= self._timer_when > now - _LATEST:
             return
         if self._timer is not None:
             self._timer.cancel()
@@ -1067,7 +1124,10 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         self._timer_when = deadline
         # The core's clock need not be the loop's.
         delay = max(0.0, deadline - now)
-        self._timer = self._loop.call_later(delay, _call_expire, weakref.ref(self))
+        # In nobody's context: it is armed anew for as long as there is any connection.
+        self._timer = self._loop.call_later(
+            delay, _call_expire, weakref.ref(self), context=Context()
+        )
 
     def _expire(self) -> None:
         self._timer = None
@@ -1090,7 +1150,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         if self._tracer is not None:
             self._tracer.connect_start(slot, context)
         # Not inside the coroutine: one that is cancelled before its first step never runs.
-        task.add_done_callback(partial(self._finish_connecting, slot, target, finished))
+        finish = partial(self._finish_connecting, slot, target, finished)
+        task.add_done_callback(finish, context=context)
         return finished
 
     async def _try_to_open(self, slot: Slot, target: Target) -> _Failure | None:
@@ -1214,10 +1275,11 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 self._reuse_watch.opened(slot, target)
         else:
             owner, plan = self._pool.connect_failed(slot, clock())
+            # Only who asked for it without a caller looks at it: prewarm().
+            theirs = twin_of(error) if owner is not None and slot.kept else error
             if owner is not None:
                 _fail_waiter(owner, error)
-            # Only prewarm() looks at it.
-            finished.set_result(_Failure(error))
+            finished.set_result(_Failure(theirs))
             self._carry_out(plan)
             # Not before the core knows, here and above: who is logged to may drain.
             if is_debugging():
@@ -1267,6 +1329,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     def _released(self, handle: ClientWebSocketResponse, plan: Plan | Literal[False]) -> Completion:
         """Do what is left after ``Express.release``."""
         slot: Any = handle._slot
+        if plan is False:
+            ensure_room()
         if plan is False:
             has_moved = self._check_thread("release()", handle)
             self._end_use(slot)
@@ -1358,6 +1422,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
 
     def _fail(self, handle: ClientWebSocketResponse) -> None:
         """Close a connection whose block was left by an exception; nobody waits for the server."""
+        ensure_room()
         slot: Any = handle._slot
         conn: Connection | None = slot.conn
         assert self._loop is not None
@@ -1374,6 +1439,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
 
     def _detach(self, handle: ClientWebSocketResponse) -> None:
         """Leave a connection to its user for good."""
+        ensure_room()
         self._check_thread("detach()", handle)
         slot: Any = handle._slot
         conn: Connection | None = slot.conn
@@ -1398,6 +1464,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
 
     def _begin_close(self, handle: ClientWebSocketResponse) -> None:
         """Take a connection out of the pool that its user is about to close."""
+        ensure_room()
         self._check_thread("close()", handle)
         slot: Any = handle._slot
         conn: Connection | None = slot.conn
@@ -1445,10 +1512,12 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     def _say_goodbye(self, conn: Connection) -> None:
         """Do the closing handshake in the background."""
         assert self._loop is not None
-        task = asyncio.Task(_goodbye(conn), loop=self._loop)
+        # In nobody's context: who leaves does not wait for it.
+        task = asyncio.Task(_goodbye(conn), loop=self._loop, context=Context())
         self._goodbyes.add(task)
         # Not inside the coroutine: one that is cancelled before its first step never runs.
-        task.add_done_callback(partial(_goodbye_said, self._goodbyes, conn))
+        said = partial(_goodbye_said, self._goodbyes, conn)
+        task.add_done_callback(said, context=Context())
 
     def _ended(self, conn: Connection, how: str, code: int) -> None:
         """Take a connection that ended while parked out of the pool, at once.
@@ -1495,8 +1564,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             return
         assert self._loop is not None
         if not self._loop.is_closed():
-            # The garbage collector may run in any thread.
-            self._loop.call_soon_threadsafe(self._reclaim, slot)
+            # The garbage collector may run in any thread, and in anybody's context.
+            self._loop.call_soon_threadsafe(self._reclaim, slot, context=Context())
         place = None if slot.conn is None else slot.conn.acquired_at
         where = "" if place is None else "\n  ".join(["\nAcquired at:", *lines_of(place)])
         warnings.warn(
@@ -1552,6 +1621,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 return
 
     def _begin_to_close(self) -> None:
+        ensure_room()
         self._closed = True
         self._express.open = False
         self._start_shutdown()
@@ -1763,7 +1833,8 @@ def _call_ended(
         conn.abort()
         conn.forget()
     else:
-        session._ended(conn, how, code)
+        # What happens to an idle connection is nobody's doing.
+        Context().run(session._ended, conn, how, code)
 
 
 def _call_gone(this: "Callable[[], WebSocketClientSession[Any] | None]", conn: Connection) -> None:
@@ -1771,7 +1842,7 @@ def _call_gone(this: "Callable[[], WebSocketClientSession[Any] | None]", conn: C
     if session is not None:
         assert session._loop is not None
         # aiohttp swallows what is raised inside connection_lost().
-        session._loop.call_soon(session._gone, conn)
+        session._loop.call_soon(session._gone, conn, context=Context())
 
 
 def _call_expire(this: "Callable[[], WebSocketClientSession[Any] | None]") -> None:
@@ -1831,7 +1902,10 @@ def _timeout_error(endpoint: Hashable, seconds: float) -> PoolTimeoutError:
 
 
 #: The sessions that a process which is forked from here inherits, and must not use.
-_used_here: weakref.WeakSet[WebSocketClientSession] = weakref.WeakSet()
+#: By their ``id()``, since a subclass may be equal to another by what it likes, or have no hash.
+_used_here: weakref.WeakValueDictionary[int, WebSocketClientSession[Any]] = (
+    weakref.WeakValueDictionary()
+)
 
 # What they hold, in the child. A transport that is collected is taken from the loop's selector, and
 # that is the parent's too.
@@ -1839,7 +1913,7 @@ _inherited: list[object] = []
 
 
 def _after_fork_in_child() -> None:
-    for session in list(_used_here):
+    for session in list(_used_here.values()):
         session._leave_to_parent()
 
 

@@ -14,12 +14,13 @@ A :class:`TraceConfig` has a signal for each kind of event, to which ``async`` f
 
 Unlike aiohttp's they are not run by the caller: most events come where nothing may wait, such as a
 release.  They run one after another in the order of the events, soon after these, each in the
-context (``contextvars``) of who has caused the event.  So a handler that is slow, or fails, delays
+context (``contextvars``) of who has caused the event; an empty one where nobody has, as when the
+server ends an idle connection, or ``max_idle`` does.  So a handler that is slow, or fails, delays
 and breaks nothing but other handlers; what it raises is logged.  Where handlers fall behind by
 10,000 events, those that come then are dropped, and that is logged.
 
 ``WebSocketClientSession.close()`` lets handlers finish, within ``close_timeout``.  A handler may
-call it, too: what is left to tell is told after that one.
+call it, too, itself or in a task that it waits for: what is left to tell is told after that one.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ import weakref
 from asyncio.events import _get_running_loop
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from contextvars import Context, copy_context
+from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -60,6 +61,12 @@ __all__ = (
 )
 
 _Params = TypeVar("_Params")
+
+# The tracer whose handler runs, and what is told. Tasks that a handler starts have it from there;
+# who calls close() from one of those may be waited for by the handler.
+_telling: ContextVar[tuple["Tracer", object] | None] = ContextVar(
+    "aiowebsocketclient.telling", default=None
+)
 
 # Events that wait for handlers; one is some 500 bytes.
 _MAX_PENDING: Final = 10_000
@@ -265,6 +272,8 @@ class Tracer:
         self._pending: deque[tuple[Trace, str, Any, Context]] = deque()
         self._has_dropped = False
         self._task: asyncio.Task[None] | None = None
+        #: Stands for what is being told.
+        self._event: object = None
         #: What is set once there is nothing more to tell; None: there is nothing.
         self._told_all: asyncio.Future[None] | None = None
         #: What is set once a handler waits for the session to be closed.
@@ -353,7 +362,8 @@ class Tracer:
             return
         if self._closed_by_handler is None:
             self._closed_by_handler = self._told_all.get_loop().create_future()
-        is_handler = self._task is not None and asyncio.current_task() is self._task
+        telling = _telling.get()
+        is_handler = telling is not None and telling == (self, self._event)
         if is_handler and not self._closed_by_handler.done():
             self._closed_by_handler.set_result(None)
 
@@ -392,7 +402,8 @@ class Tracer:
             return
         if len(self._pending) >= _MAX_PENDING:
             if not self._has_dropped:
-                log("trace_dropped")
+                # Not at once: the session may be half way through a plan of the core's.
+                running.call_soon(log, "trace_dropped")
             self._has_dropped = True
             return
         event = (trace, name, params, copy_context() if context is None else context)
@@ -400,10 +411,10 @@ class Tracer:
         if self._told_all is None:
             self._told_all = running.create_future()
             # Not at once: somebody may be inside the core.
-            running.call_soon(self._tell_next)
+            running.call_soon(self._tell_next, context=Context())
 
     def _tell_next(self, told: asyncio.Task[None] | None = None) -> None:
-        self._task = None
+        self._task = self._event = None
         assert self._told_all is not None
         if not self._pending:
             self._has_dropped = False
@@ -411,15 +422,18 @@ class Tracer:
             self._told_all = None
             return
         trace, name, params, context = self._pending.popleft()
-        # One for each, as a task has one context for all that it runs.
-        telling = self._tell(trace, name, params)
-        self._task = asyncio.Task(telling, loop=self._told_all.get_loop(), context=context)
-        self._task.add_done_callback(self._tell_next)
+        self._event = event = object()
+        # One for each, as a task has one context for all that it runs; a copy, since connections
+        # are opened in the contexts of their callers, too.
+        telling = self._tell(trace, name, params, event)
+        self._task = asyncio.Task(telling, loop=self._told_all.get_loop(), context=context.copy())
+        self._task.add_done_callback(self._tell_next, context=Context())
 
-    async def _tell(self, trace: Trace, name: str, params: Any) -> None:
+    async def _tell(self, trace: Trace, name: str, params: Any, event: object) -> None:
         session = self._session()
         if session is None:
             return
+        _telling.set((self, event))
         for config in self._configs:
             signal: Signal[Any, Any, Any] = getattr(config, name)
             try:

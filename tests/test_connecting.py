@@ -9,10 +9,11 @@ import pickle
 import socket
 import ssl
 import threading
+import traceback
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 import pytest
@@ -650,3 +651,103 @@ def test_a_socket_that_was_not_connected_is_closed_by_its_end() -> None:
         del sock
         gc.collect()
     assert not is_open(number)
+
+
+# -- errors ------------------------------------------------------------------------------------
+
+
+class PickyError(Exception):
+    """One that cannot be copied: it wants an argument that it does not keep."""
+
+    def __init__(self, *, why: str) -> None:
+        super().__init__("not fit")
+        self.why = why
+
+
+class UnmakeableError(Exception):
+    def __new__(cls, *, why: str) -> Self:
+        return super().__new__(cls)
+
+    def __init__(self, *, why: str) -> None:
+        self.why = why
+
+
+def unlucky() -> Exception:
+    error = PickyError(why="no luck")
+    error.add_note("a note")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda: OSError(22, "not fit"), OSError),
+        (unlucky, PickyError),
+        (lambda: UnmakeableError(why="no luck"), WebSocketPoolError),
+    ],
+)
+async def test_a_prewarm_and_a_caller_fail_with_errors_of_their_own(
+    server: Server, make_session: SessionFactory, make: Any, expected: type[Exception]
+) -> None:
+    begun, gate = asyncio.Event(), asyncio.Event()
+
+    async def configure(ws: object) -> None:
+        begun.set()
+        await gate.wait()
+        raise make() from ZeroDivisionError()
+
+    async def use() -> BaseException:
+        try:
+            raise ValueError("what the caller was about")
+        except ValueError:
+            try:
+                await session.ws_connect(server.url())
+            except Exception as exc:
+                return exc
+        raise AssertionError
+
+    session = make_session(configure=configure)
+    prewarm = asyncio.create_task(session.prewarm(server.url(), 1))
+    await begun.wait()
+    caller = asyncio.create_task(use())
+    await until(lambda: session.stats().queued)
+    gate.set()
+    callers = await caller
+    with pytest.raises(PrewarmError) as caught:
+        await prewarm
+    (theirs,) = caught.value.exceptions
+    assert theirs is not callers
+    assert type(theirs) is expected
+    frames = {frame for frame, _ in traceback.walk_tb(callers.__traceback__)}
+    assert frames
+    assert not frames & {frame for frame, _ in traceback.walk_tb(theirs.__traceback__)}
+    assert isinstance(theirs.__cause__, ZeroDivisionError)
+    assert not isinstance(theirs.__context__, ValueError)
+    if expected is not WebSocketPoolError:
+        assert str(theirs) == str(callers)
+        assert vars(theirs) == vars(callers)
+        assert theirs.args == callers.args
+    if expected is PickyError:
+        assert theirs.__notes__ == callers.__notes__ == ["a note"]
+        assert theirs.__notes__ is not callers.__notes__
+
+
+async def test_a_refused_handshake_fails_both_with_what_the_server_said(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session()
+    server.gate.clear()
+    prewarm = asyncio.create_task(session.prewarm(server.url("/refuse"), 1))
+    await until(lambda: server.arrived)
+    caller = asyncio.ensure_future(session.ws_connect(server.url("/refuse")))
+    await until(lambda: session.stats().queued)
+    server.gate.set()
+    with pytest.raises(aiohttp.WSServerHandshakeError) as callers:
+        await caller
+    with pytest.raises(PrewarmError) as caught:
+        await prewarm
+    (theirs,) = caught.value.exceptions
+    assert isinstance(theirs, aiohttp.WSServerHandshakeError)
+    assert theirs is not callers.value
+    assert (theirs.status, theirs.message) == (403, callers.value.message)
+    assert theirs.headers == callers.value.headers

@@ -151,3 +151,68 @@ def test_an_endpoint_that_goes_at_any_point_of_a_reading_is_counted_once() -> No
         if not was_reached:
             break
     assert 5 < line < 99
+
+
+def test_no_counter_falls_between_two_lines() -> None:
+    """Where another thread may read them."""
+    pool = _pool_py.Pool(limit=2, limit_total=3, max_waiting=1)
+    last: tuple[float, ...] = (0,) * len(COUNTERS)
+
+    def read(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal last
+        if frame.f_code.co_filename != _pool_py.__file__:
+            return None
+        sys.settrace(None)
+        counters = pool.counters()
+        assert all(a <= b for a, b in zip(last, counters, strict=True)), frame.f_code.co_name
+        last = counters
+        sys.settrace(read)
+        frame.f_trace = read
+        return read
+
+    def use_all() -> None:
+        prewarmed = pool.open("host", "host/", 0.0)
+        assert prewarmed is not None
+        pool.connected(prewarmed, 1.0)
+        for now in (2.0, 3.0):
+            assert pool.acquire("host/", now) is prewarmed
+            assert pool.release(prewarmed, now) is None
+        assert pool.acquire("host/", 4.0) is prewarmed
+        second, plan = pool.request("host", "host/", None, 5.0)
+        third, _ = pool.request("host", "host/", None, 6.0)
+        fourth, _ = pool.request("host", "host/", None, 7.0)
+        assert second is not None
+        assert third is not None
+        assert fourth is None
+        pool.connect_failed(plan.opened[0], 8.0)
+        pool.release(prewarmed, 9.0)
+        slot = pool.take(third)
+        assert slot is prewarmed
+        timed, plan = pool.request("other", "other/", None, 10.0)
+        assert timed is not None
+        pool.give_up(timed, 11.0, True)
+        pool.connected(plan.opened[0], 12.0)
+        pool.detach(slot, 13.0)
+        pool.expire(14.0)
+        drop(pool, plan.opened[0])
+        pool.request("gone", "gone/", None, 15.0, False)
+        pool.shutdown(LOST, 16.0)
+
+    sys.settrace(read)
+    try:
+        use_all()
+    finally:
+        sys.settrace(None)
+    assert last[REQUESTS] == 8
+    assert last[COUNTERS.index("reused")] == 3
+
+
+def test_a_first_use_is_no_reuse(core: ModuleType) -> None:
+    pool = core.Pool()
+    slot = pool.open("host", "host/", 0.0)
+    pool.connected(slot, 0.0)
+    for uses in range(3):
+        assert pool.acquire("host/", 1.0) is slot
+        counters = dict(zip(COUNTERS, pool.counters(), strict=True))
+        assert (counters["requests"], counters["reused"]) == (uses + 1, uses)
+        pool.release(slot, 1.0)

@@ -513,6 +513,87 @@ async def test_a_handler_may_close_the_session(
     assert session.closed
 
 
+async def through_gather(session: WebSocketClientSession) -> None:
+    await asyncio.gather(session.close())
+
+
+async def through_a_group(session: WebSocketClientSession) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(session.close())
+
+
+async def through_a_task(session: WebSocketClientSession) -> None:
+    async def close() -> None:
+        await asyncio.create_task(session.close())
+
+    await asyncio.create_task(close())
+
+
+async def through_wait_for(session: WebSocketClientSession) -> None:
+    await asyncio.wait_for(session.close(), 60)
+
+
+async def through_a_block(session: WebSocketClientSession) -> None:
+    async with asyncio.timeout(60), session:
+        pass
+
+
+@pytest.mark.parametrize(
+    "close", [through_gather, through_a_group, through_a_task, through_wait_for, through_a_block]
+)
+@pytest.mark.parametrize("is_closing", [False, True])
+async def test_a_handler_may_close_the_session_in_a_task_that_it_waits_for(
+    server: Server, make_session: SessionFactory, trace: Recorder, close: Any, is_closing: bool
+) -> None:
+    first = TraceConfig()
+    ended = asyncio.Event()
+
+    @first.on_connect_end.append
+    async def handle(session: WebSocketClientSession, ctx: Any, params: Any) -> None:
+        if is_closing and close is not through_a_block:
+            await until(lambda: session.closed and session.client_session.closed)
+        await close(session)
+        ended.set()
+
+    session = make_session(trace_configs=[first, trace], close_timeout=600.0)
+    ws = await session.ws_connect(server.url())
+    async with asyncio.timeout(30):
+        if is_closing and close is not through_a_block:
+            await session.close()
+        await ended.wait()
+        await until(lambda: trace.names() == [*OPENED, "release", "close"])
+    await ws.release()
+
+
+async def test_close_waits_for_handlers_though_an_earlier_one_left_a_task_that_closes(
+    server: Server, make_session: SessionFactory, trace: Recorder
+) -> None:
+    """That one is over, and waits for nothing."""
+    first = TraceConfig()
+    tasks = []
+    released = asyncio.Event()
+
+    async def close_later(session: WebSocketClientSession) -> None:
+        await released.wait()
+        await session.close()
+
+    @first.on_connect_end.append
+    async def connected(session: WebSocketClientSession, ctx: Any, params: Any) -> None:
+        tasks.append(asyncio.create_task(close_later(session)))
+
+    @first.on_release.append
+    async def release(session: WebSocketClientSession, ctx: Any, params: Any) -> None:
+        released.set()
+        await until(lambda: session.closed)
+        await asyncio.sleep(0.05)
+
+    session = make_session(trace_configs=[first, trace])
+    await (await session.ws_connect(server.url())).release()
+    await until(lambda: tasks)
+    await tasks[0]
+    assert trace.names() == [*OPENED, "release", "close"]
+
+
 async def test_a_handler_that_ends_with_a_cancellation_breaks_nothing(
     server: Server,
     make_session: SessionFactory,
