@@ -448,8 +448,8 @@ async def test_a_new_one_that_has_just_ended_is_its_callers(
     session = make_session()
     finish = session._finish_connected
 
-    def end_at_once(slot: Any, target: Any) -> None:
-        finish(slot, target)
+    def end_at_once(slot: Any, *arguments: Any) -> None:
+        finish(slot, *arguments)
         slot.conn.abort()
 
     monkeypatch.setattr(session, "_finish_connected", end_at_once)
