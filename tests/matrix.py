@@ -12,11 +12,12 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .pythons import PYTHONS, ROOT, Environment, Row, find, report
+from .pythons import PYTHONS, ROOT, Environment, Row, find, oldest, report
 
 ENVIRONMENTS = ROOT / ".venv" / "matrix"
 
-AIOHTTPS = ("aiohttp", "aiohttp==3.11.*")
+# The newest, and exactly the oldest that the package asks for.
+AIOHTTPS = ("aiohttp", f"aiohttp=={oldest('aiohttp')}")
 CORES = ("c", "py")
 
 # The oldest aiohttp that has wheels for a newer CPython; None where it is the newest.

@@ -1,9 +1,11 @@
 """The CPythons of this machine, and environments of theirs: for the scripts that test on each."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +17,14 @@ PYTHONS = ("3.11", "3.12", "3.13", "3.14", "3.15")
 
 # What this process was lent for itself. With PYTHONPATH, pip takes what lies there for installed.
 LENT = (FLAG, "PYTHONPATH", "PYTHONHOME", "PYTEST_ADDOPTS")
+
+
+def oldest(package: str) -> str:
+    """Return the oldest version of a dependency that pyproject.toml lets in."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (version,) = re.findall(rf"^{package}>=([\d.]+)", "\n".join(project["dependencies"]), re.M)
+    assert isinstance(version, str)
+    return version
 
 
 class Row(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from .pythons import PYTHONS, ROOT
+from .pythons import PYTHONS, ROOT, oldest
 
 GITHUB = ROOT / ".github"
 
@@ -201,3 +201,8 @@ def test_what_wheels_are_tested_by_is_there() -> None:
     for path in (ROOT / listed).read_text().splitlines():
         assert (ROOT / path).is_file(), path
     assert set(config["test-groups"]) <= set(pyproject()["dependency-groups"])
+
+
+def test_the_oldest_aiohttp_is_tested() -> None:
+    pinned = set(re.findall(r"aiohttp==([\d.*]+)", (ROOT / ".github/workflows/ci.yml").read_text()))
+    assert pinned == {oldest("aiohttp")}
