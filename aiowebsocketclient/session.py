@@ -987,6 +987,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     def drain(self, url: StrOrURL | None = None) -> Completion:
         """Let no connection that there is be handed out again, as after a change of the server's.
 
+        Call it, too, after a certificate was loaded into a TLS context that is in use already: the
+        pool cannot see what is in a context.
+
         It takes effect when called.  Idle connections are closed now, those in use when they are
         released; who calls :meth:`ws_connect` from now on gets a connection that was begun since.
         Callers that wait already get what is being opened for them.

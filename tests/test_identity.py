@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import trustme
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -646,3 +647,36 @@ async def test_client_session_headers_that_change_before_the_first_handshake(
                 assert not ws.reused
         assert [request.headers["X"] for request in server.requests] == ["1", "2"]
         await session.close()
+
+
+async def test_another_certificate_is_loaded_into_a_context(
+    authority: trustme.CA, make_session: SessionFactory
+) -> None:
+    """The recipe of ``docs/guides/tls.rst``: drain() after it."""
+    server_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(server_tls)
+    authority.configure_trust(server_tls)
+    server_tls.verify_mode = ssl.CERT_REQUIRED
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+
+    def user_of(server: Server) -> str:
+        certificate = server.transports[-1].get_extra_info("peercert")
+        return dict(certificate["subjectAltName"])["email"]
+
+    async with serving(Server(), ssl_context=server_tls) as server:
+        session = make_session()
+        authority.issue_cert("alice@example.org").configure_cert(context)
+        in_use = await session.ws_connect(server.url(), ssl=context)
+        await (await session.ws_connect(server.url(), ssl=context)).release()
+        assert user_of(server) == "alice@example.org"
+        authority.issue_cert("bob@example.org").configure_cert(context)
+        session.drain()
+        async with session.ws_connect(server.url(), ssl=context) as ws:
+            assert not ws.reused
+            assert user_of(server) == "bob@example.org"
+            # That of alice is closed.
+            await in_use.release()
+        async with session.ws_connect(server.url(), ssl=context) as ws:
+            assert ws.reused
+        assert server.handshakes == 3
