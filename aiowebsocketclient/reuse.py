@@ -149,8 +149,9 @@ def _marks_of(slot: Slot, target: Target) -> _Marks:
     named = chain(
         _of_target(key.target),
         _of_headers(key.headers, target),
-        ((("cookies", name), value) for name, value in key.cookies),
+        _of_cookies(key.cookies),
         _of_options(key.options),
+        [(("environment", ""), key.environment)] if key.environment else (),
     )
     return tuple([(name, _mark(value)) for name, value in named])
 
@@ -175,6 +176,17 @@ def _of_headers(headers: Any, target: Target) -> Iterator[tuple[_Name, Any]]:
     spelt = {name.lower(): name for name in target.options.get("headers", ())}
     for name, values in headers:
         yield ("headers", spelt.get(name) or name.title()), values
+
+
+def _of_cookies(cookies: Any) -> Iterator[tuple[_Name, Any]]:
+    by_name: dict[str, list[Any]] = {}
+    for name, value in cookies:
+        # After those of the URL come those of each place that the server redirects to.
+        pairs = [(name, value)] if isinstance(value, str) else value
+        for cookie, content in pairs:
+            by_name.setdefault(cookie, []).append(content)
+    for name, values in by_name.items():
+        yield ("cookies", name), tuple(values)
 
 
 def _of_options(options: Any) -> Iterator[tuple[_Name, Any]]:

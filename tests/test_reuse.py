@@ -13,6 +13,7 @@ import pytest
 from yarl import URL
 
 from aiowebsocketclient import WebSocketClientSession, reuse
+from aiowebsocketclient.reuse import _of_cookies
 
 from .conftest import SessionFactory, until
 from .servers import Server, serving
@@ -284,3 +285,8 @@ async def test_who_is_told_may_drain_and_close(
     (closed,) = closing
     await closed
     assert session.stats().idle == 0
+
+
+def test_cookies_of_where_a_redirect_leads_are_named_not_the_place() -> None:
+    cookies = (("a", "1"), ("http://host/secret", (("a", "2"), ("b", "3"))))
+    assert dict(_of_cookies(cookies)) == {("cookies", "a"): ("1", "2"), ("cookies", "b"): ("3",)}
