@@ -824,7 +824,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             slot = self._set_aside.popleft()
             if slot.state == ACQUIRED and slot.conn is not None:
                 self._checking += 1
-                self._run_behind("check", slot.conn, self._finish_check)
+                # In nobody's context: no caller asked for this check.
+                self._run_behind("check", slot.conn, self._finish_check, Context())
 
     def _finish_check(self, conn: Connection, task: asyncio.Task[bool]) -> None:
         self._checking -= 1
@@ -1386,12 +1387,13 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         name: str,
         conn: Connection,
         finish: Callable[[Connection, asyncio.Task[bool]], None],
+        context: Context | None = None,
     ) -> None:
         """Run a hook that no caller waits for; ``finish`` does the rest."""
-        task = asyncio.Task(self._succeeds(name, conn), loop=self._loop)
+        task = asyncio.Task(self._succeeds(name, conn), loop=self._loop, context=context)
         conn.slot.task = task
         # Not inside the coroutine: one that is cancelled before its first step never runs.
-        task.add_done_callback(partial(finish, conn))
+        task.add_done_callback(partial(finish, conn), context=context)
 
     async def _succeeds(self, name: str, conn: Connection) -> bool:
         """Return whether a hook succeeded; nobody asks for the exception, which would be kept."""

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import weakref
+from contextvars import ContextVar
 from typing import Any
 
 import aiohttp
@@ -163,6 +164,26 @@ async def test_a_check_that_its_caller_gave_up_tells_of_the_others(
             await asyncio.wait_for(session.ws_connect(server.url()), 0.2)
     async with asyncio.timeout(15), session.ws_connect(server.url()) as ws:
         assert not ws.reused
+
+
+async def test_what_is_checked_in_the_background_is_nobodys(
+    server: Server, make_session: SessionFactory
+) -> None:
+    """The context of the caller whose check failed is not that of the other checks."""
+    user: ContextVar[str] = ContextVar("user", default="nobody")
+    users: list[str] = []
+
+    async def check(ws: ClientWebSocketResponse) -> None:
+        users.append(user.get())
+        if len(users) == 1:
+            raise OSError("not fit")
+
+    session = make_session(check=check)
+    await pool_some(session, server.url(), 3)
+    user.set("alice")
+    async with session.ws_connect(server.url()):
+        await until(lambda: len(users) == 3)
+    assert users == ["alice", "nobody", "nobody"]
 
 
 async def test_a_connection_without_a_check_is_left_alone(
