@@ -15,6 +15,7 @@ from collections import OrderedDict
 from contextvars import Context, copy_context
 
 cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -2047,23 +2048,71 @@ cdef class Pool:
 
 
 
+# What the first two bytes of a frame hold (RFC 6455, 5.2).
+cdef enum:
+    _FIN = 0x80
+    _OPCODE = 0x0F
+    _FIRST_CONTROL_OPCODE = 0x8
+    _MASKED = 0x80
+    _LENGTH = 0x7F
+    # The first byte of a CLOSE, a PING and a PONG.
+    _CLOSE_BYTE = 0x88
+    _PONG_BYTE = 0x8A
+    # What a control frame may hold.
+    _LONGEST_CONTROL = 125
+    _MASK_SIZE = 4
+
+# What a frame may hold.
+cdef unsigned long long _LONGEST_FRAME = (1 << 63) - 1
+
+# The part of a frame that the next byte belongs to.
+cdef enum:
+    _IN_FIRST = 0
+    _IN_SECOND = 1
+    _IN_LENGTH = 2
+    _IN_PAYLOAD = 3
+
+# Where the last byte received lies: between frames, in a control frame, or in a message.
+cdef enum:
+    _BETWEEN_FRAMES = 0
+    _IN_CONTROL_FRAME = 1
+    _IN_MESSAGE = 2
+
+
 cdef class Parkable:
     """What release and hand-out ask of a connection and do to it, without the connection.
 
-    It stands in front of the connection's parser, and hands on to that what comes while somebody
-    uses the connection.  The names are those of aiohttp's WebSocket response (``state``: its
+    It stands in front of the connection's parser, and hands on to that what comes.  It follows the
+    frames on the way, from the first byte of the connection on, since no parser shows whether it is
+    in the middle of one.  The names are those of aiohttp's WebSocket response (``state``: its
     instance dictionary) and of its protocol; ``idle.py`` says what they mean and sets the fields.
     """
 
     cdef public object _buffer, _parser, _protocol, _transport
     cdef public set _background
-    cdef public list _fragments
     # Whether the transport is one of asyncio's that has its answer in an attribute.
     cdef public bint _has_closing
     cdef public dict state
     cdef public bint closing, failed, fresh, gone, parked, resets
     # When something came last, by the coarse clock.
     cdef public double heard
+    # The frame that the last byte belongs to, with its mask for a part of its payload.
+    cdef int _frame_part
+    cdef unsigned long long _frame_left, _frame_length
+    cdef int _length_left
+    cdef bint _in_control
+    # Whether it ends its message, and whether there is a message that has not ended.
+    cdef bint _is_final, _in_message
+    #: Whether what has come ends between two frames, in a control frame or in a message.
+    cdef readonly int midway
+    #: Frames and messages that have come whole.
+    cdef readonly unsigned long long control_frames, messages
+    #: Whether all frames that began to come since it was set were sound control frames.
+    cdef public bint only_control
+
+    def __cinit__(self):
+        # All else is 0.
+        self.only_control = True
 
     def feed_data(self, data):
         """Take what the transport received, in place of the real parser."""
@@ -2072,6 +2121,7 @@ cdef class Parkable:
             if self.parked or self.closing:
                 self.take(data)
             else:
+                self.follow(data)
                 self.failed = self._parser.feed_data(data)[0]
         return _GO_ON
 
@@ -2079,26 +2129,103 @@ cdef class Parkable:
         """Take what has come while nobody uses the connection; a subclass's own."""
         raise NotImplementedError
 
+    cpdef int follow(self, data) except -1:
+        """Follow the frames in what has come."""
+        cdef const unsigned char[::1] view
+        if type(data) is bytes:
+            self._follow(<const unsigned char *> PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+        elif len(data):
+            view = data
+            self._follow(&view[0], view.shape[0])
+        return 0
+
+    cdef int _follow(self, const unsigned char *data, Py_ssize_t end) except -1:
+        cdef Py_ssize_t at = 0, taken
+        while at < end:
+            if self._frame_part == _IN_PAYLOAD:
+                taken = end - at
+                if <unsigned long long> taken > self._frame_left:
+                    taken = self._frame_left
+                at += taken
+                self._frame_left -= taken
+            else:
+                self._follow_header(data[at])
+                at += 1
+            if self._frame_part == _IN_PAYLOAD and self._frame_left == 0:
+                self._frame_part = _IN_FIRST
+                if self._in_control:
+                    self.control_frames += 1
+                elif self._is_final:
+                    self._in_message = False
+                    self.messages += 1
+        if self._in_message:
+            self.midway = _IN_MESSAGE
+        else:
+            self.midway = _BETWEEN_FRAMES if self._frame_part == _IN_FIRST else _IN_CONTROL_FRAME
+        return 0
+
+    cdef int _follow_header(self, unsigned char byte) except -1:
+        cdef int length
+        if self._frame_part == _IN_FIRST:
+            self._frame_part = _IN_SECOND
+            self._in_control = byte & _OPCODE >= _FIRST_CONTROL_OPCODE
+            if not self._in_control:
+                self._in_message = True
+                self._is_final = byte & _FIN != 0
+            if byte < _CLOSE_BYTE or byte > _PONG_BYTE:
+                self.only_control = False
+        elif self._frame_part == _IN_SECOND:
+            if byte > _LONGEST_CONTROL:
+                self.only_control = False
+            self._frame_left = _MASK_SIZE if byte & _MASKED else 0
+            length = byte & _LENGTH
+            if length <= _LONGEST_CONTROL:
+                self._frame_left += length
+                self._frame_part = _IN_PAYLOAD
+            else:
+                self._frame_length = 0
+                self._length_left = 2 if length == _LONGEST_CONTROL + 1 else 8
+                self._frame_part = _IN_LENGTH
+        else:
+            self._frame_length = self._frame_length << 8 | byte
+            self._length_left -= 1
+            if self._length_left == 0:
+                # A parser refuses what is longer.
+                self._frame_left += min(self._frame_length, _LONGEST_FRAME)
+                self._frame_part = _IN_PAYLOAD
+        return 0
+
     def is_clean(self):
-        """Whether it can go to another user: nothing unread, nothing under way, no error seen."""
+        """Whether it can go to another user: nothing unread, nothing under way, no error seen.
+
+        A control frame may have begun to come; until all of it is there, it is in the pool and is
+        not handed out.
+        """
         return self._is_clean()
 
     def park(self):
         """Begin to watch a connection that nobody reads; False: it is not clean."""
         return self._park()
 
-    def is_ending(self):
+    def has_closing_transport(self):
         """Whether its end is known to the transport, which tells the protocol a turn later."""
-        return self._is_ending()
+        return self._has_closing_transport()
 
-    def end_lost(self):
-        """Take it out of the pool for having ended; a subclass's own."""
+    def is_held_back(self):
+        """Whether it must not be handed out: it is ending, or in the middle of a frame."""
+        return self._is_held_back()
+
+    def end_held_back(self):
+        """Take it out of the pool, as somebody asks for it; a subclass's own."""
         raise NotImplementedError
 
     # Not cpdef: that would look for what overrides it, at each call.
-    cdef bint _is_ending(self) except -1:
+    cdef bint _has_closing_transport(self) except -1:
         transport = self._transport
         return transport._closing if self._has_closing else transport.is_closing()
+
+    cdef bint _is_held_back(self) except -1:
+        return self.midway != _BETWEEN_FRAMES or self._has_closing_transport()
 
     cdef bint _is_clean(self) except -1:
         cdef dict ws = self.state
@@ -2107,14 +2234,14 @@ cdef class Parkable:
             or self.failed
             or self.gone
             or self._buffer
-            or self._fragments
+            or self.midway == _IN_MESSAGE
             or ws["_waiting"]
             # aiohttp sets it wherever it sets _closing or _exception.
             or ws["_close_code"] is not None
             or ws["_closed"]
             or self._background
             or self._protocol._paused
-            or self._is_ending()
+            or self._has_closing_transport()
         )
 
     cdef bint _park(self) except -1:
@@ -2232,8 +2359,8 @@ cpdef object hand_out(Express express, owner, Slot slot):
     return lend(express, owner, slot)
 
 
-cdef int end_if_lost(Waiter waiter) except -1:
-    """Take back what a waiter was given, if it has ended since.
+cdef int end_if_held_back(Waiter waiter) except -1:
+    """Take back what a waiter was given, if it has ended since, or is in the middle of a frame.
 
     Not so a new one: a server that ends each at once would be connected to for ever.
     """
@@ -2241,8 +2368,8 @@ cdef int end_if_lost(Waiter waiter) except -1:
     cdef Parkable conn
     if slot is not None:
         conn = slot.conn
-        if not conn.fresh and conn._is_ending():
-            conn.end_lost()
+        if not conn.fresh and conn._is_held_back():
+            conn.end_held_back()
     return 0
 
 
@@ -2394,16 +2521,20 @@ cdef class Express:
         top = handshake.idle.top
         if top is not None:
             conn = top.conn
-            if conn._is_ending():
-                self._end_lost(handshake)
+            if conn._is_held_back():
+                self._end_held_back(handshake)
         slot = self._pool.acquire(route.key, _coarse_clock(), handshake)
         return None if slot is None else lend(self, owner, slot)
 
-    cdef int _end_lost(self, Handshake handshake) except -1:
-        """Take out of the pool those on top that have ended, of which nobody has been told yet."""
+    cdef int _end_held_back(self, Handshake handshake) except -1:
+        """Take out of the pool those on top that must not be handed out.
+
+        They have ended, and nobody has been told yet; or a frame has begun to come, and the rest of
+        it is late.
+        """
         cdef Slot top
-        while (top := handshake.idle.top) is not None and top.conn.is_ending():
-            top.conn.end_lost()
+        while (top := handshake.idle.top) is not None and top.conn.is_held_back():
+            top.conn.end_held_back()
         return 0
 
     cpdef Waiter line_up(self, owner, Route route, acquire_timeout):
@@ -2416,7 +2547,7 @@ cdef class Express:
         ensure_room()
         caller = Caller(route, self._loop.create_future())
         if handshake is not None:
-            self._end_lost(handshake)
+            self._end_held_back(handshake)
         waiter, plan = self._pool.request(
             route.endpoint, route.key, caller, clock(), may_wait, route.record()
         )
@@ -2440,7 +2571,7 @@ cdef class Express:
             while True:
                 if waiter.slot is None:
                     await caller.future
-                end_if_lost(waiter)
+                end_if_held_back(waiter)
                 if caller.route.is_checked and waiter.slot is not None:
                     await owner._check(waiter)
                 slot = self._pool.take(waiter)
@@ -2571,7 +2702,7 @@ cdef PySendResult _step_wait(
         return how
     Py_DECREF(<object> result[0])
     waiter = self._waiter
-    end_if_lost(waiter)
+    end_if_held_back(waiter)
     self._waiter = None
     slot = self._express._pool.take(waiter)
     if slot is None:

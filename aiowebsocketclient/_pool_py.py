@@ -1942,27 +1942,64 @@ class Pool:
         self._drop_dead(handshake)
 
 
+# What the first two bytes of a frame hold (RFC 6455, 5.2).
+_FIN: Final = 0x80
+_OPCODE: Final = 0x0F
+_FIRST_CONTROL_OPCODE: Final = 0x8
+_MASKED: Final = 0x80
+_LENGTH: Final = 0x7F
+# The first byte of a CLOSE, a PING and a PONG.
+_CLOSE_BYTE: Final = 0x88
+_PONG_BYTE: Final = 0x8A
+# What a control frame may hold, and a frame.
+_LONGEST_CONTROL: Final = 125
+_LONGEST_FRAME: Final = (1 << 63) - 1
+_MASK_SIZE: Final = 4
+
+# The part of a frame that the next byte belongs to.
+_IN_FIRST: Final = 0
+_IN_SECOND: Final = 1
+_IN_LENGTH: Final = 2
+_IN_PAYLOAD: Final = 3
+
+#: Where the last byte received lies: between frames, in a control frame, or in a message.
+BETWEEN_FRAMES: Final = 0
+IN_CONTROL_FRAME: Final = 1
+IN_MESSAGE: Final = 2
+
+
 class Parkable:
     """What release and hand-out ask of a connection and do to it, without the connection.
 
-    It stands in front of the connection's parser, and hands on to that what comes while somebody
-    uses the connection.  The names are those of aiohttp's WebSocket response (``state``: its
+    It stands in front of the connection's parser, and hands on to that what comes.  It follows the
+    frames on the way, from the first byte of the connection on, since no parser shows whether it is
+    in the middle of one.  The names are those of aiohttp's WebSocket response (``state``: its
     instance dictionary) and of its protocol; ``idle.py`` says what they mean and sets the fields.
     """
 
     __slots__ = (
         "_background",
         "_buffer",
-        "_fragments",
+        "_frame_left",
+        "_frame_length",
+        "_frame_part",
         "_has_closing",
+        "_in_control",
+        "_in_message",
+        "_is_final",
+        "_length_left",
         "_parser",
         "_protocol",
         "_transport",
         "closing",
+        "control_frames",
         "failed",
         "fresh",
         "gone",
         "heard",
+        "messages",
+        "midway",
+        "only_control",
         "parked",
         "resets",
         "state",
@@ -1970,7 +2007,6 @@ class Parkable:
 
     _background: set[Any]
     _buffer: Any
-    _fragments: list[Any]
     # Whether the transport is one of asyncio's that has its answer in an attribute.
     _has_closing: bool
     _parser: Any
@@ -1986,6 +2022,24 @@ class Parkable:
     resets: bool
     state: dict[str, Any]
 
+    def __init__(self) -> None:
+        # The frame that the last byte belongs to, with its mask for a part of its payload.
+        self._frame_part = _IN_FIRST
+        self._frame_left = 0
+        self._frame_length = 0
+        self._length_left = 0
+        self._in_control = False
+        # Whether it ends its message, and whether there is a message that has not ended.
+        self._is_final = False
+        self._in_message = False
+        #: Whether what has come ends between two frames, in a control frame or in a message.
+        self.midway = BETWEEN_FRAMES
+        #: Frames and messages that have come whole.
+        self.control_frames = 0
+        self.messages = 0
+        #: Whether all frames that began to come since it was set were sound control frames.
+        self.only_control = True
+
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         """Take what the transport received, in place of the real parser."""
         self.heard = _coarse_clock()
@@ -1993,6 +2047,7 @@ class Parkable:
             if self.parked or self.closing:
                 self.take(data)
             else:
+                self.follow(data)
                 self.failed = self._parser.feed_data(data)[0]
         return _GO_ON
 
@@ -2000,31 +2055,94 @@ class Parkable:
         """Take what has come while nobody uses the connection; a subclass's own."""
         raise NotImplementedError
 
+    def follow(self, data: bytes) -> None:
+        """Follow the frames in what has come."""
+        at = 0
+        end = len(data)
+        while at < end:
+            if self._frame_part == _IN_PAYLOAD:
+                taken = end - at
+                if taken > self._frame_left:
+                    taken = self._frame_left
+                at += taken
+                self._frame_left -= taken
+            else:
+                self._follow_header(data[at])
+                at += 1
+            if self._frame_part == _IN_PAYLOAD and self._frame_left == 0:
+                self._frame_part = _IN_FIRST
+                if self._in_control:
+                    self.control_frames += 1
+                elif self._is_final:
+                    self._in_message = False
+                    self.messages += 1
+        if self._in_message:
+            self.midway = IN_MESSAGE
+        else:
+            self.midway = BETWEEN_FRAMES if self._frame_part == _IN_FIRST else IN_CONTROL_FRAME
+
+    def _follow_header(self, byte: int) -> None:
+        if self._frame_part == _IN_FIRST:
+            self._frame_part = _IN_SECOND
+            self._in_control = byte & _OPCODE >= _FIRST_CONTROL_OPCODE
+            if not self._in_control:
+                self._in_message = True
+                self._is_final = byte & _FIN != 0
+            if byte < _CLOSE_BYTE or byte > _PONG_BYTE:
+                self.only_control = False
+        elif self._frame_part == _IN_SECOND:
+            if byte > _LONGEST_CONTROL:
+                self.only_control = False
+            self._frame_left = _MASK_SIZE if byte & _MASKED else 0
+            length = byte & _LENGTH
+            if length <= _LONGEST_CONTROL:
+                self._frame_left += length
+                self._frame_part = _IN_PAYLOAD
+            else:
+                self._frame_length = 0
+                self._length_left = 2 if length == _LONGEST_CONTROL + 1 else 8
+                self._frame_part = _IN_LENGTH
+        else:
+            self._frame_length = self._frame_length << 8 | byte
+            self._length_left -= 1
+            if self._length_left == 0:
+                # A parser refuses what is longer.
+                self._frame_left += min(self._frame_length, _LONGEST_FRAME)
+                self._frame_part = _IN_PAYLOAD
+
     def is_clean(self) -> bool:
-        """Whether it can go to another user: nothing unread, nothing under way, no error seen."""
+        """Whether it can go to another user: nothing unread, nothing under way, no error seen.
+
+        A control frame may have begun to come; until all of it is there, it is in the pool and is
+        not handed out.
+        """
         ws = self.state
         return not (
             self.closing
             or self.failed
             or self.gone
             or self._buffer
-            or self._fragments
+            or self.midway == IN_MESSAGE
             or ws["_waiting"]
             # aiohttp sets it wherever it sets _closing or _exception.
             or ws["_close_code"] is not None
             or ws["_closed"]
             or self._background
             or self._protocol._paused
-            or self.is_ending()
+            or self.has_closing_transport()
         )
 
-    def is_ending(self) -> bool:
+    def has_closing_transport(self) -> bool:
         """Whether its end is known to the transport, which tells the protocol a turn later."""
         transport = self._transport
         return bool(transport._closing if self._has_closing else transport.is_closing())
 
-    def end_lost(self) -> None:
-        """Take it out of the pool for having ended; a subclass's own."""
+    def is_held_back(self) -> bool:
+        """Whether it must not be handed out: it is ending, or in the middle of a frame."""
+        return self.midway != BETWEEN_FRAMES or self.has_closing_transport()
+
+    def end_held_back(self) -> None:
+        """Take it out of the pool, as somebody asks for it; a subclass's own."""
         raise NotImplementedError
 
     def park(self) -> bool:
@@ -2150,14 +2268,14 @@ def hand_out(express: "Express", owner: Any, slot: Slot) -> Any:
     return lend(express, owner, slot)
 
 
-def end_if_lost(waiter: Waiter) -> None:
-    """Take back what a waiter was given, if it has ended since.
+def end_if_held_back(waiter: Waiter) -> None:
+    """Take back what a waiter was given, if it has ended since, or is in the middle of a frame.
 
     Not so a new one: a server that ends each at once would be connected to for ever.
     """
     slot = waiter.slot
-    if slot is not None and not slot.conn.fresh and slot.conn.is_ending():
-        slot.conn.end_lost()
+    if slot is not None and not slot.conn.fresh and slot.conn.is_held_back():
+        slot.conn.end_held_back()
 
 
 def spend(handle: Handle, state: dict[str, Any]) -> None:
@@ -2292,15 +2410,19 @@ class Express:
             if handshake is None:
                 return None
         top = handshake.idle.top
-        if top is not None and top.conn.is_ending():
-            self._end_lost(handshake)
+        if top is not None and top.conn.is_held_back():
+            self._end_held_back(handshake)
         slot = self._pool.acquire(route.key, _coarse_clock(), handshake)
         return None if slot is None else lend(self, owner, slot)
 
-    def _end_lost(self, handshake: Handshake) -> None:
-        """Take out of the pool those on top that have ended, of which nobody has been told yet."""
-        while (top := handshake.idle.top) is not None and top.conn.is_ending():
-            top.conn.end_lost()
+    def _end_held_back(self, handshake: Handshake) -> None:
+        """Take out of the pool those on top that must not be handed out.
+
+        They have ended, and nobody has been told yet; or a frame has begun to come, and the rest of
+        it is late.
+        """
+        while (top := handshake.idle.top) is not None and top.conn.is_held_back():
+            top.conn.end_held_back()
 
     def line_up(self, owner: Any, route: Route, acquire_timeout: float | None) -> Waiter:
         """Ask for a connection that is released, or a new one; either may be there at once."""
@@ -2308,7 +2430,7 @@ class Express:
         caller = Caller(route, self._loop.create_future())
         handshake = route.record()
         if handshake is not None:
-            self._end_lost(handshake)
+            self._end_held_back(handshake)
         may_wait = acquire_timeout is None or acquire_timeout != 0
         waiter, plan = self._pool.request(
             route.endpoint, route.key, caller, clock(), may_wait, route.record()
@@ -2332,7 +2454,7 @@ class Express:
             while True:
                 if waiter.slot is None:
                     await caller.future
-                end_if_lost(waiter)
+                end_if_held_back(waiter)
                 if caller.route.is_checked and waiter.slot is not None:
                     await owner._check(waiter)
                 slot = self._pool.take(waiter)

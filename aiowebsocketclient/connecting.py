@@ -23,7 +23,14 @@ from yarl import URL
 from .exceptions import PoolClosedError, WebSocketPoolError
 from .keys import Target, version_of
 
-__all__ = ("abort", "check_open", "connect", "own_client_session", "take_from_connector")
+__all__ = (
+    "Forerunner",
+    "abort",
+    "check_open",
+    "connect",
+    "own_client_session",
+    "take_from_connector",
+)
 
 # The process, or the machine, has as many files and sockets open as it may have.
 _NO_FILES_LEFT: Final = frozenset({errno.EMFILE, errno.ENFILE})
@@ -158,6 +165,35 @@ def take_from_connector(ws: aiohttp.ClientWebSocketResponse) -> None:
     connection._connector = _Outlived(connector)
 
 
+class Forerunner:
+    """Stands in front of the parser of a new connection until the pool's own does.
+
+    It keeps what comes.  The first bytes may come with the answer to the handshake, and aiohttp
+    hands them to the parser before anybody has the response.
+    """
+
+    __slots__ = ("parser", "taken")
+
+    def __init__(self, parser: Any) -> None:
+        self.parser = parser
+        self.taken: list[bytes] = []
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        """Take what the transport received, in place of the parser."""
+        self.taken.append(data)
+        result: tuple[bool, bytes] = self.parser.feed_data(data)
+        return result
+
+    def feed_eof(self) -> None:
+        """Take the end of the connection, in place of the parser."""
+        self.parser.feed_eof()
+
+
+def _set_forerunner(protocol: Any, parser: Any, *args: Any, **kwargs: Any) -> None:
+    """Do what ``set_parser()`` of the protocol does, with a forerunner for the parser."""
+    type(protocol).set_parser(protocol, Forerunner(parser), *args, **kwargs)
+
+
 class _Outlived:
     """Stands for the connector of a connection that outlives it.
 
@@ -183,12 +219,20 @@ class _Attempt:
     its own ``ws_connect``), and in keeping hold of what the handshake opened and was answered with.
     """
 
-    __slots__ = ("_is_complete", "_response", "_session", "_transports", "_ws_response_class")
+    __slots__ = (
+        "_is_complete",
+        "_protocol",
+        "_response",
+        "_session",
+        "_transports",
+        "_ws_response_class",
+    )
 
     def __init__(self, session: aiohttp.ClientSession, ws_response_class: Any) -> None:
         self._session = session
         self._ws_response_class = ws_response_class
         self._response: aiohttp.ClientResponse | None = None
+        self._protocol: Any = None
         self._transports: list[asyncio.Transport] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -207,8 +251,13 @@ class _Attempt:
             if isinstance(connector, _Connector)
             else nullcontext()
         )
-        with noting:
-            ws: aiohttp.ClientWebSocketResponse = await connect(self, url, **target.options)
+        try:
+            with noting:
+                ws: aiohttp.ClientWebSocketResponse = await connect(self, url, **target.options)
+        finally:
+            if self._protocol is not None:
+                # It would be a cycle.
+                vars(self._protocol).pop("set_parser", None)
         return ws
 
     async def request(self, *args: Any, **kwargs: Any) -> aiohttp.ClientResponse:
@@ -220,6 +269,10 @@ class _Attempt:
         connection = response.connection
         if connection is not None and connection.transport is not None:
             self._transports.append(connection.transport)
+            # From here on, aiohttp's _ws_connect() waits for nothing.
+            protocol: Any = connection.protocol
+            protocol.set_parser = partial(_set_forerunner, protocol)
+            self._protocol = protocol
         elif _is_switching(response):
             # aiohttp takes it for granted that the connection is still there.
             raise aiohttp.ServerDisconnectedError

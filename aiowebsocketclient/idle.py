@@ -6,6 +6,16 @@ aiohttp's protocol keeps its WebSocket parser: it hands everything to the real o
 parked, then drains the queue.  Whatever happens to the connection arrives as an event in the tick
 in which the loop learns of it; there is no task and no timer for a parked connection.
 
+A message that has begun to come at release would reach the next user.  No parser shows that it is
+in the middle of one: the compiled one hides its state, and what it holds of a frame may be nothing
+but the header.  So a connection follows the frames by itself (:meth:`Parkable.follow`), from the
+first byte behind the handshake (:class:`~.connecting.Forerunner`) to the last, in use too.  That
+takes a few instructions for each frame, none for its payload, and makes the question of a release
+a comparison.  A connection in the middle of a message is not pooled; one in the middle of a control
+frame is pooled, but not handed out until the frame is whole, and given up where somebody needs it
+before.  While it is parked, what comes has to be sound control frames, and the parser has to tell
+of as many; anything else ends the connection.
+
 The private names of aiohttp that this relies on are pinned by ``tests/test_aiohttp_internals.py``.
 """
 
@@ -20,6 +30,9 @@ import aiohttp
 from aiohttp import WSMsgType
 
 from ._compat import Parkable, clock
+from ._pool_py import BETWEEN_FRAMES
+from .connecting import Forerunner
+from .exceptions import WebSocketPoolError
 from .hooks import NO_HOOKS, Hooks
 from .leaks import Place
 from .response import CONNECTION, USUAL
@@ -31,11 +44,6 @@ LOST: Final = "lost"
 DIRTY: Final = "dirty"
 
 _CONTROL: Final = frozenset({WSMsgType.PING, WSMsgType.PONG})
-
-# RFC 6455, 5.2: what the first two bytes of a frame hold.
-_OPCODE: Final = 0x0F
-_FIRST_CONTROL_OPCODE: Final = 0x8
-_LENGTH: Final = 0x7F
 
 # RFC 6455, 7.1.5: the code of a CLOSE frame that has none.
 _NO_CLOSE_CODE: Final = 1005
@@ -75,12 +83,12 @@ class Connection(Parkable):
     """
 
     __slots__ = (
+        "_fragments",
         "_has_given_up",
         "_on_ended",
         "_on_gone",
         "_reader",
         "_resets_heartbeat",
-        "_rest",
         "_unwanted",
         "_writer",
         "acquired_at",
@@ -102,6 +110,7 @@ class Connection(Parkable):
         conn: Any = ws._conn
         if conn is None or conn.transport is None:
             raise aiohttp.ServerDisconnectedError
+        super().__init__()
         self.ws = ws
         self.slot = slot
         self._on_ended = on_ended
@@ -126,25 +135,18 @@ class Connection(Parkable):
         self.closing = False
         self._protocol = conn.protocol
         self._transport = conn.transport
-        self._parser = self._protocol._payload_parser
-        # A protocol that saw an error has dropped its parser; then there is nothing to hand on to.
-        self.failed = self._parser is None
+        self._reader: Any = ws._reader
+        self._take_over(self._protocol._payload_parser)
         self.gone = False
         self._protocol._payload_parser = self
         self.heard = clock()
-        self._reader: Any = ws._reader
         self._writer: Any = ws._writer
-        # Looked up once, since every release asks them.
-        self._buffer = self._reader._buffer
-        self._fragments = _fragments_of(self._parser)
         self._has_closing = type(self._transport) is _PLAIN_TRANSPORT
         # Frames that are being compressed in a thread. Older aiohttp does not keep account of them.
         background = getattr(self._writer, "_background_tasks", None)
         self._background = _account_for_sends(self._writer) if background is None else background
         # aiohttp < 3.14 resets its heartbeat in receive() only, that is, never while parked.
         self._resets_heartbeat = ws._heartbeat is not None and not hasattr(ws, "_on_data_received")
-        # Of a control frame that came in parts while parked, and in which use that was.
-        self._rest = (0, b"")
         # Bytes that are still taken while the pool closes it.
         self._unwanted = math.inf
         self.timer: asyncio.TimerHandle | None = None
@@ -159,6 +161,24 @@ class Connection(Parkable):
             # It was armed in the context of the caller whom the handshake was made for.
             ws._cancel_heartbeat()
             self.reset_heartbeat()
+
+    def _take_over(self, forerunner: Any) -> None:
+        # A protocol that saw an error has dropped its parser; then there is nothing to hand on to.
+        self.failed = forerunner is None
+        self._parser = None
+        self._fragments: list[bytes] = []
+        # Looked up once, since every release asks it.
+        self._buffer = getattr(self._reader, "_buffer", None)
+        if self._buffer is None or not hasattr(self._reader, "is_eof"):
+            raise _unsupported("the queue of a WebSocket shows neither its content nor its end")
+        if self.failed:
+            return
+        if type(forerunner) is not Forerunner:
+            raise _unsupported("a WebSocket gets its parser in another way than by set_parser()")
+        self._parser = forerunner.parser
+        self._fragments = _fragments_of(self._parser)
+        for data in forerunner.taken:
+            self.follow(data)
 
     # -- in use ------------------------------------------------------------------------------------
 
@@ -187,11 +207,6 @@ class Connection(Parkable):
 
         Who holds a connection and does not receive has not answered the server's pings.
         """
-        if self._fragments and not any(self._fragments):
-            # The header of a frame came alone. Older aiohttp leaves nothing, b"", behind for good.
-            self._fragments.clear()
-            if self.is_clean():
-                return True
         if not self._buffer or self.state["_waiting"]:
             return False
         if any(item[0].type not in _CONTROL for item in self._buffer):
@@ -319,14 +334,19 @@ class Connection(Parkable):
 
     def take(self, data: bytes) -> None:
         """Take what has come while nobody uses the connection."""
+        self.only_control = True
+        told_before = self.control_frames
+        self.follow(data)
         self.failed, _ = self._parser.feed_data(data)
         if self.parked:
             if self._resets_heartbeat:
                 self.reset_heartbeat()
-            self._drain()
+            told = self._drain()
             # The parser tells of a message once it is whole. Who is handed the connection before
             # would receive it.
-            if self.parked and self._begins_message(data):
+            if self.parked and not (
+                self.only_control and told == self.control_frames - told_before and self._agrees()
+            ):
                 self._end(DIRTY)
         elif self.closing:
             # The other side's CLOSE lies behind everything that it has sent before.
@@ -351,47 +371,43 @@ class Connection(Parkable):
         # There is nobody to say goodbye to, nor to end TLS with.
         self.abort()
 
-    def end_lost(self) -> None:
-        """Take it that it has ended, though the protocol has not been told yet."""
-        self._end(LOST)
+    def end_held_back(self) -> None:
+        """End it where somebody asks for it and must not get it.
 
-    def _drain(self) -> None:
-        """Take what lies in the queue; each of it is there, so nothing here waits."""
+        Either it has ended, though the protocol has not been told yet, or a frame has begun to come
+        and is not whole.
+        """
+        self._end(LOST if self.has_closing_transport() else DIRTY)
+
+    def _agrees(self) -> bool:
+        """Whether the parser, too, holds no part of a frame where there should be none."""
+        return self.midway != BETWEEN_FRAMES or not any(self._fragments)
+
+    def _drain(self) -> int:
+        """Take what lies in the queue; each of it is there, so nothing here waits.
+
+        Returns how many PINGs and PONGs there were.
+        """
+        told = 0
         while self._buffer:
             message = self._read()
+            told += 1
             if message.type is WSMsgType.PING:
                 if not self._pong(message.data):
                     self._end(LOST)
-                    return
+                    break
             elif message.type is WSMsgType.CLOSE:
                 # So that close() answers it and does not wait for another one.
                 code = self.state["_close_code"] = message.data or _NO_CLOSE_CODE
                 self._end(LOST, code)
-                return
+                break
             elif message.type is not WSMsgType.PONG:
                 self._end(DIRTY)
-                return
-        if self.failed or self._reader.is_eof():
-            self._end(LOST)
-
-    def _begins_message(self, data: bytes) -> bool:
-        uses, rest = self._rest
-        if rest:
-            if uses == self.slot.uses:
-                data = rest + data
-            self._rest = (0, b"")
-        start, end = 0, len(data)
-        while start < end:
-            if data[start] & _OPCODE < _FIRST_CONTROL_OPCODE:
-                return True
-            # The parser has seen to it that a control frame has the short form of its length.
-            header = data[start : start + 2]
-            stop = start + 2 + (header[1] & _LENGTH) if len(header) == 2 else end + 1
-            if stop > end:
-                self._rest = (self.slot.uses, data[start:])
                 break
-            start = stop
-        return False
+        else:
+            if self.failed or self._reader.is_eof():
+                self._end(LOST)
+        return told
 
     def _read(self) -> aiohttp.WSMessage:
         step = self._reader.read()
@@ -421,6 +437,14 @@ class Connection(Parkable):
         self._on_ended(self, how, code)
 
 
+def _unsupported(what: str) -> WebSocketPoolError:
+    return WebSocketPoolError(
+        f"aiohttp {aiohttp.__version__} is not supported by this version of aiowebsocketclient:"
+        f" {what}, so that a message of one user could reach the next; install another version of"
+        " aiohttp (3.11.18 or later), or of aiowebsocketclient"
+    )
+
+
 def _fragments_of(parser: Any) -> list[bytes]:
     """Return what has come of the payload of a frame that is not whole yet: always the same list.
 
@@ -428,8 +452,12 @@ def _fragments_of(parser: Any) -> list[bytes]:
     """
     fragments = getattr(parser, "_payload_fragments", None)
     lists = [fragments] if fragments is not None else gc.get_referents(parser)
-    lists = [held for held in lists if type(held) is list]
-    return lists[0] if len(lists) == 1 else []
+    found: list[list[bytes]] = [held for held in lists if type(held) is list]
+    if len(found) != 1:
+        raise _unsupported(
+            "the parser of a WebSocket does not show the parts of an unfinished frame"
+        )
+    return found[0]
 
 
 def _retrieve_exception(task: asyncio.Task[Any]) -> None:

@@ -802,7 +802,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             waiter.token.check_deadline = None
             # It knows its task, which keeps the exception, whose traceback keeps this frame.
             del deadline
-        return None if conn.clear() else conn.why_unfit()
+        return None if conn.clear() and not conn.is_held_back() else conn.why_unfit()
 
     def _set_aside_like(self, slot: Slot) -> None:
         """Let no caller try idle connections that may have ended as the one in ``slot`` has.

@@ -135,10 +135,11 @@ async def test_pings_in_parts(server: Server, make_session: SessionFactory) -> N
         for start in range(0, len(pings), size):
             conn._protocol.data_received(pings[start : start + size])
             assert session.stats().idle == 1
-    # In the middle of one: used, then idle again.
+    # A piece in use, the rest while idle.
+    ws = await session.ws_connect(server.url())
     conn._protocol.data_received(b"\x89")
-    async with session.ws_connect(server.url()) as ws:
-        conn._protocol.data_received(b"\x00")
+    await ws.release()
+    conn._protocol.data_received(b"\x00")
     for _ in range(3):
         conn._protocol.data_received(pings)
         assert session.stats().idle == 1

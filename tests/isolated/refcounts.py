@@ -219,7 +219,6 @@ def _walk_handles(core: Any, loop: Any) -> list[tuple[str, list[int]]]:
     conn.state = state = {"_waiting": False, "_close_code": None, "_closed": False}
     conn._buffer = buffer = []
     conn._background = set()
-    conn._fragments = []
     conn._has_closing = True
     conn._transport = transport = Transport()
     conn._protocol = protocol = Protocol()
