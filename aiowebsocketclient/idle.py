@@ -30,7 +30,7 @@ import aiohttp
 from aiohttp import WSMsgType
 
 from ._compat import Parkable, clock
-from ._pool_py import BETWEEN_FRAMES
+from ._pool_py import BETWEEN_FRAMES, IN_MESSAGE
 from .connecting import Forerunner
 from .exceptions import WebSocketPoolError
 from .hooks import NO_HOOKS, Hooks
@@ -44,6 +44,7 @@ LOST: Final = "lost"
 DIRTY: Final = "dirty"
 
 _CONTROL: Final = frozenset({WSMsgType.PING, WSMsgType.PONG})
+_MESSAGES: Final = frozenset({WSMsgType.TEXT, WSMsgType.BINARY})
 
 # RFC 6455, 7.1.5: the code of a CLOSE frame that has none.
 _NO_CLOSE_CODE: Final = 1005
@@ -87,6 +88,7 @@ class Connection(Parkable):
         "_has_given_up",
         "_on_ended",
         "_on_gone",
+        "_read_before",
         "_reader",
         "_resets_heartbeat",
         "_unwanted",
@@ -153,6 +155,8 @@ class Connection(Parkable):
         self.closed: asyncio.Future[None] | None = None
         self.acquired_at: Place | None = None
         self._has_given_up = False
+        # Messages that had been read when a receive() was given up.
+        self._read_before = 0
         # ClientTimeout(sock_read=...) of a given session is for HTTP bodies; left armed, it would
         # poison an idle connection with SocketTimeoutError. ws_receive has a timer of its own.
         self._protocol.read_timeout = None
@@ -192,11 +196,62 @@ class Connection(Parkable):
 
     def why_unfit(self) -> str:
         """Return the reason for which it is closed that is not clean."""
-        return LOST if self.has_ended else DIRTY
+        return LOST if self.has_ended or self._is_ended_by_server() else DIRTY
+
+    def _is_ended_by_server(self) -> bool:
+        # A CLOSE behind a message that nobody has read does not make up for that.
+        kinds = [item[0].type for item in self._buffer or () if item[0].type not in _CONTROL]
+        return kinds[:1] == [WSMsgType.CLOSE]
+
+    @property
+    def unread_close_code(self) -> int:
+        """The code of a CLOSE that nobody has read; 0: there is none."""
+        for item in self._buffer or ():
+            if item[0].type is WSMsgType.CLOSE:
+                code: int = item[0].data or _NO_CLOSE_CODE
+                return code
+        return 0
 
     def clear(self) -> bool:
-        """Make it fit for another's use where only control frames keep it from that."""
+        """Make it fit for another's use where only this keeps it from that.
+
+        Control frames that lie unread, and a ``receive()`` that was given up before another one
+        returned a message.
+        """
+        if self._is_read_given_up() and self._messages_read() > self._read_before:
+            self.state["_close_code"] = None
         return self.is_clean() or self.answer_control_frames()
+
+    def mark_clean(self) -> None:
+        """Make nothing of a ``receive()`` that was given up: its user knows that all was read.
+
+        Raises :exc:`WebSocketPoolError` where that is visibly not so.
+        """
+        obstacle = self._obstacle_to_clean()
+        if obstacle is not None:
+            raise WebSocketPoolError(f"a connection cannot be marked clean: {obstacle}")
+        self.state["_close_code"] = None
+
+    def _obstacle_to_clean(self) -> str | None:
+        if self.closing or self.failed or self.has_ended or self._is_ended_by_server():
+            return "it is closed, or has ended"
+        if self.state["_waiting"]:
+            return "a receive() is under way; cancel it, and wait until its task has ended"
+        if self._messages_unread():
+            return "a message lies unread; receive() it first"
+        if self.midway == IN_MESSAGE:
+            return "a message has begun to come; receive() it first"
+        return None
+
+    def note_given_up_read(self) -> None:
+        """Record that a ``receive()`` was cancelled, or timed out."""
+        self._read_before = self._messages_read()
+
+    def _messages_unread(self) -> int:
+        return sum(item[0].type in _MESSAGES for item in self._buffer or ())
+
+    def _messages_read(self) -> int:
+        return self.messages - self._messages_unread()
 
     def park_cleared(self) -> bool:
         """Begin to watch it where it is, or can be made, fit for another's use."""
@@ -236,10 +291,12 @@ class Connection(Parkable):
         """Tell ``on_gone`` when the socket is gone; the connection is not used again."""
         self.parked = False
         self.closing = True
-        for sending in self._background:
-            if isinstance(sending, asyncio.Task):
-                # It will find the connection closed, and its sender may be cancelled.
-                sending.add_done_callback(_retrieve_exception)
+        sends = [sending for sending in self._background if isinstance(sending, asyncio.Task)]
+        for sending in sends:
+            # It will find the connection closed, and its sender may be cancelled.
+            sending.add_done_callback(_retrieve_exception)
+        if sends and _LOG_ON_EXCEPTION is not None:
+            self._writer.transport = _UnloggedTransport(self._transport)
         if self.is_gone:
             self._on_gone(self)
 
@@ -269,10 +326,12 @@ class Connection(Parkable):
     @property
     def is_given_up(self) -> bool:
         """Whether its last user has given up reading what the server did not send in time."""
+        return self._has_given_up or self._is_read_given_up()
+
+    def _is_read_given_up(self) -> bool:
         ws = self.state
-        return self._has_given_up or (
-            ws["_close_code"] == aiohttp.WSCloseCode.ABNORMAL_CLOSURE
-            and not (ws["_closed"] or ws["_closing"] or self._reader.is_eof())
+        return ws["_close_code"] == aiohttp.WSCloseCode.ABNORMAL_CLOSURE and not (
+            ws["_closed"] or ws["_closing"] or self._reader.is_eof()
         )
 
     def give_up(self) -> None:
@@ -319,6 +378,9 @@ class Connection(Parkable):
 
     def let_go(self) -> None:
         """Leave a connection in use to its user, as aiohttp made it."""
+        if self._is_read_given_up():
+            # Otherwise its close() would skip the closing handshake.
+            self.state["_close_code"] = None
         self.state.pop(CONNECTION, None)
         self._stop_accounting_for_sends()
         # One that is gone has none any more.
@@ -463,6 +525,33 @@ def _fragments_of(parser: Any) -> list[bytes]:
 def _retrieve_exception(task: asyncio.Task[Any]) -> None:
     if not task.cancelled():
         task.exception()
+
+
+# CPython 3.14 lets what was shielded from a cancellation report its failure to the loop's exception
+# handler: the callback that does so.
+_LOG_ON_EXCEPTION: Final = getattr(asyncio.tasks, "_log_on_exception", None)
+
+
+class _UnloggedTransport:
+    """Stands for the transport of a closing connection, for sends that a thread compresses.
+
+    A task that has compressed asks it, in its last step, and fails.  A sender that still waits is
+    told; the loop's exception handler is not, where the sender has been cancelled.
+    """
+
+    __slots__ = ("_transport",)
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        task = asyncio.current_task()
+        if task is not None:
+            task.remove_done_callback(_LOG_ON_EXCEPTION)  # type: ignore[arg-type]
+        return bool(self._transport.is_closing())
 
 
 def _account_for_sends(writer: Any) -> set[object]:

@@ -93,6 +93,27 @@ class _Spent:
         )
 
 
+class _CloseCode:
+    """Stands at the class for the close code, and hears of each ``receive()`` that is given up.
+
+    aiohttp then sets 1006 on a connection that is open, and leaves it there whatever is received
+    later.
+    """
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        # What a spent handle may be asked tells nothing of the connection.
+        return self if instance is None else instance.__dict__.get("_close_code")
+
+    def __set__(self, instance: Any, code: int | None) -> None:
+        state = instance.__dict__
+        state["_close_code"] = code
+        if code != WSCloseCode.ABNORMAL_CLOSURE or state.get("_closed") or state.get("_closing"):
+            return
+        connection = state.get(CONNECTION)
+        if connection is not None:
+            connection.note_given_up_read()
+
+
 class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
     """One acquisition of a pooled WebSocket connection.
 
@@ -115,8 +136,8 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
     _timeout: Any = _Spent()
     _waiting: Any = _Spent()
     _closed: Any = _Spent()
+    _close_code: Any = _CloseCode()
     # What may be asked of a spent handle tells nothing of the connection.
-    _close_code: Any = None
     _conn: Any = None
     _exception: Any = None
     _protocol: Any = None
@@ -190,6 +211,32 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
                 f"{self!r} was closed, or is lent to a hook: it stays the pool's"
             )
         self._owner._detach(self)
+
+    def mark_clean(self) -> None:
+        """Declare that everything that was sent to this caller has been read.
+
+        A ``receive()`` that was cancelled or timed out leaves it open whether its message is still
+        on its way, so :meth:`release` closes the connection, unless a later ``receive()`` has
+        returned a message.  Call this before :meth:`release` where you have stopped a task that
+        reads, and know that nothing more can come, to keep the connection.  It counts for what was
+        given up until now.
+
+        If you are wrong, **the next user receives what was meant for you.**
+
+        On a connection of which nothing was given up, or that was detached, it changes nothing.
+        Raises :exc:`ConnectionReleasedError` after :meth:`release`, and :exc:`WebSocketPoolError`
+        where the connection is closed or has ended, a ``receive()`` is under way, or a message lies
+        unread or has begun to come.
+        """
+        if self._spent:
+            raise ConnectionReleasedError(
+                f"{self!r} was released: call mark_clean() before release()"
+            )
+        connection = self.__dict__.get(CONNECTION)
+        if connection is not None:
+            connection.mark_clean()
+        elif self.closed:
+            raise WebSocketPoolError("a connection cannot be marked clean: it is closed")
 
     async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"") -> bool:
         """Close the connection, as aiohttp does, instead of giving it back.

@@ -776,6 +776,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             if waiter.slot is slot:
                 if reason is None:
                     return
+                self._heed_unread_close(slot)
                 self._set_aside_like(slot)
                 self._close_acquired(slot, reason)
 
@@ -861,7 +862,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             conn.fresh = False
             self._carry_out(self._pool.release(slot, clock()))
         else:
-            self._close_acquired(slot, conn.why_unfit())
+            self._close_unfit(slot)
 
     def _bind(self) -> None:
         """Make sure of an open session, of its loop and of its client session."""
@@ -1302,7 +1303,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             conn.fresh = False
             # While it was configured, the server may have sent a PING.
             if not conn.park_cleared():
-                self._close_acquired(slot, conn.why_unfit())
+                self._close_unfit(slot)
         self._carry_out(plan)
 
     def _key_once_open(self, slot: Slot, target: Target) -> tuple[HandshakeKey, bool]:
@@ -1370,6 +1371,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             conn.wake_pending_receive()
             return self._completion(conn)
         reason = "forced" if conn.is_clean() else conn.why_unfit()
+        self._heed_unread_close(slot)
         handle._cut_off()
         conn.wake_pending_receive()
         self._close_acquired(slot, reason)
@@ -1413,6 +1415,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             self._start_closing(slot)
         elif failed or not conn.park_cleared():
             reason = "failed" if failed and not conn.has_ended else conn.why_unfit()
+            self._heed_unread_close(slot)
             self._close_acquired(slot, reason)
         else:
             return True
@@ -1480,6 +1483,16 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         conn.forget_cancelled_receive()
         self._discard(slot, reason)
         self._watch_closing(conn)
+
+    def _close_unfit(self, slot: Slot) -> None:
+        reason = slot.conn.why_unfit()
+        self._heed_unread_close(slot)
+        self._close_acquired(slot, reason)
+
+    def _heed_unread_close(self, slot: Slot) -> None:
+        """Let a CLOSE that came before the release count as if it had come after it."""
+        if slot.conn.unread_close_code in self._retire_on:
+            self._carry_out(self._pool.retire(slot))
 
     def _close_acquired(self, slot: Slot, reason: str) -> None:
         self._discard(slot, reason)

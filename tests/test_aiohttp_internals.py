@@ -6,6 +6,7 @@ Where one of these fails on a new aiohttp, ``checks.py``, ``idle.py``, ``respons
 
 import asyncio
 import inspect
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from aiohttp import WSMsgType
 from aiohttp.client_ws import DEFAULT_WS_CLIENT_TIMEOUT
 from aiohttp.helpers import basicauth_from_netrc, get_env_proxy_for_url, netrc_from_env
+from aiohttp.http_websocket import WebSocketWriter
 from yarl import URL
 
 from aiowebsocketclient import WebSocketClientSession
@@ -284,3 +286,27 @@ def test_what_asyncio_keeps_in_attributes() -> None:
     assert "return (self._thread_id is not None)" in source
     transport = asyncio.selector_events._SelectorSocketTransport  # type: ignore[attr-defined]
     assert inspect.getsource(transport.is_closing).strip().endswith("return self._closing")
+
+
+def test_what_reports_the_failure_of_a_shielded_task() -> None:
+    """CPython 3.14 adds it to a task once what waited for its shield is cancelled."""
+    callback = getattr(asyncio.tasks, "_log_on_exception", None)
+    assert (callback is not None) == (sys.version_info >= (3, 14))
+    if callback is not None:
+        assert "inner.add_done_callback(_log_on_exception)" in inspect.getsource(asyncio.shield)
+    assert "if self.transport.is_closing()" in inspect.getsource(WebSocketWriter)
+
+
+async def test_the_parser_is_set_by_the_protocol_of_the_handshake(server: Server) -> None:
+    """Nothing comes between the answer to the handshake and the parser: no other task runs."""
+    source = inspect.getsource(aiohttp.ClientSession._ws_connect)
+    after = source[source.index("conn_proto = ") :]
+    assert "conn_proto.set_parser(" in after
+    assert "await" not in after
+    async with aiohttp.ClientSession() as session:
+        ws = await session.ws_connect(server.url())
+        protocol: Any = ws._conn.protocol  # type: ignore[union-attr]
+        assert "set_parser" in vars(type(protocol))
+        protocol.set_parser = None
+        assert vars(protocol).pop("set_parser", 1) is None
+        await ws.close()

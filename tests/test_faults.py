@@ -366,28 +366,24 @@ async def test_release_with_half_a_frame(
 
 
 @pytest.mark.parametrize("cut", [b"\x81", b"\x81\x05", b"\x01\x03hel"])
-async def test_half_a_message_that_release_cannot_see(
+async def test_half_a_message_that_no_parser_shows(
     server: Server, make_session: SessionFactory, cut: bytes
 ) -> None:
-    """The rest closes the connection if it comes while idle, but is the next user's if not."""
+    """Whether the rest comes at once or not, nobody else receives it."""
     message = b"\x81\x05hello" if cut != b"\x01\x03hel" else cut + b"\x80\x02lo"
     session = make_session(limit=LIMIT)
-    for comes_while_idle in (True, False):
+    for rest in (message[len(cut) :], b""):
         ws = await session.ws_connect(server.url())
         protocol = ws._slot.conn._protocol
         protocol.data_received(cut)
-        await ws.release()
-        assert session.stats().idle == 1
-        if comes_while_idle:
-            protocol.data_received(message[len(cut) :])
-            assert session.stats().idle == 0
-            assert closed(session) == {"dirty": 1}
-            await until(lambda: not session.stats().closing)
-        else:
-            ws = await session.ws_connect(server.url())
-            protocol.data_received(message[len(cut) :])
-            assert await ws.receive_str() == "hello"
-            await ws.release()
+        ws.release()
+        protocol.data_received(rest)
+        assert session.stats().idle == 0
+        async with session.ws_connect(server.url()) as other:
+            assert not other.reused
+            await other.close()
+        await until(lambda: not session.stats().closing)
+    assert closed(session) == {"dirty": 2, "user": 2}
     await check_whole(session, server.url(), server)
 
 

@@ -107,6 +107,209 @@ async def test_abandoned_receive(server: Server, session: WebSocketClientSession
     assert server.close_codes == [aiohttp.WSCloseCode.OK]
 
 
+# -- a receive() that was given up ---------------------------------------------------------------
+
+
+async def give_up(ws: Any, how: str) -> None:
+    """Wait for a message that does not come, in vain."""
+    if how == "timeout":
+        with pytest.raises(asyncio.TimeoutError):
+            await ws.receive(timeout=0.01)
+    elif how == "wait_for":
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(ws.receive_str(), 0.01)
+    elif how == "asyncio.timeout":
+        with pytest.raises(asyncio.TimeoutError):
+            async with asyncio.timeout(0.01):
+                await ws.receive()
+    else:
+        reader = asyncio.create_task(ws.receive())
+        await until(lambda: ws._waiting)
+        reader.cancel()
+        await asyncio.wait([reader])
+
+
+WAYS_TO_GIVE_UP = ("timeout", "wait_for", "asyncio.timeout", "cancelled")
+
+
+@pytest.mark.parametrize("how", WAYS_TO_GIVE_UP)
+async def test_a_message_received_later_makes_it_fit_again(
+    server: Server, session: WebSocketClientSession, how: str
+) -> None:
+    for number in range(4):
+        async with session.ws_connect(server.url()) as ws:
+            assert ws.reused == (number > 0)
+            await give_up(ws, how)
+            await ws.send_str("x")
+            assert await ws.receive_str() == "x"
+    assert server.handshakes == 1
+
+
+@pytest.mark.parametrize("how", WAYS_TO_GIVE_UP)
+async def test_one_received_before_does_not(
+    server: Server, session: WebSocketClientSession, how: str
+) -> None:
+    """Nor does what came in an earlier use, a PING, or a message before another one given up."""
+    ws = await session.ws_connect(server.url())
+    await ws.send_str("x")
+    assert await ws.receive_str() == "x"
+    await ws.release()
+    ws = await session.ws_connect(server.url())
+    assert ws.reused
+    for _ in range(2):
+        await give_up(ws, how)
+        await ws.send_str("x")
+        assert await ws.receive_str() == "x"
+    await give_up(ws, how)
+    await server.sockets[0].ping(b"no message")
+    await until(lambda: ws._reader._buffer)
+    await ws.release()
+    assert session.stats().closed_dirty == 1
+
+
+async def test_a_message_that_came_as_the_receive_was_given_up(
+    server: Server, session: WebSocketClientSession
+) -> None:
+    """It is not lost to aiohttp, and the next receive() returns it."""
+    for reads in (True, False):
+        ws = await session.ws_connect(server.url())
+        reader = asyncio.create_task(ws.receive())
+        await until(lambda ws=ws: ws._waiting)
+        ws._conn.protocol.data_received(frame(0x81, b"late"))
+        reader.cancel()
+        await asyncio.wait([reader])
+        assert reader.cancelled()
+        if reads:
+            assert await ws.receive_str() == "late"
+        await ws.release()
+        assert session.stats().closed_dirty == (not reads)
+
+
+async def test_a_fragmented_message_counts_when_it_is_whole(
+    server: Server, session: WebSocketClientSession
+) -> None:
+    ws = await session.ws_connect(server.url())
+    ws._conn.protocol.data_received(frame(0x01, b"it "))
+    await give_up(ws, "timeout")
+    ws._conn.protocol.data_received(frame(0x89) + frame(0x80, b"ends"))
+    assert await ws.receive_str() == "it ends"
+    await ws.release()
+    assert session.stats().idle == 1
+
+
+@pytest.mark.parametrize("hook", ["configure", "check", "reset"])
+@pytest.mark.parametrize("reads", [True, False])
+async def test_a_receive_given_up_in_a_hook(
+    server: Server, make_session: SessionFactory, hook: str, reads: bool
+) -> None:
+    async def run(ws: Any) -> None:
+        await give_up(ws, "timeout")
+        if reads:
+            await ws.send_str("x")
+            assert await ws.receive_str() == "x"
+
+    session = make_session(**{hook: run})
+    for _ in range(2):
+        ws = await session.ws_connect(server.url())
+        await ws.release()
+    stats = session.stats()
+    assert stats.reused == reads
+    # The check of the second call, or each of both releases.
+    assert stats.closed_dirty == (0 if reads else 1 if hook == "check" else 2)
+
+
+async def test_who_knows_that_all_was_read(server: Server, session: WebSocketClientSession) -> None:
+    """A task reads for as long as the use lasts, and is stopped when all has come."""
+
+    async def read(ws: Any, got: asyncio.Queue[str]) -> None:
+        async for message in ws:
+            got.put_nowait(message.data)
+
+    for number in range(3):
+        async with session.ws_connect(server.url()) as ws:
+            assert ws.reused == (number > 0)
+            got: asyncio.Queue[str] = asyncio.Queue()
+            reader = asyncio.create_task(read(ws, got))
+            await ws.send_str("x")
+            assert await got.get() == "x"
+            with pytest.raises(WebSocketPoolError, match="receive"):
+                ws.mark_clean()
+            reader.cancel()
+            await asyncio.wait([reader])
+            ws.mark_clean()
+            ws.mark_clean()
+    assert server.handshakes == 1
+
+
+async def test_marked_clean_counts_for_what_was_given_up_before(
+    server: Server, session: WebSocketClientSession
+) -> None:
+    ws = await session.ws_connect(server.url())
+    ws.mark_clean()
+    await give_up(ws, "timeout")
+    await ws.release()
+    assert session.stats().closed_dirty == 1
+
+
+@pytest.mark.parametrize(
+    "data", [frame(0x81, b"unread"), frame(0x81, b"begun")[:1], frame(0x01, b"more")]
+)
+async def test_what_is_visibly_not_clean(
+    server: Server, session: WebSocketClientSession, data: bytes
+) -> None:
+    ws = await session.ws_connect(server.url())
+    await give_up(ws, "timeout")
+    ws._conn.protocol.data_received(data)
+    with pytest.raises(WebSocketPoolError, match="a message"):
+        ws.mark_clean()
+    await ws.release()
+    assert session.stats().closed_dirty == 1
+
+
+@pytest.mark.parametrize("end", ["close", "abort", "frame", "read"])
+async def test_what_is_closed_cannot_be_marked_clean(
+    server: Server, session: WebSocketClientSession, end: str
+) -> None:
+    ws = await session.ws_connect(server.url())
+    if end == "close":
+        await ws.close()
+    elif end == "abort":
+        server.transports[0].abort()
+        await until(lambda: ws._reader.is_eof())
+    else:
+        ws._conn.protocol.data_received(b"\x88\x02\x03\xe8")
+        if end == "read":
+            await ws.receive()
+    with pytest.raises(WebSocketPoolError, match="closed"):
+        ws.mark_clean()
+    await ws.release()
+
+
+async def test_a_spent_handle_cannot_be_marked_clean(
+    server: Server, session: WebSocketClientSession
+) -> None:
+    ws = await session.ws_connect(server.url())
+    await ws.release()
+    with pytest.raises(ConnectionReleasedError, match="mark_clean"):
+        ws.mark_clean()
+
+
+async def test_detached_after_a_receive_was_given_up(
+    server: Server, session: WebSocketClientSession
+) -> None:
+    """Its own close() does the closing handshake."""
+    ws = await session.ws_connect(server.url())
+    await give_up(ws, "timeout")
+    ws.detach()
+    ws.mark_clean()
+    await ws.close()
+    await until(lambda: server.close_codes)
+    assert server.close_codes == [1000]
+
+
+# -- other ends -----------------------------------------------------------------------------------
+
+
 async def test_half_closed(server: Server, session: WebSocketClientSession) -> None:
     ws = await session.ws_connect(server.url())
     await server.sockets[0].close()
@@ -218,8 +421,9 @@ async def test_what_is_released_too_old_is_waited_for(
     assert session.stats().closing == 0
 
 
+@pytest.mark.parametrize("cancelled", ["before", "after"])
 async def test_what_fails_of_a_cancelled_send_upsets_nobody(
-    server: Server, session: WebSocketClientSession
+    server: Server, session: WebSocketClientSession, cancelled: str
 ) -> None:
     """aiohttp compresses on, and finds the connection closed; nobody waits for that any more."""
     complaints: list[Any] = []
@@ -230,15 +434,33 @@ async def test_what_fails_of_a_cancelled_send_upsets_nobody(
                 transport = ws._conn.transport
                 sender = asyncio.create_task(ws.send_str(os.urandom(1_000_000).hex()))
                 await asyncio.sleep(0.001)
-                sender.cancel()
-                await asyncio.wait([sender])
+                if cancelled == "before":
+                    sender.cancel()
+                    await asyncio.wait([sender])
                 raise TimeoutError
+        if cancelled == "after":
+            sender.cancel()
+            await asyncio.wait([sender])
         transport.abort()
         del sender
     await until(lambda: not session.stats().closing)
     await asyncio.sleep(0.2)
     gc.collect()
     assert not complaints
+
+
+async def test_who_still_waits_for_a_send_learns_that_it_failed(
+    server: Server, session: WebSocketClientSession
+) -> None:
+    with pytest.raises(TimeoutError):
+        async with session.ws_connect(server.url(), compress=15) as ws:
+            transport = ws._conn.transport
+            sender = asyncio.create_task(ws.send_str(os.urandom(1_000_000).hex()))
+            await until(lambda: ws._slot.conn._background)
+            raise TimeoutError
+    transport.abort()
+    with pytest.raises(ConnectionError):
+        await sender
 
 
 async def test_the_compression_context_survives_reuse(

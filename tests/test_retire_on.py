@@ -172,17 +172,68 @@ async def test_only_idle_ones_of_the_same_handshake(
         assert session.stats().idle == 4
 
 
-async def test_not_in_use(server: Server, make_session: SessionFactory) -> None:
+async def test_one_that_its_user_has_read_says_nothing(
+    server: Server, make_session: SessionFactory
+) -> None:
     session = make_session(retire_on=GOING_AWAY)
-    older, unread, read = await hold(session, server.url(), 3)
+    older, read = await hold(session, server.url(), 2)
     await older.release()
-    closings = [asyncio.create_task(ws.close(code=1001)) for ws in server.sockets[1:]]
+    closing = asyncio.create_task(server.sockets[1].close(code=1001))
     assert (await read.receive()).data == 1001
-    await until(lambda: unread._reader._buffer)
-    await release(read, unread)
-    await asyncio.wait(closings)
+    await read.release()
+    await closing
     stats = session.stats()
-    assert (stats.closed_lost, stats.closed_dirty, stats.closed_forced, stats.idle) == (1, 1, 0, 1)
+    assert (stats.closed_lost, stats.closed_dirty, stats.closed_forced, stats.idle) == (1, 0, 0, 1)
+
+
+@pytest.mark.parametrize("unread", [b"", b"\x81\x01x"], ids=["all read", "a message unread"])
+async def test_one_that_lies_unread_at_release(
+    server: Server, make_session: SessionFactory, unread: bytes
+) -> None:
+    """The server has ended the connection, whether its CLOSE came before the release or after."""
+    session = make_session(retire_on=GOING_AWAY)
+    older, one = await hold(session, server.url(), 2)
+    await older.release()
+    hear(one, b"\x89\x00\x81\x05reply\x89\x00" + unread + GOES_AWAY)
+    assert await one.receive_str() == "reply"
+    one.release()
+    stats = session.stats()
+    assert (stats.closed_lost, stats.closed_dirty) == ((0, 1) if unread else (1, 0))
+    assert (stats.closed_forced, stats.idle) == (1, 0)
+    await until(lambda: not session.stats().closing)
+    assert server.close_codes == [1000, 1000]
+
+
+@pytest.mark.parametrize("hook", ["reset", "configure", "check"])
+async def test_one_that_comes_in_a_hook(
+    server: Server, make_session: SessionFactory, hook: str
+) -> None:
+    armed = False
+
+    async def receive_close(ws: Any) -> None:
+        nonlocal armed
+        if armed:
+            armed = False
+            ws._conn.protocol.data_received(GOES_AWAY)
+
+    session = make_session(retire_on=GOING_AWAY, **{hook: receive_close})
+    older, one = await hold(session, server.url(), 2)
+    await release(older)
+    if hook == "configure":
+        armed = True
+        await one.close()
+        await session.prewarm(server.url(), 2)
+    elif hook == "reset":
+        armed = True
+        await one.release()
+    else:
+        await one.release()
+        armed = True
+        ws = await session.ws_connect(server.url())
+        assert not ws.reused
+        await ws.close()
+    assert session.stats().closed_lost == 1
+    assert session.stats().closed_forced == 1
 
 
 # -- when ----------------------------------------------------------------------------------------
