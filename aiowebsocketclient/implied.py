@@ -27,8 +27,9 @@ Cookies = dict[str, str]
 
 # A server that redirects each handshake elsewhere would make the pool remember ever more.
 _MAX_HOPS: Final = 8
-# Handshakes with a redirect that are remembered before those without a connection are dropped.
-_MANY_ROUTES: Final = 256
+# Handshakes with a redirect that are remembered before those without a connection are dropped. A
+# key keeps alive what a call brought, such as a TLS context.
+_MANY_ROUTES: Final = 16
 # Answers of the environment that are kept until it changes.
 _MAX_ANSWERS: Final = 256
 
@@ -122,7 +123,7 @@ class Implied:
             return route or _NO_HOPS
         if route is None:
             if len(self._routes) >= self._many:
-                self._drop_routes()
+                self.drop_routes()
             route = self._routes[base] = {}
         for hop in hops[1:]:
             if hop.place not in route:
@@ -131,7 +132,7 @@ class Implied:
                 route[hop.place] = hop.url
         return route
 
-    def _drop_routes(self) -> None:
+    def drop_routes(self) -> None:
         """Forget routes without a connection; the next one tells of them again."""
         live = {key.base() for key in self._live_keys()}
         self._routes = {key: route for key, route in self._routes.items() if key in live}

@@ -1018,6 +1018,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             every: Any = self._pool.keys()
             keys = {key for key in every if is_with(key, parsed)}
         plan = self._pool.drain(keys)
+        if self._implied is not None:
+            self._implied.drop_routes()
         # A handshake that is stopped has a task.
         idle = [slot.conn for slot in plan.closing if slot.task is None]
         self._carry_out(plan)

@@ -119,6 +119,25 @@ async def test_few_of_what_calls_brought_are_kept_and_none_after_a_drain(
     assert session._targets._size == 0
 
 
+async def test_what_calls_that_are_redirected_brought(
+    server: Server, make_session: SessionFactory
+) -> None:
+    jar = aiohttp.CookieJar(unsafe=True)
+    jar.update_cookies({"a": "b"})
+    session = make_session(limit=1, client_session=aiohttp.ClientSession(cookie_jar=jar))
+    references = []
+    for _ in range(40):
+        brought, options = closure()
+        references.append(weakref.ref(brought))
+        async with session.ws_connect(server.url("/moved"), **options):
+            pass
+    del brought, options
+    await until(lambda: server.open == 1)
+    assert alive(references) <= 30
+    await session.drain()
+    await until(lambda: alive(references) == 0, pause=0.01)
+
+
 async def test_contexts_of_tls_connections(
     tls_server: Server, make_session: SessionFactory, authority: Any
 ) -> None:
