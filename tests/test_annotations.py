@@ -98,7 +98,7 @@ def described(flag: str) -> str:
         env=os.environ | {"AIOWEBSOCKETCLIENT_NO_EXTENSIONS": flag},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -127,7 +127,7 @@ def test_without_matplotlib_it_says_so_before_anything_is_measured(tmp_path: Pat
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
     assert run.returncode == 1
     assert "--plot needs the extra [bench]: no matplotlib here" in run.stderr

@@ -47,6 +47,20 @@ def test_targets_are_there() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not there")
+def test_slow_tests_and_the_others_are_all() -> None:
+    """What differs between the two targets is which side of the marker they run."""
+    said = subprocess.run(
+        ["make", "-n", "test", "test-slow"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.replace("\\\n", "")
+    runs = [shlex.split(line) for line in said.splitlines() if "/pytest " in line]
+    for core in ("c", "py"):
+        fast, slow = [run for run in runs if run[run.index("--impl") + 1] == core]
+        assert (fast[-2:], slow[-2:]) == (["-m", "not slow"], ["-m", "slow"])
+        assert fast[:-2] == slow[:-2]
+    assert "make --keep-going test test-slow" in (ROOT / ".ci" / "run").read_text()
+
+
 def test_groups_are_there() -> None:
     groups = {command[command.index("--group") + 1] for command in COMMANDS if "--group" in command}
     assert groups

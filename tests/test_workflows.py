@@ -106,7 +106,7 @@ def test_what_is_published_was_tested_and_is_approved() -> None:
 )
 def test_make_knows_what_they_make(command: str) -> None:
     done = subprocess.run(
-        [*command.split(), "-n"], cwd=ROOT, capture_output=True, text=True, timeout=30
+        [*command.split(), "-n"], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
 

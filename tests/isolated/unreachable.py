@@ -48,7 +48,7 @@ async def main(port: int, options: argparse.Namespace) -> None:
     url = f"http://127.0.0.1:{port}/"
     warnings.simplefilter("ignore")
 
-    async with WebSocketClientSession(limit=1, conn_timeout=5.0) as session:
+    async with WebSocketClientSession(limit=1, conn_timeout=60.0) as session:
 
         async def release() -> None:
             ws = await session.ws_connect(url)
