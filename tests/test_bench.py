@@ -85,6 +85,7 @@ def of(run: Any, scenario: str) -> list[Any]:
     return [result for result in run["results"] if result["scenario"] == scenario]
 
 
+@pytest.mark.slow
 def test_everybody_who_can_takes_part(quick: Any) -> None:
     assert list(dict.fromkeys(scenario for scenario, _ in rows(quick))) == list(METRICS)
     for scenario in METRICS:
@@ -96,6 +97,7 @@ def test_everybody_who_can_takes_part(quick: Any) -> None:
         assert list(dict.fromkeys(r["contender"] for r in of(quick, scenario))) == able
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", METRICS)
 def test_scenario_yields_what_it_says(scenario: str, quick: Any) -> None:
     found = scenarios.find(scenario)
@@ -113,6 +115,7 @@ def test_scenario_yields_what_it_says(scenario: str, quick: Any) -> None:
         assert result["metrics"].keys() == expected
 
 
+@pytest.mark.slow
 def test_fairness_counts_who_was_served(quick: Any) -> None:
     for result in of(quick, "fairness"):
         for sample in result["samples"]:
@@ -120,6 +123,7 @@ def test_fairness_counts_who_was_served(quick: Any) -> None:
             assert sample["fewest_by_most"] == sample["fewest_uses"] / sample["most_uses"]
 
 
+@pytest.mark.slow
 def test_cores_are_those_of_the_package_under_test(quick: Any) -> None:
     about = quick["environment"]["contenders"]
     for core in CORES:
@@ -127,6 +131,7 @@ def test_cores_are_those_of_the_package_under_test(quick: Any) -> None:
         assert Path(about[core]["path"]).samefile(aiowebsocketclient.__file__)
 
 
+@pytest.mark.slow
 def test_numbers_belong_together(quick: Any) -> None:
     assert quick["rounds"] == 3
     for result in of(quick, "core") + of(quick, "cycle"):
@@ -139,6 +144,7 @@ def test_numbers_belong_together(quick: Any) -> None:
         assert result["metrics"]["ns"]["median"] == ns[1]
 
 
+@pytest.mark.slow
 def test_header_names_versions_and_machine(quick: Any) -> None:
     environment = quick["environment"]
     assert environment["python"].endswith(sys.version.split()[0])
@@ -218,6 +224,7 @@ def test_bound_is_of_what_is_measured(bound: Any) -> None:
         assert reading.contender is None or reading.contender in CONTENDERS
 
 
+@pytest.mark.slow
 def test_bounds_are_medians_of_the_rounds_ratios(quick: Any) -> None:
     by_what = {verdict["what"]: verdict for verdict in quick["bounds"]}
     for what, scenario in (

@@ -454,7 +454,7 @@ async def test_half_a_ping_at_release_and_somebody_waits(make_session: SessionFa
             await until(lambda: session.stats().waiting)
             ws.release()
             conn._protocol.data_received(rest)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 ws = await waiting
             assert ws.reused == bool(rest)
             await ws.release()

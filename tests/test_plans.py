@@ -105,7 +105,7 @@ async def test_what_fails_half_way_keeps_nothing_else_from_being_done(
     session.drain()
     await until(lambda: not session.stats().idle and not session.stats().closing)
     assert not session.stats().connecting
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         for path in ("/one", "/two"):
             await (await session.ws_connect(server.url(path))).release()
 
@@ -139,7 +139,7 @@ async def test_who_is_not_woken_at_once_is_woken_later(
 
     with pytest.raises(MemoryError):
         session._carry_out(Part())  # type: ignore[arg-type]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         first = await callers[0]
         await first.release()
         await (await callers[1]).release()

@@ -71,7 +71,7 @@ class Trial:
         await until(lambda: not (stats().acquired or stats().closing or stats().connecting))
         assert not stats().waiting
         # The place can still be had.
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await (await self.session.ws_connect(self.url)).release()
 
     def wait(self) -> None:
