@@ -9,7 +9,9 @@ from importlib.metadata import version
 from ._compat import IMPLEMENTATION
 from .checks import check_ping
 from .exceptions import (
+    AcquireError,
     ConnectionReleasedError,
+    HandshakeFailure,
     PoolClosedError,
     PoolTimeoutError,
     PrewarmError,
@@ -26,11 +28,13 @@ from .typedefs import Acquisition, Completion, Hook, WSConnectOptions
 __all__ = (
     "GOING_AWAY",
     "IMPLEMENTATION",
+    "AcquireError",
     "Acquisition",
     "ClientWebSocketResponse",
     "Completion",
     "ConnectionReleasedError",
     "EndpointKey",
+    "HandshakeFailure",
     "Hook",
     "PoolClosedError",
     "PoolStats",

@@ -475,7 +475,8 @@ cdef class Endpoint:
 
     cdef readonly object key
     cdef Py_ssize_t serial, handshakes, count, connecting, acquired, closing, giving
-    cdef OuterList idle, waiting, leaning
+    cdef OuterList idle, waiting, leaning, under_way
+    cdef object failure
     cdef double usual, patience
     cdef Py_ssize_t claim, indexed
     cdef object orphans
@@ -495,6 +496,9 @@ cdef class Endpoint:
         self.closing = 0
         #: Closing ones that make room for a waiter which stands at this endpoint's limit.
         self.giving = 0
+        #: Handshakes under way, the oldest first, and what is known of the last that failed.
+        self.under_way = OuterList()
+        self.failure = None
         #: Idle connections, the longest idle first.
         self.idle = OuterList()
         #: Waiters without a place, in order of arrival.
@@ -900,8 +904,11 @@ cdef class Pool:
         self._drop_dead(handshake)
         return plan
 
-    def connect_failed(self, Slot slot not None, double now):
-        """Tell that a handshake failed; returns the waiter that fails with it, if it has one."""
+    def connect_failed(self, Slot slot not None, double now, failure=None):
+        """Tell that a handshake failed; returns the waiter that fails with it, if it has one.
+
+        ``failure`` is what :meth:`situation` tells of it; the core never looks.
+        """
         cdef Plan plan
         cdef Handshake handshake
         cdef Endpoint endpoint
@@ -910,6 +917,7 @@ cdef class Pool:
         handshake = slot.handshake
         endpoint = handshake.endpoint
         endpoint.connect_errors += 1
+        endpoint.failure = failure
         endpoint.connect_seconds += now - slot.born
         owner = slot.owner
         self._stop_connecting(slot)
@@ -1237,6 +1245,30 @@ cdef class Pool:
         """Return the gauges and counters of each endpoint that has anything alive."""
         return {e.key: (e.gauges(), e.counters()) for e in self._records()[1]}
 
+    def situation(self, endpoint_key, double now):
+        """Return the gauges of an endpoint, what it is short of, and how its handshakes go.
+
+        It is short of ``"limit"``, ``"limit_total"`` or ``"max_connecting"``; ``""``: of nothing.
+        Then come the seconds since the oldest handshake under way got its place, -1 without one,
+        and the ``failure`` of the last that failed.
+        """
+        cdef Endpoint endpoint
+        cdef Slot oldest
+        cdef double age
+        endpoint = self._endpoints.get(endpoint_key)
+        if endpoint is None:
+            return (0,) * len(GAUGES), "limit_total" if self._is_at_total() else "", -1.0, None
+        lacking = ""
+        if self._is_at_limit(endpoint):
+            lacking = "limit"
+        elif self._is_at_total():
+            lacking = "limit_total"
+        elif self._is_connecting_full(endpoint):
+            lacking = "max_connecting"
+        oldest = endpoint.under_way.head
+        age = -1.0 if oldest is None else now - oldest.born
+        return endpoint.gauges(), lacking, age, endpoint.failure
+
     cdef tuple _records(self):
         """Return the counters of endpoints that are gone, and all others: no one twice, or missing.
 
@@ -1309,6 +1341,7 @@ cdef class Pool:
         handshake.live += 1
         handshake.endpoint.count += 1
         handshake.endpoint.connecting += 1
+        handshake.endpoint.under_way.append(slot)
         self._count += 1
         return slot
 
@@ -1487,6 +1520,7 @@ cdef class Pool:
             self._disown(owner, slot)
             self._return_to_line(owner)
         slot.handshake.endpoint.connecting -= 1
+        slot.handshake.endpoint.under_way.remove(slot)
         if slot.began < INFINITY:
             self._watched.pop(slot, None)
         if slot.doubted:

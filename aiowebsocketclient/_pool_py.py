@@ -501,6 +501,7 @@ class Endpoint:
         "connects",
         "count",
         "detached",
+        "failure",
         "giving",
         "handshakes",
         "hits",
@@ -518,6 +519,7 @@ class Endpoint:
         "reused",
         "serial",
         "timeouts",
+        "under_way",
         "usual",
         "wait_seconds",
         "waiting",
@@ -533,6 +535,9 @@ class Endpoint:
         self.closing = 0
         #: Closing ones that make room for a waiter which stands at this endpoint's limit.
         self.giving = 0
+        #: Handshakes under way, the oldest first, and what is known of the last that failed.
+        self.under_way = OuterList()
+        self.failure: Any = None
         #: Idle connections, the longest idle first.
         self.idle = OuterList()
         #: Waiters without a place, in order of arrival.
@@ -947,12 +952,18 @@ class Pool:
         self._drop_dead(handshake)
         return plan
 
-    def connect_failed(self, slot: Slot, now: float) -> tuple[Waiter | None, Plan]:
-        """Tell that a handshake failed; returns the waiter that fails with it, if it has one."""
+    def connect_failed(
+        self, slot: Slot, now: float, failure: Any = None
+    ) -> tuple[Waiter | None, Plan]:
+        """Tell that a handshake failed; returns the waiter that fails with it, if it has one.
+
+        ``failure`` is what :meth:`situation` tells of it; the core never looks.
+        """
         plan = Plan()
         handshake = slot.handshake
         endpoint = handshake.endpoint
         endpoint.connect_errors += 1
+        endpoint.failure = failure
         endpoint.connect_seconds += now - slot.born
         owner = slot.owner
         self._stop_connecting(slot)
@@ -1240,6 +1251,29 @@ class Pool:
         """Return the gauges and counters of each endpoint that has anything alive."""
         return {e.key: (e.gauges(), e.counters()) for e in self._records()[1]}
 
+    def situation(
+        self, endpoint_key: Hashable, now: float
+    ) -> tuple[tuple[int, ...], str, float, Any]:
+        """Return the gauges of an endpoint, what it is short of, and how its handshakes go.
+
+        It is short of ``"limit"``, ``"limit_total"`` or ``"max_connecting"``; ``""``: of nothing.
+        Then come the seconds since the oldest handshake under way got its place, -1 without one,
+        and the ``failure`` of the last that failed.
+        """
+        endpoint = self._endpoints.get(endpoint_key)
+        if endpoint is None:
+            return (0,) * len(GAUGES), "limit_total" if self._is_at_total() else "", -1.0, None
+        lacking = ""
+        if self._is_at_limit(endpoint):
+            lacking = "limit"
+        elif self._is_at_total():
+            lacking = "limit_total"
+        elif self._is_connecting_full(endpoint):
+            lacking = "max_connecting"
+        oldest: Slot | None = endpoint.under_way.head
+        age = -1.0 if oldest is None else now - oldest.born
+        return endpoint.gauges(), lacking, age, endpoint.failure
+
     def _records(self) -> tuple[tuple[float, ...], list[Endpoint]]:
         """Return the counters of endpoints that are gone, and all others: no one twice, or missing.
 
@@ -1303,6 +1337,7 @@ class Pool:
         handshake.live += 1
         handshake.endpoint.count += 1
         handshake.endpoint.connecting += 1
+        handshake.endpoint.under_way.append(slot)
         self._count += 1
         return slot
 
@@ -1452,6 +1487,7 @@ class Pool:
             self._disown(owner, slot)
             self._return_to_line(owner)
         slot.handshake.endpoint.connecting -= 1
+        slot.handshake.endpoint.under_way.remove(slot)
         if slot.began < math.inf:
             self._watched.pop(slot, None)
         if slot.doubted:

@@ -7,13 +7,21 @@ connect.
 
 import asyncio
 import copy
+import os
+import time
 from collections.abc import Sequence
-from typing import Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
 
+if TYPE_CHECKING:
+    from .keys import EndpointKey
+
 __all__ = (
+    "AcquireError",
     "ConnectionReleasedError",
+    "HandshakeFailure",
     "PoolClosedError",
     "PoolTimeoutError",
     "PrewarmError",
@@ -27,11 +35,83 @@ class WebSocketPoolError(aiohttp.ClientError):
     """The base of all errors of the pool."""
 
 
-class PoolTimeoutError(WebSocketPoolError, asyncio.TimeoutError):
+@dataclass(frozen=True, slots=True)
+class HandshakeFailure:
+    """What is known of a handshake that failed.
+
+    It is not the exception: that has the URL and the headers in its text, and keeps alive the
+    frames that it went through.
+    """
+
+    #: The name of the exception's class, such as ``"WSServerHandshakeError"``.
+    error: str
+    #: The HTTP status of a server that refused it.
+    status: int | None
+    #: The ``errno`` of the operating system.
+    errno: int | None
+    #: When it failed, in seconds since the epoch (``time.time()``).
+    time: float
+
+    @classmethod
+    def of(cls, error: BaseException) -> "HandshakeFailure":
+        """Make one of an exception, now."""
+        return cls(type(error).__name__, status_of(error), _errno_of(error), time.time())
+
+    def __str__(self) -> str:
+        """Return the class of the exception, and the status or the text of the ``errno``."""
+        if self.status is not None:
+            return f"{self.error}, status {self.status}"
+        return self.error if self.errno is None else f"{self.error}, {os.strerror(self.errno)}"
+
+
+def status_of(error: BaseException) -> int | None:
+    """Return the HTTP status with which a server refused a handshake."""
+    status = error.status if isinstance(error, aiohttp.ClientResponseError) else None
+    return status if isinstance(status, int) else None
+
+
+def _errno_of(error: BaseException) -> int | None:
+    errno: Any = error.errno if isinstance(error, OSError) else None
+    # That of a resolver is negative, and has another text.
+    return errno if isinstance(errno, int) and errno > 0 else None
+
+
+class AcquireError(WebSocketPoolError):
+    """A caller got no connection: the base of the two errors below, which say why.
+
+    The numbers are those of the endpoint when the error was made, as in :class:`PoolStats`; a
+    caller that waited for a place is one of the ``waiting``.  They are None, and ``waited_for`` is
+    empty, in an error that was not raised by a session.
+    """
+
+    #: The endpoint of the call: an :class:`EndpointKey`.
+    endpoint: "EndpointKey | None" = None
+    #: What the caller waited for, or would have had to wait for: a place at one of the limits
+    #: (``"limit"``, ``"limit_total"``, ``"max_connecting"``), its own handshake, which was under
+    #: way (``"handshake"``), or the health check of the connection it was given (``"check"``).
+    waited_for: str = ""
+    #: The limits of the session; None: no limit.
+    limit: int | None = None
+    limit_total: int | None = None
+    max_connecting: int | None = None
+    #: Connections in use, idle and closing, handshakes under way, callers queued for a place.
+    acquired: int | None = None
+    idle: int | None = None
+    closing: int | None = None
+    connecting: int | None = None
+    waiting: int | None = None
+    #: Seconds since the oldest handshake under way began, those in ``connect_limiter`` among them.
+    oldest_handshake: float | None = None
+    #: What the last handshake with the endpoint that failed has failed with; None where none has
+    #: since the endpoint last had nothing alive.
+    last_failure: HandshakeFailure | None = None
+
+
+class PoolTimeoutError(AcquireError, asyncio.TimeoutError):
     """No connection could be had within ``acquire_timeout``, whatever the cause."""
 
 
-class TooManyWaitersError(WebSocketPoolError):
+class TooManyWaitersError(AcquireError):
     """``max_waiting`` callers are queued for the endpoint already."""
 
 

@@ -44,10 +44,9 @@ from ._compat import (
 from ._pool_py import ACQUIRED, CLOSE_REASONS, CLOSING, IDLE, LATE_FLOOR, Completion
 from .connecting import abort, check_open, connect, own_client_session, take_from_connector
 from .exceptions import (
+    HandshakeFailure,
     PoolClosedError,
-    PoolTimeoutError,
     PrewarmError,
-    TooManyWaitersError,
     WebSocketPoolError,
     twin_of,
 )
@@ -66,6 +65,7 @@ from .keys import (
 )
 from .leaks import LeakWatch, lines_of, place_of_caller
 from .logs import is_debugging, log
+from .refusals import Refusals
 from .response import ClientWebSocketResponse, Pending
 from .reuse import ReuseWatch
 from .stats import PoolStats
@@ -268,6 +268,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         "_on_ended",
         "_on_gone",
         "_on_look",
+        "_refusals",
         "_response_class",
         "_retire_on",
         "_reuse_watch",
@@ -338,13 +339,20 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         # Whether each acquisition and each end of one has to go through here.
         self._is_watched = self._tracer is not None or self._leak_watch is not None
         waiting = arguments.places("max_waiting", max_waiting)
+        most_connecting = arguments.places("max_connecting", max_connecting) or None
         self._pool = Pool(
             limit=self._limit or 0,
             limit_total=self._limit_total or 0,
-            max_connecting=arguments.places("max_connecting", max_connecting) or 0,
+            max_connecting=most_connecting or 0,
             max_waiting=-1 if waiting is None else waiting,
             max_idle=arguments.positive("max_idle", max_idle) or math.inf,
             max_idle_connections=_max_idle_connections(max_idle_connections) or 0,
+        )
+        self._refusals = Refusals(
+            self._pool,
+            limit=self._limit,
+            limit_total=self._limit_total,
+            max_connecting=most_connecting,
         )
         self._express = self._lending = self._make_express(None, 0)
         # Where there is a check or a reset, the session itself has to see to every call.
@@ -747,17 +755,15 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     def _refusal(self, target: Target, acquire_timeout: float | None) -> WebSocketPoolError:
         """Return what a caller gets who was not let into the line."""
         if acquire_timeout == 0:
-            return _timeout_error(target.endpoint, 0)
-        return TooManyWaitersError(
-            f"max_waiting callers are queued for {target.endpoint} already:"
-            " try again later, or raise limit or max_waiting"
-        )
+            return self._refusals.at_once(target.key.endpoint)
+        return self._refusals.too_many(target.key.endpoint)
 
     def _raise_if_overdue(self, waiter: Waiter, acquire_timeout: float | None) -> None:
         """Let a caller go that may not stand at the head of its line again."""
         caller: Caller = waiter.token
         if acquire_timeout == 0:
-            caller.overdue = _timeout_error(caller.route.endpoint, 0)
+            endpoint: Any = caller.route.endpoint
+            caller.overdue = self._refusals.at_once(endpoint)
         if caller.overdue is not None:
             self._carry_out(self._pool.give_up(waiter, clock(), True))
             raise caller.overdue
@@ -838,7 +844,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         self._check_set_aside()
 
     def _time_out(self, waiter: Waiter, acquire_timeout: float) -> None:
-        error = _timeout_error(waiter.handshake.endpoint.key, acquire_timeout)
+        error = self._refusals.timed_out(waiter, acquire_timeout)
         if waiter.queued:
             plan = self._pool.give_up(waiter, clock(), True)
             _fail_waiter(waiter, error)
@@ -980,6 +986,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             self._bind()
         self._limit = new_limit
         self._limit_total = new_total
+        self._refusals.limit, self._refusals.limit_total = new_limit, new_total
         if self._bound:
             self._warn_of_connector_limit(self.client_session)
         self._carry_out(self._pool.resize(new_limit or 0, new_total or 0, clock()))
@@ -1099,7 +1106,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         if slot.state == CLOSING:
             self._closed_slot(slot)
             return
-        owner, plan = self._pool.connect_failed(slot, clock())
+        owner, plan = self._pool.connect_failed(slot, clock(), HandshakeFailure.of(error))
         if owner is not None:
             _fail_waiter(owner, error)
         self._carry_out(plan)
@@ -1281,7 +1288,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             if self._reuse_watch is not None and slot.state in (ACQUIRED, IDLE):
                 self._reuse_watch.opened(slot, target)
         else:
-            owner, plan = self._pool.connect_failed(slot, clock())
+            owner, plan = self._pool.connect_failed(slot, clock(), HandshakeFailure.of(error))
             # Only who asked for it without a caller looks at it: prewarm().
             theirs = twin_of(error) if owner is not None and slot.kept else error
             if owner is not None:
@@ -1913,12 +1920,6 @@ def _fail_waiter(waiter: Waiter, error: BaseException) -> None:
     caller: Caller = waiter.token
     caller.error = error
     caller.wake()
-
-
-def _timeout_error(endpoint: Hashable, seconds: float) -> PoolTimeoutError:
-    if seconds == 0:
-        return PoolTimeoutError(f"no idle connection to {endpoint}, and acquire_timeout is 0")
-    return PoolTimeoutError(f"no connection to {endpoint} within acquire_timeout ({seconds:g} s)")
 
 
 #: The sessions that a process which is forked from here inherits, and must not use.

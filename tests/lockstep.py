@@ -33,6 +33,7 @@ from .model import MAX_PASSED_OVER, ORPHAN_GRACE, OVER_ALL, REASONS, Model, Plan
 # An endpoint's key is the first letter of its handshakes'; most happens at the first.
 HANDSHAKES = ("a1", "a2", "a3", "b1", "b2", "c1", "c2")
 KEYS = ("a1", "a2", "a1", "a2", "a3", "b1", "b2", "c1", "c2")
+ENDPOINTS = ("a", "b", "c")
 ANY = tuple(range(100))
 
 #: What can be done, with what: ``which`` is counted round those with which it can be done.
@@ -356,9 +357,9 @@ class Lockstep:
         self.check_order(plan, but=owner if is_another else None)
 
     def connect_failed(self, slot: naive.Slot) -> None:
-        owner, plan = self.model.connect_failed(slot, self.now)
+        owner, plan = self.model.connect_failed(slot, self.now, slot.number)
         self.freed.add(slot.number)
-        self.call("connect_failed", slot, (owner, plan), self.now)
+        self.call("connect_failed", slot, (owner, plan), self.now, slot.number)
         self.keep_book(plan)
         self.check_order(plan)
 
@@ -572,6 +573,7 @@ class Lockstep:
             "gauges": tuple(map(sum, zip((0,) * 6, *gauges, strict=True))),
             "counters": model.in_order(model.totals),
             "by_endpoint": by_endpoint,
+            "situation": [model.situation(endpoint, self.now) for endpoint in ENDPOINTS],
             "sizes": {
                 "endpoints": len(model.endpoints),
                 "handshakes": len(model.handshakes()),
@@ -604,6 +606,7 @@ class Lockstep:
             "gauges": pool.gauges(),
             "counters": pool.counters(),
             "by_endpoint": pool.by_endpoint(),
+            "situation": [pool.situation(endpoint, self.now) for endpoint in ENDPOINTS],
             "sizes": {name: n for name, n in pool.sizes().items() if "heap" not in name},
             "next_deadline": pool.next_deadline(),
             "slots": [side.number(slot) for slot in pool.slots()],

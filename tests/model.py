@@ -126,6 +126,8 @@ class Model:
     #: after how long one is late until then.
     usual: dict[str, float] = field(default_factory=dict)
     first_patience: dict[str, float] = field(default_factory=dict)
+    #: By endpoint that is known: what is known of the last handshake that failed.
+    failures: dict[str, Any] = field(default_factory=dict)
     next_look: float = -math.inf
     tickets: int = 0
     slots_numbered: int = 0
@@ -289,8 +291,11 @@ class Model:
         else:
             self.hand_on(slot, now)
 
-    def connect_failed(self, slot: Slot, now: float) -> tuple[Waiter | None, Plan]:
+    def connect_failed(
+        self, slot: Slot, now: float, failure: Any = None
+    ) -> tuple[Waiter | None, Plan]:
         self.count(slot.endpoint, "connect_errors")
+        self.failures[slot.endpoint] = failure
         self.count(slot.endpoint, "connect_seconds", now - slot.born)
         owner, slot.owner = slot.owner, None
         self.free(slot)
@@ -492,6 +497,18 @@ class Model:
             endpoint: (self.gauges(endpoint), self.in_order(self.counters[endpoint]))
             for endpoint in self.endpoints
         }
+
+    def situation(self, endpoint: str, now: float) -> tuple[tuple[int, ...], str, float, Any]:
+        lacking = ""
+        if self.is_at_limit(endpoint):
+            lacking = "limit"
+        elif self.is_at_total():
+            lacking = "limit_total"
+        elif self.is_connecting_full(endpoint):
+            lacking = "max_connecting"
+        gauges = self.gauges(endpoint) if endpoint in self.endpoints else (0,) * 6
+        ages = [now - slot.born for slot in self.at(endpoint, CONNECTING)]
+        return gauges, lacking, max(ages, default=-1.0), self.failures.get(endpoint)
 
     def in_order(self, counter: Counter[str]) -> tuple[float, ...]:
         return tuple(counter[name] for name in COUNTED)
@@ -950,6 +967,7 @@ class Model:
             del self.counters[endpoint]
             del self.first_patience[endpoint]
             self.usual.pop(endpoint, None)
+            self.failures.pop(endpoint, None)
 
     def plan(self) -> Plan:
         plan = Plan(numbers(self.opened), numbers(self.closing), numbers(self.woken))

@@ -2749,3 +2749,21 @@ def test_the_clock(core: ModuleType) -> None:
     before = time.monotonic()
     now = core.clock()
     assert before <= now <= time.monotonic()
+
+
+# -- how things stand at an endpoint ---------------------------------------------------------------
+
+
+def test_situation_of_an_endpoint(drive: Drive) -> None:
+    pool = drive(limit=3, max_connecting=2)
+    assert pool.core.situation("a", 0.0) == ((0,) * 6, "", -1.0, None)
+    _, first = pool.opening("a1")
+    pool.now = 2.0
+    _, second = pool.opening("a2")
+    pool.request("a3")
+    pool.now = 5.0
+    assert pool.core.situation("a", 5.0) == ((2, 0, 0, 0, 1, 1), "max_connecting", 5.0, None)
+    pool.core.connect_failed(first, 5.0, "why")
+    assert pool.core.situation("a", 5.0) == ((2, 0, 0, 0, 0, 1), "max_connecting", 3.0, "why")
+    pool.connected(second)
+    assert pool.core.situation("a", 6.0) == ((1, 1, 0, 0, 0, 1), "", 1.0, "why")

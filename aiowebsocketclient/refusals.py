@@ -1,0 +1,92 @@
+"""The errors of callers that got no connection: why, and how things stood at their endpoint."""
+
+import time
+from typing import Any, Final, TypeVar
+
+from ._compat import Pool, Waiter, clock
+from .exceptions import AcquireError, PoolTimeoutError, TooManyWaitersError
+from .keys import EndpointKey
+
+__all__ = ("Refusals",)
+
+_Error = TypeVar("_Error", bound=AcquireError)
+
+_WAITED_FOR: Final = {
+    "limit": "all places of limit are taken",
+    "limit_total": "all places of limit_total are taken, by all endpoints together",
+    "max_connecting": "max_connecting handshakes are under way already",
+    "handshake": "the handshake has not ended",
+    "check": "the check of a pooled connection has not ended",
+}
+
+
+class Refusals:
+    """Makes these errors for one session."""
+
+    __slots__ = ("_max_connecting", "_pool", "limit", "limit_total")
+
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        limit: int | None,
+        limit_total: int | None,
+        max_connecting: int | None,
+    ) -> None:
+        self._pool = pool
+        self.limit = limit
+        self.limit_total = limit_total
+        self._max_connecting = max_connecting
+
+    def at_once(self, endpoint: EndpointKey) -> PoolTimeoutError:
+        """Return the error of a caller whose ``acquire_timeout`` of 0 lets it not wait."""
+        said = f"no idle connection to {endpoint}, and acquire_timeout is 0"
+        return self._make(PoolTimeoutError, endpoint, said)
+
+    def too_many(self, endpoint: EndpointKey) -> TooManyWaitersError:
+        """Return the error of a caller that is not let into the line."""
+        said = (
+            f"max_waiting callers are queued for {endpoint} already: try again later, or raise"
+            " limit or max_waiting"
+        )
+        return self._make(TooManyWaitersError, endpoint, said)
+
+    def timed_out(self, waiter: Waiter, seconds: float) -> PoolTimeoutError:
+        """Return the error of a caller that has waited so long, and is still counted."""
+        endpoint: Any = waiter.handshake.endpoint.key
+        if waiter.slot is not None:
+            waited_for = "check"
+        elif waiter.opening is not None or waiter.hedged:
+            waited_for = "handshake"
+        else:
+            waited_for = ""
+        said = f"no connection to {endpoint} within acquire_timeout ({seconds:g} s)"
+        return self._make(PoolTimeoutError, endpoint, said, waited_for)
+
+    def _make(
+        self, kind: type[_Error], endpoint: EndpointKey, said: str, waited_for: str = ""
+    ) -> _Error:
+        gauges, lacking, age, failure = self._pool.situation(endpoint, clock())
+        waited_for = waited_for or lacking
+        connecting, acquired, idle, closing, waiting, _ = gauges
+        limit = "no limit" if self.limit is None else f"limit {self.limit}"
+        numbers = f"{limit}: {acquired} in use, {idle} idle, {connecting} connecting"
+        if closing:
+            numbers += f", {closing} closing"
+        numbers += f"; {waiting} waiting"
+        if connecting:
+            numbers += f"; oldest handshake: {age:.1f} s"
+        if failure is not None:
+            since = max(0.0, time.time() - failure.time)
+            numbers += f"; last failed handshake: {failure}, {since:.1f} s ago"
+        why = f": {_WAITED_FOR[waited_for]}" if waited_for else ""
+        error = kind(f"{said}{why} ({numbers})")
+        error.endpoint = endpoint
+        error.waited_for = waited_for
+        error.limit, error.limit_total = self.limit, self.limit_total
+        error.max_connecting = self._max_connecting
+        error.acquired, error.idle, error.closing = acquired, idle, closing
+        error.connecting, error.waiting = connecting, waiting
+        error.oldest_handshake = age if connecting else None
+        error.last_failure = failure
+        return error
