@@ -208,6 +208,8 @@ class History:
                 await self.check(self.second)
             else:
                 await self.check(self.first)
+            # A handshake that its caller left goes on, and its reply changes the jar, too.
+            await until(lambda: not self.session.stats().connecting)
             self.change("afterwards")
             second, number = await self.check(self.call())
             # Nobody changes the jar any more, so the connection used last is reused.

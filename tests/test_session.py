@@ -144,7 +144,7 @@ BAD_CALLS: dict[str, tuple[type[Exception], str, tuple[Any, dict[str, Any]]]] = 
     "auth twice": (ValueError, "auth", ("ws://a:b@host/", {"auth": AUTH})),
     "authorization twice": (
         ValueError,
-        "Authorization",
+        "AUTHORIZATION header",
         ("ws://a:b@host/", {"headers": {"Authorization": "x"}}),
     ),
     "credentials": (aiohttp.InvalidURL, "credentials", ("ws://a:\u20ac@host/", {})),
