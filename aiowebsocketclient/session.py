@@ -783,7 +783,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 if reason is None:
                     return
                 self._heed_unread_close(slot)
-                self._set_aside_like(slot)
+                # With acquire_timeout=0 there is no new connection for it, only the next.
+                if waiter.may_wait or caller.overdue is not None:
+                    self._set_aside_like(slot)
                 self._close_acquired(slot, reason)
 
     async def _fails_check(self, waiter: Waiter, slot: Slot) -> str | None:
