@@ -27,6 +27,7 @@ __all__ = (
     "PrewarmError",
     "TooManyWaitersError",
     "WebSocketPoolError",
+    "status_of",
     "twin_of",
 )
 

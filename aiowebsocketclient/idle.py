@@ -35,7 +35,7 @@ from .connecting import Forerunner
 from .exceptions import WebSocketPoolError
 from .hooks import NO_HOOKS, Hooks
 from .leaks import Place
-from .response import CONNECTION, USUAL
+from .response import CLOSE, CONNECTION, USUAL
 
 __all__ = ("DIRTY", "LOST", "Connection")
 
@@ -48,6 +48,8 @@ _MESSAGES: Final = frozenset({WSMsgType.TEXT, WSMsgType.BINARY})
 
 # RFC 6455, 7.1.5: the code of a CLOSE frame that has none.
 _NO_CLOSE_CODE: Final = 1005
+# RFC 6455, 5.5: a control frame has no more than 125 bytes, and two of them are the code.
+_MAX_REASON: Final = 123
 
 # What is read, for the sake of a clean end, from one who goes on sending to a connection that the
 # pool closes. A message is in memory until it is whole, and may be as large as max_msg_size.
@@ -96,6 +98,7 @@ class Connection(Parkable):
         "acquired_at",
         "closed",
         "hooks",
+        "server_close",
         "slot",
         "timer",
         "ws",
@@ -119,6 +122,8 @@ class Connection(Parkable):
         self._on_gone = on_gone
         self.hooks = hooks
         self.resets = hooks.reset is not None
+        #: Code and reason of the server's CLOSE, once it has been seen.
+        self.server_close: tuple[int, str] | None = None
         #: Whether it comes straight from its handshake, and has not been pooled yet.
         self.fresh = True
         # Shared between the response and its handles. CPython keeps the keys of an ordinary
@@ -206,11 +211,24 @@ class Connection(Parkable):
     @property
     def unread_close_code(self) -> int:
         """The code of a CLOSE that nobody has read; 0: there is none."""
+        close = self._unread_close()
+        return 0 if close is None else close[0]
+
+    def _unread_close(self) -> tuple[int, str] | None:
         for item in self._buffer or ():
             if item[0].type is WSMsgType.CLOSE:
-                code: int = item[0].data or _NO_CLOSE_CODE
-                return code
-        return 0
+                return _close_of(item[0])
+        return None
+
+    def note_close(self, message: aiohttp.WSMessage) -> None:
+        """Record a CLOSE of the server's that somebody has received."""
+        self.server_close = _close_of(message)
+
+    def look_for_close(self) -> tuple[int, str] | None:
+        """Return code and reason of the server's CLOSE, read or unread; None: none has come."""
+        if self.server_close is None:
+            self.server_close = self._unread_close()
+        return self.server_close
 
     def clear(self) -> bool:
         """Make it fit for another's use where only this keeps it from that.
@@ -367,7 +385,8 @@ class Connection(Parkable):
 
     def forget(self) -> None:
         """Let go of what is kept alive by a handle that somebody still has, or by a timer."""
-        self.state.pop(CONNECTION, None)
+        if self.state.pop(CONNECTION, None) is not None and self.server_close is not None:
+            self.state[CLOSE] = self.server_close
         # aiohttp arms its heartbeat anew for the server's CLOSE, which comes after its own close().
         # The timer would keep all of this connection for another heartbeat and a half.
         self.ws._cancel_heartbeat()
@@ -459,17 +478,30 @@ class Connection(Parkable):
                     self._end(LOST)
                     break
             elif message.type is WSMsgType.CLOSE:
-                # So that close() answers it and does not wait for another one.
-                code = self.state["_close_code"] = message.data or _NO_CLOSE_CODE
-                self._end(LOST, code)
+                self._end_by_close(message)
                 break
             elif message.type is not WSMsgType.PONG:
-                self._end(DIRTY)
+                self._end_by_message()
                 break
         else:
             if self.failed or self._reader.is_eof():
                 self._end(LOST)
         return told
+
+    def _end_by_close(self, message: aiohttp.WSMessage) -> None:
+        self.note_close(message)
+        # So that close() answers it and does not wait for another one.
+        code = self.state["_close_code"] = message.data or _NO_CLOSE_CODE
+        self._end(LOST, code)
+
+    def _end_by_message(self) -> None:
+        """End it for a message that nobody asked for; a server may say why before its CLOSE."""
+        while self._buffer:
+            message = self._read()
+            if message.type is WSMsgType.CLOSE:
+                self._end_by_close(message)
+                return
+        self._end(DIRTY)
 
     def _read(self) -> aiohttp.WSMessage:
         step = self._reader.read()
@@ -505,6 +537,13 @@ def _unsupported(what: str) -> WebSocketPoolError:
         f" {what}, so that a message of one user could reach the next; install another version of"
         " aiohttp (3.11.18 or later), or of aiowebsocketclient"
     )
+
+
+def _close_of(message: aiohttp.WSMessage) -> tuple[int, str]:
+    """Return code and reason of a CLOSE; the server chooses the text, and may log into ours."""
+    text = message.extra if isinstance(message.extra, str) else ""
+    shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    return message.data or _NO_CLOSE_CODE, shown[:_MAX_REASON]
 
 
 def _fragments_of(parser: Any) -> list[bytes]:

@@ -9,9 +9,11 @@ No field and no message has a header, a query, a cookie or a credential in it.
 Event                  Level   Fields
 ====================== ======= =====================================================================
 ``opened``             DEBUG   ``endpoint``, ``seconds`` since the handshake began
-``connect_failed``     DEBUG   ``endpoint``, ``seconds`` since the handshake began, ``error``
+``connect_failed``     DEBUG   ``endpoint``, ``seconds`` since the handshake began, ``error``,
+                               ``status`` (of HTTP) with which the server refused it, or None
 ``closed``             DEBUG   ``endpoint``, ``reason`` (of ``PoolStats.closed_...``), ``seconds``
-                               since the handshake began, ``uses``
+                               since the handshake began, ``uses``, ``close_code`` of the server's
+                               CLOSE, or None, and ``close_reason``, its text
 ``detached``           DEBUG   ``endpoint``, ``seconds`` since the handshake began
 ``hook_failed``        WARNING ``endpoint``, ``hook`` (``"configure"``, ``"check"`` or ``"reset"``),
                                ``function``, ``error``; not where the connection had ended
@@ -55,11 +57,12 @@ _EVENTS: Final = {
     "opened": (DEBUG, "Opened a connection to %(endpoint)s in %(seconds).3f s"),
     "connect_failed": (
         DEBUG,
-        "A handshake with %(endpoint)s failed after %(seconds).3f s: %(error)s",
+        "A handshake with %(endpoint)s failed after %(seconds).3f s: %(error)s%(detail)s",
     ),
     "closed": (
         DEBUG,
-        "Closed a connection to %(endpoint)s (%(reason)s) after %(seconds).3f s, uses: %(uses)d",
+        "Closed a connection to %(endpoint)s (%(reason)s) after %(seconds).3f s, uses: %(uses)d"
+        "%(detail)s",
     ),
     "detached": (DEBUG, "Detached a connection to %(endpoint)s after %(seconds).3f s"),
     "hook_failed": (
@@ -124,8 +127,10 @@ def log(event: str, exc_info: BaseException | None = None, **fields: Any) -> Non
     """Log an event of the table above with its fields."""
     level, message = _EVENTS[event]
     fields["event"] = event
+    # What is there for the message alone.
+    extra = {name: value for name, value in fields.items() if name != "detail"}
     try:
-        logger.log(level, message, fields, exc_info=exc_info, extra=fields, stacklevel=2)
+        logger.log(level, message, fields, exc_info=exc_info, extra=extra, stacklevel=2)
     except Exception:
         # A filter, or a handler, that fails must cost no place in the pool. It is shown as logging
         # shows what fails in its own handlers.

@@ -8,18 +8,19 @@ connection ends at the class, where :class:`_Spent` raises.
 """
 
 import asyncio
+import sys
 from collections.abc import Generator
 from types import TracebackType
 from typing import Any, Final, NoReturn, Self
 
 import aiohttp
-from aiohttp import WSCloseCode
+from aiohttp import WSCloseCode, WSMsgType
 
 from ._compat import DONE, Handle, spend
 from ._pool_py import Completion
 from .exceptions import ConnectionReleasedError, WebSocketPoolError
 
-__all__ = ("CONNECTION", "USUAL", "ClientWebSocketResponse", "Pending")
+__all__ = ("CLOSE", "CONNECTION", "USUAL", "ClientWebSocketResponse", "Pending")
 
 
 class Pending(Completion):
@@ -77,6 +78,12 @@ class Pending(Completion):
 
 #: Where the dictionary of a pooled connection's attributes holds the connection itself.
 CONNECTION: Final = "_aiowebsocketclient_connection"
+#: Where it holds code and reason of the server's CLOSE once the connection is gone.
+CLOSE: Final = "_aiowebsocketclient_close"
+
+
+# What aiohttp raises on a connection that has ended.
+_ENDS: Final = (aiohttp.ClientError, aiohttp.WSMessageTypeError, ConnectionError)
 
 
 class _Spent:
@@ -97,7 +104,7 @@ class _CloseCode:
     """Stands at the class for the close code, and hears of each ``receive()`` that is given up.
 
     aiohttp then sets 1006 on a connection that is open, and leaves it there whatever is received
-    later.
+    later.  It hears of each CLOSE that is received, too.
     """
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
@@ -107,10 +114,17 @@ class _CloseCode:
     def __set__(self, instance: Any, code: int | None) -> None:
         state = instance.__dict__
         state["_close_code"] = code
-        if code != WSCloseCode.ABNORMAL_CLOSURE or state.get("_closed") or state.get("_closing"):
-            return
         connection = state.get(CONNECTION)
-        if connection is not None:
+        if connection is None:
+            return
+        # The reason of a CLOSE is in the message only, which aiohttp keeps in a local variable. To
+        # look there costs nothing where a message is received.
+        message = sys._getframe(1).f_locals.get("msg")
+        if getattr(message, "type", None) is WSMsgType.CLOSE:
+            connection.note_close(message)
+        elif code == WSCloseCode.ABNORMAL_CLOSURE and not (
+            state.get("_closed") or state.get("_closing")
+        ):
             connection.note_given_up_read()
 
 
@@ -275,10 +289,27 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
             # A reset goes on without the caller.
             if completion is not DONE and slot is not None and slot.conn and slot.conn.closing:
                 await completion
-        elif self._owner is not None:
+            return
+        self._explain(exc_val)
+        if self._owner is not None:
             # The caller of a server that is slow is wanted elsewhere; the closing handshake goes on
             # without it.
             self._owner._fail(self)
+
+    def _explain(self, error: BaseException | None) -> None:
+        """Tell what the server said in its CLOSE, where that is most likely why this was raised."""
+        if not isinstance(error, _ENDS) or hasattr(error, "close_code"):
+            return
+        connection = self.__dict__.get(CONNECTION)
+        # Its socket may be gone by now.
+        close = self.__dict__.get(CLOSE) if connection is None else connection.look_for_close()
+        if close is None:
+            return
+        assert self._slot is not None
+        this: Any = error
+        this.close_code, this.close_reason = close
+        said = f"{close[0]} {close[1]}".rstrip()
+        error.add_note(f"The server closed the connection to {self._slot.endpoint}: {said}")
 
     def _reset_heartbeat(self) -> None:
         # Called from receive() in aiohttp < 3.14. It arms timers that hold their response: were it

@@ -48,6 +48,7 @@ from .exceptions import (
     PoolClosedError,
     PrewarmError,
     WebSocketPoolError,
+    status_of,
     twin_of,
 )
 from .hooks import NO_HOOKS, Hook, hooks_of, is_being_cancelled, run_hook
@@ -1567,15 +1568,16 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             conn.timer = None
         if conn.closed is not None and not conn.closed.done():
             conn.closed.set_result(None)
+        close = conn.look_for_close()
         conn.forget()
         conn.slot.conn = None
         if self._reuse_watch is not None:
             self._reuse_watch.closed(conn.slot)
         if self._tracer is not None:
-            self._tracer.closed(conn.slot)
+            self._tracer.closed(conn.slot, close)
         # A handshake that was stopped too late was not logged as opened either.
         if is_debugging() and conn.slot.reason >= 0:
-            _log_closed(conn.slot)
+            _log_closed(conn.slot, close)
         self._closed_slot(conn.slot)
         if self._keepers:
             self._wake_keeper(conn.slot)
@@ -1889,16 +1891,29 @@ def _call_keep_up(this: "Callable[[], WebSocketClientSession[Any] | None]", keep
 def _log_connect_failed(slot: Slot, error: BaseException) -> None:
     seconds = clock() - slot.born
     endpoint = str(slot.endpoint)
-    log("connect_failed", endpoint=endpoint, seconds=seconds, error=type(error).__name__)
+    status = status_of(error)
+    detail = "" if status is None else f", status {status}"
+    log(
+        "connect_failed",
+        endpoint=endpoint,
+        seconds=seconds,
+        error=type(error).__name__,
+        status=status,
+        detail=detail,
+    )
 
 
-def _log_closed(slot: Slot) -> None:
+def _log_closed(slot: Slot, close: tuple[int, str] | None) -> None:
+    code, reason = (None, "") if close is None else close
     log(
         "closed",
         endpoint=str(slot.endpoint),
         reason=CLOSE_REASONS[slot.reason],
         seconds=clock() - slot.born,
         uses=slot.uses,
+        close_code=code,
+        close_reason=reason,
+        detail="" if close is None else f"; the server's CLOSE: {code} {reason}".rstrip(),
     )
 
 

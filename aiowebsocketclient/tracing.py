@@ -39,6 +39,7 @@ from aiosignal import Signal
 
 from ._compat import Slot, clock
 from ._pool_py import CLOSE_REASONS
+from .exceptions import status_of
 from .hooks import is_being_cancelled
 from .keys import EndpointKey
 from .logs import is_debugging, log
@@ -123,6 +124,8 @@ class TraceConnectExceptionParams:
     #: What aiohttp, ``connect_limiter`` or ``configure`` raised; ``asyncio.CancelledError`` where
     #: it was stopped.  Not in the ``repr``, as its own may have secrets: the URL's query, headers.
     exception: BaseException = field(repr=False)
+    #: The HTTP status with which the server refused it; None: it did not.
+    status: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +157,11 @@ class TraceCloseParams:
     reason: str
     #: Seconds since its handshake began.
     seconds: float
+    #: The code of the server's CLOSE, which may be its answer to that of this side (1005: it had
+    #: none); None: none has come.
+    close_code: int | None = None
+    #: The reason in it, as text that can be printed.  The server writes it: not in the ``repr``.
+    close_reason: str = field(default="", repr=False)
 
 
 if TYPE_CHECKING:
@@ -318,7 +326,8 @@ class Tracer:
             self._emit(trace, "on_connect_end", ended, caller)
             return
         del self._connections[slot]
-        failed = TraceConnectExceptionParams(trace.endpoint, now, seconds, exception)
+        status = status_of(exception)
+        failed = TraceConnectExceptionParams(trace.endpoint, now, seconds, exception, status)
         self._emit(trace, "on_connect_exception", failed, caller)
 
     def acquired(self, slot: Slot, is_reused: bool) -> None:
@@ -338,8 +347,8 @@ class Tracer:
         params = TraceReleaseParams(trace.endpoint, time.time(), seconds)
         self._emit(trace, "on_release", params)
 
-    def closed(self, slot: Slot) -> None:
-        """Take it that the socket is closed."""
+    def closed(self, slot: Slot, close: tuple[int, str] | None = None) -> None:
+        """Record that the socket is closed; ``close`` is what the server said in its CLOSE."""
         self.released(slot)
         trace = self._connections.pop(slot, None)
         if trace is None:
@@ -347,7 +356,8 @@ class Tracer:
             return
         seconds = clock() - trace.began
         reason = CLOSE_REASONS[slot.reason]
-        params = TraceCloseParams(trace.endpoint, time.time(), reason, seconds)
+        code, said = (None, "") if close is None else close
+        params = TraceCloseParams(trace.endpoint, time.time(), reason, seconds, code, said)
         self._emit(trace, "on_close", params)
 
     def detached(self, slot: Slot) -> None:

@@ -245,6 +245,13 @@ async def test_the_close_code_is_set_wherever_closing_or_an_exception_is(
     assert not conn.is_clean()
 
 
+@pytest.mark.parametrize("name", ["receive", "close"])
+def test_a_close_is_in_a_local_variable_where_the_close_code_is_set(name: str) -> None:
+    source = inspect.getsource(getattr(aiohttp.ClientWebSocketResponse, name))
+    assert "msg = await self._reader.read()" in source
+    assert "self._close_code = msg.data" in source
+
+
 async def test_what_nearly_every_connection_has_is_at_the_class(
     server: Server, make_session: SessionFactory
 ) -> None:

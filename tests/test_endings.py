@@ -1,0 +1,319 @@
+"""For each way in which a connection ends: the exception, the record, the trace, the counters.
+
+``docs/endings.csv`` is the table of the documentation; each row of it has its test here.
+"""
+
+import asyncio
+import contextlib
+import csv
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from aiowebsocketclient import TraceConfig, WebSocketClientSession
+from aiowebsocketclient.tracing import TraceCloseParams, TraceConnectExceptionParams
+
+from .conftest import SessionFactory, until
+from .servers import Server
+
+TABLE = Path(__file__).parent.parent / "docs" / "endings.csv"
+SAID = "said why"
+
+
+class Scene:
+    """A session with one connection, and what is told of its end."""
+
+    def __init__(self, server: Server, make_session: SessionFactory, **settings: Any) -> None:
+        self.server = server
+        trace = TraceConfig()
+        trace.on_close.append(self.note)
+        self.closes: list[TraceCloseParams] = []
+        self.session: WebSocketClientSession = make_session(trace_configs=[trace], **settings)
+        self.error: BaseException | None = None
+
+    async def note(self, session: Any, ctx: Any, params: TraceCloseParams) -> None:
+        self.closes.append(params)
+
+    async def idle(self, **options: Any) -> Any:
+        """Leave one connection idle; returns the server's end."""
+        await (await self.session.ws_connect(self.server.url(), **options)).release()
+        return self.server.sockets[0]
+
+    async def used(self, using: Callable[[Any, Any], Awaitable[object]]) -> None:
+        """Use one connection in a block, and keep what leaves the block."""
+        try:
+            async with self.session.ws_connect(self.server.url()) as ws:
+                await using(ws, self.server.sockets[0])
+        except BaseException as exc:
+            self.error = exc
+
+
+async def server_closes(peer: Any, code: int, reason: str = SAID) -> None:
+    with contextlib.suppress(ConnectionError):
+        await peer.close(code=code, message=reason.encode(), drain=False)
+
+
+def closing(code: int) -> Any:
+    async def end(scene: Scene) -> None:
+        closed = asyncio.ensure_future(server_closes(await scene.idle(), code))
+        await until(lambda: bool(scene.closes))
+        await closed
+
+    return end
+
+
+async def without_a_code(scene: Scene) -> None:
+    peer = await scene.idle()
+    await peer._writer.send_frame(b"", aiohttp.WSMsgType.CLOSE)
+
+
+async def message_and_close(scene: Scene) -> None:
+    peer = await scene.idle()
+    frames = b"\x81\x03bye" + b"\x88\x0a" + (1008).to_bytes(2, "big") + SAID.encode()
+    peer._writer.transport.write(frames)
+
+
+async def message_only(scene: Scene) -> None:
+    await (await scene.idle()).send_str("news")
+
+
+async def reset_idle(scene: Scene) -> None:
+    await scene.idle()
+    scene.server.transports[0].abort()
+
+
+async def silence(scene: Scene) -> None:
+    ws = await scene.session.ws_connect(scene.server.url("/silent"), heartbeat=0.05)
+    await ws.release()
+
+
+async def leave_idle(scene: Scene) -> None:
+    await scene.idle()
+
+
+async def evict(scene: Scene) -> None:
+    await scene.idle()
+    async with scene.session.ws_connect(scene.server.url("/other")):
+        await until(lambda: bool(scene.closes))
+
+
+async def fail_check(scene: Scene) -> None:
+    async def check(ws: Any) -> None:
+        raise ValueError
+
+    await scene.idle(check=check)
+    async with scene.session.ws_connect(scene.server.url(), check=check):
+        await until(lambda: bool(scene.closes))
+
+
+async def drain(scene: Scene) -> None:
+    await scene.idle()
+    await scene.session.drain()
+
+
+def in_use(code: int) -> Any:
+    async def end(scene: Scene) -> None:
+        async def using(ws: Any, peer: Any) -> None:
+            closed = asyncio.ensure_future(server_closes(peer, code))
+            try:
+                await ws.receive_str()
+            finally:
+                await closed
+
+        await scene.used(using)
+
+    return end
+
+
+async def send_after_close(scene: Scene) -> None:
+    async def using(ws: Any, peer: Any) -> None:
+        await peer._writer.send_frame((1008).to_bytes(2, "big") + SAID.encode(), 8)
+        scene.server.transports[0].close()
+        await until(lambda: ws._response.connection is None or ws._conn.transport is None)
+        await ws.send_str("question")
+
+    await scene.used(using)
+
+
+async def reset_in_use(scene: Scene) -> None:
+    async def using(ws: Any, peer: Any) -> None:
+        scene.server.transports[0].abort()
+        await ws.receive_str()
+
+    await scene.used(using)
+
+
+async def an_error(scene: Scene) -> None:
+    async def using(ws: Any, peer: Any) -> None:
+        raise KeyError("mine")
+
+    await scene.used(using)
+
+
+async def a_cancellation(scene: Scene) -> None:
+    async def using(ws: Any, peer: Any) -> None:
+        raise asyncio.CancelledError
+
+    await scene.used(using)
+
+
+async def users_close(scene: Scene) -> None:
+    await scene.used(lambda ws, peer: ws.close())
+
+
+async def unread(scene: Scene) -> None:
+    async def using(ws: Any, peer: Any) -> None:
+        await peer.send_str("news")
+        await until(lambda: bool(ws._reader._buffer))
+
+    await scene.used(using)
+
+
+async def close_session(scene: Scene) -> None:
+    async def using(ws: Any, peer: Any) -> None:
+        await scene.session.close()
+        await ws.send_str("question")
+
+    await scene.used(using)
+
+
+#: In the order of the table: how it comes about, and with which settings of the session.
+WAYS: list[tuple[Callable[[Scene], Awaitable[None]], dict[str, Any]]] = [
+    (closing(1000), {}),
+    (closing(1001), {}),
+    (closing(1008), {}),
+    (closing(1011), {}),
+    (without_a_code, {}),
+    (message_and_close, {}),
+    (message_only, {}),
+    (reset_idle, {}),
+    (silence, {}),
+    (leave_idle, {"max_idle": 0.05}),
+    (leave_idle, {"max_lifetime": 0.05}),
+    (evict, {"limit": 1}),
+    (fail_check, {}),
+    (drain, {}),
+    (in_use(1000), {}),
+    (in_use(1008), {}),
+    (send_after_close, {}),
+    (reset_in_use, {}),
+    (an_error, {}),
+    (a_cancellation, {}),
+    (users_close, {}),
+    (unread, {}),
+    (close_session, {}),
+]
+
+
+def rows() -> list[list[str]]:
+    with TABLE.open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_each_row_has_a_test() -> None:
+    assert len(rows()) == len(WAYS)
+
+
+@pytest.mark.parametrize("number", range(len(WAYS)), ids=[row[0] for row in rows()])
+async def test_a_row(
+    number: int,
+    server: Server,
+    make_session: SessionFactory,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="aiowebsocketclient")
+    _, exception, reason, code = (cell.strip("`") for cell in rows()[number])
+    bring_about, settings = WAYS[number]
+    scene = Scene(server, make_session, **settings)
+    await bring_about(scene)
+    await until(lambda: bool(scene.closes))
+    expected = {"none": None, "the answer": 1000}.get(code, code)
+    expected = None if expected is None else int(expected)
+    # The trace.
+    close = scene.closes[0]
+    assert (close.reason, close.close_code) == (reason, expected)
+    # The record.
+    record: Any = next(r for r in caplog.records if getattr(r, "event", "") == "closed")
+    assert (record.reason, record.close_code) == (reason, expected)
+    assert record.close_reason == close.close_reason
+    is_said = code.isdigit() and code != "1005"
+    assert close.close_reason == (SAID if is_said else "")
+    if is_said:
+        assert record.getMessage().endswith(f"; the server's CLOSE: {code} {SAID}")
+    # The counters.
+    counted = {k: v for k, v in asdict(scene.session.stats()).items() if k.startswith("closed_")}
+    assert counted[f"closed_{reason}"] >= 1
+    assert sum(counted.values()) == len(scene.closes)
+    # The exception of the user.
+    if exception == "—":
+        assert scene.error is None
+        return
+    assert scene.error is not None
+    names = [kind.__name__ for kind in type(scene.error).__mro__]
+    assert exception in names if exception != "that error" else names[0] == "KeyError"
+    if is_said:
+        error: Any = scene.error
+        assert (error.close_code, error.close_reason) == (int(code), SAID)
+        assert error.__notes__ == [
+            f"The server closed the connection to 127.0.0.1:{server.port}: {code} {SAID}"
+        ]
+    else:
+        assert not hasattr(scene.error, "__notes__") or code == "the answer"
+
+
+async def test_an_error_of_the_users_own_is_left_as_it_is(
+    server: Server, make_session: SessionFactory
+) -> None:
+    scene = Scene(server, make_session)
+
+    async def using(ws: Any, peer: Any) -> None:
+        closed = asyncio.ensure_future(server_closes(peer, 1008))
+        await ws.receive()
+        await closed
+        raise KeyError("mine")
+
+    await scene.used(using)
+    assert isinstance(scene.error, KeyError)
+    assert not hasattr(scene.error, "__notes__")
+
+
+async def test_a_refused_handshake(
+    server: Server, make_session: SessionFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="aiowebsocketclient")
+    failures: list[TraceConnectExceptionParams] = []
+    trace = TraceConfig()
+
+    async def note(session: Any, ctx: Any, params: TraceConnectExceptionParams) -> None:
+        failures.append(params)
+
+    trace.on_connect_exception.append(note)
+    session = make_session(trace_configs=[trace])
+    with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+        await session.ws_connect(server.url("/refuse"))
+    await until(lambda: bool(failures))
+    record: Any = next(r for r in caplog.records if getattr(r, "event", "") == "connect_failed")
+    assert failures[0].status == record.status == caught.value.status == 403
+    assert record.getMessage().endswith("WSServerHandshakeError, status 403")
+
+
+async def test_what_a_server_says_is_bounded_and_printable(
+    server: Server, make_session: SessionFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="aiowebsocketclient")
+    scene = Scene(server, make_session)
+    peer = await scene.idle()
+    said = "a\nERROR forged\x1b[31m" + "x" * 100
+    closed = asyncio.ensure_future(server_closes(peer, 1008, said))
+    await until(lambda: bool(scene.closes))
+    await closed
+    shown = scene.closes[0].close_reason
+    assert shown.isprintable()
+    assert len(shown) <= 123
+    assert "\n" not in caplog.records[-1].getMessage()
+    assert said not in repr(scene.closes[0])
