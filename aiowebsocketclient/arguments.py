@@ -164,12 +164,35 @@ def close_codes(name: str, value: Any) -> frozenset[int]:
 # -- of ws_connect() ------------------------------------------------------------------------------
 
 
+# What options of websockets and of websocket-client are called here.
+_ELSEWHERE: Final = {
+    "additional_headers": "headers=",
+    "close_timeout": "close_timeout= of the session",
+    "compression": "compress=",
+    "conn_timeout": "conn_timeout= of the session",
+    "cookie": 'headers={"Cookie": ...}',
+    "extra_headers": "headers=",
+    "header": "headers=",
+    "http_proxy_auth": "proxy_auth=",
+    "http_proxy_host": "proxy=",
+    "http_proxy_port": "proxy=",
+    "max_size": "max_msg_size=",
+    "open_timeout": "conn_timeout= of the session",
+    "ping_interval": "heartbeat=",
+    "ping_timeout": "heartbeat=, half of which is waited for the PONG,",
+    "sslopt": "ssl=",
+    "subprotocols": "protocols=",
+    "user_agent_header": 'headers={"User-Agent": ...}',
+}
+
+
 def options_of_ws_connect(options: dict[str, Any]) -> dict[str, Any]:
     """Return a copy in which every value can be sent, and more than once."""
     options = dict(options)
     for name, value in options.items():
         if name not in DEFAULTS:
-            raise TypeError(f"ws_connect() got an unexpected keyword argument {name!r}")
+            hint = f": use {_ELSEWHERE[name]} instead" if name in _ELSEWHERE else ""
+            raise TypeError(f"ws_connect() got an unexpected keyword argument {name!r}{hint}")
         check = _CHECKS.get(name)
         if check is not None and value is not DEFAULTS[name]:
             options[name] = check(name, value)

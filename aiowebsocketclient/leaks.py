@@ -7,6 +7,7 @@ for something that never comes.
 import asyncio
 import os
 import sys
+import sysconfig
 import weakref
 from collections.abc import Callable
 from contextvars import Context, copy_context
@@ -26,6 +27,12 @@ Place = list[tuple[CodeType, int]]
 _MAX_FRAMES: Final = 32
 
 _OURS: Final = os.path.dirname(__file__) + os.sep
+# Where the standard library and installed packages are, and what importlib calls itself.
+_INSTALLED: Final = (
+    *{sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")},
+    os.path.dirname(os.__file__) + os.sep,
+    "<frozen ",
+)
 # Below a loop nobody called us.
 _LOOPS: Final = {
     module.__file__ for module in (asyncio.base_events, asyncio.events, asyncio.runners)
@@ -48,8 +55,13 @@ def place_of_caller() -> Place:
 
 
 def lines_of(place: Place) -> list[str]:
-    """Return ``file:line in function`` for each frame."""
-    lines = [f"{code.co_filename}:{line} in {code.co_qualname}" for code, line in place]
+    """Return ``file:line in function`` for each frame of the program's own.
+
+    Frames of the standard library and of installed packages, such as web frameworks, are left out,
+    unless there are no others: a program may be installed itself.
+    """
+    own = [(code, line) for code, line in place if not code.co_filename.startswith(_INSTALLED)]
+    lines = [f"{code.co_filename}:{line} in {code.co_qualname}" for code, line in own or place]
     return lines or ["a task of its own"]
 
 

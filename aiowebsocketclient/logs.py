@@ -20,7 +20,7 @@ Event                  Level   Fields
 ``hook_not_async``     ERROR   ``hook``, ``function``
 ``leak``               WARNING ``endpoint``, ``seconds`` since it was acquired, ``acquired_at``: the
                                caller's stack as a list of ``"file:line in function"``, innermost
-                               last
+                               last, without the standard library and installed packages
 ``nothing_reused``     WARNING ``endpoint``, ``connections``: how many have gone idle and were never
                                used again, ``differs``: in what their handshakes differ, by name
                                (``"headers: X-Request-Id; path"``); once for each endpoint

@@ -1801,7 +1801,6 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         """Warn of a session that was not closed, and close what can be closed."""
         if self._closed or not self._bound:
             return
-        self._closed = True
         assert self._loop is not None
         conns = [slot.conn for slot in self._pool.slots() if slot.conn is not None]
         if self._client_session is not None and self._client_session_owner:
@@ -1814,10 +1813,14 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             for conn in conns:
                 self._loop.call_soon_threadsafe(conn.shut)
                 self._loop.call_soon_threadsafe(conn.abort)
-        warnings.warn(f"Unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-        if not self._loop.is_closed():
-            context = {"session": self, "message": "Unclosed WebSocketClientSession"}
-            self._loop.call_exception_handler(context)
+        try:
+            warnings.warn(f"Unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            if not self._loop.is_closed():
+                context = {"session": self, "message": "Unclosed WebSocketClientSession"}
+                self._loop.call_exception_handler(context)
+        finally:
+            # Not earlier: its repr would say so of a session that nobody has closed.
+            self._closed = True
 
 
 def _max_idle_connections(value: Any) -> int | None:

@@ -291,3 +291,13 @@ async def test_without_it_calls_take_the_short_way(
 def test_what_is_no_threshold_is_refused(threshold: Any) -> None:
     with pytest.raises((TypeError, ValueError), match="leak_threshold must be"):
         WebSocketClientSession(leak_threshold=threshold)
+
+
+def test_frames_of_installed_packages_are_left_out() -> None:
+    own: Any = test_frames_of_installed_packages_are_left_out.__code__
+    framework: Any = pytest.fixture.__code__
+    library: Any = asyncio.sleep.__code__
+    place = [(framework, 1), (own, 2), (library, 3)]
+    assert leaks.lines_of(place) == [f"{__file__}:2 in {own.co_qualname}"]
+    # A program that is installed itself.
+    assert len(leaks.lines_of([(framework, 1), (library, 3)])) == 2

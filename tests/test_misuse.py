@@ -31,6 +31,7 @@ from aiowebsocketclient import (
     ClientWebSocketResponse,
     PoolClosedError,
     WebSocketClientSession,
+    arguments,
 )
 
 from .conftest import SessionFactory, told, until
@@ -676,3 +677,33 @@ def test_after_a_fork(child: str, loop: str) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stderr == ""
     assert run.stdout == "the child is done\nthe parent is whole\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("max_size", "max_msg_size="),
+        ("ping_interval", "heartbeat="),
+        ("open_timeout", "conn_timeout= of the session"),
+        ("additional_headers", "headers="),
+        ("extra_headers", "headers="),
+        ("subprotocols", "protocols="),
+        ("sslopt", "ssl="),
+        ("compression", "compress="),
+    ],
+)
+async def test_names_of_other_libraries_are_translated(
+    make_session: SessionFactory, name: str, hint: str
+) -> None:
+    with pytest.raises(TypeError) as caught:
+        make_session().ws_connect("ws://localhost/", **{name: "s3cret"})
+    assert str(caught.value) == (
+        f"ws_connect() got an unexpected keyword argument {name!r}: use {hint} instead"
+    )
+
+
+def test_each_translation_names_an_option_that_there_is() -> None:
+    options = set(inspect.signature(WebSocketClientSession).parameters) | arguments.DEFAULTS.keys()
+    for name, hint in arguments._ELSEWHERE.items():
+        assert name not in arguments.DEFAULTS
+        assert "=" not in hint or hint.partition("=")[0] in options, name

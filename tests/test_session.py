@@ -392,7 +392,7 @@ def test_idle_connections_of_a_closed_loop_are_not_handed_out() -> None:
     url = asyncio.run(use(session))
     asyncio.run(misuse(session, url))
     # It went with its loop; that it was not closed is told when it is dropped.
-    with pytest.warns(ResourceWarning, match="Unclosed <WebSocketClientSession"):
+    with pytest.warns(ResourceWarning, match="Unclosed <WebSocketClientSession acquired="):
         del session
         gc.collect()
 
@@ -594,7 +594,7 @@ async def test_unclosed_session(server: Server) -> None:
     await ws.release()
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)
     timer = session._timer
-    with pytest.warns(ResourceWarning, match="Unclosed <WebSocketClientSession"):
+    with pytest.warns(ResourceWarning, match="Unclosed <WebSocketClientSession acquired="):
         del session
         gc.collect()
     # What can be closed is closed, and the loop need not keep a timer for max_idle.
