@@ -101,6 +101,7 @@ cdef enum:
 cdef enum:
     _IDLE = 0
     _LIFETIME = 1
+    _LOST = 2
     _EVICTED = 4
     _FORCED = 5
 
@@ -295,6 +296,7 @@ cdef class Slot(Node):
     cdef readonly bint kept, doubted, late, drained
     cdef readonly int reason
     cdef int giving
+    cdef public bint cools
 
     def __init__(self, Handshake handshake, double now):
         self.handshake = handshake
@@ -308,7 +310,7 @@ cdef class Slot(Node):
         self.begun_for = -1
         #: The waiter that was given the connection and has not woken yet.
         self.waiter = None
-        #: When it got its place, and since when it is idle, an orphan, or doubted.
+        #: When it got its place, and since when it is idle, an orphan, doubted, or cools down.
         self.born = now
         self.since = now
         #: When its handshake began, before which it cannot be late: see :meth:`Pool.begin`.
@@ -329,6 +331,9 @@ cdef class Slot(Node):
         #: For which of ``CLOSE_REASONS`` it is closing.
         self.reason = -1
         self.giving = _FOR_NOBODY
+        #: Whether its place stays taken for ``cooldown`` once its socket is gone.  The caller may
+        #: say so of what is not connected yet, while something else than the handshake runs on it.
+        self.cools = False
 
     @property
     def crowded_out(self):
@@ -577,25 +582,34 @@ cdef class Route:
         return None if handshake is None or handshake.dropped else handshake
 
 
+cdef inline bint _cools_after(int reason, bint is_used) noexcept:
+    """Whether a server may still be at work for what is closed for this reason."""
+    if reason == _LOST:
+        # What was not in use has ended for the server, too.
+        return is_used
+    return reason not in (_IDLE, _LIFETIME, _EVICTED, _FORCED)
+
+
 cdef class Pool:
     """Places, free lists and queues of any number of endpoints.
 
     ``limit``, ``limit_total`` and ``max_connecting`` are numbers of places, 0 for no limit;
     ``max_waiting`` is a number of waiters, -1 for no limit; ``max_idle`` is in seconds;
-    ``max_idle_connections`` is a number of idle connections over all endpoints, 0 for no bound.
+    ``max_idle_connections`` is a number of idle connections over all endpoints, 0 for no bound;
+    ``cooldown`` is in seconds.
 
     Keys are any hashable objects; a handshake's key must determine its endpoint's.
     """
 
     cdef Py_ssize_t _limit, _limit_total, _max_connecting, _max_waiting
-    cdef double _max_idle
+    cdef double _max_idle, _cooldown
     cdef dict _endpoints, _handshakes, _slots
     cdef Py_ssize_t _count, _waiters, _ticket, _serial, _claims, _giving, _closing
     cdef Py_ssize_t _idle, _max_idle_connections
     cdef bint _retiring, _lowered
     cdef list _place_heap, _idle_heap
     cdef tuple _past
-    cdef object _orphans, _fading, _watched
+    cdef object _orphans, _fading, _watched, _cooling
     cdef double _next_look
 
     def __init__(
@@ -607,6 +621,7 @@ cdef class Pool:
         Py_ssize_t max_waiting=-1,
         double max_idle=INFINITY,
         Py_ssize_t max_idle_connections=0,
+        double cooldown=0.0,
     ):
         self._limit = limit
         self._limit_total = limit_total
@@ -614,6 +629,7 @@ cdef class Pool:
         self._max_waiting = max_waiting
         self._max_idle = max_idle
         self._max_idle_connections = max_idle_connections or sys.maxsize
+        self._cooldown = cooldown
         self._endpoints = {}
         self._handshakes = {}
         #: Every slot that is not gone.
@@ -641,6 +657,9 @@ cdef class Pool:
         # Handshakes that have begun and are not late, in this order; when to look for late ones.
         self._watched = OrderedDict()
         self._next_look = -INFINITY
+        # Closing slots whose sockets are gone and whose places are taken for cooldown, in the order
+        # in which they are to be set free: all stay for equally long.
+        self._cooling = OrderedDict()
         # Counters of endpoints that are gone, and the serial of the last one that they have.
         self._past = ((0,) * len(COUNTERS), 0)
 
@@ -884,6 +903,7 @@ cdef class Pool:
             self._learn(endpoint, now - slot.began)
         self._stop_connecting(slot)
         slot.state = ACQUIRED
+        slot.cools = False
         endpoint.acquired += 1
         if not slot.drained:
             slot.retires = retires
@@ -924,7 +944,14 @@ cdef class Pool:
         if owner is not None:
             self._leave(owner, plan, now)
         handshake.live -= 1
-        self._freed(slot)
+        if slot.cools and self._cooldown > 0:
+            # It was open, and a reply to what was sent over it may be on its way.
+            slot.state = CLOSING
+            endpoint.closing += 1
+            self._closing += 1
+            self._cool_down(slot, now)
+        else:
+            self._freed(slot)
         self._settle(endpoint, plan, now)
         self._drop_dead(handshake)
         return owner, plan
@@ -1062,14 +1089,20 @@ cdef class Pool:
 
         A waiter that was given it and has not woken gets another idle one, or goes back to the head
         of its line; one that may not wait has timed out.
+
+        The place cools down if the connection was in use, or has sent what nobody asked for; not
+        if it was released and is fit for another's use, but is not pooled.
         """
         cdef Plan plan
         cdef Waiter waiter
         cdef Handshake handshake
+        cdef bint is_used
+        is_used = slot.state == ACQUIRED and slot.waiter is None
         if slot.state == IDLE:
             self._unpark(slot)
         elif slot.state != ACQUIRED:
             return None
+        slot.cools = _cools_after(reason, is_used)
         plan = None
         waiter = self._take_back(slot)
         handshake = slot.handshake
@@ -1082,27 +1115,24 @@ cdef class Pool:
 
     def closed(self, Slot slot not None, double now):
         """Tell that a closing connection's socket, or a stopped handshake's, is gone."""
-        cdef Endpoint endpoint
         cdef Plan plan
         if slot.state != CLOSING:
             return None
-        endpoint = slot.handshake.endpoint
-        endpoint.closing -= 1
-        self._closing -= 1
-        if slot.giving == _FOR_LIMIT:
-            endpoint.giving -= 1
-        elif slot.giving == _FOR_TOTAL:
-            self._giving -= 1
-        self._freed(slot)
-        plan = None
-        if self._waiters:
-            plan = Plan()
-            self._settle(endpoint, plan, now)
-        self._drop_dead(slot.handshake)
+        if slot.cools and self._cooldown > 0:
+            if slot in self._cooling:
+                return None
+            self._cool_down(slot, now)
+            # From now on there is something to expire.
+            return Plan()
+        plan = Plan() if self._waiters else None
+        self._end_closing(slot, plan, now)
         return plan
 
     def expire(self, double now):
-        """Close what has been idle, or has lived, too long, and handshakes nobody waits for."""
+        """Close what has been idle, or has lived, too long, and handshakes nobody waits for.
+
+        Places that have cooled down are free.
+        """
         cdef Plan plan
         cdef Endpoint endpoint
         cdef Slot slot, orphan, after
@@ -1130,6 +1160,12 @@ cdef class Pool:
                 self._settle(leaning.handshake.endpoint, plan, now)
         if self._watched and self._look_deadline() <= now:
             self._look(plan, now)
+        while self._cooling:
+            slot = next(iter(self._cooling))
+            if slot.since + self._cooldown > now:
+                break
+            del self._cooling[slot]
+            self._end_closing(slot, plan, now)
         return plan
 
     def next_deadline(self):
@@ -1144,10 +1180,16 @@ cdef class Pool:
             deadline = min(deadline, orphan.since + ORPHAN_GRACE)
         if self._watched:
             deadline = min(deadline, self._look_deadline())
+        if self._cooling:
+            slot = next(iter(self._cooling))
+            deadline = min(deadline, slot.since + self._cooldown)
         return deadline
 
     def shutdown(self, int reason, double now):
-        """Empty the line and start closing everything; returns who waited, and what to close."""
+        """Empty the line and start closing everything; returns who waited, and what to close.
+
+        No place cools down any more.
+        """
         cdef list waiters
         cdef Plan plan
         cdef Handshake handshake
@@ -1173,6 +1215,11 @@ cdef class Pool:
                 self._drop_dead(slot.handshake)
         for handshake in list(self._handshakes.values()):
             self._drop_dead(handshake)
+        # What closes from now on makes room for nobody.
+        self._cooldown = 0.0
+        for slot in list(self._cooling):
+            self._end_closing(slot, None, now)
+        self._cooling.clear()
         return waiters, plan
 
     # -- what can be seen ------------------------------------------------------------------------
@@ -1297,6 +1344,7 @@ cdef class Pool:
             "waiters": self._waiters,
             "orphans": len(self._orphans),
             "watched": len(self._watched),
+            "cooling": len(self._cooling),
             "place_heap": len(self._place_heap),
             "idle_heap": len(self._idle_heap),
         }
@@ -1450,6 +1498,27 @@ cdef class Pool:
         self._closing += 1
         endpoint.closed[reason] += 1
         handshake.live -= 1
+        return 0
+
+    cdef int _cool_down(self, Slot slot, double now) except -1:
+        slot.since = now
+        self._cooling[slot] = None
+        return 0
+
+    cdef int _end_closing(self, Slot slot, Plan plan, double now) except -1:
+        """Set the place of a closing slot free; ``plan`` may be None where nobody waits."""
+        cdef Endpoint endpoint
+        endpoint = slot.handshake.endpoint
+        endpoint.closing -= 1
+        self._closing -= 1
+        if slot.giving == _FOR_LIMIT:
+            endpoint.giving -= 1
+        elif slot.giving == _FOR_TOTAL:
+            self._giving -= 1
+        self._freed(slot)
+        if self._waiters:
+            self._settle(endpoint, plan, now)
+        self._drop_dead(slot.handshake)
         return 0
 
     # -- handshakes under way --------------------------------------------------------------------

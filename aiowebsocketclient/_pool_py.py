@@ -80,6 +80,7 @@ CLOSE_REASONS: Final = (
 )
 _IDLE: Final = 0
 _LIFETIME: Final = 1
+_LOST: Final = 2
 _EVICTED: Final = 4
 _FORCED: Final = 5
 
@@ -285,6 +286,7 @@ class Slot(Node):
         "begun_for",
         "born",
         "conn",
+        "cools",
         "doubted",
         "drained",
         "expires",
@@ -315,7 +317,7 @@ class Slot(Node):
         self.begun_for = -1
         #: The waiter that was given the connection and has not woken yet.
         self.waiter: Waiter | None = None
-        #: When it got its place, and since when it is idle, an orphan, or doubted.
+        #: When it got its place, and since when it is idle, an orphan, doubted, or cools down.
         self.born = now
         self.since = now
         #: When its handshake began, before which it cannot be late: see :meth:`Pool.begin`.
@@ -336,6 +338,9 @@ class Slot(Node):
         #: For which of ``CLOSE_REASONS`` it is closing.
         self.reason = -1
         self.giving = _FOR_NOBODY
+        #: Whether its place stays taken for ``cooldown`` once its socket is gone.  The caller may
+        #: say so of what is not connected yet, while something else than the handshake runs on it.
+        self.cools = False
 
     @property
     def crowded_out(self) -> bool:
@@ -620,12 +625,21 @@ class Route:
         return None if handshake is None or handshake.dropped else handshake
 
 
+def _cools_after(reason: int, is_used: bool) -> bool:
+    """Whether a server may still be at work for what is closed for this reason."""
+    if reason == _LOST:
+        # What was not in use has ended for the server, too.
+        return is_used
+    return reason not in (_IDLE, _LIFETIME, _EVICTED, _FORCED)
+
+
 class Pool:
     """Places, free lists and queues of any number of endpoints.
 
     ``limit``, ``limit_total`` and ``max_connecting`` are numbers of places, 0 for no limit;
     ``max_waiting`` is a number of waiters, -1 for no limit; ``max_idle`` is in seconds;
-    ``max_idle_connections`` is a number of idle connections over all endpoints, 0 for no bound.
+    ``max_idle_connections`` is a number of idle connections over all endpoints, 0 for no bound;
+    ``cooldown`` is in seconds.
 
     Keys are any hashable objects; a handshake's key must determine its endpoint's.
     """
@@ -633,6 +647,8 @@ class Pool:
     __slots__ = (
         "_claims",
         "_closing",
+        "_cooldown",
+        "_cooling",
         "_count",
         "_endpoints",
         "_fading",
@@ -668,6 +684,7 @@ class Pool:
         max_waiting: int = -1,
         max_idle: float = math.inf,
         max_idle_connections: int = 0,
+        cooldown: float = 0.0,
     ) -> None:
         self._limit = limit
         self._limit_total = limit_total
@@ -675,6 +692,7 @@ class Pool:
         self._max_waiting = max_waiting
         self._max_idle = max_idle
         self._max_idle_connections = max_idle_connections or sys.maxsize
+        self._cooldown = cooldown
         self._endpoints: dict[Hashable, Endpoint] = {}
         self._handshakes: dict[Hashable, Handshake] = {}
         #: Every slot that is not gone.
@@ -702,6 +720,9 @@ class Pool:
         # Handshakes that have begun and are not late, in this order; when to look for late ones.
         self._watched: OrderedDict[Slot, None] = OrderedDict()
         self._next_look = -math.inf
+        # Closing slots whose sockets are gone and whose places are taken for cooldown, in the order
+        # in which they are to be set free: all stay for equally long.
+        self._cooling: OrderedDict[Slot, None] = OrderedDict()
         # Counters of endpoints that are gone, and the serial of the last one that they have.
         self._past: tuple[tuple[float, ...], int] = ((0,) * len(COUNTERS), 0)
 
@@ -932,6 +953,7 @@ class Pool:
             self._learn(endpoint, now - slot.began)
         self._stop_connecting(slot)
         slot.state = ACQUIRED
+        slot.cools = False
         endpoint.acquired += 1
         if not slot.drained:
             slot.retires = retires
@@ -970,7 +992,14 @@ class Pool:
         if owner is not None:
             self._leave(owner, plan, now)
         handshake.live -= 1
-        self._freed(slot)
+        if slot.cools and self._cooldown > 0:
+            # It was open, and a reply to what was sent over it may be on its way.
+            slot.state = CLOSING
+            endpoint.closing += 1
+            self._closing += 1
+            self._cool_down(slot, now)
+        else:
+            self._freed(slot)
         self._settle(endpoint, plan, now)
         self._drop_dead(handshake)
         return owner, plan
@@ -1093,11 +1122,16 @@ class Pool:
 
         A waiter that was given it and has not woken gets another idle one, or goes back to the head
         of its line; one that may not wait has timed out.
+
+        The place cools down if the connection was in use, or has sent what nobody asked for; not
+        if it was released and is fit for another's use, but is not pooled.
         """
+        is_used = slot.state == ACQUIRED and slot.waiter is None
         if slot.state == IDLE:
             self._unpark(slot)
         elif slot.state != ACQUIRED:
             return None
+        slot.cools = _cools_after(reason, is_used)
         plan: Plan | None = None
         waiter = self._take_back(slot)
         handshake = slot.handshake
@@ -1112,23 +1146,21 @@ class Pool:
         """Tell that a closing connection's socket, or a stopped handshake's, is gone."""
         if slot.state != CLOSING:
             return None
-        endpoint = slot.handshake.endpoint
-        endpoint.closing -= 1
-        self._closing -= 1
-        if slot.giving == _FOR_LIMIT:
-            endpoint.giving -= 1
-        elif slot.giving == _FOR_TOTAL:
-            self._giving -= 1
-        self._freed(slot)
-        plan: Plan | None = None
-        if self._waiters:
-            plan = Plan()
-            self._settle(endpoint, plan, now)
-        self._drop_dead(slot.handshake)
+        if slot.cools and self._cooldown > 0:
+            if slot in self._cooling:
+                return None
+            self._cool_down(slot, now)
+            # From now on there is something to expire.
+            return Plan()
+        plan = Plan() if self._waiters else None
+        self._end_closing(slot, plan, now)
         return plan
 
     def expire(self, now: float) -> Plan:
-        """Close what has been idle, or has lived, too long, and handshakes nobody waits for."""
+        """Close what has been idle, or has lived, too long, and handshakes nobody waits for.
+
+        Places that have cooled down are free.
+        """
         plan = Plan()
         slot = self._longest_idle()
         while slot is not None and slot.since + self._max_idle <= now:
@@ -1152,6 +1184,12 @@ class Pool:
                 self._settle(leaning.handshake.endpoint, plan, now)
         if self._watched and self._look_deadline() <= now:
             self._look(plan, now)
+        while self._cooling:
+            cooled = next(iter(self._cooling))
+            if cooled.since + self._cooldown > now:
+                break
+            del self._cooling[cooled]
+            self._end_closing(cooled, plan, now)
         return plan
 
     def next_deadline(self) -> float:
@@ -1163,10 +1201,16 @@ class Pool:
             deadline = min(deadline, orphan.since + ORPHAN_GRACE)
         if self._watched:
             deadline = min(deadline, self._look_deadline())
+        if self._cooling:
+            cooling = next(iter(self._cooling))
+            deadline = min(deadline, cooling.since + self._cooldown)
         return deadline
 
     def shutdown(self, reason: int, now: float) -> tuple[list[Waiter], Plan]:
-        """Empty the line and start closing everything; returns who waited, and what to close."""
+        """Empty the line and start closing everything; returns who waited, and what to close.
+
+        No place cools down any more.
+        """
         waiters: list[Waiter] = []
         plan = Plan()
         for handshake in list(self._handshakes.values()):
@@ -1187,6 +1231,11 @@ class Pool:
                 self._drop_dead(slot.handshake)
         for handshake in list(self._handshakes.values()):
             self._drop_dead(handshake)
+        # What closes from now on makes room for nobody.
+        self._cooldown = 0.0
+        for slot in list(self._cooling):
+            self._end_closing(slot, None, now)
+        self._cooling.clear()
         return waiters, plan
 
     # -- what can be seen ------------------------------------------------------------------------
@@ -1298,6 +1347,7 @@ class Pool:
             "waiters": self._waiters,
             "orphans": len(self._orphans),
             "watched": len(self._watched),
+            "cooling": len(self._cooling),
             "place_heap": len(self._place_heap),
             "idle_heap": len(self._idle_heap),
         }
@@ -1426,6 +1476,25 @@ class Pool:
         self._closing += 1
         endpoint.closed[reason] += 1
         handshake.live -= 1
+
+    def _cool_down(self, slot: Slot, now: float) -> None:
+        slot.since = now
+        self._cooling[slot] = None
+
+    def _end_closing(self, slot: Slot, plan: Plan | None, now: float) -> None:
+        """Set the place of a closing slot free; ``plan`` may be None where nobody waits."""
+        endpoint = slot.handshake.endpoint
+        endpoint.closing -= 1
+        self._closing -= 1
+        if slot.giving == _FOR_LIMIT:
+            endpoint.giving -= 1
+        elif slot.giving == _FOR_TOTAL:
+            self._giving -= 1
+        self._freed(slot)
+        if self._waiters:
+            assert plan is not None
+            self._settle(endpoint, plan, now)
+        self._drop_dead(slot.handshake)
 
     # -- handshakes under way --------------------------------------------------------------------
 

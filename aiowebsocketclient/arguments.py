@@ -36,6 +36,7 @@ __all__ = (
     "positive",
     "response_class",
     "seconds",
+    "some_seconds",
 )
 
 #: The options of the installed aiohttp, with their defaults.
@@ -99,6 +100,14 @@ def positive(name: str, value: Any) -> float | None:
     if seconds(name, value) == 0:
         raise ValueError(f"{name} must be more than 0 seconds; None: no limit")
     return value  # type: ignore[no-any-return]
+
+
+def some_seconds(name: str, value: Any) -> float:
+    """Return ``value`` if it is a number of seconds, and not None."""
+    number: float | None = seconds(name, value)
+    if number is None:
+        raise TypeError(f"{name} must be a number of seconds, not None")
+    return number
 
 
 def client_session(value: Any) -> aiohttp.ClientSession | None:

@@ -219,6 +219,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     :param close_timeout: seconds for a closing handshake before the transport is aborted;
         :meth:`close` as a whole takes no longer either.  At most a second after a read that was
         given up, and where the session's own block is left by an exception.
+    :param cooldown: seconds for which a place stays taken after a connection was closed while it
+        was in use, or with a reply on its way.  A server may count it until its handler has
+        noticed, and would refuse the next one.  0: none.
     :param client_session_owner: whether :meth:`close` closes ``client_session``.
     :param connect_limiter: an asynchronous context manager entered around each handshake, such as
         ``aiolimiter.AsyncLimiter(300, 300)`` or ``asyncio.Semaphore(10)``.
@@ -302,6 +305,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         max_idle_connections: int | None = UNSET,
         max_lifetime: float | None = None,
         close_timeout: float = 10.0,
+        cooldown: float = 0.0,
         client_session_owner: bool = True,
         connect_limiter: AbstractAsyncContextManager[Any, Any] | None = None,
         configure: Hook[WS_co] | None = None,
@@ -323,10 +327,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         self._limit_total = arguments.places("limit_total", limit_total) or None
         self._acquire_timeout = arguments.seconds("acquire_timeout", acquire_timeout)
         self._max_lifetime = arguments.positive("max_lifetime", max_lifetime)
-        timeout = arguments.seconds("close_timeout", close_timeout)
-        if timeout is None:
-            raise TypeError("close_timeout must be a number of seconds, not None")
-        self._close_timeout = timeout
+        self._close_timeout = arguments.some_seconds("close_timeout", close_timeout)
         self._connect_limiter = arguments.limiter(connect_limiter)
         self._hooks = hooks_of({"configure": configure, "check": check, "reset": reset}, NO_HOOKS)
         self._hook_timeout = arguments.positive("hook_timeout", hook_timeout)
@@ -348,6 +349,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             max_waiting=-1 if waiting is None else waiting,
             max_idle=arguments.positive("max_idle", max_idle) or math.inf,
             max_idle_connections=_max_idle_connections(max_idle_connections) or 0,
+            cooldown=arguments.some_seconds("cooldown", cooldown),
         )
         self._refusals = Refusals(
             self._pool,
@@ -1242,6 +1244,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
 
     async def _configure(self, conn: Connection) -> None:
         deadline = asyncio.timeout(self._hook_timeout)
+        # From now on the server may be at work for it.
+        conn.slot.cools = True
         try:
             await run_hook("configure", self._express, conn, deadline)
         except TimeoutError as exc:
@@ -1258,6 +1262,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             del deadline
         if conn.has_ended:
             raise aiohttp.ServerDisconnectedError("the connection ended while it was configured")
+        conn.slot.cools = False
 
     def _finish_connecting(
         self,

@@ -20,7 +20,7 @@ class PoolStats:
     acquired: int
     #: Connections open and free.
     idle: int
-    #: Connections whose socket is not gone yet; they keep their place until it is.
+    #: Connections whose socket is not gone yet, and places that ``cooldown`` keeps after that.
     closing: int
     #: Callers queued for a place; one whose own handshake is under way is not.
     waiting: int

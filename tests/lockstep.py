@@ -53,6 +53,7 @@ OPERATIONS: dict[str, dict[str, Sequence[Any]]] = {
     "open": {"key": KEYS},
     "abandon": {"which": ANY},
     "begin": {"which": ANY},
+    "configure": {"which": ANY},
     "release": {"which": ANY},
     "discard": {"which": ANY, "reason": tuple(range(len(REASONS)))},
     "lose_idle": {"which": ANY},
@@ -85,6 +86,7 @@ WEIGHTS = dict.fromkeys(OPERATIONS, 2) | {
     "open": 4,
     "abandon": 4,
     "begin": 8,
+    "configure": 1,
     "lose_idle": 1,
     "misuse": 1,
     "resize": 1,
@@ -102,6 +104,7 @@ LIMITS: dict[str, Sequence[Any]] = {
     "max_waiting": (-1, -1, 0, 1, 3),
     "max_idle": (math.inf, 3.0),
     "max_idle_connections": (0, 0, 1, 2, 3),
+    "cooldown": (0.0, 0.0, 0.25, 2.0),
 }
 
 #: How many steps there are in a history made at random: some short, some long.
@@ -178,7 +181,7 @@ class Side:
             (slot.state, slot.key, slot.endpoint, self.number(slot.owner)),
             (self.number(slot.waiter), slot.born, slot.since, slot.retires),
             (slot.uses, slot.kept, slot.drained),
-            (slot.began, slot.doubted, slot.late),
+            (slot.began, slot.doubted, slot.late, slot.cools),
         )
 
     def waiter_in_numbers(self, waiter: Any) -> tuple[Any, ...]:
@@ -193,7 +196,7 @@ def model_slot_in_numbers(slot: naive.Slot) -> tuple[Any, ...]:
         (slot.state, slot.key, slot.endpoint, slot.owner and slot.owner.number),
         (slot.given and slot.given.number, slot.born, slot.since, slot.retires),
         (slot.uses, slot.kept, slot.is_drained),
-        (slot.began, slot.is_doubted, slot.is_late),
+        (slot.began, slot.is_doubted, slot.is_late, slot.cools),
     )
 
 
@@ -263,6 +266,7 @@ class Lockstep:
             "give_up": [*queued, *self.given],
             "connected": [slot for slot in slots if slot.state == CONNECTING],
             "abandon": [slot for slot in opened if slot.state == CONNECTING] or opened,
+            "configure": [slot for slot in slots if slot.state == CONNECTING],
             "begin": [s for s in slots if s.state == CONNECTING and s.began == math.inf] or slots,
             "release": held,
             "hog": held,
@@ -275,7 +279,7 @@ class Lockstep:
             "lose_given": [slot for slot in slots if slot.given is not None],
             "hurry": self.given,
             "decline": self.given,
-            "closed": [slot for slot in slots if slot.state == CLOSING],
+            "closed": [s for s in slots if s.state == CLOSING and not s.is_cooling],
             "misuse": [slot for slot in slots if slot not in held],
         }
         return choices["connected" if name == "connect_failed" else name]
@@ -358,7 +362,7 @@ class Lockstep:
 
     def connect_failed(self, slot: naive.Slot) -> None:
         owner, plan = self.model.connect_failed(slot, self.now, slot.number)
-        self.freed.add(slot.number)
+        self.note_freed(slot)
         self.call("connect_failed", slot, (owner, plan), self.now, slot.number)
         self.keep_book(plan)
         self.check_order(plan)
@@ -378,6 +382,12 @@ class Lockstep:
         # It may be said more than once, and of what is connected.
         self.model.begin(slot, self.now)
         self.call("begin", slot, None, self.now)
+
+    def configure(self, slot: naive.Slot) -> None:
+        """Say of what is being opened that something runs on it."""
+        slot.cools = True
+        for side in self.sides:
+            side.slots[slot.number].cools = True
 
     def release(self, slot: naive.Slot) -> None:
         rivals = self.rivals(slot)
@@ -416,15 +426,21 @@ class Lockstep:
 
     def closed(self, slot: naive.Slot) -> None:
         plan = self.model.closed(slot, self.now)
-        self.freed.add(slot.number)
+        self.note_freed(slot)
         self.call("closed", slot, plan, self.now)
         self.keep_book(plan)
         self.check_order(plan)
 
+    def note_freed(self, *slots: naive.Slot) -> None:
+        self.freed |= {slot.number for slot in slots if slot.state == GONE}
+
     def expire(self) -> None:
+        cooling = self.model.cooling()
         plan = self.model.expire(self.now)
+        self.note_freed(*cooling)
         self.call("expire", None, plan, self.now)
         self.keep_book(plan)
+        self.check_order(plan)
         assert self.pool.next_deadline() > self.now
 
     def resize(self, limit: int, limit_total: int) -> None:
@@ -476,7 +492,7 @@ class Lockstep:
                 pass
             else:
                 raise AssertionError(f"{name} of what is not in use")
-        if slot.state != CLOSING:
+        if slot.state != CLOSING or slot.is_cooling:
             self.call("closed", slot, None, self.now)
         if slot.state in (CONNECTING, CLOSING):
             self.call("discard", slot, None, 0, self.now)
@@ -521,6 +537,9 @@ class Lockstep:
         for _ in range(50 + 2 * MAX_PASSED_OVER * len(self.model.waiters)):
             if not (self.model.waiters or self.given):
                 return
+            if self.model.cooling():
+                self.step(self.tick, self.model.cooldown)
+                self.step(self.expire)
             for name in ("closed", "connected", "take", "release"):
                 for _ in list(self.subjects(name)):
                     extra: dict[str, Any] = {}
@@ -532,12 +551,14 @@ class Lockstep:
 
     def shut_down(self) -> None:
         waiting = [*self.model.waiters, *self.given]
+        cooling = self.model.cooling()
         waiters, plan = self.model.shutdown(REASONS.index("forced"), self.now)
         assert {*waiters} == {*waiting}
         assert not plan.opened
         assert not plan.woken
         waiters.sort(key=lambda waiter: waiter.number)
         plan = plan._replace(closing=tuple(sorted(plan.closing)))
+        self.note_freed(*cooling)
         self.call("shutdown", None, (waiters, plan), REASONS.index("forced"), self.now)
         self.given.clear()
         self.model.forget()
@@ -581,6 +602,7 @@ class Lockstep:
                 "waiters": len(model.waiters),
                 "orphans": len(model.orphans()),
                 "watched": len(model.watched()),
+                "cooling": len(model.cooling()),
             },
             "next_deadline": model.next_deadline(),
             "slots": [slot.number for slot in model.slots],

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 CONNECTING, ACQUIRED, IDLE, CLOSING, GONE = range(5)
 STATES = {"connecting": CONNECTING, "acquired": ACQUIRED, "idle": IDLE, "closing": CLOSING}
 REASONS = ("idle", "lifetime", "lost", "dirty", "evicted", "forced", "failed", "user")
+#: After which a server may still be at work for a connection, whether it was in use or not.
+COOLING_REASONS = set(REASONS) - {"idle", "lifetime", "evicted", "forced", "lost"}
 COUNTED = (
     "requests",
     "reused",
@@ -97,6 +99,9 @@ class Slot:
     is_drained: bool = False
     #: The endpoint for whose waiters its place is cleared, or OVER_ALL.
     cleared_for: str | None = None
+    #: Whether its place stays taken for a while when its socket is gone, and whether that is so.
+    cools: bool = False
+    is_cooling: bool = False
 
     @property
     def endpoint(self) -> str:
@@ -113,6 +118,7 @@ class Model:
     max_waiting: int = -1
     max_idle: float = math.inf
     max_idle_connections: int = 0
+    cooldown: float = 0.0
 
     #: Every slot that is not gone, as they came to be, and every waiter queued.
     slots: list[Slot] = field(default_factory=list)
@@ -243,6 +249,7 @@ class Model:
             # Rule: what is usual rises at once, and falls slowly.
             self.usual[slot.endpoint] = max(took, usual + (took - usual) * NEWEST_SHARE)
         self.end_connecting(slot, ACQUIRED)
+        slot.cools = False
         if not slot.is_drained:
             slot.retires = retires
         if key is None or key == slot.key:
@@ -298,7 +305,12 @@ class Model:
         self.failures[slot.endpoint] = failure
         self.count(slot.endpoint, "connect_seconds", now - slot.born)
         owner, slot.owner = slot.owner, None
-        self.free(slot)
+        if slot.cools and self.cooldown:
+            # Rule: what fails while it is configured was open.
+            self.end_connecting(slot, CLOSING)
+            self.cool_down(slot, now)
+        else:
+            self.free(slot)
         if owner is not None:
             self.leave(owner, now)
         self.settle(slot.endpoint, now)
@@ -320,6 +332,8 @@ class Model:
     def discard(self, slot: Slot, reason: int, now: float) -> Plan | None:
         if slot.state not in (IDLE, ACQUIRED):
             return None
+        is_used = slot.state == ACQUIRED and slot.given is None
+        slot.cools = REASONS[reason] in COOLING_REASONS or (REASONS[reason] == "lost" and is_used)
         waiter, slot.given = slot.given, None
         self.start_closing(slot, reason)
         if waiter is None:
@@ -346,8 +360,11 @@ class Model:
         return self.plan()
 
     def closed(self, slot: Slot, now: float) -> Plan | None:
-        if slot.state != CLOSING:
+        if slot.state != CLOSING or slot.is_cooling:
             return None
+        if slot.cools and self.cooldown:
+            self.cool_down(slot, now)
+            return self.plan()
         self.free(slot)
         if not self.waiters:
             return None
@@ -369,6 +386,10 @@ class Model:
                 self.settle(owner.endpoint, now)
         if self.look_deadline() <= now:
             self.look(now)
+        for slot in self.cooling():
+            if slot.since + self.cooldown <= now:
+                self.free(slot)
+                self.settle(slot.endpoint, now)
         return self.plan()
 
     def look(self, now: float) -> None:
@@ -425,7 +446,8 @@ class Model:
         """Rule: it is exact, lifetimes apart."""
         idle = [slot.since + self.max_idle for slot in self.idle()]
         fading = [slot.since + ORPHAN_GRACE for slot in self.fading()]
-        return min([*idle, *fading, self.look_deadline()])
+        cooling = [slot.since + self.cooldown for slot in self.cooling()]
+        return min([*idle, *fading, *cooling, self.look_deadline()])
 
     def resize(self, limit: int, limit_total: int, now: float) -> Plan:
         self.limit, self.limit_total = limit, limit_total
@@ -484,6 +506,10 @@ class Model:
                     waiters.append(waiter)
                 self.start_closing(slot, reason)
                 self.closing.append(slot)
+        # Rule: nothing cools down after the end.
+        self.cooldown = 0.0
+        for slot in self.cooling():
+            self.free(slot)
         return waiters, self.plan()
 
     # -- what can be seen ------------------------------------------------------------------------
@@ -584,6 +610,11 @@ class Model:
         doubted = [slot for slot in self.slots if slot.is_doubted]
         found = {*doubted, *(slot for slot in self.orphans() if not slot.kept)}
         return sorted(found, key=lambda slot: slot.fading)
+
+    def cooling(self) -> list[Slot]:
+        """Return slots whose places are taken though their sockets are gone, in that order."""
+        found = [slot for slot in self.slots if slot.is_cooling]
+        return sorted(found, key=lambda slot: slot.turn)
 
     def under_way_for(self, waiter: Waiter) -> Slot | None:
         return next((slot for slot in self.slots if slot.owner is waiter), None)
@@ -928,9 +959,16 @@ class Model:
         slot.state = state
         slot.is_doubted = False
 
+    def cool_down(self, slot: Slot, now: float) -> None:
+        """Rule: what is cleared for a waiter stays cleared for it."""
+        slot.is_cooling = True
+        slot.since = now
+        slot.turn = self.turn()
+
     def free(self, slot: Slot) -> None:
         self.end_connecting(slot, GONE)
         slot.cleared_for = None
+        slot.is_cooling = False
         self.slots.remove(slot)
 
     def new_slot(self, key: str, now: float) -> Slot:

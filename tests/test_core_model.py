@@ -84,6 +84,7 @@ class History(RuleBasedStateMachine):
     connected_too = connected
     connect_failed = operation("connect_failed")
     open = operation("open")
+    configure = operation("configure")
     abandon = operation("abandon")
     release = operation("release")
     release_too = release

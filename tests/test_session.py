@@ -48,6 +48,7 @@ DEFAULTS = {
     "max_idle_connections": UNSET,
     "max_lifetime": None,
     "close_timeout": 10.0,
+    "cooldown": 0.0,
     "client_session_owner": True,
     "connect_limiter": None,
     "configure": None,
@@ -77,6 +78,7 @@ SECONDS = [
     "max_idle",
     "max_lifetime",
     "close_timeout",
+    "cooldown",
     "hook_timeout",
 ]
 BAD: list[tuple[str, Any]] = [
@@ -91,6 +93,7 @@ BAD: list[tuple[str, Any]] = [
     ("max_idle_connections", 0),
     ("max_lifetime", 0),
     ("close_timeout", None),
+    ("cooldown", None),
     ("hook_timeout", 0),
     *[(name, value) for name in ("configure", "check", "reset") for value in ("x", 5, True)],
     ("headers", 3),

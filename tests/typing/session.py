@@ -36,6 +36,7 @@ async def arguments(loop: asyncio.AbstractEventLoop) -> None:
         max_idle_connections=None,
         max_lifetime=3600.0,
         close_timeout=1.5,
+        cooldown=0.25,
         client_session_owner=False,
         connect_limiter=AsyncLimiter(300, 300),
         trace_configs=[TraceConfig()],
