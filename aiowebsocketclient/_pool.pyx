@@ -361,7 +361,7 @@ cdef class Waiter(Node):
     cdef readonly bint queued
     cdef public bint may_wait
     cdef readonly int passed
-    cdef readonly bint hedged
+    cdef readonly int hedges
 
     def __init__(self, Handshake handshake, token, Py_ssize_t ticket, double now):
         self.handshake = handshake
@@ -378,8 +378,8 @@ cdef class Waiter(Node):
         #: Whether it goes back into the line if what it was given dies and nothing idle is left.
         self.may_wait = True
         self.passed = 0
-        #: Whether its own handshake was late, so that it has had a second.
-        self.hedged = False
+        #: How many of its own handshakes were late, so that it has had another.
+        self.hedges = 0
 
 
 @cython.freelist(8)
@@ -1629,6 +1629,16 @@ cdef class Pool:
         patience = LATE_FACTOR * endpoint.usual
         return patience if patience > LATE_FLOOR else LATE_FLOOR
 
+    cdef double _patience_of(self, Waiter owner, Endpoint endpoint) except -1:
+        """Return after how many seconds the handshake of a waiter is late.
+
+        That doubles with each it has had: where a server hangs, there would be a storm otherwise.
+        """
+        cdef double patience
+        patience = self._patience(endpoint)
+        # Until one has succeeded, that of the endpoint doubles.
+        return patience if endpoint.usual < 0 else patience * 2.0**owner.hedges
+
     cdef double _look_deadline(self) except? -1:
         cdef Slot oldest
         oldest = next(iter(self._watched))
@@ -1659,11 +1669,10 @@ cdef class Pool:
         owner = slot.owner
         if owner is None:
             self._adopt(slot)
-        elif owner.hedged and not slot.doubted:
-            # A second is all it gets: where a server hangs, more would be a storm.
+        elif not slot.doubted and slot.began + self._patience_of(owner, endpoint) > now:
             return 0
         else:
-            owner.hedged = True
+            owner.hedges += 1
             self._disown(owner, slot)
             self._return_to_line(owner)
         if endpoint.usual < 0:

@@ -361,7 +361,7 @@ class Waiter(Node):
 
     __slots__ = (
         "handshake",
-        "hedged",
+        "hedges",
         "may_wait",
         "opening",
         "passed",
@@ -389,8 +389,8 @@ class Waiter(Node):
         #: Whether it goes back into the line if what it was given dies and nothing idle is left.
         self.may_wait = True
         self.passed = 0
-        #: Whether its own handshake was late, so that it has had a second.
-        self.hedged = False
+        #: How many of its own handshakes were late, so that it has had another.
+        self.hedges = 0
 
 
 class Plan:
@@ -1592,6 +1592,15 @@ class Pool:
         patience = LATE_FACTOR * endpoint.usual
         return patience if patience > LATE_FLOOR else LATE_FLOOR
 
+    def _patience_of(self, owner: Waiter, endpoint: Endpoint) -> float:
+        """Return after how many seconds the handshake of a waiter is late.
+
+        That doubles with each it has had: where a server hangs, there would be a storm otherwise.
+        """
+        patience = self._patience(endpoint)
+        # Until one has succeeded, that of the endpoint doubles.
+        return patience if endpoint.usual < 0 else patience * 2.0**owner.hedges
+
     def _look_deadline(self) -> float:
         oldest = next(iter(self._watched))
         return max(self._next_look, oldest.began + LATE_FLOOR)
@@ -1616,11 +1625,10 @@ class Pool:
         owner = slot.owner
         if owner is None:
             self._adopt(slot)
-        elif owner.hedged and not slot.doubted:
-            # A second is all it gets: where a server hangs, more would be a storm.
+        elif not slot.doubted and slot.began + self._patience_of(owner, endpoint) > now:
             return
         else:
-            owner.hedged = True
+            owner.hedges += 1
             self._disown(owner, slot)
             self._return_to_line(owner)
         if endpoint.usual < 0:

@@ -56,7 +56,7 @@ class Refusals:
         endpoint: Any = waiter.handshake.endpoint.key
         if waiter.slot is not None:
             waited_for = "check"
-        elif waiter.opening is not None or waiter.hedged:
+        elif waiter.opening is not None or waiter.hedges:
             waited_for = "handshake"
         else:
             waited_for = ""

@@ -187,7 +187,7 @@ class Side:
     def waiter_in_numbers(self, waiter: Any) -> tuple[Any, ...]:
         return (
             (waiter.handshake.key, waiter.queued, waiter.since, waiter.ticket, waiter.passed),
-            (self.number(waiter.opening), self.number(waiter.slot), waiter.hedged),
+            (self.number(waiter.opening), self.number(waiter.slot), waiter.hedges),
         )
 
 
@@ -618,7 +618,7 @@ class Lockstep:
         opening, slot = self.model.under_way_for(waiter), self.model.slot_given_to(waiter)
         return (
             (waiter.key, waiter.is_queued, waiter.since, waiter.ticket, waiter.passed),
-            (opening and opening.number, slot and slot.number, waiter.is_hedged),
+            (opening and opening.number, slot and slot.number, waiter.hedges),
         )
 
     def seen(self, side: Side) -> dict[str, Any]:

@@ -63,8 +63,8 @@ class Waiter:
     has_returned: bool = False
     may_wait: bool = True
     passed: int = 0
-    #: Whether its handshake was late, so that it has had a second.
-    is_hedged: bool = False
+    #: How many of its handshakes were late, so that it has had another.
+    hedges: int = 0
     #: The order among those that lean on doubted handshakes.
     leant: int = 0
 
@@ -404,10 +404,11 @@ class Model:
     def turn_late(self, slot: Slot, now: float) -> None:
         owner = slot.owner
         if owner is not None:
-            # Rule: who has had a second handshake gets no third, unless it only leant on this one.
-            if owner.is_hedged and not slot.is_doubted:
+            # Rule: each of one waiter is given twice the time of the last, but what it leant on.
+            factor = 2.0**owner.hedges if slot.endpoint in self.usual else 1.0
+            if not slot.is_doubted and slot.began + self.patience(slot.endpoint) * factor > now:
                 return
-            owner.is_hedged = True
+            owner.hedges += 1
             owner.has_returned = True
             slot.owner = None
         if slot.endpoint not in self.usual:

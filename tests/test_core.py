@@ -1577,11 +1577,17 @@ def test_a_late_handshake_gets_another_beside_it(drive: Drive, seconds: float) -
     assert pool.opened == [waiter.opening]
     assert hung.late
     assert hung.owner is None
-    # A second is all it gets.
-    pool.begin(waiter.opening)
-    pool.now += 100 * patience
-    pool.expire()
-    assert not pool.opened
+    # Each after it is given twice the time of the last, so that there is no storm.
+    for factor in (2, 4):
+        later = waiter.opening
+        pool.begin(later)
+        pool.now += 0.9 * factor * patience
+        pool.expire()
+        assert waiter.opening is later
+        pool.now += 0.1 * factor * patience + LATE_FLOOR
+        pool.expire()
+        assert pool.opened == [waiter.opening]
+        assert later.late
     assert pool.failed(waiter.opening) is waiter
 
 
