@@ -20,6 +20,8 @@ from bench.plot import PLOTS, STYLES, draw_all
 from bench.report import Result, Run
 from bench.saved import Record
 
+pytestmark = pytest.mark.slow
+
 ENVIRONMENT: dict[str, Any] = {
     "python": "CPython 3.11.7",
     "aiohttp": "3.14.5",

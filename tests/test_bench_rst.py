@@ -300,6 +300,7 @@ def test_a_page_without_a_place_is_an_error_before_anything_is_measured(page: Pa
     assert "nowhere.rst: No such file" in run.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not HAS_EXTENSION, reason="the tables are of the compiled core")
 @pytest.mark.skipif(not (ROOT / "README.rst").is_file(), reason="README.rst is not there")
 def test_the_readme_can_be_filled_by_a_run(tmp_path: Path) -> None:

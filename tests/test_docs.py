@@ -1,7 +1,7 @@
 """What the pages of docs/ say of the package and of its tests is true."""
 
+import ast
 import importlib
-import os
 import re
 import subprocess
 import sys
@@ -39,18 +39,14 @@ def test_each_guarantee_is_held_by_tests() -> None:
 def test_each_test_that_is_named_exists() -> None:
     named = {test for page in PAGES for test in _TEST.findall(text_of(page))}
     assert named
-    lent = ("PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT")
-    files = sorted({test.partition("::")[0] for test in named})
-    done = subprocess.run(
-        [sys.executable, "-Pm", "pytest", "--collect-only", "--quiet", *files],
-        cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if name not in lent},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout
-    collected = {line.partition("[")[0] for line in done.stdout.splitlines()}
-    assert named <= collected, sorted(named - collected)
+    # To have pytest collect them takes longer than most of them do.
+    there = {
+        f"{file}::{node.name}"
+        for file in {test.partition("::")[0] for test in named}
+        for node in ast.parse(text_of(file)).body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert named <= there, sorted(named - there)
 
 
 # -- architecture --------------------------------------------------------------------------------

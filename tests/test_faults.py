@@ -825,7 +825,14 @@ async def test_name_that_does_not_exist(make_session: SessionFactory) -> None:
 # -- the server goes, and comes again ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("use", ["idle", "in use", "being read"])
+@pytest.mark.parametrize(
+    "use",
+    [
+        pytest.param("idle", marks=pytest.mark.slow),
+        "in use",
+        pytest.param("being read", marks=pytest.mark.slow),
+    ],
+)
 async def test_restart_with_500_connections(
     port: int, make_session: SessionFactory, use: str
 ) -> None:
