@@ -54,16 +54,23 @@ demo: $(DEMO)/.installed
 	$(DEMO)/bin/python -P -m aiowebsocketclient $(ARGS)
 
 # All of them run, whatever fails. Those marked as slow are for test-slow: both together are all.
-test:
-	@$(MAKE) --no-print-directory --keep-going lint docs test-c test-py
+# The environments one by one, as each builds the package here; lint beside the documentation.
+ALL := --no-print-directory --keep-going
+
+test: $(TEST)/.installed
+	-@$(MAKE) $(ALL) $(DOCS)/.installed
+	@failed=; \
+	$(MAKE) $(ALL) --jobs=2 --output-sync lint docs || failed=1; \
+	$(MAKE) $(ALL) test-c test-py || failed=1; \
+	test -z "$$failed"
 
 test-slow:
-	@$(MAKE) --no-print-directory --keep-going test-slow-c test-slow-py
+	@$(MAKE) $(ALL) test-slow-c test-slow-py
 
 # Not "python -m pytest", which would put this directory in front of what was installed.
 # tests/once.txt leaves out what runs on both cores by itself, or on none.
-C := $(COMPILED) $(TEST)/bin/pytest -n $(JOBS) --dist loadgroup --impl c
-PY := AIOWEBSOCKETCLIENT_NO_EXTENSIONS=1 $(TEST)/bin/pytest -n $(JOBS) --dist loadgroup --impl py \
+C := $(COMPILED) $(TEST)/bin/pytest -n $(JOBS) --impl c
+PY := AIOWEBSOCKETCLIENT_NO_EXTENSIONS=1 $(TEST)/bin/pytest -n $(JOBS) --impl py \
 	@tests/once.txt
 
 test-c: $(TEST)/.installed

@@ -32,6 +32,11 @@ except ImportError:  # it has no wheels for some interpreters
     uvloop = None
 
 
+#: Where what is built, measured or listened to once is for all tests of the module: in several
+#: processes it would be done again, or each would wait for the others' port.
+TOGETHER = {"test_bench.py", "test_packaging.py", "test_pages.py"}
+
+
 def pytest_report_header() -> str:
     return (
         f"aiowebsocketclient {aiowebsocketclient.__version__}"
@@ -69,6 +74,22 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
             name: dict(value) if isinstance(value, Counter) else value
             for name, value in told.items()
         }
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let one process run all tests of such a module; those go first."""
+    if config.getvalue("dist") != "load":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+        # pytest 9.2 leaves the mark xdist_group without effect.
+        def _split_scope(self, nodeid: str) -> str:
+            module = nodeid.partition("::")[0].rpartition("/")[2]
+            return module if module in TOGETHER else nodeid
+
+    return Scheduling(config, log)
 
 
 @pytest.hookimpl(optionalhook=True)

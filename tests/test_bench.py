@@ -22,9 +22,6 @@ from bench.processes import BenchError
 from bench.report import Result, Run
 from bench.run import running
 
-# What is measured once is for all tests here: one process runs them.
-pytestmark = pytest.mark.xdist_group("bench")
-
 HAS_EXTENSION = importlib.util.find_spec("aiowebsocketclient._pool") is not None
 
 

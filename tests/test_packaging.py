@@ -31,8 +31,6 @@ pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="environments are laid out in another way"),
     # Environments are made and filled here.
     pytest.mark.timeout(600),
-    # What is built once is for all tests here: one process runs them.
-    pytest.mark.xdist_group("packaging"),
 ]
 
 NOT_SOURCES = shutil.ignore_patterns(

@@ -25,11 +25,7 @@ from aiowebsocketclient.hooks import Hooks
 
 from .pages import BLOCKS, PAGES, ROOT, Block, blocks_of
 
-pytestmark = [
-    pytest.mark.skipif("README.rst" not in PAGES, reason="README.rst is not there"),
-    # The port of the examples can be had once: by one process, where several run the tests.
-    pytest.mark.xdist_group("pages"),
-]
+pytestmark = pytest.mark.skipif("README.rst" not in PAGES, reason="README.rst is not there")
 
 PORT = 58793
 EXAMPLES = ROOT / "examples"

@@ -101,10 +101,12 @@ def test_with_asyncio_in_auto_mode(run: Run) -> None:
     passed(run(ASYNC_TESTS, ini=AUTO), 5)
 
 
+@pytest.mark.slow
 def test_with_asyncio_in_strict_mode(run: Run) -> None:
     passed(run(ASYNC_TESTS + "\npytestmark = pytest.mark.asyncio"), 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scope", ["class", "module", "package", "session"])
 def test_in_a_loop_of_many_tests(run: Run, scope: str) -> None:
     source = f"""
@@ -124,10 +126,12 @@ def test_in_a_loop_of_many_tests(run: Run, scope: str) -> None:
     passed(run(source), 3)
 
 
+@pytest.mark.slow
 def test_where_all_tests_share_a_loop(run: Run) -> None:
     passed(run(ASYNC_TESTS, ini=AUTO + "asyncio_default_test_loop_scope = session"), 5)
 
 
+@pytest.mark.slow
 def test_on_several_loops(run: Run, pytester: pytest.Pytester) -> None:
     pytest.importorskip("uvloop")
     pytester.makeconftest("""
@@ -158,6 +162,7 @@ def test_with_anyio(run: Run) -> None:
     passed(run(f"{ASYNC_TESTS}{backend}\npytestmark = pytest.mark.anyio"), 5)
 
 
+@pytest.mark.slow
 def test_with_anyio_alone_on_uvloop(run: Run) -> None:
     pytest.importorskip("uvloop")
     backend = "\n\n@pytest.fixture\ndef anyio_backend():\n"
@@ -166,6 +171,7 @@ def test_with_anyio_alone_on_uvloop(run: Run) -> None:
     passed(run(source, *NO_ASYNCIO, ini=""), 5)
 
 
+@pytest.mark.slow
 def test_with_trio_it_says_that_it_cannot(run: Run) -> None:
     result = run("""
         import pytest
@@ -182,6 +188,7 @@ def test_with_trio_it_says_that_it_cannot(run: Run) -> None:
     result.stdout.fnmatch_lines(["*anyio runs test_it with trio: let a fixture anyio_backend*"])
 
 
+@pytest.mark.slow
 def test_with_pytest_aiohttp(run: Run) -> None:
     pytest.importorskip("pytest_aiohttp")
     source = """
@@ -202,6 +209,7 @@ def test_with_pytest_aiohttp(run: Run) -> None:
     passed(run(source, ini=AUTO), 1)
 
 
+@pytest.mark.slow
 def test_without_a_loop_there_is_a_server_but_no_session(run: Run) -> None:
     result = run("""
         import asyncio
@@ -223,6 +231,7 @@ def test_without_a_loop_there_is_a_server_but_no_session(run: Run) -> None:
     result.stdout.fnmatch_lines(["ws_session is for tests in an event loop, and test_session is *"])
 
 
+@pytest.mark.slow
 def test_without_a_plugin_for_async_tests(run: Run) -> None:
     source = "async def test_it(ws_session):\n    pass"
     result = run(source, *NO_ASYNCIO, "-p", "no:anyio", ini="")
@@ -230,6 +239,7 @@ def test_without_a_plugin_for_async_tests(run: Run) -> None:
     result.stdout.fnmatch_lines(["ws_session is for tests in an event loop, and test_it is none*"])
 
 
+@pytest.mark.slow
 def test_in_several_processes(run: Run) -> None:
     source = """
         import pytest
@@ -292,6 +302,7 @@ def test_leaks(run: Run) -> None:
     )
 
 
+@pytest.mark.slow
 def test_leaks_may_be_allowed_everywhere(run: Run) -> None:
     source = """
         import pytest
@@ -387,6 +398,7 @@ def test_it_is_the_installed_one(pytestconfig: pytest.Config) -> None:
     assert Path(plugin.__file__) == installed / "pytest_aiowebsocketclient.py"
 
 
+@pytest.mark.slow
 def test_it_can_be_turned_off(run: Run) -> None:
     source = "def test_it(ws_server):\n    pass"
     result = run(source, "-p", "no:aiowebsocketclient")
@@ -394,6 +406,7 @@ def test_it_can_be_turned_off(run: Run) -> None:
     result.stdout.fnmatch_lines(["*fixture 'ws_server' not found"])
 
 
+@pytest.mark.slow
 def test_who_does_not_use_it_does_not_import_the_package(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -411,6 +424,7 @@ def test_who_does_not_use_it_does_not_import_the_package(
     passed(run(source, "-p", "aiowebsocketclient", ini=""), 1)
 
 
+@pytest.mark.slow
 def test_it_works_without_the_other_plugins(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     Path("absent.py").write_text("import sys\nsys.modules['pytest_asyncio'] = None\n")
@@ -419,6 +433,7 @@ def test_it_works_without_the_other_plugins(run: Run, monkeypatch: pytest.Monkey
     passed(run(source, "-p", "absent", "-p", "aiowebsocketclient", ini=""), 1)
 
 
+@pytest.mark.slow
 def test_it_explains_itself(run: Run) -> None:
     result = run("", "--fixtures")
     described = ("ws_server -- *", "    Run *", "ws_server_tls -- *", "    Run *")
