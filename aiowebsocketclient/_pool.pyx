@@ -1128,6 +1128,10 @@ cdef class Pool:
         self._end_closing(slot, plan, now)
         return plan
 
+    def postpone_look(self, double now):
+        """Look for late handshakes later: the machine is busy, and each takes longer than usual."""
+        self._next_look = now + LATE_FLOOR
+
     def expire(self, double now):
         """Close what has been idle, or has lived, too long, and handshakes nobody waits for.
 

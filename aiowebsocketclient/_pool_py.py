@@ -1156,6 +1156,10 @@ class Pool:
         self._end_closing(slot, plan, now)
         return plan
 
+    def postpone_look(self, now: float) -> None:
+        """Look for late handshakes later: the machine is busy, and each takes longer than usual."""
+        self._next_look = now + LATE_FLOOR
+
     def expire(self, now: float) -> Plan:
         """Close what has been idle, or has lived, too long, and handshakes nobody waits for.
 

@@ -105,6 +105,9 @@ _FREEING_GRACE: Final = 1.0
 # Sockets that select() of CPython on Windows takes, by which one of asyncio's loops goes there.
 _MAX_SELECTED_ON_WINDOWS: Final = 512
 
+# Seconds that a timer may be late where the machine is not busy.
+_BUSY: Final = 0.1
+
 # Checks in the background that run at once.
 _MAX_CHECKING: Final = 50
 # Seconds after which a check that its caller gives up has failed, if nothing has come meanwhile.
@@ -1149,9 +1152,13 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         )
 
     def _expire(self) -> None:
+        now = clock()
+        if now - self._timer_when > _BUSY:
+            # The timer is late, so a handshake may be late for the same reason.
+            self._pool.postpone_look(now)
         self._timer = None
         self._timer_when = math.inf
-        self._carry_out(self._pool.expire(clock()))
+        self._carry_out(self._pool.expire(now))
 
     # -- opening ---------------------------------------------------------------------------------
 
@@ -1169,7 +1176,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         if self._tracer is not None:
             self._tracer.connect_start(slot, context)
         # Not inside the coroutine: one that is cancelled before its first step never runs.
-        finish = partial(self._finish_connecting, slot, target, finished)
+        finish = partial(self._finish_connecting, slot, target, finished, slot.owner)
         task.add_done_callback(finish, context=context)
         return finished
 
@@ -1269,6 +1276,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         slot: Slot,
         target: Target,
         finished: asyncio.Future[_Failure | None],
+        begun_for: Waiter | None,
         task: asyncio.Task[_Failure | None],
     ) -> None:
         error: BaseException | None = None
@@ -1303,10 +1311,23 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 _fail_waiter(owner, error)
             finished.set_result(_Failure(theirs))
             self._carry_out(plan)
+            if owner is None and begun_for is not None and begun_for.queued:
+                self._fail_if_timed_out(begun_for, error)
             # Not before the core knows, here and above: who is logged to may drain.
             if is_debugging():
                 _log_connect_failed(slot, error)
         del self._handshakes[slot]
+
+    def _fail_if_timed_out(self, waiter: Waiter, error: BaseException) -> None:
+        """Fail a waiter whose late handshake has timed out, though it has had another since.
+
+        It has waited for as long as a connection may take: each further handshake would give it as
+        much time again.
+        """
+        if isinstance(error, asyncio.TimeoutError):
+            plan = self._pool.give_up(waiter, clock(), False)
+            _fail_waiter(waiter, error)
+            self._carry_out(plan)
 
     def _finish_connected(self, slot: Slot, key: HandshakeKey, moves: bool) -> None:
         retires = math.inf

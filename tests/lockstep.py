@@ -62,6 +62,7 @@ OPERATIONS: dict[str, dict[str, Sequence[Any]]] = {
     "decline": {"which": ANY},
     "closed": {"which": ANY},
     "expire": {},
+    "postpone_look": {},
     "drain": {"keys": (None, ("a1",), ("a1",), ("a2", "b1"))},
     "retire": {"which": ANY},
     "set_aside": {"which": ANY},
@@ -433,6 +434,9 @@ class Lockstep:
 
     def note_freed(self, *slots: naive.Slot) -> None:
         self.freed |= {slot.number for slot in slots if slot.state == GONE}
+
+    def postpone_look(self) -> None:
+        self.call("postpone_look", None, self.model.postpone_look(self.now), self.now)
 
     def expire(self) -> None:
         cooling = self.model.cooling()

@@ -392,6 +392,9 @@ class Model:
                 self.settle(slot.endpoint, now)
         return self.plan()
 
+    def postpone_look(self, now: float) -> None:
+        self.next_look = now + LATE_FLOOR
+
     def look(self, now: float) -> None:
         """Rule: who is late is looked for at most every LATE_FLOOR seconds, and told at once: all
         that were late then are, whatever comes of the first."""

@@ -1674,6 +1674,20 @@ def test_what_is_late_is_looked_for_while_a_handshake_is_under_way(drive: Drive)
     assert pool.size("watched") == 0
 
 
+def test_what_is_late_is_looked_for_later_where_the_machine_is_busy(drive: Drive) -> None:
+    pool = drive()
+    usual(pool, "a1", 0.001)
+    waiter, slot = pool.beginning("a1")
+    pool.now += 2.0
+    pool.core.postpone_look(pool.now)
+    pool.expire()
+    assert waiter.opening is slot
+    assert pool.core.next_deadline() == pool.now + LATE_FLOOR
+    pool.now += LATE_FLOOR
+    pool.expire()
+    assert slot.late
+
+
 def test_a_drained_handshake_is_stopped_once_nobody_has_it(drive: Drive) -> None:
     pool = drive()
     usual(pool, "a1", 0.001)

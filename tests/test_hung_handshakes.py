@@ -162,6 +162,21 @@ async def test_a_late_handshake_gets_another_beside_it(
     await held.release()
 
 
+async def test_conn_timeout_counts_from_the_first_handshake(
+    balancer: Balancer, make_session: SessionFactory
+) -> None:
+    """A caller whose handshakes are all late fails when the first of them times out."""
+    session = make_session(conn_timeout=1.5)
+    balancer.is_dead = lambda number: number > 0
+    held = await session.ws_connect(balancer.url())
+    with pytest.raises(aiohttp.ConnectionTimeoutError):
+        await session.ws_connect(balancer.url())
+    assert balancer.arrived >= 3
+    assert session.stats().connect_errors == 1
+    assert session.stats().connecting >= 1
+    await held.release()
+
+
 async def test_what_waits_for_connect_limiter_is_not_late(
     balancer: Balancer, make_session: SessionFactory
 ) -> None:
