@@ -1660,8 +1660,10 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 self._closed = True
                 self._targets.clear()
                 deadline = _Deadline(running, self._close_timeout)
-                await self._close_client_session(deadline)
-                deadline.cancel()
+                try:
+                    await self._close_client_session(deadline)
+                finally:
+                    deadline.cancel()
                 return
             self._begin_to_close()
         if self._tracer is not None:
@@ -1772,11 +1774,14 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 log("not_cancellable", session=repr(self))
         finally:
             self._targets.clear()
-            await self._close_client_session(self._deadline)
-            if self._tracer is not None:
-                await self._tracer.finish(self._deadline.wait_for)
-            self._deadline.cancel()
-            self._deadline = None
+            try:
+                await self._close_client_session(self._deadline)
+                if self._tracer is not None:
+                    await self._tracer.finish(self._deadline.wait_for)
+            finally:
+                # Cancelled, it leaves no timer behind that keeps the session.
+                self._deadline.cancel()
+                self._deadline = None
 
     async def _close_client_session(self, deadline: _Deadline) -> None:
         if self._client_session is None or not self._client_session_owner:

@@ -412,7 +412,11 @@ async def test_interrupted_from_the_keyboard(server: Server, how: str) -> None:
         pytest.skip("no uvloop")
     command = [sys.executable, "-P", "-W", "error", "-c", INTERRUPTED, how, server.url("/silent")]
     process = await asyncio.create_subprocess_exec(
-        *command, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        *command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # A shell lets what it runs in the background ignore Ctrl-C, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         async with asyncio.timeout(HANGS):
