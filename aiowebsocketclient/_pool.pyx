@@ -1631,7 +1631,10 @@ cdef class Pool:
         if endpoint.usual < 0:
             return endpoint.patience
         patience = LATE_FACTOR * endpoint.usual
-        return patience if patience > LATE_FLOOR else LATE_FLOOR
+        if patience < LATE_FLOOR:
+            patience = LATE_FLOOR
+        # Of a hundred that begin together, the last waits for all the others.
+        return patience * (1 + endpoint.connecting // 8)
 
     cdef double _patience_of(self, Waiter owner, Endpoint endpoint) except -1:
         """Return after how many seconds the handshake of a waiter is late.

@@ -433,7 +433,9 @@ class Model:
     def patience(self, endpoint: str) -> float:
         if endpoint not in self.usual:
             return self.first_patience[endpoint]
-        return max(LATE_FACTOR * self.usual[endpoint], LATE_FLOOR)
+        # Rule: it is longer where many are under way, each of which waits for the others.
+        many = 1 + len(self.at(endpoint, CONNECTING)) // 8
+        return max(LATE_FACTOR * self.usual[endpoint], LATE_FLOOR) * many
 
     def watched(self) -> list[Slot]:
         """Return handshakes that have begun and are not late yet, the longest under way first."""
