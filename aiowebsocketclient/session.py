@@ -1430,6 +1430,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         context: Context | None = None,
     ) -> None:
         """Run a hook that no caller waits for; ``finish`` does the rest."""
+        # From now on its end is the hook's to find: were it closed before the task's first step,
+        # there would be no connection left for ``finish``.
+        conn.parked = False
         task = asyncio.Task(self._succeeds(name, conn), loop=self._loop, context=context)
         conn.slot.task = task
         # Not inside the coroutine: one that is cancelled before its first step never runs.

@@ -11,6 +11,7 @@ import pytest
 
 from aiowebsocketclient import (
     ClientWebSocketResponse,
+    PoolClosedError,
     WebSocketClientSession,
     WebSocketPoolError,
     check_ping,
@@ -201,6 +202,39 @@ async def test_a_connection_without_a_check_is_left_alone(
         assert session.stats().idle == 1
 
 
+@pytest.mark.parametrize("end", ["socket", "session"])
+async def test_connections_that_end_before_their_check_begins(
+    server: Server, make_session: SessionFactory, end: str
+) -> None:
+    failing = True
+
+    async def check(ws: ClientWebSocketResponse) -> None:
+        nonlocal failing
+        if not failing:
+            await ws.ping()
+            return
+        failing = False
+        # The loop calls connection_lost() before the first step of any task that begins now.
+        for slot in session._pool.slots():
+            slot.conn._transport.abort()
+        if end == "session":
+            asyncio.get_running_loop().call_soon(session._begin_to_close)
+        raise OSError("not fit")
+
+    session = make_session(check=check)
+    await pool_some(session, server.url(), 4)
+    if end == "session":
+        with pytest.raises(PoolClosedError):
+            await session.ws_connect(server.url())
+        await session.close()
+    else:
+        async with session.ws_connect(server.url()) as ws:
+            assert not ws.reused
+            await until(lambda: session.stats().closed_lost == 4)
+    assert session.stats().acquired == 0
+    assert session.stats().closing == 0
+
+
 async def test_the_session_closes_while_connections_are_checked(
     server: Server, make_session: SessionFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,8 +293,9 @@ async def test_without_it_a_dead_one_is_handed_out(
     freeze(server)
     ws = await session.ws_connect(server.url())
     assert ws.reused
+    await ws.send_str("hello")
     with pytest.raises(asyncio.TimeoutError):
-        await echoes(ws)
+        await ws.receive(timeout=0.2)
     server.transports[0].abort()
     await ws.close()
 

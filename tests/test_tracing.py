@@ -17,7 +17,13 @@ from typing import Any
 import aiohttp
 import pytest
 
-from aiowebsocketclient import EndpointKey, PoolTimeoutError, TraceConfig, WebSocketClientSession
+from aiowebsocketclient import (
+    EndpointKey,
+    PoolClosedError,
+    PoolTimeoutError,
+    TraceConfig,
+    WebSocketClientSession,
+)
 from aiowebsocketclient.tracing import (
     TraceCloseParams,
     TraceConnectExceptionParams,
@@ -194,7 +200,8 @@ async def test_a_handshake_that_is_stopped(
     waiting = asyncio.create_task(session.ws_connect(server.url("/hang")))
     await until(lambda: server.arrived)
     await session.close()
-    await asyncio.wait({waiting})
+    with pytest.raises(PoolClosedError):
+        await waiting
     (params,) = trace.of("connect_exception")
     assert type(params) is TraceConnectExceptionParams
     assert isinstance(params.exception, asyncio.CancelledError)
@@ -218,7 +225,8 @@ async def test_a_handshake_that_is_stopped_too_late(
     waiting = asyncio.create_task(session.ws_connect(server.url()))
     await left.wait()
     await session.close()
-    await asyncio.wait({waiting})
+    with pytest.raises(PoolClosedError):
+        await waiting
     assert trace.names() == ["queued_start", "connect_start", "queued_end", "connect_exception"]
     assert session.stats().connects == 0
 
