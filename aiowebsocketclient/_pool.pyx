@@ -2258,6 +2258,7 @@ cdef class Parkable:
             self._follow(&view[0], view.shape[0])
         return 0
 
+    @cython.final
     cdef int _follow(self, const unsigned char *data, Py_ssize_t end) except -1:
         cdef Py_ssize_t at = 0, taken
         while at < end:
@@ -2283,6 +2284,7 @@ cdef class Parkable:
             self.midway = _BETWEEN_FRAMES if self._frame_part == _IN_FIRST else _IN_CONTROL_FRAME
         return 0
 
+    @cython.final
     cdef int _follow_header(self, unsigned char byte) except -1:
         cdef int length
         if self._frame_part == _IN_FIRST:
@@ -2339,13 +2341,16 @@ cdef class Parkable:
         raise NotImplementedError
 
     # Not cpdef: that would look for what overrides it, at each call.
+    @cython.final
     cdef bint _has_closing_transport(self) except -1:
         transport = self._transport
         return transport._closing if self._has_closing else transport.is_closing()
 
+    @cython.final
     cdef bint _is_held_back(self) except -1:
         return self.midway != _BETWEEN_FRAMES or self._has_closing_transport()
 
+    @cython.final
     cdef bint _is_clean(self) except -1:
         cdef dict ws = self.state
         return not (
@@ -2363,6 +2368,7 @@ cdef class Parkable:
             or self._has_closing_transport()
         )
 
+    @cython.final
     cdef bint _park(self) except -1:
         if not self._is_clean():
             return False

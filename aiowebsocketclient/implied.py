@@ -65,7 +65,7 @@ class Implied:
         environment = self._environment_now(target, hops)
         if not cookies and not environment:
             return target
-        return target.with_key(key._replace(cookies=cookies, environment=environment))
+        return target.with_key(key.with_implied(cookies, environment))
 
     def key_once_open(
         self, asked: HandshakeKey, target: Target, response: aiohttp.ClientResponse
@@ -88,14 +88,14 @@ class Implied:
             # Nobody knows with which of the two it was opened.
             return self.key_of_nobody(asked), False
         if target.has_reuse_key or _are_sent(hops, now, with_replies=True):
-            return asked._replace(cookies=now, environment=environment), True
+            return asked.with_implied(now, environment), True
         if _are_sent(hops, asked.cookies):
             return asked, True
-        return asked._replace(cookies=_as_sent(hops), environment=environment), False
+        return asked.with_implied(_as_sent(hops), environment), False
 
     def key_of_nobody(self, asked: HandshakeKey) -> HandshakeKey:
         """Return a key that no other connection and no caller has."""
-        return asked._replace(environment=(_Unique(),))
+        return asked.with_implied(asked.cookies, (_Unique(),))
 
     def _hops_of(self, target: Target, response: aiohttp.ClientResponse) -> "list[_Hop]":
         given = _cookie_pairs(target.options.get("headers", {}))

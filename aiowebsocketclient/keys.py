@@ -104,18 +104,33 @@ class HandshakeKey(NamedTuple):
     #: Names folded and sorted, values in order; or the caller's ``reuse_key``, which stands for
     #: headers and cookies, but not for ``auth``, ``origin`` and credentials in the URL.
     headers: Hashable
-    #: What the jar sends with it, and after that, where the server redirects it, what it sends
-    #: there, by place.
-    cookies: tuple[Any, ...]
     #: Every other option whose value is not the default: proxy, TLS, subprotocols, and what shapes
     #: the connection on our side only (``max_msg_size``, ``heartbeat``, ...).
     options: Hashable
-    #: With ``trust_env``: proxies and credentials of the environment, by place.
-    environment: tuple[Hashable, ...] = ()
+    #: What aiohttp adds by itself: cookies and environment, or nothing at all. A field of its own
+    #: for each would be hashed at each lookup, though both are nearly always empty.
+    implied: tuple[()] | tuple[tuple[Any, ...], tuple[Hashable, ...]] = ()
+
+    @property
+    def cookies(self) -> tuple[Any, ...]:
+        """What the jar sends: with the first request, and by place where a redirect leads."""
+        return self.implied[0] if self.implied else ()
+
+    @property
+    def environment(self) -> tuple[Hashable, ...]:
+        """With ``trust_env``: proxies and credentials of the environment, by place."""
+        return self.implied[1] if self.implied else ()
+
+    def with_implied(
+        self, cookies: tuple[Any, ...], environment: tuple[Hashable, ...]
+    ) -> "HandshakeKey":
+        """Return the key of the same handshake with what aiohttp adds to it."""
+        implied = (cookies, environment) if cookies or environment else ()
+        return self._replace(implied=implied)
 
     def base(self) -> "HandshakeKey":
         """Return the key without what aiohttp adds by itself, which changes at any time."""
-        return self._replace(cookies=(), environment=())
+        return self._replace(implied=())
 
     def __repr__(self) -> str:
         """Return only what is no secret."""
@@ -202,7 +217,6 @@ def resolve(
         _endpoint(url),
         _request_target(url, options, client_session),
         wire_headers if reuse_key is None else _reuse_key(reuse_key),
-        (),
         _other_options(url, options, hooks, client_session, with_reuse_key=reuse_key is not None),
     )
     try:
