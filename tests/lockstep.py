@@ -4,8 +4,10 @@ Every answer, counter and gauge of each is compared after every step, and what m
 asked of the core's own state.
 
     python -m tests.lockstep --seconds 60
+    python -m tests.lockstep --steps 1000000
 
-runs histories made at random until the time is up; ``test_core_model.py`` has Hypothesis make them.
+runs random histories until the time is up, or until that many steps are done;
+``test_core_model.py`` has Hypothesis make them.
 """
 
 import argparse
@@ -927,7 +929,9 @@ def print_history(history: History) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.lockstep", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0, help="default: 60")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--seconds", type=float, default=60.0, help="default: 60")
+    length.add_argument("--steps", type=int, help="end after this many steps, not after a time")
     parser.add_argument("--seed", type=int, default=Random().randrange(2**32))
     parser.add_argument("--json", metavar="FILE", help="where to write the numbers as well")
     arguments = parser.parse_args(argv)
@@ -937,7 +941,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     done: Counter[str] = Counter()
     histories = disagreements = 0
     end = monotonic() + arguments.seconds
-    while monotonic() < end and not disagreements:
+
+    def is_over() -> bool:
+        if arguments.steps is not None:
+            return done.total() >= arguments.steps
+        return monotonic() >= end
+
+    while not is_over() and not disagreements:
         seed = f"{arguments.seed}/{histories}"
         try:
             done += check_history(cores, seed, SIZES[histories % len(SIZES)])

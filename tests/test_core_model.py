@@ -5,6 +5,8 @@ leaving out.  ``python -m tests.lockstep`` runs more of these.
 """
 
 import importlib.util
+import json
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -19,7 +21,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from .lockstep import LIMITS, OPERATIONS, Lockstep, check_history, installed_cores
+from .lockstep import LIMITS, OPERATIONS, SIZES, Lockstep, check_history, installed_cores, main
 
 # A failure takes its time to be made small.
 pytestmark = pytest.mark.timeout(600)
@@ -119,3 +121,11 @@ def test_long_histories(cores: list[ModuleType], count: int) -> None:
         check_history(cores, seed, 1000)
 
     check()
+
+
+def test_histories_run_until_a_number_of_steps_is_done(tmp_path: Path) -> None:
+    numbers = tmp_path / "numbers.json"
+    assert main(["--steps", "300", "--seed", "1", "--json", str(numbers)]) == 0
+    found = json.loads(numbers.read_text())
+    assert found["disagreements"] == 0
+    assert 300 <= found["steps"] <= 300 + max(SIZES)
