@@ -33,8 +33,8 @@ unexport PYTHONPATH PYTHONHOME
 
 help:
 	@echo 'make demo    run the pool against an echo server of its own'
-	@echo 'make test    lint, documentation, both cores, source distribution and wheels: 6 minutes'
-	@echo 'make test-slow  the tests that take long, on both cores: 10 minutes more'
+	@echo 'make test    lint, documentation, both cores: 6 minutes'
+	@echo 'make test-slow  the tests that take long, source distribution and wheels: 15 minutes more'
 	@echo 'make lint    ruff, mypy and pyright'
 	@echo 'make changes  what the next release will say of itself'
 	@echo 'make docs    the documentation, in docs/_build/html'

@@ -59,6 +59,16 @@ def pytest_configure(config: pytest.Config) -> None:
         )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave the pure core on uvloop to ``make test-slow``: few changes break this pair alone."""
+    if aiowebsocketclient.IMPLEMENTATION == "py":
+        for item in items:
+            callspec = getattr(item, "callspec", None)
+            if callspec is not None and "uvloop" in callspec.id.split("-"):
+                item.add_marker("slow")
+
+
 def pytest_collection_finish() -> None:
     """Let no collection go through what was imported: each test has one, or more."""
     gc.collect()

@@ -161,6 +161,7 @@ async def test_plain_lines() -> None:
     assert "times as fast" in lines[-1]
 
 
+@pytest.mark.slow
 @one_loop
 async def test_json() -> None:
     end = await cli("--json", "--requests", "3000", "--callers", "50", "--limit", "5")
@@ -185,6 +186,7 @@ async def test_json() -> None:
     assert result["speedup"] > 0
 
 
+@pytest.mark.slow
 @one_loop
 async def test_duration() -> None:
     end = await cli("--json", "--duration", "0.3")
@@ -193,6 +195,7 @@ async def test_duration() -> None:
     assert end.result["pool"]["seconds"] >= 0.3
 
 
+@pytest.mark.slow
 @one_loop
 async def test_uvloop() -> None:
     version = pytest.importorskip("uvloop").__version__
@@ -209,6 +212,7 @@ async def test_uvloop_missing() -> None:
     assert "pip install 'aiowebsocketclient[uvloop]'" in end.err
 
 
+@pytest.mark.slow
 @one_loop
 async def test_terminal() -> None:
     pytest.importorskip("rich")
@@ -220,6 +224,7 @@ async def test_terminal() -> None:
     assert "times as fast" in end.out
 
 
+@pytest.mark.slow
 @one_loop
 async def test_rich_missing() -> None:
     end = await terminal(*without_module("rich"), *FEW)
@@ -251,6 +256,7 @@ async def test_own_server_ends_when_killed() -> None:
     assert not is_listening(port)
 
 
+@pytest.mark.slow
 @one_loop
 async def test_nobody_reads_on() -> None:
     ours, theirs = os.pipe()

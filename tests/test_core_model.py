@@ -105,15 +105,16 @@ class History(RuleBasedStateMachine):
     misuse = operation("misuse")
 
 
-def test_short_histories(cores: list[ModuleType]) -> None:
+@pytest.mark.parametrize("count", [40, pytest.param(400, marks=pytest.mark.slow)])
+def test_short_histories(cores: list[ModuleType], count: int) -> None:
     machine = type("History", (History,), {"cores": cores})
     run_state_machine_as_test(
-        machine, settings=settings(model_settings, max_examples=200, stateful_step_count=60)
+        machine, settings=settings(model_settings, max_examples=count, stateful_step_count=60)
     )
 
 
 # Hypothesis makes nothing shorter of a seed.
-@pytest.mark.parametrize("count", [5, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [2, pytest.param(30, marks=pytest.mark.slow)])
 def test_long_histories(cores: list[ModuleType], count: int) -> None:
     @settings(model_settings, max_examples=count, phases=[Phase.generate])
     @given(seed=st.integers(0, 2**32))

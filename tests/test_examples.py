@@ -28,6 +28,7 @@ def test_there_is_something_to_run() -> None:
     assert "quickstart.py" in PROGRAMS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_program(name: str) -> None:
     printed = run(name)
@@ -38,6 +39,7 @@ def test_program(name: str) -> None:
         assert not re.search("failed|error|skipped|warning", closing), printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SERVICES)
 def test_service(name: str) -> None:
     assert "Ctrl-C" in documented(name)
@@ -45,6 +47,7 @@ def test_service(name: str) -> None:
         assert reply.status == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SERVICES)
 def test_service_tells_what_it_takes(name: str) -> None:
     assert "--port" in run(name, "--help")

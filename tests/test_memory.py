@@ -30,7 +30,7 @@ except ImportError:  # it has no wheels for some interpreters
 
 SCRIPTS = Path(__file__).with_name("isolated")
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 
 def run(script: str, *arguments: str, python: tuple[str, ...] = ()) -> Any:
@@ -103,7 +103,6 @@ def test_nothing_grows(script: str, loop: str) -> None:
     assert not found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("script", "operations"), [("cycles", 4_000), ("lost", 4_000)])
 def test_one_small_object_lost_in_ten_operations_is_seen(script: str, operations: int) -> None:
     assert not leaks(run(script, f"--operations={operations}"))
@@ -177,7 +176,6 @@ TRACEBACK = re.compile(r"^Traceback \(most recent call last\):\n((?: .*\n)+)(.*)
 FRAME = re.compile(r'^  File "(.*?)"', re.MULTILINE)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 @pytest.mark.parametrize("flags", [(), ("-X", "dev", "-W", "error")])
 def test_the_interpreter_may_end_in_any_state(port: int, flags: tuple[str, ...]) -> None:
@@ -199,7 +197,6 @@ def test_the_interpreter_may_end_in_any_state(port: int, flags: tuple[str, ...])
 # -- under valgrind ------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
 @pytest.mark.skipif(aiowebsocketclient.IMPLEMENTATION != "c", reason="nothing is compiled")
 def test_the_compiled_core_keeps_to_its_memory() -> None:

@@ -29,8 +29,9 @@ pytestmark = [
         reason="build and twine are not installed",
     ),
     pytest.mark.skipif(os.name == "nt", reason="environments are laid out in another way"),
-    # Environments are made and filled here.
+    # Environments are made and filled here, and C is compiled.
     pytest.mark.timeout(600),
+    pytest.mark.slow,
 ]
 
 NOT_SOURCES = shutil.ignore_patterns(

@@ -157,6 +157,7 @@ def test_on_several_loops(run: Run, pytester: pytest.Pytester) -> None:
     passed(run(source, ini=AUTO), 3)
 
 
+@pytest.mark.slow
 def test_with_anyio(run: Run) -> None:
     backend = "\n\n@pytest.fixture\ndef anyio_backend():\n    return 'asyncio'\n"
     passed(run(f"{ASYNC_TESTS}{backend}\npytestmark = pytest.mark.anyio"), 5)
@@ -257,6 +258,7 @@ def test_in_several_processes(run: Run) -> None:
 # -- leaks ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_leaks(run: Run) -> None:
     result = run(
         """
@@ -321,6 +323,7 @@ def test_leaks_may_be_allowed_everywhere(run: Run) -> None:
     result.stdout.fnmatch_lines(["*ERROR at teardown of test_not_here*"])
 
 
+@pytest.mark.slow
 def test_replies_that_fail_fail_the_test(run: Run) -> None:
     source = """
         async def test_it(ws_session, ws_server):
@@ -337,6 +340,7 @@ def test_replies_that_fail_fail_the_test(run: Run) -> None:
 # -- options -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_options(run: Run) -> None:
     source = """
         import pytest
@@ -360,6 +364,7 @@ def test_options(run: Run) -> None:
     passed(run(source, ini=AUTO), 3)
 
 
+@pytest.mark.slow
 def test_wrong_options(run: Run) -> None:
     source = """
         import pytest

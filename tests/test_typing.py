@@ -100,6 +100,7 @@ def test_there_is_something_to_check() -> None:
     }
 
 
+@pytest.mark.slow
 @needs_mypy
 def test_mypy(project: Path) -> None:
     for file in FILES:
@@ -107,6 +108,7 @@ def test_mypy(project: Path) -> None:
     assert mypy(project) == []
 
 
+@pytest.mark.slow
 @needs_pyright
 def test_pyright(project: Path) -> None:
     for file in FILES:
@@ -120,6 +122,7 @@ def rules(errors: list[str]) -> set[tuple[int, str]]:
     return {(int(match[1]), match[2]) for match in found if match}
 
 
+@pytest.mark.slow
 @needs_mypy
 def test_mypy_finds_what_is_wrong(project: Path) -> None:
     (project / "wrong.py").write_text(WRONG)
@@ -131,6 +134,7 @@ def test_mypy_finds_what_is_wrong(project: Path) -> None:
     }
 
 
+@pytest.mark.slow
 @needs_pyright
 def test_pyright_finds_what_is_wrong(project: Path) -> None:
     (project / "wrong.py").write_text(WRONG)
@@ -142,6 +146,7 @@ def test_pyright_finds_what_is_wrong(project: Path) -> None:
     }
 
 
+@pytest.mark.slow
 @needs_pyright
 def test_all_that_is_public_has_a_type(project: Path) -> None:
     done = run(
