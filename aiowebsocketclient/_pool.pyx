@@ -590,6 +590,12 @@ cdef inline bint _cools_after(int reason, bint is_used) noexcept:
     return reason not in (_IDLE, _LIFETIME, _EVICTED, _FORCED)
 
 
+def _oldest_leaning(Endpoint endpoint):
+    """Return the ticket of the first waiter that leans on a doubted handshake there."""
+    cdef Waiter waiter = endpoint.leaning.head
+    return waiter.ticket
+
+
 cdef class Pool:
     """Places, free lists and queues of any number of endpoints.
 
@@ -610,6 +616,7 @@ cdef class Pool:
     cdef list _place_heap, _idle_heap
     cdef tuple _past
     cdef object _orphans, _fading, _watched, _cooling
+    cdef dict _leaning
     cdef double _next_look
 
     def __init__(
@@ -654,6 +661,8 @@ cdef class Pool:
         self._orphans = OrderedDict()
         # Those of them that are not kept, in the order in which they are to be stopped.
         self._fading = OrderedDict()
+        # Endpoints with waiters that lean on doubted handshakes.
+        self._leaning = {}
         # Handshakes that have begun and are not late, in this order; when to look for late ones.
         self._watched = OrderedDict()
         self._next_look = -INFINITY
@@ -1349,6 +1358,7 @@ cdef class Pool:
             "orphans": len(self._orphans),
             "watched": len(self._watched),
             "cooling": len(self._cooling),
+            "leaning": len(self._leaning),
             "place_heap": len(self._place_heap),
             "idle_heap": len(self._idle_heap),
         }
@@ -1533,14 +1543,19 @@ cdef class Pool:
         waiter.handshake.opening.insert_by_ticket(waiter)
         if slot.doubted:
             waiter.handshake.endpoint.leaning.append(waiter)
+            self._leaning[waiter.handshake.endpoint] = None
         return 0
 
     cdef int _disown(self, Waiter waiter, Slot slot) except -1:
+        cdef Endpoint endpoint
         waiter.opening = None
         slot.owner = None
         waiter.handshake.opening.remove(waiter)
         if slot.doubted:
-            waiter.handshake.endpoint.leaning.remove(waiter)
+            endpoint = waiter.handshake.endpoint
+            endpoint.leaning.remove(waiter)
+            if endpoint.leaning.head is None:
+                del self._leaning[endpoint]
         return 0
 
     cdef int _orphan(self, Slot slot, double now) except -1:
@@ -2012,7 +2027,10 @@ cdef class Pool:
             if claimant is not endpoint:
                 # It may stand at its own limit now.
                 self._make_room(claimant, plan)
-        self._open_beside(endpoint, plan, now)
+        if self._leaning and not self._is_at_total():
+            # The place that fell free may be one that these, too, have waited for.
+            for leaning in sorted(self._leaning, key=_oldest_leaning):
+                self._open_beside(leaning, plan, now)
         return 0
 
     cdef int _open_for(self, Waiter waiter, Plan plan, double now) except -1:

@@ -633,6 +633,12 @@ def _cools_after(reason: int, is_used: bool) -> bool:
     return reason not in (_IDLE, _LIFETIME, _EVICTED, _FORCED)
 
 
+def _oldest_leaning(endpoint: Endpoint) -> int:
+    """Return the ticket of the first waiter that leans on a doubted handshake there."""
+    waiter: Waiter = endpoint.leaning.head
+    return waiter.ticket
+
+
 class Pool:
     """Places, free lists and queues of any number of endpoints.
 
@@ -656,6 +662,7 @@ class Pool:
         "_handshakes",
         "_idle",
         "_idle_heap",
+        "_leaning",
         "_limit",
         "_limit_total",
         "_lowered",
@@ -717,6 +724,8 @@ class Pool:
         self._orphans: OrderedDict[Slot, None] = OrderedDict()
         # Those of them that are not kept, in the order in which they are to be stopped.
         self._fading: OrderedDict[Slot, None] = OrderedDict()
+        # Endpoints with waiters that lean on doubted handshakes.
+        self._leaning: dict[Endpoint, None] = {}
         # Handshakes that have begun and are not late, in this order; when to look for late ones.
         self._watched: OrderedDict[Slot, None] = OrderedDict()
         self._next_look = -math.inf
@@ -1352,6 +1361,7 @@ class Pool:
             "orphans": len(self._orphans),
             "watched": len(self._watched),
             "cooling": len(self._cooling),
+            "leaning": len(self._leaning),
             "place_heap": len(self._place_heap),
             "idle_heap": len(self._idle_heap),
         }
@@ -1508,13 +1518,17 @@ class Pool:
         waiter.handshake.opening.insert_by_ticket(waiter)
         if slot.doubted:
             waiter.handshake.endpoint.leaning.append(waiter)
+            self._leaning[waiter.handshake.endpoint] = None
 
     def _disown(self, waiter: Waiter, slot: Slot) -> None:
         waiter.opening = None
         slot.owner = None
         waiter.handshake.opening.remove(waiter)
         if slot.doubted:
-            waiter.handshake.endpoint.leaning.remove(waiter)
+            endpoint = waiter.handshake.endpoint
+            endpoint.leaning.remove(waiter)
+            if endpoint.leaning.head is None:
+                del self._leaning[endpoint]
 
     def _orphan(self, slot: Slot, now: float) -> None:
         handshake = slot.handshake
@@ -1930,7 +1944,10 @@ class Pool:
             if claimant is not endpoint:
                 # It may stand at its own limit now.
                 self._make_room(claimant, plan)
-        self._open_beside(endpoint, plan, now)
+        if self._leaning and not self._is_at_total():
+            # The place that fell free may be one that these, too, have waited for.
+            for leaning in sorted(self._leaning, key=_oldest_leaning):
+                self._open_beside(leaning, plan, now)
 
     def _open_for(self, waiter: Waiter, plan: Plan, now: float) -> None:
         endpoint = waiter.handshake.endpoint

@@ -609,6 +609,7 @@ class Lockstep:
                 "orphans": len(model.orphans()),
                 "watched": len(model.watched()),
                 "cooling": len(model.cooling()),
+                "leaning": len([e for e in ENDPOINTS if model.leaning(e)]),
             },
             "next_deadline": model.next_deadline(),
             "slots": [slot.number for slot in model.slots],

@@ -784,13 +784,19 @@ class Model:
             if chosen != endpoint:
                 self.make_room(chosen)
         # Rule: who leans on a doubted handshake gets one of its own where there is room, but only
-        # as something else happens at its endpoint.
+        # as something else happens at its endpoint or, under a limit over all, anywhere.
+        candidates = self.endpoints if self.limit_total else [endpoint]
+        leant = [candidate for candidate in candidates if self.leaning(candidate)]
+        for candidate in sorted(leant, key=lambda c: self.leaning(c)[0].ticket):
+            self.open_beside(candidate, now)
+        self.make_room(endpoint)
+
+    def open_beside(self, endpoint: str, now: float) -> None:
         while (leaning := self.leaning(endpoint)) and self.has_free_room(endpoint):
             slot = self.under_way_for(leaning[0])
             assert slot is not None
             self.leave_to_nobody(slot, now)
             self.begin_for(leaning[0], now)
-        self.make_room(endpoint)
 
     def next_with_room(self, endpoint: str) -> str | None:
         """Return the endpoint whose oldest waiter is the oldest of all that a place would serve.

@@ -1515,6 +1515,18 @@ def test_who_leans_on_it_gets_another_as_soon_as_there_is_room(drive: Drive) -> 
     assert hung.owner is None
 
 
+def test_who_leans_on_it_gets_a_place_that_another_endpoint_sets_free(drive: Drive) -> None:
+    pool = drive(limit_total=3)
+    used, hung, hung_too = pool.hold("b1"), pool.given_up("a1"), pool.given_up("c1")
+    second, first = pool.request("c1"), pool.request("a1")
+    assert (second.opening, first.opening) == (hung_too, hung)
+    pool.lose(used)
+    # The one that has waited longest.
+    assert pool.opened == [second.opening]
+    assert second.opening is not hung_too
+    assert first.opening is hung
+
+
 def test_who_leans_on_it_fails_with_it(drive: Drive) -> None:
     pool = drive(limit=1)
     hung = pool.given_up("a1")
