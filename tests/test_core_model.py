@@ -105,7 +105,7 @@ class History(RuleBasedStateMachine):
     misuse = operation("misuse")
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [40, pytest.param(200, marks=pytest.mark.slow)])
 def test_short_histories(cores: list[ModuleType], count: int) -> None:
     machine = type("History", (History,), {"cores": cores})
     run_state_machine_as_test(
