@@ -76,6 +76,7 @@ CLOSE_REASONS: Final = (
     "evicted",
     "forced",
     "failed",
+    "cancelled",
     "user",
 )
 _IDLE: Final = 0

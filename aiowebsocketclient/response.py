@@ -294,7 +294,7 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
         if self._owner is not None:
             # The caller of a server that is slow is wanted elsewhere; the closing handshake goes on
             # without it.
-            self._owner._fail(self)
+            self._owner._fail(self, exc_type)
 
     def _explain(self, error: BaseException | None) -> None:
         """Tell what the server said in its CLOSE, where that is most likely why this was raised."""

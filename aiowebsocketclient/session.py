@@ -116,6 +116,9 @@ _SILENCE: Final = 0.1
 # Seconds after which a timer that has not gone off is taken for lost.
 _LATEST: Final = 1.0
 
+# With these somebody outside ends the use of a connection, which has not failed.
+_CANCELLATIONS: Final = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt)
+
 # Seconds that transports which were aborted have to go away; they need a few turns of the loop.
 _ABORT_GRACE: Final = 0.1
 
@@ -811,7 +814,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 self._pool.decline(waiter)
                 if conn.heard < begun <= clock() - _SILENCE:
                     self._set_aside_like(slot)
-                self._close_acquired(slot, "failed")
+                self._close_acquired(slot, _reason_after(type(exc)))
             raise
         finally:
             waiter.token.check_deadline = None
@@ -1444,18 +1447,23 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             await run_hook(name, self._express, conn, asyncio.timeout(self._hook_timeout))
         except Exception:
             return False
+        except asyncio.CancelledError:
+            if is_being_cancelled():
+                raise
+            # The hook awaited something that was cancelled, and has failed.
+            return False
         return True
 
     def _is_fit_after(self, conn: Connection, task: asyncio.Task[bool]) -> bool:
         """Park a connection whose hook has succeeded, or close it."""
         slot: Slot = conn.slot
         slot.task = None
-        failed = task.cancelled() or task.exception() is not None or not task.result()
+        failure = _failure_of(task)
         if slot.state == CLOSING:
             # The session was closed meanwhile.
             self._start_closing(slot)
-        elif failed or not conn.park_cleared():
-            reason = "failed" if failed and not conn.has_ended else conn.why_unfit()
+        elif failure or not conn.park_cleared():
+            reason = conn.why_unfit() if conn.has_ended or not failure else failure
             self._heed_unread_close(slot)
             self._close_acquired(slot, reason)
         else:
@@ -1469,7 +1477,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 pooled, conn.closed = conn.closed, None
                 pooled.set_result(None)
 
-    def _fail(self, handle: ClientWebSocketResponse) -> None:
+    def _fail(self, handle: ClientWebSocketResponse, kind: type[BaseException]) -> None:
         """Close a connection whose block was left by an exception; nobody waits for the server."""
         ensure_room()
         slot: Any = handle._slot
@@ -1484,7 +1492,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             return
         conn.give_up()
         if slot.state != CLOSING:
-            self._close_acquired(slot, "failed")
+            self._close_acquired(slot, _reason_after(kind))
 
     def _detach(self, handle: ClientWebSocketResponse) -> None:
         """Leave a connection to its user for good."""
@@ -1872,6 +1880,21 @@ def _soft_limit_of_files() -> int | None:
         return _MAX_SELECTED_ON_WINDOWS
     soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return None if soft_limit == resource.RLIM_INFINITY else soft_limit
+
+
+def _reason_after(kind: type[BaseException]) -> str:
+    """Return the reason for closing a connection whose use an exception of this class has ended."""
+    return "cancelled" if issubclass(kind, _CANCELLATIONS) else "failed"
+
+
+def _failure_of(task: asyncio.Task[bool]) -> str:
+    """Return the reason for closing a connection after a hook in a task; empty: none."""
+    if task.cancelled():
+        return "cancelled"
+    error = task.exception()
+    if error is not None:
+        return _reason_after(type(error))
+    return "" if task.result() else "failed"
 
 
 async def _goodbye(conn: Connection) -> None:

@@ -62,8 +62,10 @@ class PoolStats:
     closed_evicted: int
     #: Closed by ``force_close``, ``drain()`` or ``retire_on``, or with the session.
     closed_forced: int
-    #: Left by an exception, or collected unreleased.
+    #: Left by an error, failed by a hook, or collected unreleased.
     closed_failed: int
+    #: Left by a cancellation: ``asyncio.CancelledError``, ``GeneratorExit``, ``KeyboardInterrupt``.
+    closed_cancelled: int
     #: Closed by the caller.
     closed_user: int
 

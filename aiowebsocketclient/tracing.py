@@ -153,7 +153,8 @@ class TraceCloseParams:
     endpoint: EndpointKey
     time: float
     #: Why, as :class:`PoolStats` counts it: ``"idle"`` (for ``closed_idle``), ``"lifetime"``,
-    #: ``"lost"``, ``"dirty"``, ``"evicted"``, ``"forced"``, ``"failed"`` or ``"user"``.
+    #: ``"lost"``, ``"dirty"``, ``"evicted"``, ``"forced"``, ``"failed"``, ``"cancelled"`` or
+    #: ``"user"``.
     reason: str
     #: Seconds since its handshake began.
     seconds: float

@@ -224,12 +224,12 @@ async def use(url: str, server: Server) -> None:
         # Read to the end, a stream is given back; who leaves before closes its connection, as the
         # other parts are on their way. aclosing() does so at once, and not when it is collected.
         assert [n async for n in graph.stream("range 200")] == list(range(200))
-        assert pool.stats().closed_failed == 0
+        assert pool.stats().closed_cancelled == 0
         async with contextlib.aclosing(graph.stream("range 200")) as numbers:
             async for number in numbers:
                 if number == 100:
                     break
-        assert pool.stats().closed_failed == 1
+        assert pool.stats().closed_cancelled == 1
 
         # What a session has set is gone with its connection, and was never anybody else's.
         async with graph.session() as session:

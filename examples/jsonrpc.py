@@ -123,7 +123,7 @@ async def use(session: WebSocketClientSession, url: str) -> None:
     hurried = JsonRpc(session, url, timeout=0.05)
     error = await error_of(hurried.call("wait"))
     assert isinstance(error, TimeoutError)
-    assert session.stats().closed_failed == 1
+    assert session.stats().closed_cancelled == 1
     await rpc.call("open")
     assert await slow == "waited"
 

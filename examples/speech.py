@@ -145,9 +145,9 @@ async def use_barge_in(speech: Speech, provider: Provider) -> None:
         async for _ in sounds:
             # The user has begun to speak.
             break
-    # What was still to come is nobody's: the connection is closed, and not by the caller.
+    # What was still to come is nobody's: the connection is closed, as for any cancellation.
     after = speech.pool.stats()
-    assert after.closed_failed == before.closed_failed + 1
+    assert after.closed_cancelled == before.closed_cancelled + 1
     assert after.acquired == 0
     await until(lambda: provider.close_codes)
     assert provider.close_codes == [aiohttp.WSCloseCode.OK]

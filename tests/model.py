@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 CONNECTING, ACQUIRED, IDLE, CLOSING, GONE = range(5)
 STATES = {"connecting": CONNECTING, "acquired": ACQUIRED, "idle": IDLE, "closing": CLOSING}
-REASONS = ("idle", "lifetime", "lost", "dirty", "evicted", "forced", "failed", "user")
+REASONS = ("idle", "lifetime", "lost", "dirty", "evicted", "forced", "failed", "cancelled", "user")
 #: After which a server may still be at work for a connection, whether it was in use or not.
 COOLING_REASONS = set(REASONS) - {"idle", "lifetime", "evicted", "forced", "lost"}
 COUNTED = (

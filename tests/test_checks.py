@@ -423,7 +423,7 @@ async def test_who_is_cancelled_meanwhile_leaves_nothing_half_done(
     caller.cancel()
     await asyncio.wait([caller])
     # A PONG is on its way, so it is not for the next one either.
-    assert session.stats().closed_failed == 1
+    assert session.stats().closed_cancelled == 1
     assert slot.conn.state["_autoping"] is True
     await until(lambda: not session.stats().closing)
 

@@ -2581,7 +2581,7 @@ def test_each_reason_is_counted(drive: Drive) -> None:
     pool = drive()
     for reason in CLOSE_REASONS:
         pool.discard(pool.hold("a1"), reason)
-    assert [pool.counter(f"closed_{reason}") for reason in CLOSE_REASONS] == [1] * 8
+    assert [pool.counter(f"closed_{reason}") for reason in CLOSE_REASONS] == [1] * 9
 
 
 def test_gauges_tell_what_there_is(drive: Drive) -> None:
@@ -2775,8 +2775,9 @@ def end_used(pool: Driver, reason: str) -> Any:
 
 # Of the other reasons the core itself gives some, and none of them is for what is in use.
 COOL_DOWN = [
-    *[(end_used, reason) for reason in ("lost", "dirty", "failed", "user")],
-    *[(end, reason) for end in (end_idle, end_given) for reason in ("dirty", "failed")],
+    *[(end_used, reason) for reason in ("lost", "dirty", "failed", "cancelled", "user")],
+    *[(end_idle, reason) for reason in ("dirty", "failed")],
+    *[(end_given, reason) for reason in ("dirty", "failed", "cancelled")],
 ]
 STAY_WARM = [
     *[(end_used, reason) for reason in ("forced", "evicted", "idle", "lifetime")],

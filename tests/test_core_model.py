@@ -129,4 +129,5 @@ def test_histories_run_until_a_number_of_steps_is_done(tmp_path: Path) -> None:
     assert main(["--steps", "300", "--seed", "1", "--json", str(numbers)]) == 0
     found = json.loads(numbers.read_text())
     assert found["disagreements"] == 0
-    assert 300 <= found["steps"] <= 300 + max(SIZES)
+    # Each history is ended, which takes some steps more.
+    assert 300 <= found["steps"] < 300 + 2 * max(SIZES)

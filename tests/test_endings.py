@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import csv
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,20 @@ async def fail_check(scene: Scene) -> None:
         await until(lambda: bool(scene.closes))
 
 
+async def cancel_during_check(scene: Scene) -> None:
+    begun = asyncio.Event()
+
+    async def check(ws: Any) -> None:
+        begun.set()
+        await asyncio.sleep(600)
+
+    await scene.idle(check=check)
+    caller = asyncio.ensure_future(scene.session.ws_connect(scene.server.url(), check=check))
+    await begun.wait()
+    caller.cancel()
+    scene.error = (await asyncio.gather(caller, return_exceptions=True))[0]
+
+
 async def drain(scene: Scene) -> None:
     await scene.idle()
     await scene.session.drain()
@@ -162,6 +176,34 @@ async def a_cancellation(scene: Scene) -> None:
     await scene.used(using)
 
 
+async def a_timeout_around(scene: Scene) -> None:
+    async def use() -> None:
+        async with scene.session.ws_connect(scene.server.url()) as ws:
+            await ws.receive()
+
+    try:
+        await asyncio.wait_for(use(), 0.05)
+    except TimeoutError as exc:
+        scene.error = exc
+
+
+async def a_timeout_inside(scene: Scene) -> None:
+    async def using(ws: Any, peer: Any) -> None:
+        await ws.receive(timeout=0.01)
+
+    await scene.used(using)
+
+
+async def closed_generator(scene: Scene) -> None:
+    async def words() -> AsyncIterator[str]:
+        async with scene.session.ws_connect(scene.server.url()):
+            yield "a word"
+
+    async with contextlib.aclosing(words()) as speech:
+        async for _ in speech:
+            break
+
+
 async def users_close(scene: Scene) -> None:
     await scene.used(lambda ws, peer: ws.close())
 
@@ -197,6 +239,7 @@ WAYS: list[tuple[Callable[[Scene], Awaitable[None]], dict[str, Any]]] = [
     (leave_idle, {"max_lifetime": 0.05}),
     (evict, {"limit": 1}),
     (fail_check, {}),
+    (cancel_during_check, {}),
     (drain, {}),
     (in_use(1000), {}),
     (in_use(1008), {}),
@@ -204,6 +247,9 @@ WAYS: list[tuple[Callable[[Scene], Awaitable[None]], dict[str, Any]]] = [
     (reset_in_use, {}),
     (an_error, {}),
     (a_cancellation, {}),
+    (a_timeout_around, {}),
+    (a_timeout_inside, {}),
+    (closed_generator, {}),
     (users_close, {}),
     (unread, {}),
     (close_session, {}),

@@ -19,6 +19,7 @@ from aiohttp import WSMsgType
 from aiohttp.abc import AbstractResolver
 
 from aiowebsocketclient import PoolTimeoutError, WebSocketClientSession
+from aiowebsocketclient._pool_py import CLOSE_REASONS
 
 from .conftest import SessionFactory, strike_heartbeat, until
 from .proxy import Link, Proxy, frame, proxying, text
@@ -63,8 +64,7 @@ async def check_whole(
 def closed(session: WebSocketClientSession) -> dict[str, int]:
     """Return what was closed, by reason."""
     stats = session.stats()
-    names = ("idle", "lifetime", "lost", "dirty", "evicted", "forced", "failed", "user")
-    counts = {name: getattr(stats, f"closed_{name}") for name in names}
+    counts = {name: getattr(stats, f"closed_{name}") for name in CLOSE_REASONS}
     return {name: count for name, count in counts.items() if count}
 
 

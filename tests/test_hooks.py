@@ -574,6 +574,28 @@ async def test_reset_that_raises_costs_the_connection(
     await until(lambda: session.stats().idle == 1)
 
 
+@pytest.mark.parametrize("whose", ["its task", "what it awaits"])
+async def test_reset_that_is_cancelled(
+    server: Server, make_session: SessionFactory, hook: Recorder, whose: str
+) -> None:
+    """Only what ends it from outside is a cancellation; otherwise the hook has failed."""
+    session = make_session(reset=hook, limit=1)
+    ws = await session.ws_connect(server.url())
+    if whose == "its task":
+        hook.gate.clear()
+    else:
+        hook.error = asyncio.CancelledError()
+    releasing = asyncio.ensure_future(ws.release())
+    if whose == "its task":
+        await until(lambda: hook.calls)
+        session._pool.slots()[0].task.cancel()
+    async with asyncio.timeout(30):
+        await releasing
+    stats = session.stats()
+    is_cancelled = whose == "its task"
+    assert (stats.closed_cancelled, stats.closed_failed) == (is_cancelled, not is_cancelled)
+
+
 async def test_reset_under_its_deadline_and_with_a_place_needed(
     server: Server, make_session: SessionFactory, hook: Recorder
 ) -> None:

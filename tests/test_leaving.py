@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import asdict
 from typing import Any
 
 import aiohttp
@@ -74,6 +75,12 @@ async def send_too_much(ws: aiohttp.ClientWebSocketResponse) -> None:
             await ws.send_bytes(bytes(1 << 20))
 
 
+def ended(session: WebSocketClientSession) -> dict[str, int]:
+    """Return how many connections were closed, by reason."""
+    counted = asdict(session.stats()).items()
+    return {name.removeprefix("closed_"): n for name, n in counted if n and "closed_" in name}
+
+
 GIVEN_UP: list[Callable[[aiohttp.ClientWebSocketResponse], Awaitable[None]]] = [
     receive_with_a_timeout,
     receive_inside_a_timeout,
@@ -97,7 +104,8 @@ async def test_what_was_given_up_is_not_waited_for_and_frees_its_place_soon(
     async with asyncio.timeout(HANGS):
         await asyncio.wait([task])
         # The server has not noticed: the goodbye is still under way.
-        assert session.stats().closing == session.stats().closed_failed == 1
+        assert session.stats().closing == 1
+        assert ended(session) == ({"cancelled": 1} if task.cancelled() else {"failed": 1})
         assert task.cancelled() or task.exception() is not None
         # Its place comes back long before close_timeout.
         async with session.ws_connect(server.url()) as ws:
@@ -106,6 +114,91 @@ async def test_what_was_given_up_is_not_waited_for_and_frees_its_place_soon(
 
 class Leaving(BaseException):
     pass
+
+
+def current_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task
+
+
+def cancellation_of(what: str) -> Awaitable[object]:
+    """Return what raises ``CancelledError``."""
+    if what == "this task":
+        asyncio.get_running_loop().call_soon(current_task().cancel)
+        return asyncio.sleep(600)
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    future.cancel()
+    return future
+
+
+@pytest.mark.parametrize("what", ["this task", "what was awaited"])
+async def test_a_cancellation_is_told_from_an_error(
+    server: Server, session: WebSocketClientSession, what: str
+) -> None:
+    session.resize(limit=None)
+    with pytest.raises(asyncio.CancelledError):
+        async with session.ws_connect(server.url()):
+            await cancellation_of(what)
+    if what == "this task":
+        current_task().uncancel()
+    assert ended(session) == {"cancelled": 1}
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (asyncio.CancelledError(), "cancelled"),
+        (GeneratorExit(), "cancelled"),
+        (KeyboardInterrupt(), "cancelled"),
+        (SystemExit(), "failed"),
+        (Leaving(), "failed"),
+        (TimeoutError(), "failed"),
+        (ZeroDivisionError(), "failed"),
+        (BaseExceptionGroup("", [asyncio.CancelledError()]), "failed"),
+        (ExceptionGroup("", [ZeroDivisionError()]), "failed"),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("enters", [True, False])
+async def test_the_reason_for_each_exception(
+    server: Server,
+    session: WebSocketClientSession,
+    error: BaseException,
+    reason: str,
+    enters: bool,
+) -> None:
+    acquisition = session.ws_connect(server.url())
+    with pytest.raises(type(error)):
+        async with acquisition if enters else await acquisition:
+            raise error
+    assert ended(session) == {reason: 1}
+
+
+@pytest.mark.parametrize("around", [True, False])
+async def test_a_timeout_around_the_block_cancels_it(
+    server: Server, session: WebSocketClientSession, around: bool
+) -> None:
+    """Inside it, what leaves the block is an error."""
+    outer, inner = asyncio.timeout(None), asyncio.timeout(None)
+    with pytest.raises(TimeoutError):
+        async with outer, session.ws_connect(server.url()) as ws, inner:
+            (outer if around else inner).reschedule(0)
+            await ws.receive()
+    assert ended(session) == {"cancelled" if around else "failed": 1}
+
+
+class Derived(asyncio.CancelledError):
+    pass
+
+
+async def test_a_cancellation_of_a_class_of_its_own(
+    server: Server, session: WebSocketClientSession
+) -> None:
+    with pytest.raises(Derived):
+        async with session.ws_connect(server.url()):
+            raise Derived
+    assert ended(session) == {"cancelled": 1}
 
 
 async def test_any_exception_leaves_at_once(
@@ -144,7 +237,7 @@ async def test_a_generator_that_is_closed(server: Server, session: WebSocketClie
     async with asyncio.timeout(HANGS), contextlib.aclosing(words()) as speech:
         async for _ in speech:
             break
-    assert session.stats().closing == session.stats().closed_failed == 1
+    assert session.stats().closing == session.stats().closed_cancelled == 1
 
 
 async def test_a_coroutine_that_is_closed(server: Server, session: WebSocketClientSession) -> None:
@@ -158,7 +251,7 @@ async def test_a_coroutine_that_is_closed(server: Server, session: WebSocketClie
     coroutine = use()
     coroutine.send(None)
     coroutine.close()
-    assert session.stats().closing == session.stats().closed_failed == 1
+    assert session.stats().closing == session.stats().closed_cancelled == 1
 
 
 async def test_what_was_given_up_inside_and_left_cleanly(

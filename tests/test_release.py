@@ -725,7 +725,7 @@ async def test_cancellation_closes_and_is_not_waited_for(
     assert task.cancelled()
     assert session.stats().closing == 1
     await closed(session)
-    assert session.stats().closed_failed == 1
+    assert session.stats().closed_cancelled == 1
 
 
 async def test_the_handle_as_a_context_manager(

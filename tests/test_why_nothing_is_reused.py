@@ -78,6 +78,17 @@ async def left_by_an_exception(session: WebSocketClientSession, server: Server) 
             raise KeyError
 
 
+async def cancelled_in_the_block(session: WebSocketClientSession, server: Server) -> None:
+    async def use() -> None:
+        async with session.ws_connect(server.url("/silent")) as ws:
+            await ws.receive()
+
+    task = asyncio.create_task(use())
+    await until(lambda: session.stats().acquired)
+    task.cancel()
+    await asyncio.wait([task])
+
+
 async def reset_raises(session: WebSocketClientSession, server: Server) -> None:
     async def reset(ws: Any) -> None:
         raise aiohttp.ClientError
@@ -105,6 +116,7 @@ CAUSES: list[tuple[Calls, dict[str, Any]]] = [
     (sent_while_idle, {}),
     (closed_while_idle, {}),
     (left_by_an_exception, {}),
+    (cancelled_in_the_block, {}),
     (reset_raises, {}),
     (plainly, {"force_close": True}),
     (closed_by_the_user, {}),
