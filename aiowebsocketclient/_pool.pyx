@@ -927,6 +927,9 @@ cdef class Pool:
         if first is not None:
             # Never a question of passing over: it was opened for one of these.
             self._serve(first, slot, plan, now)
+        # Its owner may be back in the line.
+        self._give_orphans(handshake)
+        if first is not None:
             self._settle(endpoint, plan, now)
         else:
             self._hand_on(slot, plan, now)
@@ -1170,6 +1173,7 @@ cdef class Pool:
             leaning = orphan.owner
             self._give_way(orphan, _FOR_NOBODY, plan)
             if leaning is not None:
+                self._give_orphans(leaning.handshake)
                 self._settle(leaning.handshake.endpoint, plan, now)
         if self._watched and self._look_deadline() <= now:
             self._look(plan, now)
@@ -1684,7 +1688,10 @@ cdef class Pool:
         return 0
 
     cdef int _turn_late(self, Slot slot, Plan plan, double now) except -1:
-        """Let a waiter that has nothing but a late handshake have another beside it."""
+        """Let a waiter that has nothing but a late handshake have another beside it.
+
+        That is one which belongs to nobody, where there is such, or a new one.
+        """
         cdef Endpoint endpoint
         cdef Waiter owner
         endpoint = slot.handshake.endpoint
@@ -1705,6 +1712,7 @@ cdef class Pool:
         if not slot.doubted:
             self._doubt(slot, now)
         self._leave_to_nobody(slot, plan, now)
+        self._give_orphans(slot.handshake)
         self._settle(endpoint, plan, now)
         return 0
 
@@ -1718,14 +1726,19 @@ cdef class Pool:
         )
 
     cdef int _open_beside(self, Endpoint endpoint, Plan plan, double now) except -1:
-        """Begin handshakes for waiters that lean on doubted ones, as far as there is room."""
+        """Let waiters that lean on doubted handshakes have others, as far as there is room."""
         cdef Waiter waiter
-        cdef Slot doubted
+        cdef Slot doubted, orphan
         while (waiter := endpoint.leaning.head) is not None and self._has_free_room(endpoint):
             doubted = waiter.opening
             self._disown(waiter, doubted)
             self._leave_to_nobody(doubted, plan, now)
-            self._begin_for(waiter, plan, now)
+            if waiter.handshake.orphans:
+                orphan = next(iter(waiter.handshake.orphans))
+                self._adopt(orphan)
+                self._own(waiter, orphan)
+            else:
+                self._begin_for(waiter, plan, now)
         return 0
 
     cdef int _rekey(
@@ -1808,7 +1821,6 @@ cdef class Pool:
         """Serve waiters that have come to a handshake with what lies there."""
         cdef Slot slot
         cdef Waiter waiter
-        cdef Slot orphan
         self._close_stale(handshake, plan, now)
         while (slot := handshake.idle.top) is not None:
             waiter = handshake.first_waiter()
@@ -1818,6 +1830,13 @@ cdef class Pool:
             self._serve(waiter, slot, plan, now)
             # What lies below may be older.
             self._close_stale(handshake, plan, now)
+        self._give_orphans(handshake)
+        return 0
+
+    cdef int _give_orphans(self, Handshake handshake) except -1:
+        """Give handshakes that belong to nobody, and are counted on, to waiters without any."""
+        cdef Waiter waiter
+        cdef Slot orphan
         while handshake.orphans and (waiter := handshake.placeless.head) is not None:
             orphan = next(iter(handshake.orphans))
             self._adopt(orphan)

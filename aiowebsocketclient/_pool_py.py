@@ -978,6 +978,9 @@ class Pool:
         if first is not None:
             # Never a question of passing over: it was opened for one of these.
             self._serve(first, slot, plan, now)
+        # Its owner may be back in the line.
+        self._give_orphans(handshake)
+        if first is not None:
             self._settle(endpoint, plan, now)
         else:
             self._hand_on(slot, plan, now)
@@ -1195,6 +1198,7 @@ class Pool:
             leaning = orphan.owner
             self._give_way(orphan, _FOR_NOBODY, plan)
             if leaning is not None:
+                self._give_orphans(leaning.handshake)
                 self._settle(leaning.handshake.endpoint, plan, now)
         if self._watched and self._look_deadline() <= now:
             self._look(plan, now)
@@ -1642,7 +1646,10 @@ class Pool:
                 self._turn_late(slot, plan, now)
 
     def _turn_late(self, slot: Slot, plan: Plan, now: float) -> None:
-        """Let a waiter that has nothing but a late handshake have another beside it."""
+        """Let a waiter that has nothing but a late handshake have another beside it.
+
+        That is one which belongs to nobody, where there is such, or a new one.
+        """
         endpoint = slot.handshake.endpoint
         owner = slot.owner
         if owner is None:
@@ -1661,6 +1668,7 @@ class Pool:
         if not slot.doubted:
             self._doubt(slot, now)
         self._leave_to_nobody(slot, plan, now)
+        self._give_orphans(slot.handshake)
         self._settle(endpoint, plan, now)
 
     def _has_free_room(self, endpoint: Endpoint) -> bool:
@@ -1673,12 +1681,17 @@ class Pool:
         )
 
     def _open_beside(self, endpoint: Endpoint, plan: Plan, now: float) -> None:
-        """Begin handshakes for waiters that lean on doubted ones, as far as there is room."""
+        """Let waiters that lean on doubted handshakes have others, as far as there is room."""
         while (waiter := endpoint.leaning.head) is not None and self._has_free_room(endpoint):
             doubted = waiter.opening
             self._disown(waiter, doubted)
             self._leave_to_nobody(doubted, plan, now)
-            self._begin_for(waiter, plan, now)
+            if waiter.handshake.orphans:
+                orphan = next(iter(waiter.handshake.orphans))
+                self._adopt(orphan)
+                self._own(waiter, orphan)
+            else:
+                self._begin_for(waiter, plan, now)
 
     def _rekey(
         self,
@@ -1761,6 +1774,10 @@ class Pool:
             self._serve(waiter, slot, plan, now)
             # What lies below may be older.
             self._close_stale(handshake, plan, now)
+        self._give_orphans(handshake)
+
+    def _give_orphans(self, handshake: Handshake) -> None:
+        """Give handshakes that belong to nobody, and are counted on, to waiters without any."""
         while handshake.orphans and (waiter := handshake.placeless.head) is not None:
             orphan = next(iter(handshake.orphans))
             self._adopt(orphan)

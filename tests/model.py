@@ -275,13 +275,14 @@ class Model:
                 owner.has_returned = True
         # Rule: what was opened for a waiter is given to one even if its lifetime is over.
         self.serve(first, slot, now)
+        self.adopt(slot.key)
         self.settle(slot.endpoint, now)
 
     def connected_as_another(self, slot: Slot, key: str, moves: bool, now: float) -> None:
         """Rule: the owner gets what was opened for it, unless it is served at once by what lies at
         the other handshake.  All who wait for a place move along, or none; then who owns what was
         begun for somebody else goes back to the line."""
-        owner, slot.owner = slot.owner, None
+        old, owner, slot.owner = slot.key, slot.owner, None
         if owner is not None:
             owner.has_returned = True
         if moves:
@@ -294,8 +295,10 @@ class Model:
             self.serve_at_hand(key, now)
         if owner is not None and owner.is_queued and owner.key == key:
             self.serve(owner, slot, now)
+            self.adopt(old)
             self.settle(slot.endpoint, now)
         else:
+            self.adopt(old)
             self.hand_on(slot, now)
 
     def connect_failed(
@@ -383,6 +386,7 @@ class Model:
             owner = fading[0].owner
             self.give_way(fading[0], None)
             if owner is not None:
+                self.adopt(owner.key)
                 self.settle(owner.endpoint, now)
         if self.look_deadline() <= now:
             self.look(now)
@@ -421,6 +425,7 @@ class Model:
         if not slot.is_doubted:
             self.doubt(slot, now)
         self.leave_to_nobody(slot, now)
+        self.adopt(slot.key)
         self.settle(slot.endpoint, now)
 
     def doubt(self, slot: Slot, now: float) -> None:
@@ -783,8 +788,8 @@ class Model:
             self.open_for(self.line(chosen)[0], now)
             if chosen != endpoint:
                 self.make_room(chosen)
-        # Rule: who leans on a doubted handshake gets one of its own where there is room, but only
-        # as something else happens at its endpoint or, under a limit over all, anywhere.
+        # Rule: who leans on a doubted handshake gets another where there is room, but only as
+        # something else happens at its endpoint or, under a limit over all, anywhere.
         candidates = self.endpoints if self.limit_total else [endpoint]
         leant = [candidate for candidate in candidates if self.leaning(candidate)]
         for candidate in sorted(leant, key=lambda c: self.leaning(c)[0].ticket):
@@ -796,7 +801,11 @@ class Model:
             slot = self.under_way_for(leaning[0])
             assert slot is not None
             self.leave_to_nobody(slot, now)
-            self.begin_for(leaning[0], now)
+            theirs = self.to_adopt(slot.key)
+            if theirs:
+                self.own(leaning[0], theirs[0])
+            else:
+                self.begin_for(leaning[0], now)
 
     def next_with_room(self, endpoint: str) -> str | None:
         """Return the endpoint whose oldest waiter is the oldest of all that a place would serve.
@@ -863,7 +872,10 @@ class Model:
         self.adopt(key)
 
     def adopt(self, key: str) -> None:
-        """Rule: handshakes that belong to nobody go to who has none, oldest to oldest."""
+        """Rule: handshakes that belong to nobody go to who has none, oldest to oldest.
+
+        So who is back in the line has one of these, if there is any, in place of a new one.
+        """
         for slot, waiter in zip(self.to_adopt(key), self.placeless(key), strict=False):
             slot.owner = waiter
 

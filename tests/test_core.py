@@ -1722,6 +1722,81 @@ def test_abandoned_handshakes_are_not_counted_on(drive: Drive) -> None:
     assert waiter.opening is not slot
 
 
+# -- waiters back in the line, beside a handshake that belongs to nobody -------------------------
+
+
+def unowned(pool: Driver, key: str) -> Any:
+    """Return a handshake that belongs to nobody and is counted on."""
+    waiter, slot = pool.opening(key)
+    # It has not begun, so it is counted on.
+    pool.give_up(waiter)
+    assert slot.owner is None
+    return slot
+
+
+@pytest.mark.parametrize("limit", [0, 3])
+def test_a_waiter_whose_handshake_is_late_gets_an_unowned_one(drive: Drive, limit: int) -> None:
+    pool = drive(limit=limit)
+    usual(pool, "a1", 0.001)
+    waiter, hung = pool.beginning("a1")
+    spare = unowned(pool, "a1")
+    pool.now += 1.0
+    pool.expire()
+    assert hung.late
+    assert waiter.opening is spare
+    assert not pool.opened
+    assert not pool.closing
+
+
+def test_a_waiter_whose_doubted_handshake_is_stopped_gets_an_unowned_one(drive: Drive) -> None:
+    pool = drive(limit=2)
+    hung = pool.given_up("a1")
+    other, spare = pool.opening("a1")
+    waiter = pool.request("a1")
+    assert waiter.opening is hung
+    pool.give_up(other)
+    pool.now += ORPHAN_GRACE
+    pool.expire()
+    assert pool.closing == [hung]
+    assert waiter.opening is spare
+
+
+def test_a_waiter_that_leans_gets_an_unowned_one_where_there_is_room(drive: Drive) -> None:
+    pool = drive(limit=3)
+    held = pool.hold("a2")
+    hung = pool.given_up("a1")
+    other, spare = pool.opening("a1")
+    waiter = pool.request("a1")
+    assert waiter.opening is hung
+    pool.give_up(other)
+    pool.detach(held)
+    assert waiter.opening is spare
+    assert not pool.opened
+
+
+def test_a_waiter_that_loses_its_handshake_gets_an_unowned_one(drive: Drive) -> None:
+    pool = drive()
+    older, drained = pool.opening("a1")
+    pool.drain()
+    waiter, slot = pool.opening("a1")
+    spare = unowned(pool, "a1")
+    pool.connected(slot)
+    assert pool.woken == [older]
+    assert pool.closing == [drained]
+    assert waiter.opening is spare
+    assert not pool.opened
+
+
+def test_a_waiter_whose_handshake_is_of_another_key_gets_an_unowned_one(drive: Drive) -> None:
+    pool = drive()
+    slot = unowned(pool, "a1")
+    waiter = pool.request("a1")
+    spare = unowned(pool, "a1")
+    pool.connected(slot, key="a2", moves=False)
+    assert waiter.opening is spare
+    assert not pool.opened
+
+
 # -- handshakes that no caller waits for ---------------------------------------------------------
 
 
