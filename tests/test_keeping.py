@@ -67,7 +67,12 @@ async def look(session: WebSocketClientSession) -> None:
 # -- what is kept --------------------------------------------------------------------------------
 
 
-async def test_it_opens_what_is_lacking(server: Server, make_session: SessionFactory) -> None:
+async def test_it_opens_what_is_lacking(
+    server: Server, make_session: SessionFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It looks only when told to: while a connection is in use, it would open another.
+    monkeypatch.setattr(keeping, "_PERIOD", 1_000.0)
+    monkeypatch.setattr(keeping, "_PROBATION", 1_000.0)
     session = make_session()
     session.set_min_idle(server.url(), 3)
     assert session.stats().connecting == 3
