@@ -2642,6 +2642,7 @@ cdef class Express:
     cdef bint _has_thread_id
     cdef public unsigned long thread
     cdef public bint open, pooling, plain_exit
+    cdef public str session_name
 
     def __init__(self, Pool pool not None, type cls not None, loop, unsigned long thread):
         self._pool = pool
@@ -2656,6 +2657,8 @@ cdef class Express:
         # Whether what is released is pooled, and whether the class leaves by that alone.
         self.pooling = True
         self.plain_exit = True
+        # For errors.
+        self.session_name = None
 
     cdef bint is_usable(self) except -1:
         """Return whether a caller need not ask the session."""

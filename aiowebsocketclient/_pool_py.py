@@ -2526,6 +2526,7 @@ class Express:
         "open",
         "plain_exit",
         "pooling",
+        "session_name",
         "thread",
     )
 
@@ -2542,6 +2543,8 @@ class Express:
         # Whether what is released is pooled, and whether the class leaves by that alone.
         self.pooling = True
         self.plain_exit = True
+        # For errors.
+        self.session_name: str | None = None
 
     def is_usable(self) -> bool:
         """Return whether a caller need not ask the session."""

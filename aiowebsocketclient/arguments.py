@@ -36,6 +36,7 @@ __all__ = (
     "positive",
     "response_class",
     "seconds",
+    "session_name",
     "some_seconds",
 )
 
@@ -168,6 +169,18 @@ def close_codes(name: str, value: Any) -> frozenset[int]:
         if not 1000 <= code <= 4999:
             raise ValueError(f"{name} must be of close codes, from 1000 to 4999, not {code}")
     return frozenset(codes)
+
+
+def session_name(name: str, value: Any) -> str | None:
+    """Return ``value`` if a session can be named by it, or None."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str or None, not {type(value).__name__}")
+    if not value:
+        raise ValueError(f"{name} must not be empty; None: the session has no name")
+    # A subclass may call itself something else in each place.
+    return str.__str__(value)
 
 
 # -- of ws_connect() ------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from aiohttp import hdrs
 from multidict import CIMultiDict
 from yarl import URL
 
-from .exceptions import PoolClosedError, WebSocketPoolError
+from .exceptions import PoolClosedError, WebSocketPoolError, in_session
 from .keys import Target, version_of
 
 __all__ = (
@@ -31,6 +31,8 @@ __all__ = (
     "own_client_session",
     "take_from_connector",
 )
+
+_SUPPRESSED: Final = "connect_limiter suppressed the failure of a handshake"
 
 # The process, or the machine, has as many files and sockets open as it may have.
 _NO_FILES_LEFT: Final = frozenset({errno.EMFILE, errno.ENFILE})
@@ -45,6 +47,7 @@ async def connect(
     conn_timeout: float | None,
     begin: Callable[[], None],
     free_files: Callable[[], Awaitable[None] | None],
+    session_name: str | None,
 ) -> aiohttp.ClientWebSocketResponse:
     """Make one handshake inside ``limiter``, and within ``conn_timeout`` seconds from then.
 
@@ -53,22 +56,25 @@ async def connect(
     close what can be done without, and returns what to wait for before the handshake is tried once
     more; None: there is nothing.
     """
-    check_open(client_session)
+    check_open(client_session, session_name)
+    handshake = partial(
+        _handshake, client_session, target, response_class, conn_timeout, free_files, session_name
+    )
     if limiter is None:
         begin()
-        return await _handshake(client_session, target, response_class, conn_timeout, free_files)
+        return await handshake()
     ws: aiohttp.ClientWebSocketResponse | None = None
     try:
         async with limiter:
             begin()
-            ws = await _handshake(client_session, target, response_class, conn_timeout, free_files)
+            ws = await handshake()
     except BaseException:
         if ws is not None:
             # The limiter failed on the way out.
             abort(ws)
         raise
     if ws is None:
-        raise WebSocketPoolError("connect_limiter suppressed the failure of a handshake")
+        raise WebSocketPoolError(in_session(session_name, _SUPPRESSED))
     return ws
 
 
@@ -78,8 +84,9 @@ async def _handshake(
     response_class: Any,
     conn_timeout: float | None,
     free_files: Callable[[], Awaitable[None] | None],
+    session_name: str | None,
 ) -> aiohttp.ClientWebSocketResponse:
-    check_open(client_session)
+    check_open(client_session, session_name)
     attempt = _Attempt(client_session, response_class)
     scope = asyncio.timeout(conn_timeout)
     try:
@@ -100,13 +107,12 @@ async def _handshake(
             raise
         # That keeps the frame of asyncio's timeout, which knows the task.
         exc.__traceback__ = None
-        raise aiohttp.ConnectionTimeoutError(
-            f"no connection to {target.key.endpoint} within conn_timeout ({conn_timeout:g} s)"
-        ) from None
+        said = f"no connection to {target.key.endpoint} within conn_timeout ({conn_timeout:g} s)"
+        raise aiohttp.ConnectionTimeoutError(in_session(session_name, said)) from None
     except BaseException as exc:
         attempt.abort()
         if client_session.closed and isinstance(exc, Exception):
-            check_open(client_session)
+            check_open(client_session, session_name)
         raise
     finally:
         # It knows its task, which keeps the exception, whose traceback keeps this frame.
@@ -130,13 +136,14 @@ def _lacks_files(error: BaseException) -> bool:
     return False
 
 
-def check_open(client_session: aiohttp.ClientSession) -> None:
+def check_open(client_session: aiohttp.ClientSession, session_name: str | None) -> None:
     """Refuse a client session that somebody has closed, or taken the connector of."""
     if client_session.closed:
-        raise PoolClosedError(
+        said = (
             "the client_session of the WebSocketClientSession was closed by somebody else: close"
             " the WebSocketClientSession instead, or give it a client_session of its own"
-        ) from None
+        )
+        raise PoolClosedError(in_session(session_name, said)) from None
 
 
 def own_client_session() -> aiohttp.ClientSession:

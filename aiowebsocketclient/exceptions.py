@@ -27,6 +27,7 @@ __all__ = (
     "PrewarmError",
     "TooManyWaitersError",
     "WebSocketPoolError",
+    "in_session",
     "status_of",
     "twin_of",
 )
@@ -65,6 +66,11 @@ class HandshakeFailure:
         return self.error if self.errno is None else f"{self.error}, {os.strerror(self.errno)}"
 
 
+def in_session(name: str | None, text: str) -> str:
+    """Return the text of an error, after the name of the session where it has one."""
+    return text if name is None else f"session {name!r}: {text}"
+
+
 def status_of(error: BaseException) -> int | None:
     """Return the HTTP status with which a server refused a handshake."""
     status = error.status if isinstance(error, aiohttp.ClientResponseError) else None
@@ -85,6 +91,8 @@ class AcquireError(WebSocketPoolError):
     empty, in an error that was not raised by a session.
     """
 
+    #: The ``name`` of the session; None: it has none.
+    session_name: str | None = None
     #: The endpoint of the call: an :class:`EndpointKey`.
     endpoint: "EndpointKey | None" = None
     #: What the caller waited for, or would have had to wait for: a place at one of the limits

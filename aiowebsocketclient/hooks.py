@@ -11,7 +11,7 @@ from collections.abc import Awaitable
 from typing import Any, Final, NamedTuple
 
 from ._compat import Express, lend
-from .exceptions import WebSocketPoolError
+from .exceptions import WebSocketPoolError, in_session
 from .logs import is_debugging, log
 from .typedefs import Hook
 
@@ -85,15 +85,21 @@ async def run_hook(name: str, express: Express, conn: Any, deadline: asyncio.Tim
             raise TimeoutError
         if conn.state["_waiting"]:
             # It would take what is meant for the next user.
-            raise WebSocketPoolError("a hook left a receive() under way")
+            said = "a hook left a receive() under way"
+            raise WebSocketPoolError(in_session(express.session_name, said))
     except NotAsyncError:
         # Otherwise it would only show in that nothing is ever reused.
-        log("hook_not_async", hook=name, function=_name_of(hook))
+        log(
+            "hook_not_async",
+            session_name=express.session_name,
+            hook=name,
+            function=_name_of(hook),
+        )
         raise
     except Exception as exc:
         # With a deadline in the past it was told to stop by who would have waited for it.
         if not conn.has_ended and deadline.when() != -math.inf:
-            _log_failure(name, conn, exc)
+            _log_failure(name, express, conn, exc)
         raise
     finally:
         ws._cut_off()
@@ -102,9 +108,10 @@ async def run_hook(name: str, express: Express, conn: Any, deadline: asyncio.Tim
         del deadline
 
 
-def _log_failure(name: str, conn: Any, error: Exception) -> None:
+def _log_failure(name: str, express: Express, conn: Any, error: Exception) -> None:
     log(
         "hook_failed",
+        session_name=express.session_name,
         endpoint=str(conn.slot.endpoint),
         hook=name,
         function=_name_of(getattr(conn.hooks, name)),

@@ -240,15 +240,15 @@ class Connection(Parkable):
             self.state["_close_code"] = None
         return self.is_clean() or self.answer_control_frames()
 
-    def mark_clean(self) -> None:
+    def mark_clean(self) -> str | None:
         """Make nothing of a ``receive()`` that was given up: its user knows that all was read.
 
-        Raises :exc:`WebSocketPoolError` where that is visibly not so.
+        Returns why that is visibly not so, in which case nothing changes; None: it may be so.
         """
         obstacle = self._obstacle_to_clean()
-        if obstacle is not None:
-            raise WebSocketPoolError(f"a connection cannot be marked clean: {obstacle}")
-        self.state["_close_code"] = None
+        if obstacle is None:
+            self.state["_close_code"] = None
+        return obstacle
 
     def _obstacle_to_clean(self) -> str | None:
         if self.closing or self.failed or self.has_ended or self._is_ended_by_server():

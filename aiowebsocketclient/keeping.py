@@ -54,6 +54,7 @@ class Keeper:
         "_loop",
         "_not_before",
         "_on_probation",
+        "_session_name",
         "_timer",
         "_under_way",
         "context",
@@ -67,8 +68,10 @@ class Keeper:
         target: Target,
         loop: asyncio.AbstractEventLoop,
         keep_up: Callable[["Keeper"], None],
+        session_name: str | None,
     ) -> None:
         self.target = target
+        self._session_name = session_name
         self.wanted = 0
         #: Of who asked for it: what its handshakes and its failures are traced and logged in.
         self.context: Context = copy_context()
@@ -169,12 +172,10 @@ class Keeper:
         self._failures += 1
         self._failed_at = now
         self._not_before = now + pause
-        endpoint = str(self.target.endpoint)
         if self._failures == 1:
-            log("min_idle_failing", endpoint=endpoint, error=error, retry_in=pause)
+            self._log("min_idle_failing", error=error, retry_in=pause)
         else:
-            fields = {"error": error, "failures": self._failures, "retry_in": pause}
-            log("min_idle_unchanged", None, endpoint=endpoint, **fields)
+            self._log("min_idle_unchanged", error=error, failures=self._failures, retry_in=pause)
 
     def _ended(self, slot: Slot, finished: "asyncio.Future[Any]") -> None:
         if slot not in self._under_way:
@@ -211,9 +212,12 @@ class Keeper:
     def _turned_out_well(self, slot: Slot) -> None:
         if self._failures and slot.born >= self._failed_at:
             seconds = clock() - self._failing_since
-            endpoint = str(self.target.endpoint)
-            log("min_idle_recovered", endpoint=endpoint, failures=self._failures, seconds=seconds)
+            self._log("min_idle_recovered", failures=self._failures, seconds=seconds)
             self._failures = 0
+
+    def _log(self, event: str, **fields: Any) -> None:
+        endpoint = str(self.target.endpoint)
+        log(event, session_name=self._session_name, endpoint=endpoint, **fields)
 
     def __repr__(self) -> str:
         """Return only what is no secret."""

@@ -74,10 +74,11 @@ class LeakWatch:
     it alive.
     """
 
-    __slots__ = ("__weakref__", "_held", "_threshold", "_timer")
+    __slots__ = ("__weakref__", "_held", "_session_name", "_threshold", "_timer")
 
-    def __init__(self, threshold: float) -> None:
+    def __init__(self, threshold: float, session_name: str | None) -> None:
         self._threshold = threshold
+        self._session_name = session_name
         # Those not yet told of, with the time of their acquisition, in this order, and where and
         # for whom that was.
         self._held: dict[Slot, tuple[float, Place, Context]] = {}
@@ -115,11 +116,16 @@ class LeakWatch:
         for slot, *_ in overdue:
             del self._held[slot]
         for slot, seconds, place, context in overdue:
-            context.run(_log_leak, slot, seconds, place)
+            context.run(self._log, slot, seconds, place)
 
-
-def _log_leak(slot: Slot, seconds: float, place: Place) -> None:
-    log("leak", endpoint=str(slot.endpoint), seconds=seconds, acquired_at=lines_of(place))
+    def _log(self, slot: Slot, seconds: float, place: Place) -> None:
+        log(
+            "leak",
+            session_name=self._session_name,
+            endpoint=str(slot.endpoint),
+            seconds=seconds,
+            acquired_at=lines_of(place),
+        )
 
 
 def _call_look(this: Callable[[], LeakWatch | None], loop: asyncio.AbstractEventLoop) -> None:

@@ -3,6 +3,8 @@
 Each record has a message for people, and for what takes records apart it has the fields of its
 event as attributes (``extra``): ``record.event`` is one of the following, ``record.endpoint`` is
 ``"host:port"``, ``record.seconds`` a ``float``, ``record.error`` the name of an exception's class.
+Where the session has a ``name``, it is ``record.session_name``, and the message begins with it:
+``session 'speech': Opened ...``.
 No field and no message has a header, a query, a cookie or a credential in it.
 
 ====================== ======= =====================================================================
@@ -52,6 +54,9 @@ __all__ = ("is_debugging", "log")
 logger = logging.getLogger("aiowebsocketclient")
 # Otherwise Python itself would write warnings to stderr where logging is not set up.
 logger.addHandler(logging.NullHandler())
+
+# Of a session that has a name. As that of errors: see in_session().
+_PREFIX: Final = "session %(session_name)r: "
 
 _EVENTS: Final = {
     "opened": (DEBUG, "Opened a connection to %(endpoint)s in %(seconds).3f s"),
@@ -123,10 +128,19 @@ def is_debugging() -> bool:
     return logger.isEnabledFor(DEBUG)
 
 
-def log(event: str, exc_info: BaseException | None = None, **fields: Any) -> None:
+def log(
+    event: str,
+    exc_info: BaseException | None = None,
+    *,
+    session_name: str | None = None,
+    **fields: Any,
+) -> None:
     """Log an event of the table above with its fields."""
     level, message = _EVENTS[event]
     fields["event"] = event
+    if session_name is not None:
+        message = _PREFIX + message
+        fields["session_name"] = session_name
     # What is there for the message alone.
     extra = {name: value for name, value in fields.items() if name != "detail"}
     try:

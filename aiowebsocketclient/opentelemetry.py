@@ -115,6 +115,8 @@ __all__ = ("OpenTelemetry",)
 _SCOPE: Final = "aiowebsocketclient"
 _PREFIX: Final = "aiowebsocketclient.connection."
 _POOL_NAME: Final = f"{_PREFIX}pool.name"
+# That of a session without a name.
+_DEFAULT_NAME: Final = "default"
 _STATE: Final = f"{_PREFIX}state"
 _CLOSE_REASON: Final = f"{_PREFIX}close_reason"
 
@@ -136,15 +138,17 @@ _Attributes = Mapping[str, str | int]
 class OpenTelemetry(TraceConfig):
     """Records the metrics of a session's pool, and spans of its handshakes and waits.
 
-    It goes into the ``trace_configs`` of a session; of several sessions where they are to be one
-    pool to who looks on.  Handlers of one's own can be appended to it as to any other.
+    It goes into the ``trace_configs`` of a session, or of several: sessions of the same name, or
+    without one, and all sessions where there is a ``pool_name``, are one pool to who looks on.
+    Handlers of one's own can be appended to it as to any other.
 
     :param tracer_provider: where spans go; default: the global one.
     :param meter_provider: where metrics go; default: the global one.
-    :param pool_name: ``aiowebsocketclient.connection.pool.name``.
-    :param max_endpoints: how many endpoints have points of their own in metrics: the first that are
-        met.  What is of others has no ``server.address``, so that sums over all stay right.  0:
-        none has; None: all have.
+    :param pool_name: ``aiowebsocketclient.connection.pool.name``; default: the ``name`` of the
+        session, or "default" where it has none.
+    :param max_endpoints: how many endpoints of each pool have points of their own in metrics: the
+        first that are met.  What is of others has no ``server.address``, so that sums over all stay
+        right.  0: none has; None: all have.
 
     A session that is closed or was dropped is not counted any more, and is not kept alive.
     """
@@ -154,7 +158,7 @@ class OpenTelemetry(TraceConfig):
         *,
         tracer_provider: TracerProvider | None = None,
         meter_provider: MeterProvider | None = None,
-        pool_name: str = "default",
+        pool_name: str | None = None,
         max_endpoints: int | None = 100,
     ) -> None:
         super().__init__()
@@ -168,12 +172,12 @@ class OpenTelemetry(TraceConfig):
                 "meter_provider must be an opentelemetry.metrics.MeterProvider,"
                 f" not {type(meter_provider).__name__}"
             )
-        if not isinstance(pool_name, str):
+        if not isinstance(pool_name, str | None):
             raise TypeError(f"pool_name must be a str, not {type(pool_name).__name__}")
         self._max_endpoints = arguments.places("max_endpoints", max_endpoints)
-        #: The attributes of what is the pool's as a whole.
-        self.own: _Attributes = {_POOL_NAME: pool_name}
-        self._endpoints: dict[EndpointKey, _Attributes] = {}
+        self._pool_name = pool_name
+        # Of each pool and its endpoints, by the pool's name.
+        self._endpoints: dict[str, dict[EndpointKey, _Attributes]] = {}
         self._sessions: weakref.WeakSet[WebSocketClientSession] = weakref.WeakSet()
         # Metrics are read in threads of their readers.
         self._lock = RLock()
@@ -194,10 +198,10 @@ class OpenTelemetry(TraceConfig):
         """Return what is to be added up, with the attributes that it is of."""
         for session in self.sessions():
             if self._max_endpoints == 0:
-                yield self.own, session.stats()
+                yield self.attributes_of(session), session.stats()
                 continue
             for endpoint, stats in session.stats_by_endpoint().items():
-                yield self._attributes_of(endpoint), stats
+                yield self._attributes_at(session, endpoint), stats
 
     def sessions(self) -> list[WebSocketClientSession]:
         """Return those that are open."""
@@ -214,27 +218,31 @@ class OpenTelemetry(TraceConfig):
         self, session: WebSocketClientSession, ctx: Any, params: TraceQueuedStartParams
     ) -> None:
         self._watch(session)
-        ctx.span = self._span("WebSocket wait", SpanKind.INTERNAL, params.endpoint, params.time)
+        attributes = {**self.attributes_of(session), **_server(params.endpoint)}
+        ctx.span = self._span("WebSocket wait", SpanKind.INTERNAL, attributes, params.time)
 
     async def _queued_end(
         self, session: WebSocketClientSession, ctx: Any, params: TraceQueuedEndParams
     ) -> None:
         error = None if params.exception is None else _error_type(params.exception)
         if isinstance(params.exception, PoolTimeoutError):
-            self._instruments.timeouts.add(1, self._attributes_of(params.endpoint))
-        self._instruments.wait_time.record(params.seconds, self._outcome(params.endpoint, error))
+            self._instruments.timeouts.add(1, self._attributes_at(session, params.endpoint))
+        outcome = self._outcome(session, params.endpoint, error)
+        self._instruments.wait_time.record(params.seconds, outcome)
         _end(ctx, params.time, params.exception)
 
     async def _connect_start(
         self, session: WebSocketClientSession, ctx: Any, params: TraceConnectStartParams
     ) -> None:
         self._watch(session)
-        ctx.span = self._span("WebSocket connect", SpanKind.CLIENT, params.endpoint, params.time)
+        attributes = {**self.attributes_of(session), **_server(params.endpoint)}
+        ctx.span = self._span("WebSocket connect", SpanKind.CLIENT, attributes, params.time)
 
     async def _connect_end(
         self, session: WebSocketClientSession, ctx: Any, params: TraceConnectEndParams
     ) -> None:
-        self._instruments.create_time.record(params.seconds, self._outcome(params.endpoint, None))
+        attributes = self._attributes_at(session, params.endpoint)
+        self._instruments.create_time.record(params.seconds, attributes)
         _end(ctx, params.time)
 
     async def _connect_exception(
@@ -243,43 +251,56 @@ class OpenTelemetry(TraceConfig):
         if isinstance(params.exception, asyncio.CancelledError):
             _end(ctx, params.time, stopped=True)
             return
-        attributes = self._outcome(params.endpoint, _error_type(params.exception))
-        self._instruments.create_time.record(params.seconds, attributes)
+        outcome = self._outcome(session, params.endpoint, _error_type(params.exception))
+        self._instruments.create_time.record(params.seconds, outcome)
         _end(ctx, params.time, params.exception)
 
     async def _release(
         self, session: WebSocketClientSession, ctx: Any, params: TraceReleaseParams
     ) -> None:
-        attributes = self._attributes_of(params.endpoint)
+        attributes = self._attributes_at(session, params.endpoint)
         self._instruments.use_time.record(params.seconds, attributes)
 
     async def _close(
         self, session: WebSocketClientSession, ctx: Any, params: TraceCloseParams
     ) -> None:
-        attributes = {**self._attributes_of(params.endpoint), _CLOSE_REASON: params.reason}
+        attributes = self._attributes_at(session, params.endpoint)
+        attributes = {**attributes, _CLOSE_REASON: params.reason}
         self._instruments.duration.record(params.seconds, attributes)
 
     # -- attributes --------------------------------------------------------------------------------
 
-    def _span(self, name: str, kind: SpanKind, endpoint: EndpointKey, time: float) -> Span:
-        attributes = {**self.own, **_server(endpoint)}
+    def attributes_of(self, session: WebSocketClientSession) -> _Attributes:
+        """Return those of the pool as a whole."""
+        return {_POOL_NAME: self._name_of(session)}
+
+    def _name_of(self, session: WebSocketClientSession) -> str:
+        return self._pool_name if self._pool_name is not None else session.name or _DEFAULT_NAME
+
+    def _span(self, name: str, kind: SpanKind, attributes: _Attributes, time: float) -> Span:
         return self._tracer.start_span(
             name, kind=kind, attributes=attributes, start_time=_nanoseconds(time)
         )
 
-    def _outcome(self, endpoint: EndpointKey, error: str | None) -> _Attributes:
-        attributes = self._attributes_of(endpoint)
+    def _outcome(
+        self, session: WebSocketClientSession, endpoint: EndpointKey, error: str | None
+    ) -> _Attributes:
+        attributes = self._attributes_at(session, endpoint)
         return attributes if error is None else {**attributes, "error.type": error}
 
-    def _attributes_of(self, endpoint: EndpointKey) -> _Attributes:
+    def _attributes_at(self, session: WebSocketClientSession, endpoint: EndpointKey) -> _Attributes:
         """Return those of an endpoint, or those of the pool where it has had too many."""
-        known = self._endpoints.get(endpoint)
+        name = self._name_of(session)
+        endpoints = self._endpoints.get(name)
+        known = None if endpoints is None else endpoints.get(endpoint)
         if known is not None:
             return known
+        own = {_POOL_NAME: name}
         with self._lock:
-            if self._max_endpoints is not None and len(self._endpoints) >= self._max_endpoints:
-                return self.own
-            return self._endpoints.setdefault(endpoint, {**self.own, **_server(endpoint)})
+            endpoints = self._endpoints.setdefault(name, {})
+            if self._max_endpoints is not None and len(endpoints) >= self._max_endpoints:
+                return own
+            return endpoints.setdefault(endpoint, {**own, **_server(endpoint)})
 
 
 def _server(endpoint: EndpointKey) -> _Attributes:
@@ -439,7 +460,7 @@ class _Instruments:
             for session in pool.sessions():
                 limit = limit_of(session)
                 if limit is not None:
-                    points.add(pool.own, limit)
+                    points.add(pool.attributes_of(session), limit)
         return points.observations()
 
 

@@ -46,6 +46,8 @@ except ImportError as exc:
 __all__ = ("PoolCollector",)
 
 _PREFIX: Final = "aiowebsocketclient_"
+# The label of a session without a name.
+_DEFAULT_NAME: Final = "default"
 
 # Gauges of PoolStats that are one family, of which each is a state.
 _STATES: Final = ("connecting", "acquired", "idle", "closing")
@@ -75,7 +77,8 @@ class PoolCollector(Collector):
     """What the pools of one or more sessions count, for a ``prometheus_client`` registry.
 
     :param session: the first session, or None.
-    :param name: its label ``pool``.
+    :param name: its label ``pool``; default: the ``name`` of the session, or "default" where it has
+        none.
     :param max_endpoints: how many endpoints have series of their own: the first that a scrape
         meets.  Each has about 25 for each pool, and Prometheus keeps them for ever.  0: none has;
         None: all have.
@@ -90,7 +93,7 @@ class PoolCollector(Collector):
         self,
         session: WebSocketClientSession | None = None,
         *,
-        name: str = "default",
+        name: str | None = None,
         max_endpoints: int | None = 100,
     ) -> None:
         self._max_endpoints = arguments.places("max_endpoints", max_endpoints)
@@ -101,9 +104,10 @@ class PoolCollector(Collector):
         if session is not None:
             self.add(session, name=name)
 
-    def add(self, session: WebSocketClientSession, *, name: str) -> None:
+    def add(self, session: WebSocketClientSession, *, name: str | None = None) -> None:
         """Export another session, with the label ``pool="<name>"``.
 
+        The default is that of the constructor.
         A name that belonged to a session which is closed or was dropped is free again.  One that is
         taken raises ``ValueError``.
         """
@@ -111,6 +115,8 @@ class PoolCollector(Collector):
             raise TypeError(
                 f"session must be a WebSocketClientSession, not {type(session).__name__}"
             )
+        if name is None:
+            name = session.name or _DEFAULT_NAME
         if not isinstance(name, str):
             raise TypeError(f"name must be a str, not {type(name).__name__}")
         with self._lock:

@@ -4,7 +4,7 @@ import time
 from typing import Any, Final, TypeVar
 
 from ._compat import Pool, Waiter, clock
-from .exceptions import AcquireError, PoolTimeoutError, TooManyWaitersError
+from .exceptions import AcquireError, PoolTimeoutError, TooManyWaitersError, in_session
 from .keys import EndpointKey
 
 __all__ = ("Refusals",)
@@ -23,7 +23,7 @@ _WAITED_FOR: Final = {
 class Refusals:
     """Makes these errors for one session."""
 
-    __slots__ = ("_max_connecting", "_pool", "limit", "limit_total")
+    __slots__ = ("_max_connecting", "_pool", "_session_name", "limit", "limit_total")
 
     def __init__(
         self,
@@ -32,8 +32,10 @@ class Refusals:
         limit: int | None,
         limit_total: int | None,
         max_connecting: int | None,
+        session_name: str | None,
     ) -> None:
         self._pool = pool
+        self._session_name = session_name
         self.limit = limit
         self.limit_total = limit_total
         self._max_connecting = max_connecting
@@ -80,7 +82,9 @@ class Refusals:
             since = max(0.0, time.time() - failure.time)
             numbers += f"; last failed handshake: {failure}, {since:.1f} s ago"
         why = f": {_WAITED_FOR[waited_for]}" if waited_for else ""
-        error = kind(f"{said}{why} ({numbers})")
+        error = kind(in_session(self._session_name, f"{said}{why} ({numbers})"))
+        if self._session_name is not None:
+            error.session_name = self._session_name
         error.endpoint = endpoint
         error.waited_for = waited_for
         error.limit, error.limit_total = self.limit, self.limit_total

@@ -18,7 +18,7 @@ from aiohttp import WSCloseCode, WSMsgType
 
 from ._compat import DONE, Handle, spend
 from ._pool_py import Completion
-from .exceptions import ConnectionReleasedError, WebSocketPoolError
+from .exceptions import ConnectionReleasedError, WebSocketPoolError, in_session
 
 __all__ = ("CLOSE", "CONNECTION", "USUAL", "ClientWebSocketResponse", "Pending")
 
@@ -95,9 +95,14 @@ class _Spent:
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         if instance is None:
             return self
-        raise ConnectionReleasedError(
-            f"{instance!r} was used after its release(): acquire another with ws_connect()"
-        )
+        said = f"{instance!r} was used after its release(): acquire another with ws_connect()"
+        raise ConnectionReleasedError(_in_session_of(instance, said))
+
+
+def _in_session_of(handle: Any, text: str) -> str:
+    """Return the text of an error about a handle, after the name of its session."""
+    express = handle._express
+    return text if express is None else in_session(express.session_name, text)
 
 
 class _CloseCode:
@@ -215,15 +220,13 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
         had, and inside a hook, whose connection is the pool's.
         """
         if self._spent:
-            raise ConnectionReleasedError(
-                f"{self!r} was released: what is in the pool cannot be detached"
-            )
+            said = f"{self!r} was released: what is in the pool cannot be detached"
+            raise ConnectionReleasedError(_in_session_of(self, said))
         if self._slot is None or self._detached:
             return
         if self._owner is None:
-            raise WebSocketPoolError(
-                f"{self!r} was closed, or is lent to a hook: it stays the pool's"
-            )
+            said = f"{self!r} was closed, or is lent to a hook: it stays the pool's"
+            raise WebSocketPoolError(_in_session_of(self, said))
         self._owner._detach(self)
 
     def mark_clean(self) -> None:
@@ -243,14 +246,16 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
         unread or has begun to come.
         """
         if self._spent:
-            raise ConnectionReleasedError(
-                f"{self!r} was released: call mark_clean() before release()"
-            )
+            said = f"{self!r} was released: call mark_clean() before release()"
+            raise ConnectionReleasedError(_in_session_of(self, said))
         connection = self.__dict__.get(CONNECTION)
         if connection is not None:
-            connection.mark_clean()
-        elif self.closed:
-            raise WebSocketPoolError("a connection cannot be marked clean: it is closed")
+            obstacle = connection.mark_clean()
+        else:
+            obstacle = "it is closed" if self.closed else None
+        if obstacle is not None:
+            said = f"a connection cannot be marked clean: {obstacle}"
+            raise WebSocketPoolError(_in_session_of(self, said))
 
     async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"") -> bool:
         """Close the connection, as aiohttp does, instead of giving it back.

@@ -45,9 +45,10 @@ _Marks = tuple[tuple[_Name, _Mark], ...]
 class ReuseWatch:
     """Logs for each endpoint, once, that its handshakes are new each time, and what differs."""
 
-    __slots__ = ("_endpoints",)
+    __slots__ = ("_endpoints", "_session_name")
 
-    def __init__(self) -> None:
+    def __init__(self, session_name: str | None) -> None:
+        self._session_name = session_name
         self._endpoints: OrderedDict[EndpointKey, _Handshakes] = OrderedDict()
 
     def opened(self, slot: Slot, target: Target) -> None:
@@ -66,6 +67,7 @@ class ReuseWatch:
             handshakes.settle()
             log(
                 "nothing_reused",
+                session_name=self._session_name,
                 endpoint=str(endpoint),
                 connections=len(idle),
                 differs=_told(_differing(idle)),

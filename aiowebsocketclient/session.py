@@ -48,6 +48,7 @@ from .exceptions import (
     PoolClosedError,
     PrewarmError,
     WebSocketPoolError,
+    in_session,
     status_of,
     twin_of,
 )
@@ -247,6 +248,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         was acquired.  None: none is.
     :param trace_configs: what is to be called when something happens in the pool: see
         :class:`TraceConfig`.
+    :param name: tells this session from others of the process: in its ``repr``, in log records, in
+        the errors of the pool, and in metrics, as the pool's name.  None: it has none.
 
     A hook gets a handle of its own, whose ``release()`` does nothing; to close it, or to leave a
     message unread after ``check`` or ``reset``, is a failure too.  A connection counts as acquired
@@ -275,6 +278,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         "_limit",
         "_limit_total",
         "_max_lifetime",
+        "_name",
         "_on_ended",
         "_on_gone",
         "_on_look",
@@ -321,7 +325,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         retire_on: Iterable[int] = (),
         leak_threshold: float | None = None,
         trace_configs: Iterable[TraceConfig] = (),
+        name: str | None = None,
     ) -> None:
+        self._name = arguments.session_name("name", name)
         self._conn_timeout = arguments.seconds("conn_timeout", conn_timeout) or None
         self._force_close = bool(force_close)
         self._limit = arguments.places("limit", limit) or None
@@ -339,9 +345,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         self._hook_timeout = arguments.positive("hook_timeout", hook_timeout)
         self._retire_on = arguments.close_codes("retire_on", retire_on)
         threshold = arguments.positive("leak_threshold", leak_threshold)
-        self._leak_watch = None if threshold is None else LeakWatch(threshold)
+        self._leak_watch = None if threshold is None else LeakWatch(threshold, self._name)
         # What is not pooled is not meant to be reused.
-        self._reuse_watch = None if self._force_close else ReuseWatch()
+        self._reuse_watch = None if self._force_close else ReuseWatch(self._name)
         traced = trace_configs_of(trace_configs)
         self._tracer = Tracer(self, traced) if traced else None
         # Whether each acquisition and each end of one has to go through here.
@@ -362,6 +368,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             limit=self._limit,
             limit_total=self._limit_total,
             max_connecting=most_connecting,
+            session_name=self._name,
         )
         self._express = self._lending = self._make_express(None, 0)
         # Where there is a check or a reset, the session itself has to see to every call.
@@ -412,6 +419,11 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         return self._closed
 
     @property
+    def name(self) -> str | None:
+        """The name that the session was given; None: it has none."""
+        return self._name
+
+    @property
     def limit(self) -> int | None:
         """Simultaneous connections to one endpoint; None: no limit.  :meth:`resize` changes it."""
         return self._limit
@@ -451,9 +463,10 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         )
 
     def __repr__(self) -> str:
-        """Return the class with live counts."""
+        """Return the class and the name with live counts."""
         connecting, acquired, idle, closing, waiting, endpoints = self._pool.gauges()
-        state = "closed " if self._closed else ""
+        state = "" if self._name is None else f"{self._name!r} "
+        state += "closed " if self._closed else ""
         return (
             f"<{type(self).__name__} {state}{acquired=} {idle=} {connecting=} {closing=}"
             f" {waiting=} {endpoints=}>"
@@ -578,10 +591,10 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         is_short = self._pool.open_count(target.key) < wanted
         if late and is_short and not (gave_way or self._closed):
             errors += late_errors
-            errors += [_late_error(target) for slot in pending.values() if slot in late]
+            errors += [self._late_error(target) for slot in pending.values() if slot in late]
         if errors:
             try:
-                raise _prewarm_error(target, errors, opened)
+                raise self._prewarm_error(target, errors, opened)
             finally:
                 # Its traceback has this frame.
                 del errors, late_errors, failure, future
@@ -628,7 +641,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         keeper = self._keepers.get(target.key)
         if wanted:
             if keeper is None:
-                keeper = self._keepers[target.key] = Keeper(target, self._loop, self._on_look)
+                keeper = Keeper(target, self._loop, self._on_look, self._name)
+                self._keepers[target.key] = keeper
             keeper.want(target, wanted)
         elif keeper is not None:
             del self._keepers[target.key]
@@ -887,17 +901,19 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             raise self._closed_error()
         running = _get_running_loop()
         if running is None:
-            raise RuntimeError("a WebSocketClientSession is used inside a running event loop only")
+            said = "a WebSocketClientSession is used inside a running event loop only"
+            raise RuntimeError(in_session(self._name, said))
         if self._loop is None:
             self._loop = running
         if self._loop is not running:
-            raise RuntimeError(
+            said = (
                 "this WebSocketClientSession belongs to another event loop"
                 + (", which is closed" if self._loop.is_closed() else "")
                 + ": make one for each loop"
             )
+            raise RuntimeError(in_session(self._name, said))
         if self._client_session is not None:
-            check_open(self._client_session)
+            check_open(self._client_session, self._name)
         if self._bound:
             # A loop may go on in another thread.
             self._express.thread = get_ident()
@@ -906,7 +922,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         if client_session is None:
             client_session = self._client_session = own_client_session()
         elif client_session._loop is not running:
-            raise RuntimeError("client_session belongs to another event loop")
+            said = "client_session belongs to another event loop"
+            raise RuntimeError(in_session(self._name, said))
         else:
             self._warn_of_connector_limit(client_session)
         self._implied = Implied(client_session, self._pool.keys) or None
@@ -924,12 +941,13 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         _used_here[id(self)] = self
 
     def _closed_error(self) -> PoolClosedError:
+        said = "the WebSocketClientSession is closed"
         if self._is_parents:
-            return PoolClosedError(
+            said = (
                 "this WebSocketClientSession belongs to the parent process, which was forked after"
                 " its first use: make one in each process"
             )
-        return PoolClosedError("the WebSocketClientSession is closed")
+        return PoolClosedError(in_session(self._name, said))
 
     def _check_thread(self, what: str, handle: ClientWebSocketResponse) -> bool:
         """Refuse what cannot be done from here, before anything is.
@@ -942,20 +960,23 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             return False
         assert self._loop is not None
         if self._loop.is_closed():
-            raise RuntimeError(f"{what} came too late: the event loop of the session is closed")
+            said = f"{what} came too late: the event loop of the session is closed"
+            raise RuntimeError(in_session(self._name, said))
         if get_ident() == self._express.thread:
             return False
         if self._loop.is_running() and _get_running_loop() is not self._loop:
-            raise RuntimeError(
+            said = (
                 f"{what} was called in another thread than that of the session's event loop:"
                 " use loop.call_soon_threadsafe() or asyncio.run_coroutine_threadsafe()"
             )
+            raise RuntimeError(in_session(self._name, said))
         self._express.thread = get_ident()
         return True
 
     def _make_express(self, loop: asyncio.AbstractEventLoop | None, thread: int) -> Express:
         cls = self._response_class
         express = Express(self._pool, cls, loop, thread)
+        express.session_name = self._name
         express.pooling = not self._force_close
         express.plain_exit = cls.__aexit__ is ClientWebSocketResponse.__aexit__
         return express
@@ -969,7 +990,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             ("limit_per_host", connector.limit_per_host, self._limit),
         ):
             if theirs and theirs < (ours or math.inf):
-                log("connector_limited", setting=name, limit=theirs)
+                log("connector_limited", session_name=self._name, setting=name, limit=theirs)
 
     # -- changing limits -------------------------------------------------------------------------
 
@@ -1200,6 +1221,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             conn_timeout=self._conn_timeout,
             begin=partial(self._begin_handshake, slot),
             free_files=partial(self._free_files, slot),
+            session_name=self._name,
         )
         try:
             conn = Connection(ws, slot, self._on_ended, self._on_gone, target.hooks)
@@ -1263,15 +1285,17 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 raise
             # That keeps the frame of asyncio's timeout, which knows the task.
             exc.__traceback__ = None
-            raise aiohttp.ConnectionTimeoutError(
+            said = (
                 f"configure of a connection to {conn.slot.endpoint} did not end within"
                 f" hook_timeout ({self._hook_timeout:g} s)"
-            ) from None
+            )
+            raise aiohttp.ConnectionTimeoutError(in_session(self._name, said)) from None
         finally:
             # It knows its task, which keeps the exception, whose traceback keeps this frame.
             del deadline
         if conn.has_ended:
-            raise aiohttp.ServerDisconnectedError("the connection ended while it was configured")
+            said = "the connection ended while it was configured"
+            raise aiohttp.ServerDisconnectedError(in_session(self._name, said))
         conn.slot.cools = False
 
     def _finish_connecting(
@@ -1284,7 +1308,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     ) -> None:
         error: BaseException | None = None
         if task.cancelled():
-            error = WebSocketPoolError(f"the handshake with {slot.endpoint} was cancelled")
+            said = f"the handshake with {slot.endpoint} was cancelled"
+            error = WebSocketPoolError(in_session(self._name, said))
         elif (error := task.exception()) is None and (failure := task.result()) is not None:
             error = failure.error
         key: Any = slot.key
@@ -1303,7 +1328,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             self._finish_connected(slot, key, moves)
             finished.set_result(None)
             if is_debugging():
-                log("opened", endpoint=str(slot.endpoint), seconds=clock() - slot.born)
+                self._log(slot, "opened")
             if self._reuse_watch is not None and slot.state in (ACQUIRED, IDLE):
                 self._reuse_watch.opened(slot, target)
         else:
@@ -1318,7 +1343,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 self._fail_if_timed_out(begun_for, error)
             # Not before the core knows, here and above: who is logged to may drain.
             if is_debugging():
-                _log_connect_failed(slot, error)
+                self._log_connect_failed(slot, error)
         del self._handshakes[slot]
 
     def _fail_if_timed_out(self, waiter: Waiter, error: BaseException) -> None:
@@ -1358,8 +1383,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         try:
             return self._implied.key_once_open(key, target, slot.conn.ws._response)
         except Exception as exc:
-            endpoint = str(slot.endpoint)
-            log("cookie_jar_failed", exc, endpoint=endpoint, error=type(exc).__name__)
+            error, endpoint = type(exc).__name__, str(slot.endpoint)
+            log("cookie_jar_failed", exc, session_name=self._name, endpoint=endpoint, error=error)
             return self._implied.key_of_nobody(key), False
 
     def _finish_stopped(self, slot: Slot, finished: asyncio.Future[_Failure | None]) -> None:
@@ -1369,6 +1394,48 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             self._closed_slot(slot)
         else:
             self._start_closing(slot)
+
+    def _prewarm_error(
+        self, target: Target, errors: list[BaseException], opened: int
+    ) -> BaseException:
+        exceptions = [error for error in errors if isinstance(error, Exception)]
+        if len(exceptions) < len(errors):
+            # What a connect_limiter raises may be no Exception, and would be none in a group.
+            return next(error for error in errors if not isinstance(error, Exception))
+        said = f"{len(errors)} of {len(errors) + opened} handshakes with {target.endpoint} failed"
+        return PrewarmError(in_session(self._name, said), exceptions, opened)
+
+    def _late_error(self, target: Target) -> aiohttp.ConnectionTimeoutError:
+        said = (
+            f"a handshake with {target.endpoint} takes several times as long as is usual there, or"
+            " several seconds where none has succeeded yet"
+        )
+        return aiohttp.ConnectionTimeoutError(in_session(self._name, said))
+
+    # -- logging -----------------------------------------------------------------------------------
+
+    def _log(self, slot: Slot, event: str, **fields: Any) -> None:
+        """Log an event of a connection, with the seconds since its handshake began."""
+        seconds = clock() - slot.born
+        endpoint = str(slot.endpoint)
+        log(event, session_name=self._name, endpoint=endpoint, seconds=seconds, **fields)
+
+    def _log_connect_failed(self, slot: Slot, error: BaseException) -> None:
+        status = status_of(error)
+        detail = "" if status is None else f", status {status}"
+        self._log(slot, "connect_failed", error=type(error).__name__, status=status, detail=detail)
+
+    def _log_closed(self, slot: Slot, close: tuple[int, str] | None) -> None:
+        code, reason = (None, "") if close is None else close
+        self._log(
+            slot,
+            "closed",
+            reason=CLOSE_REASONS[slot.reason],
+            uses=slot.uses,
+            close_code=code,
+            close_reason=reason,
+            detail="" if close is None else f"; the server's CLOSE: {code} {reason}".rstrip(),
+        )
 
     # -- releasing and closing -------------------------------------------------------------------
 
@@ -1503,7 +1570,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         if conn is None or slot.state == CLOSING:
             raise self._closed_error()
         if conn.state["_closed"] or conn.state["_closing"]:
-            raise WebSocketPoolError(f"{handle!r} is closed: release() it instead")
+            said = f"{handle!r} is closed: release() it instead"
+            raise WebSocketPoolError(in_session(self._name, said))
         self._end_use(slot)
         if self._client_session_owner:
             take_from_connector(conn.ws)
@@ -1517,7 +1585,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             self._reuse_watch.closed(slot)
         self._carry_out(self._pool.detach(slot, clock()))
         if is_debugging():
-            log("detached", endpoint=str(slot.endpoint), seconds=clock() - slot.born)
+            self._log(slot, "detached")
 
     def _begin_close(self, handle: ClientWebSocketResponse) -> None:
         """Take a connection out of the pool that its user is about to close."""
@@ -1580,7 +1648,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         """Do the closing handshake in the background."""
         assert self._loop is not None
         # In nobody's context: who leaves does not wait for it.
-        task = asyncio.Task(_goodbye(conn), loop=self._loop, context=Context())
+        task = asyncio.Task(_goodbye(conn, self._name), loop=self._loop, context=Context())
         self._goodbyes.add(task)
         # Not inside the coroutine: one that is cancelled before its first step never runs.
         said = partial(_goodbye_said, self._goodbyes, conn)
@@ -1614,7 +1682,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             self._tracer.closed(conn.slot, close)
         # A handshake that was stopped too late was not logged as opened either.
         if is_debugging() and conn.slot.reason >= 0:
-            _log_closed(conn.slot, close)
+            self._log_closed(conn.slot, close)
         self._closed_slot(conn.slot)
         if self._keepers:
             self._wake_keeper(conn.slot)
@@ -1636,8 +1704,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             self._loop.call_soon_threadsafe(self._reclaim, slot, context=Context())
         place = None if slot.conn is None else slot.conn.acquired_at
         where = "" if place is None else "\n  ".join(["\nAcquired at:", *lines_of(place)])
+        said = f"{handle!r} was never released: its connection is closed{where}"
         warnings.warn(
-            f"{handle!r} was never released: its connection is closed{where}",
+            in_session(self._name, said),
             ResourceWarning,
             source=handle,
             stacklevel=2,
@@ -1710,12 +1779,14 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
 
     def _check_other_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         if not loop.is_closed():
-            raise RuntimeError("this WebSocketClientSession belongs to another event loop")
+            said = "this WebSocketClientSession belongs to another event loop"
+            raise RuntimeError(in_session(self._name, said))
         # Whatever was open went with its loop.
         self._closed = True
-        raise RuntimeError(
+        said = (
             "the event loop of this WebSocketClientSession is closed: close a session in its loop"
         )
+        raise RuntimeError(in_session(self._name, said))
 
     def _leave_to_parent(self) -> None:
         """Take the session for closed, without touching what a child shares with its parent."""
@@ -1782,7 +1853,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             if not self._drained.done():
                 await asyncio.wait({self._drained}, timeout=_ABORT_GRACE)
             if not self._drained.done():
-                log("not_cancellable", session=repr(self))
+                log("not_cancellable", session_name=self._name, session=repr(self))
         finally:
             self._targets.clear()
             try:
@@ -1897,11 +1968,12 @@ def _failure_of(task: asyncio.Task[bool]) -> str:
     return "" if task.result() else "failed"
 
 
-async def _goodbye(conn: Connection) -> None:
+async def _goodbye(conn: Connection, session_name: str | None) -> None:
     try:
         await conn.close(aiohttp.WSCloseCode.OK, b"")
     except Exception as exc:
-        log("close_failed", exc, endpoint=str(conn.slot.endpoint), error=type(exc).__name__)
+        error, endpoint = type(exc).__name__, str(conn.slot.endpoint)
+        log("close_failed", exc, session_name=session_name, endpoint=endpoint, error=error)
         conn.abort()
 
 
@@ -1946,51 +2018,6 @@ def _call_keep_up(this: "Callable[[], WebSocketClientSession[Any] | None]", keep
     session = this()
     if session is not None:
         session._keep_up(keeper)
-
-
-def _log_connect_failed(slot: Slot, error: BaseException) -> None:
-    seconds = clock() - slot.born
-    endpoint = str(slot.endpoint)
-    status = status_of(error)
-    detail = "" if status is None else f", status {status}"
-    log(
-        "connect_failed",
-        endpoint=endpoint,
-        seconds=seconds,
-        error=type(error).__name__,
-        status=status,
-        detail=detail,
-    )
-
-
-def _log_closed(slot: Slot, close: tuple[int, str] | None) -> None:
-    code, reason = (None, "") if close is None else close
-    log(
-        "closed",
-        endpoint=str(slot.endpoint),
-        reason=CLOSE_REASONS[slot.reason],
-        seconds=clock() - slot.born,
-        uses=slot.uses,
-        close_code=code,
-        close_reason=reason,
-        detail="" if close is None else f"; the server's CLOSE: {code} {reason}".rstrip(),
-    )
-
-
-def _prewarm_error(target: Target, errors: list[BaseException], opened: int) -> BaseException:
-    exceptions = [error for error in errors if isinstance(error, Exception)]
-    if len(exceptions) < len(errors):
-        # What a connect_limiter raises may be no Exception, and would be none in a group either.
-        return next(error for error in errors if not isinstance(error, Exception))
-    message = f"{len(errors)} of {len(errors) + opened} handshakes with {target.endpoint} failed"
-    return PrewarmError(message, exceptions, opened)
-
-
-def _late_error(target: Target) -> aiohttp.ConnectionTimeoutError:
-    return aiohttp.ConnectionTimeoutError(
-        f"a handshake with {target.endpoint} takes several times as long as is usual there, or"
-        " several seconds where none has succeeded yet"
-    )
 
 
 def _fail_waiter(waiter: Waiter, error: BaseException) -> None:

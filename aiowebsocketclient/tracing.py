@@ -31,6 +31,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -274,6 +275,7 @@ class Tracer:
     def __init__(self, session: "WebSocketClientSession", configs: tuple[TraceConfig, ...]) -> None:
         # What is pending must not keep alive a session that its user has dropped.
         self._session = weakref.ref(session)
+        self._session_name = session.name
         self._configs = configs
         for config in configs:
             config.freeze()
@@ -414,7 +416,8 @@ class Tracer:
         if len(self._pending) >= _MAX_PENDING:
             if not self._has_dropped:
                 # Not at once: the session may be half way through a plan of the core's.
-                running.call_soon(log, "trace_dropped")
+                dropped = partial(log, "trace_dropped", session_name=self._session_name)
+                running.call_soon(dropped)
             self._has_dropped = True
             return
         event = (trace, name, params, copy_context() if context is None else context)
@@ -455,4 +458,10 @@ class Tracer:
                     raise
                 # It may be what the event tells of, which may have secrets in its text.
                 shown = exc if is_debugging() else None
-                log("trace_failed", shown, signal=name, error=type(exc).__name__)
+                log(
+                    "trace_failed",
+                    shown,
+                    session_name=self._session_name,
+                    signal=name,
+                    error=type(exc).__name__,
+                )

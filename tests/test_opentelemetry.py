@@ -5,6 +5,7 @@ import gc
 import re
 import time
 import weakref
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -391,6 +392,27 @@ async def test_several_pools_of_one_provider(
     }
 
 
+@pytest.mark.parametrize("pool_name", [None, "ours"])
+async def test_the_name_of_a_session_is_the_default(
+    sdk: Sdk, make_session: SessionFactory, server: Server, pool_name: str | None
+) -> None:
+    telemetry = sdk.telemetry(pool_name=pool_name, max_endpoints=1)
+    sessions = []
+    for name in "speech", "llm", None, None:
+        sessions.append(make_session(name=name, trace_configs=[telemetry], limit=2))
+        await use(sessions[-1], server.url())
+    names = ["speech", "llm", "default", "default"] if pool_name is None else ["ours"] * 4
+    attribute = f"{PREFIX}pool.name"
+    assert [span.attributes[attribute] for span in sdk.spans("WebSocket connect")] == names
+    counted = Counter(names)
+    assert sdk.points("create_time", attribute, "server.port") == {
+        (name, server.port): number for name, number in counted.items()
+    }
+    assert sdk.points("max_per_endpoint", attribute) == {
+        name: 2 * number for name, number in counted.items()
+    }
+
+
 @pytest.mark.parametrize("shared", [True, False])
 async def test_sessions_of_one_name_are_one_pool(
     sdk: Sdk, make_session: SessionFactory, server: Server, shared: bool
@@ -492,8 +514,8 @@ def test_arguments(sdk: Sdk) -> None:
         OpenTelemetry(tracer_provider="default")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"meter_provider must be .*\.MeterProvider, not Tracer"):
         OpenTelemetry(meter_provider=sdk.tracer_provider)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="pool_name must be a str, not NoneType"):
-        sdk.telemetry(pool_name=None)
+    with pytest.raises(TypeError, match="pool_name must be a str, not int"):
+        sdk.telemetry(pool_name=5)
     with pytest.raises(ValueError, match="max_endpoints must be 0 or more, not -1"):
         sdk.telemetry(max_endpoints=-1)
 

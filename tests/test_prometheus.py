@@ -250,6 +250,18 @@ async def test_several_sessions_are_told_apart_by_name(
     assert value(found, "endpoint_connections_limit", pool='"llm"\n\\') == 7
 
 
+async def test_the_name_of_a_session_is_the_default(make_session: SessionFactory) -> None:
+    collector = PoolCollector(make_session(name="speech", limit=3))
+    collector.add(make_session(limit=4))
+    collector.add(make_session(name="llm", limit=5), name="other")
+    found = scrape(collector)
+    for pool, limit in ("speech", 3), ("default", 4), ("other", 5):
+        assert value(found, "endpoint_connections_limit", pool=pool) == limit
+    for name in "speech", None:
+        with pytest.raises(ValueError, match=f"open session named '{name or 'default'}'"):
+            collector.add(make_session(name=name))
+
+
 async def test_a_registry_takes_one_collector(make_session: SessionFactory) -> None:
     registry = registry_of(PoolCollector(make_session()))
     with pytest.raises(ValueError, match="aiowebsocketclient_requests_total"):

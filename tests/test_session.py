@@ -58,6 +58,7 @@ DEFAULTS = {
     "retire_on": (),
     "leak_threshold": None,
     "trace_configs": (),
+    "name": None,
 }
 
 
