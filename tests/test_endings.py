@@ -6,6 +6,7 @@
 import asyncio
 import contextlib
 import csv
+import gc
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict
@@ -15,7 +16,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from aiowebsocketclient import TraceConfig, WebSocketClientSession
+from aiowebsocketclient import PoolClosedError, TraceConfig, WebSocketClientSession
 from aiowebsocketclient.tracing import TraceCloseParams, TraceConnectExceptionParams
 
 from .conftest import SessionFactory, until
@@ -78,6 +79,15 @@ async def message_and_close(scene: Scene) -> None:
     peer._writer.transport.write(frames)
 
 
+async def message_then_close(scene: Scene) -> None:
+    # One that reads nothing: the CLOSE is its own, and no answer.
+    await (await scene.session.ws_connect(scene.server.url("/silent"))).release()
+    peer: Any = scene.server.sockets[0]
+    await peer.send_str("bye")
+    await until(lambda: scene.session.stats().closing)
+    await peer._writer.send_frame((1008).to_bytes(2, "big") + SAID.encode(), 8)
+
+
 async def message_only(scene: Scene) -> None:
     await (await scene.idle()).send_str("news")
 
@@ -100,6 +110,24 @@ async def evict(scene: Scene) -> None:
     await scene.idle()
     async with scene.session.ws_connect(scene.server.url("/other")):
         await until(lambda: bool(scene.closes))
+
+
+async def crowd_out(scene: Scene) -> None:
+    both = [await scene.session.ws_connect(scene.server.url()) for _ in range(2)]
+    for ws in both:
+        await ws.release()
+
+
+async def retire(scene: Scene) -> None:
+    both = [await scene.session.ws_connect(scene.server.url()) for _ in range(2)]
+    for ws in both:
+        await ws.release()
+    closed = asyncio.ensure_future(server_closes(scene.server.sockets[1], 1012))
+    await until(lambda: len(scene.closes) == 2)
+    await closed
+    # The one that the server closes is told of in another row.
+    scene.closes.sort(key=lambda close: close.reason)
+    assert [close.reason for close in scene.closes] == ["forced", "lost"]
 
 
 async def fail_check(scene: Scene) -> None:
@@ -204,6 +232,50 @@ async def closed_generator(scene: Scene) -> None:
             break
 
 
+async def an_error_with_cooldown(scene: Scene) -> None:
+    await an_error(scene)
+    # It is told of when the socket is gone; the place is not free yet.
+    await until(lambda: bool(scene.closes))
+    assert not scene.server.open
+    assert scene.session.stats().closing == 1
+
+
+async def users_close_in_vain(scene: Scene) -> None:
+    ws = await scene.session.ws_connect(scene.server.url("/silent"))
+    await ws.close()
+
+
+async def given_up(scene: Scene) -> None:
+    async def using(ws: Any, peer: Any) -> None:
+        with contextlib.suppress(TimeoutError):
+            await ws.receive(timeout=0.01)
+
+    await scene.used(using)
+
+
+async def fail_reset(scene: Scene) -> None:
+    async def reset(ws: Any) -> None:
+        raise ValueError
+
+    await (await scene.session.ws_connect(scene.server.url(), reset=reset)).release()
+
+
+async def release(scene: Scene) -> None:
+    await (await scene.session.ws_connect(scene.server.url())).release()
+
+
+async def forget(scene: Scene) -> None:
+    ws: Any = await scene.session.ws_connect(scene.server.url())
+    with pytest.warns(ResourceWarning, match="was never released"):
+        del ws
+        gc.collect()
+
+
+async def close_session_when_idle(scene: Scene) -> None:
+    await scene.idle()
+    await scene.session.close()
+
+
 async def users_close(scene: Scene) -> None:
     await scene.used(lambda ws, peer: ws.close())
 
@@ -232,26 +304,36 @@ WAYS: list[tuple[Callable[[Scene], Awaitable[None]], dict[str, Any]]] = [
     (closing(1011), {}),
     (without_a_code, {}),
     (message_and_close, {}),
+    (message_then_close, {}),
     (message_only, {}),
     (reset_idle, {}),
     (silence, {}),
     (leave_idle, {"max_idle": 0.05}),
     (leave_idle, {"max_lifetime": 0.05}),
     (evict, {"limit": 1}),
+    (crowd_out, {"max_idle_connections": 1}),
+    (retire, {"retire_on": {1012}}),
     (fail_check, {}),
     (cancel_during_check, {}),
     (drain, {}),
+    (close_session_when_idle, {}),
     (in_use(1000), {}),
     (in_use(1008), {}),
     (send_after_close, {}),
     (reset_in_use, {}),
     (an_error, {}),
+    (an_error_with_cooldown, {"cooldown": 600}),
     (a_cancellation, {}),
     (a_timeout_around, {}),
     (a_timeout_inside, {}),
     (closed_generator, {}),
     (users_close, {}),
+    (users_close_in_vain, {"close_timeout": 0.05}),
     (unread, {}),
+    (given_up, {}),
+    (fail_reset, {}),
+    (release, {"force_close": True}),
+    (forget, {}),
     (close_session, {}),
 ]
 
@@ -284,8 +366,9 @@ async def test_a_row(
     close = scene.closes[0]
     assert (close.reason, close.close_code) == (reason, expected)
     # The record.
-    record: Any = next(r for r in caplog.records if getattr(r, "event", "") == "closed")
-    assert (record.reason, record.close_code) == (reason, expected)
+    records: list[Any] = [r for r in caplog.records if getattr(r, "event", "") == "closed"]
+    record = next(record for record in records if record.reason == reason)
+    assert record.close_code == expected
     assert record.close_reason == close.close_reason
     is_said = code.isdigit() and code != "1005"
     assert close.close_reason == (SAID if is_said else "")
@@ -326,6 +409,31 @@ async def test_an_error_of_the_users_own_is_left_as_it_is(
     await scene.used(using)
     assert isinstance(scene.error, KeyError)
     assert not hasattr(scene.error, "__notes__")
+
+
+async def test_a_session_closed_while_it_connects(
+    server: Server, make_session: SessionFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="aiowebsocketclient")
+    server.gate.clear()
+    trace = TraceConfig()
+    failures: list[TraceConnectExceptionParams] = []
+
+    @trace.on_connect_exception.append
+    async def note(session: Any, ctx: Any, params: TraceConnectExceptionParams) -> None:
+        failures.append(params)
+
+    session = make_session(trace_configs=[trace])
+    caller = asyncio.ensure_future(session.ws_connect(server.url()))
+    await until(lambda: server.arrived == 1)
+    await session.close()
+    with pytest.raises(PoolClosedError):
+        await caller
+    assert isinstance(failures[0].exception, asyncio.CancelledError)
+    # It was no connection yet, and has not failed.
+    assert not [r for r in caplog.records if r.name == "aiowebsocketclient"]
+    stats = asdict(session.stats())
+    assert not any(n for name, n in stats.items() if name.startswith(("closed_", "connect_err")))
 
 
 async def test_a_refused_handshake(
