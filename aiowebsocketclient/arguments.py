@@ -12,7 +12,8 @@ import ssl
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import Any, Final
+from functools import wraps
+from typing import Any, Final, TypeVar
 
 import aiohttp
 from aiohttp import BasicAuth
@@ -27,6 +28,7 @@ __all__ = (
     "count",
     "encoded_auth",
     "header_dict",
+    "hinting",
     "idle_connections",
     "is_token",
     "limiter",
@@ -206,6 +208,42 @@ _ELSEWHERE: Final = {
     "subprotocols": "protocols=",
     "user_agent_header": 'headers={"User-Agent": ...}',
 }
+
+
+def _hint_for_session(name: str) -> str | None:
+    """Return what to write where the constructor of a session was given such a keyword."""
+    if name in DEFAULTS or name == "reuse_key":
+        return f"{name}= of ws_connect()"
+    hint = _ELSEWHERE.get(name)
+    if hint is None or hint.startswith("headers="):
+        return hint
+    option, of_session, rest = hint.partition(" of the session")
+    return option + rest if of_session else hint.replace("=", "= of ws_connect()", 1)
+
+
+_Constructor = TypeVar("_Constructor", bound=Callable[..., None])
+
+
+def hinting(constructor: _Constructor) -> _Constructor:
+    """Let a constructor tell what an option of another library, or of ``ws_connect()``, is here.
+
+    Its signature stays the same, as tools show it and type checkers know it.
+    """
+    known = inspect.signature(constructor).parameters
+
+    @wraps(constructor)
+    def construct(*args: Any, **options: Any) -> None:
+        for name in options:
+            hint = None if name in known else _hint_for_session(name)
+            if hint is not None:
+                raise TypeError(
+                    f"{constructor.__qualname__}() got an unexpected keyword argument {name!r}:"
+                    f" use {hint} instead"
+                )
+        constructor(*args, **options)
+
+    implementation: Any = construct
+    return implementation  # type: ignore[no-any-return]
 
 
 def options_of_ws_connect(options: dict[str, Any]) -> dict[str, Any]:

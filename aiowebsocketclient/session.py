@@ -296,6 +296,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     # Set in a process that was forked from the one where the session was used.
     _is_parents = False
 
+    @arguments.hinting
     def __init__(
         self,
         *,

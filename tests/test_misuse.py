@@ -702,6 +702,71 @@ async def test_names_of_other_libraries_are_translated(
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("max_size", "max_msg_size= of ws_connect()"),
+        ("ping_interval", "heartbeat= of ws_connect()"),
+        (
+            "ping_timeout",
+            "heartbeat= of ws_connect(), half of which is waited for the PONG,",
+        ),
+        ("open_timeout", "conn_timeout="),
+        ("additional_headers", "headers="),
+        ("extra_headers", "headers="),
+        ("header", "headers="),
+        ("cookie", 'headers={"Cookie": ...}'),
+        ("subprotocols", "protocols= of ws_connect()"),
+        ("sslopt", "ssl= of ws_connect()"),
+        ("http_proxy_host", "proxy= of ws_connect()"),
+        # What is right, in the wrong place.
+        ("heartbeat", "heartbeat= of ws_connect()"),
+        ("ssl", "ssl= of ws_connect()"),
+        ("reuse_key", "reuse_key= of ws_connect()"),
+    ],
+)
+@pytest.mark.parametrize("of_its_own", [False, True])
+def test_the_constructor_translates_them_too(name: str, hint: str, of_its_own: bool) -> None:
+    class Own(WebSocketClientSession):
+        def __init__(self, label: str, **options: Any) -> None:
+            super().__init__(**options)
+
+    arguments: dict[str, Any] = {"limit": 1, name: "s3cret"}
+    with pytest.raises(TypeError) as caught:
+        Own("label", **arguments) if of_its_own else WebSocketClientSession(**arguments)
+    assert str(caught.value) == (
+        f"WebSocketClientSession.__init__() got an unexpected keyword argument {name!r}:"
+        f" use {hint} instead"
+    )
+
+
+def test_what_nobody_knows_is_refused_as_ever() -> None:
+    unknown: dict[str, Any] = {"blimit": 1}
+    with pytest.raises(TypeError, match=r"__init__\(\) got an unexpected .*'blimit'"):
+        WebSocketClientSession(**unknown)
+    with pytest.raises(TypeError, match=r"__init__\(\) takes 1 positional argument"):
+        WebSocketClientSession(5)  # type: ignore[misc]
+
+
+def test_a_subclass_may_call_its_own_options_so() -> None:
+    class Own(WebSocketClientSession):
+        def __init__(self, *, ping_interval: float, max_size: int, **options: Any) -> None:
+            super().__init__(**options)
+            self.interval = ping_interval
+
+    session = Own(ping_interval=20.0, max_size=5, limit=3)
+    assert (session.interval, session.limit) == (20.0, 3)
+    assert list(inspect.signature(Own).parameters) == ["ping_interval", "max_size", "options"]
+
+
+def test_the_constructor_shows_its_own_signature() -> None:
+    parameters = inspect.signature(WebSocketClientSession).parameters.values()
+    assert {parameter.kind for parameter in parameters} == {inspect.Parameter.KEYWORD_ONLY}
+    assert "conn_timeout" in {parameter.name for parameter in parameters}
+    assert WebSocketClientSession.__init__.__qualname__ == "WebSocketClientSession.__init__"
+    assert WebSocketClientSession.__init__.__module__ == "aiowebsocketclient.session"
+
+
 def test_each_translation_names_an_option_that_there_is() -> None:
     options = set(inspect.signature(WebSocketClientSession).parameters) | arguments.DEFAULTS.keys()
     for name, hint in arguments._ELSEWHERE.items():
