@@ -39,7 +39,7 @@ help:
 	@echo 'make changes  what the next release will say of itself'
 	@echo 'make docs    the documentation, in docs/_build/html'
 	@echo 'make bench   what a cycle costs, on both cores and beside other pools'
-	@echo 'make figures  the same, into the tables of README.rst and the plots of docs/'
+	@echo 'make figures  the same, into the tables of README.rst and docs/, and the plots'
 	@echo 'make instructions  how many a cycle takes, against those it took; needs valgrind'
 	@echo 'make matrix  the suite on every CPython found, old and new aiohttp, both cores'
 	@echo 'make soak    callers, faults and restarts for 10 minutes, or SOAK=seconds'
@@ -106,7 +106,8 @@ bench: $(BENCH)/.installed
 
 # ARGS="--from FILE" takes a run that make bench ARGS="--json FILE" has saved.
 figures: $(BENCH)/.installed
-	$(COMPILED) $(BENCH)/bin/python -m bench --plot docs/_static/bench --rst README.rst $(ARGS)
+	$(COMPILED) $(BENCH)/bin/python -m bench --plot docs/_static/bench \
+		--rst README.rst --rst docs/benchmarks.rst $(ARGS)
 
 # ARGS=--update lets those of today be the ones to hold on to.
 instructions: $(TEST)/.installed

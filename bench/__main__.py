@@ -28,8 +28,8 @@ def main() -> None:
     draw_all = _drawing() if options.plot else None
     failures: list[str] = []
     try:
-        if options.rst:
-            rst.names_in(options.rst)
+        for page in options.rst:
+            rst.names_in(page)
         old = load(options.compare) if options.compare else None
         if options.measured:
             record = _chosen(load(options.measured), options)
@@ -41,9 +41,9 @@ def main() -> None:
     _tell(record, comparison, options.json)
     if draw_all:
         draw_all(record, options.plot)
-    if options.rst:
+    for page in options.rst:
         try:
-            rst.write_into(options.rst, record)
+            rst.write_into(page, record)
         except rst.RstError as exc:
             failures.append(str(exc))
     if failures:
@@ -163,9 +163,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--rst",
+        action="append",
+        default=[],
         type=Path,
         metavar="FILE",
-        help="put tables into a page, such as README.rst, where its comments say that they belong",
+        help="put tables into a page, such as docs/benchmarks.rst, where its comments say that they"
+        " belong; repeatable",
     )
     parser.add_argument(
         "--from",

@@ -44,6 +44,8 @@ class Table(NamedTuple):
     results: Sequence[Result]
     #: What else is to be said of its numbers, a sentence.
     remark: str = ""
+    #: Each row on one line of the page.
+    is_compact: bool = False
 
 
 def names_in(path: Path) -> list[str]:
@@ -188,7 +190,44 @@ def _large(record: Record) -> Table:
     return Table(("Connections", *(title for *_, title in _OF_LARGE)), rows, used)
 
 
+#: The bounds that are shown in short, and what they are called there.
+_IN_SHORT: Final = {
+    "connecting each time / through the pool": (
+        "A request: over a new connection / through the pool"
+    ),
+    "aiohttp connector reuse / ours": "Take and give back: aiohttp's connector / the pool",
+    "request/reply through the pool / raw connection": (
+        "A request: through the pool / over a raw connection"
+    ),
+    "held: 100,000 / 0": "Take and give back: with 100,000 in use / with none",
+}
+#: Of a bar, for each 1.
+_BLOCKS: Final = 2
+
+
+def _short(record: Record) -> Table:
+    rows: list[list[str]] = []
+    used: set[tuple[str, int, str]] = set()
+    for bound in (bound for bound in BOUNDS if bound.what in _IN_SHORT):
+        verdict = judge(bound, record.results)
+        if verdict and "c" in verdict["measured"]:
+            factor = verdict["measured"]["c"]["median"]
+            bar = "\N{FULL BLOCK}" * max(1, round(factor * _BLOCKS))
+            rows.append([_IN_SHORT[bound.what], three_digits(factor), bar])
+            used |= {(r.scenario, r.point, r.contender or OURS[0]) for r in bound.readings}
+    rows.sort(key=lambda row: -len(row[2]))
+    results = [r for r in record.results if (r.scenario, r.point, r.contender) in used]
+    cycles = [r for r in record.results if (r.scenario, r.contender) == ("cycle", OURS[0])]
+    times = [ns for r in cycles if r.samples for ns in r.values("ns")]
+    took = f"{median(times) / 1000:.2g} µs" if times else ""
+    remark = f"To take a connection and give it back took {took}." if took else ""
+    header = ("Time of the first / of the second", "Factor", "")
+    return Table(header, rows, results, remark, is_compact=True)
+
+
 TABLES: Final[dict[str, Callable[[Record], Table]]] = {
+    # Of the first of these, the few for whoever reads no more.
+    "short": _short,
     # What must be shown, beside what was.
     "bounds": _bounds,
     # This pool beside others.
@@ -205,8 +244,12 @@ def _lines_of(name: str, record: Record) -> Iterator[str]:
     table = TABLES[name](record)
     if not table.results:
         raise RstError(f"the run has nothing for the table {name!r}")
-    yield from (".. list-table::", "   :header-rows: 1", "   :widths: auto", "")
+    directive = "csv-table" if table.is_compact else "list-table"
+    yield from (f".. {directive}::", "   :header-rows: 1", "   :widths: auto", "")
     for row in (table.header, *table.rows):
+        if table.is_compact:
+            yield "   " + ",".join(f'"{cell}"' for cell in row)
+            continue
         for number, cell in enumerate(row):
             yield f"   {'-' if number else '*'} - {cell}".rstrip().replace("   - -", "     -")
     said = " ".join([_made_on(table, record), table.remark]).rstrip()

@@ -1,6 +1,7 @@
 """What ``--rst`` puts into a page, from samples that are made up here; nothing is timed."""
 
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from bench import scenarios
 from bench.bounds import BOUNDS
 from bench.contenders import CONTENDERS
 from bench.report import Result, Run, three_digits
-from bench.rst import _LARGE, _SIDE_BY_SIDE, TABLES, RstError, names_in, write_into
+from bench.rst import _IN_SHORT, _LARGE, _SIDE_BY_SIDE, TABLES, RstError, names_in, write_into
 from bench.saved import Record
 
 docutils_core = pytest.importorskip("docutils.core")
@@ -44,6 +45,9 @@ ENVIRONMENT: dict[str, Any] = {
     },
     "left_out": {},
 }
+
+#: The pages that ``make figures`` fills.
+FILLED = [ROOT / "README.rst", ROOT / "docs" / "benchmarks.rst"]
 
 PAGE = """\
 Title
@@ -189,6 +193,26 @@ def test_pools_are_side_by_side(page: Path) -> None:
     ]
 
 
+def test_a_few_bounds_in_short(page: Path) -> None:
+    page.write_text(".. bench: begin short\n.. bench: end short\n")
+    request_reply = of("c", "request-reply", 0, ns=2000.0, raw_ns=1000.0, connecting_ns=7000.0)
+    write_into(page, record([*results(), request_reply]))
+    # The longest first; what was not measured is left out.
+    assert tables(page)[0][1:] == [
+        ["A request: over a new connection / through the pool", "3.5", 7 * "█"],
+        ["A request: through the pool / over a raw connection", "2", 4 * "█"],
+    ]
+    # The median of the rounds in which a cycle took 400, 450 and 500 ns.
+    took = "To take a connection and give it back took 0.45 µs."
+    assert took in " ".join(page.read_text().split())
+
+
+def test_none_of_these_bounds_was_measured(page: Path) -> None:
+    page.write_text(".. bench: begin short\n.. bench: end short\n")
+    with pytest.raises(RstError, match="the run has nothing for the table 'short'"):
+        write_into(page, record())
+
+
 def test_many_connections(page: Path) -> None:
     write_into(page, record())
     large = tables(page)[2]
@@ -275,7 +299,7 @@ def test_nothing_is_written_where_one_table_cannot_be_made(page: Path) -> None:
         (".. bench: begin bounds\n", "stands alone"),
         (".. bench: begin bounds\n.. bench: end pools\n", "stands alone"),
         (".. bench: begin a\n.. bench: end a\n.. bench: end b\n", "stands alone"),
-        (".. bench: begin all\n.. bench: end all\n", "there is no table 'all', but bounds, "),
+        (".. bench: begin all\n.. bench: end all\n", "there is no table 'all', but short, "),
     ],
 )
 def test_pages_that_cannot_be_filled(page: Path, text: str, error: str) -> None:
@@ -300,19 +324,38 @@ def test_a_page_without_a_place_is_an_error_before_anything_is_measured(page: Pa
     assert "nowhere.rst: No such file" in run.stderr
 
 
+@pytest.mark.skipif(not all(page.is_file() for page in FILLED), reason="no pages")
+def test_each_table_has_its_place_in_one_page() -> None:
+    assert [name for page in FILLED for name in names_in(page)] == list(TABLES)
+    makefile = (ROOT / "Makefile").read_text()
+    assert re.findall(r"--rst (\S+)", makefile) == [
+        page.relative_to(ROOT).as_posix() for page in FILLED
+    ]
+
+
+@pytest.mark.skipif(not all(page.is_file() for page in FILLED), reason="no pages")
+def test_what_is_shown_in_short_is_what_is_shown_in_full() -> None:
+    ((_, *short),) = tables(FILLED[0])
+    full = next(t for t in tables(FILLED[1]) if t[0][0] == "What")
+    factors = {_IN_SHORT[cells[0]]: cells[2].split()[0] for cells in full if cells[0] in _IN_SHORT}
+    assert {cells[0]: cells[1] for cells in short} == factors
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_EXTENSION, reason="the tables are of the compiled core")
-@pytest.mark.skipif(not (ROOT / "README.rst").is_file(), reason="README.rst is not there")
-def test_the_readme_can_be_filled_by_a_run(tmp_path: Path) -> None:
+@pytest.mark.skipif(not all(page.is_file() for page in FILLED), reason="no pages")
+def test_the_pages_can_be_filled_by_a_run(tmp_path: Path) -> None:
     """Measured here and now, too short to tell anything; what it says is no matter of a test."""
-    readme = Path(shutil.copy(ROOT / "README.rst", tmp_path))
-    assert names_in(readme) == list(TABLES)
+    filled = [Path(shutil.copy(page, tmp_path)) for page in FILLED]
     who = ("--impl", "c", "--impl", "semaphore")
-    what = ("--scenario", "cycle", "--scenario", "fairness", "--scenario", "scale")
-    run = bench("--quick", "--rounds", "1", *who, *what, "--rst", readme)
+    what = [f"--scenario={name}" for name in ("cycle", "fairness", "request-reply", "scale")]
+    pages = [f"--rst={page}" for page in filled]
+    run = bench("--quick", "--rounds", "1", *who, *what, *pages)
     assert run.returncode == 0, run.stderr
-    before, now = tables(ROOT / "README.rst"), tables(readme)
-    assert len(now) == len(before)
-    pools, large = (next(t for t in now if t[0][0] == name) for name in ("Pool", "Connections"))
+    for before, now in zip(map(tables, FILLED), map(tables, filled), strict=True):
+        assert len(now) == len(before)
+    assert len(tables(filled[0])[0]) == 1 + 2
+    found = tables(filled[1])
+    pools, large = (next(t for t in found if t[0][0] == name) for name in ("Pool", "Connections"))
     assert [cells[0] for cells in pools[1:]] == [CONTENDERS[name].about for name in who[1::2]]
     assert [cells[0] for cells in large[1:]] == ["200 plain, asyncio"]

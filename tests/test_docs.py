@@ -2,13 +2,14 @@
 
 import ast
 import importlib
+import inspect
 import re
 import subprocess
 import sys
 
 import pytest
 
-from aiowebsocketclient import _pool_py, idle, session
+from aiowebsocketclient import WebSocketClientSession, _pool_py, idle, session
 
 from .pages import PAGES, ROOT
 
@@ -22,6 +23,12 @@ _TEST = re.compile(r"``(tests/test_\w+\.py::\w+)``")
 
 def text_of(page: str) -> str:
     return (ROOT / page).read_text()
+
+
+def test_parameters_are_those_of_the_class() -> None:
+    rows = re.findall(r"^``(\w+)=(.+)``$", text_of("docs/parameters.rst"), re.M)
+    parameters = inspect.signature(WebSocketClientSession).parameters.values()
+    assert rows == [(p.name, getattr(p.default, "__name__", repr(p.default))) for p in parameters]
 
 
 # -- guarantees ----------------------------------------------------------------------------------

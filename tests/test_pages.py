@@ -52,8 +52,8 @@ COMMANDS = sorted(
 
 
 def test_there_is_something_to_run() -> None:
-    assert [server.page for server in SERVERS] == ["README.rst"]
-    assert {"README.rst"} <= {program.page for program in PROGRAMS}
+    assert [server.page for server in SERVERS] == ["docs/guides/usage.rst"]
+    assert {"README.rst", "docs/guides/usage.rst"} <= {program.page for program in PROGRAMS}
     assert {"make demo", "make test", "make docs"} <= set(COMMANDS)
 
 
@@ -83,7 +83,7 @@ def wait_until(listening: bool) -> None:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[None]:
-    """Run the server of README.rst, which programs on other pages use too."""
+    """Run the server of the guide, which programs on other pages may use too."""
     wait_until(listening=False)
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", SERVERS[0].code],

@@ -1,15 +1,16 @@
-"""The README is well-formed, and its tables and links are held to what there is.
+"""The README is well-formed, also where it is not in a checkout, and names what there is.
 
-What code is in it is run by ``test_pages.py``.
+What code is in it is run by ``test_pages.py``; the service, whose server is not there, here.
 """
 
-import inspect
+import asyncio
+import re
 
 import pytest
 
-from aiowebsocketclient import WebSocketClientSession
+from aiowebsocketclient.testing import WebSocketServer
 
-from .pages import ROOT
+from .pages import ROOT, blocks_of
 
 README = ROOT / "README.rst"
 
@@ -25,23 +26,45 @@ DOCUMENT = docutils_core.publish_doctree(
 )
 
 
-def test_parameters_are_those_of_the_class() -> None:
-    (table,) = (
-        node for node in DOCUMENT.findall(docutils_nodes.table) if "parameters" in node["ids"]
-    )
-    rows = [
-        [entry.astext() for entry in row.findall(docutils_nodes.entry)][:2]
-        for row in table.findall(docutils_nodes.row)
-    ]
-    parameters = inspect.signature(WebSocketClientSession).parameters.values()
-    assert rows[1:] == [
-        [p.name, getattr(p.default, "__name__", repr(p.default))] for p in parameters
-    ]
-
-
-def test_it_links_to_what_is_there() -> None:
+def test_its_links_hold_everywhere() -> None:
+    """On PyPI, a link to a file of the checkout leads nowhere, and an image is not shown."""
     links = {node.get("refuri", "") for node in DOCUMENT.findall(docutils_nodes.reference)}
-    files = {link for link in links if "://" not in link}
-    assert files
+    assert links
+    for link in links:
+        assert link.startswith("https://"), link
+    assert not list(DOCUMENT.findall(docutils_nodes.image))
+
+
+def test_it_names_what_is_there() -> None:
+    literals = {node.astext() for node in DOCUMENT.findall(docutils_nodes.literal)}
+    files = {text for text in literals if re.fullmatch(r"[\w/]+(\.(rst|md)|LICENSE)", text)}
+    assert len([file for file in files if file.startswith("docs/guides/")]) > 5
     for file in files:
         assert (ROOT / file).is_file(), file
+
+
+def test_its_service_serves() -> None:
+    pytest.importorskip("fastapi")
+    httpx = pytest.importorskip("httpx")
+    (block,) = (block for block in blocks_of("README.rst") if "FastAPI(" in block.code)
+    (url,) = re.findall(r'"(wss://.*?)"', block.code)
+
+    async def ask_twice() -> list[dict[str, str]]:
+        app = names["app"]
+        transport = httpx.ASGITransport(app=app)
+        async with (
+            names["lifespan"](app),
+            httpx.AsyncClient(transport=transport, base_url="http://service") as client,
+        ):
+            replies = []
+            for token in ("first", "second"):
+                names["TOKEN"] = token
+                replies.append((await client.get("/ask", params={"question": token})).json())
+            return replies
+
+    with WebSocketServer() as server:
+        names = {}
+        exec(compile(block.code.replace(url, server.url), str(block), "exec"), names)
+        assert asyncio.run(ask_twice()) == [{"answer": "first"}, {"answer": "second"}]
+        # The second has used the connection of the first, whose token was another.
+        assert [shake.headers["Authorization"] for shake in server.handshakes] == ["Bearer first"]

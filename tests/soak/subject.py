@@ -65,7 +65,7 @@ PLANS: Final = (
     Plan("ageing", 5, {"limit": 16, "max_idle": 0.3, "max_lifetime": 1.0}, _limiter, pause=2.0),
     Plan("force_close", 2, {"limit": 10, "force_close": True}, pause=2.0),
     Plan("hooks", 8, {"limit": 12, "hook_timeout": 1.0}, hooked=True),
-    # With a client_session of its own: of a given one, README says what it does with TLS.
+    # With a client_session of its own: docs/guarantees.rst says what a given one does with TLS.
     Plan("remade", 8, {"limit": 20, "limit_total": 40}, pause=1.0, remade=True),
 )
 
