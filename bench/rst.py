@@ -131,6 +131,8 @@ _SIDE_BY_SIDE: Final = (
     ("contended", 2048, RATIO, "2,048 callers"),
     ("fairness", 0, "fewest_by_most", "Fairness"),
 )
+#: Of one caller, in front of these.
+_MICROSECONDS: Final = "One caller, µs"
 
 
 def _pools(record: Record) -> Table:
@@ -142,14 +144,22 @@ def _pools(record: Record) -> Table:
     rows = [[_escaped(_full_name(name, record)), *_pool_row(name, found)] for name in names]
     floors = [s["floor_ns"] for r in used if r.scenario == "cycle" for s in r.samples]
     remark = f"The floor took {three_digits(median(floors))} ns." if floors else ""
-    return Table(("Pool", *(title for *_, title in _SIDE_BY_SIDE)), rows, used, remark)
+    titles = [title for *_, title in _SIDE_BY_SIDE]
+    return Table(("Pool", _MICROSECONDS, *titles), rows, used, remark)
 
 
 def _pool_row(name: str, found: dict[tuple[str, str, int], Result]) -> Iterator[str]:
+    cycle = found.get((name, "cycle", 0))
+    yield _microseconds(cycle.values("ns")) if cycle else _NOTHING
     for scenario, point, metric, _ in _SIDE_BY_SIDE:
         result = found.get((name, scenario, point))
         values = result.values(metric) if result else []
         yield three_digits(median(values)) if values else _NOTHING
+
+
+def _microseconds(nanoseconds: Sequence[float]) -> str:
+    """Return the median in two digits, as more of them are those of one machine."""
+    return f"{float(f'{median(nanoseconds) / 1000:.2g}'):g}"
 
 
 def _full_name(contender: str, record: Record) -> str:
@@ -219,7 +229,7 @@ def _short(record: Record) -> Table:
     results = [r for r in record.results if (r.scenario, r.point, r.contender) in used]
     cycles = [r for r in record.results if (r.scenario, r.contender) == ("cycle", OURS[0])]
     times = [ns for r in cycles if r.samples for ns in r.values("ns")]
-    took = f"{median(times) / 1000:.2g} µs" if times else ""
+    took = f"{_microseconds(times)} µs" if times else ""
     remark = f"To take a connection and give it back took {took}." if took else ""
     header = ("Time of the first / of the second", "Factor", "")
     return Table(header, rows, results, remark, is_compact=True)
