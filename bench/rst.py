@@ -209,7 +209,7 @@ _IN_SHORT: Final = {
     "request/reply through the pool / raw connection": (
         "A request: through the pool / over a raw connection"
     ),
-    "held: 100,000 / 0": "Take and give back: with 100,000 in use / with none",
+    "held: 100,000 / 0": "Take and give back, the core alone: 100,000 in use / none",
 }
 #: Of a bar, for each 1.
 _BLOCKS: Final = 2
