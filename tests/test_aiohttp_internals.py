@@ -7,7 +7,9 @@ Where one of these fails on a new aiohttp, ``checks.py``, ``idle.py``, ``respons
 import asyncio
 import inspect
 import sys
+from http.cookies import SimpleCookie
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -16,6 +18,7 @@ from aiohttp import WSMsgType
 from aiohttp.client_ws import DEFAULT_WS_CLIENT_TIMEOUT
 from aiohttp.helpers import basicauth_from_netrc, get_env_proxy_for_url, netrc_from_env
 from aiohttp.http_websocket import WebSocketWriter
+from multidict import CIMultiDict
 from yarl import URL
 
 from aiowebsocketclient import WebSocketClientSession
@@ -39,6 +42,13 @@ async def test_names_of_the_client_session() -> None:
     source = inspect.getsource(aiohttp.ClientSession._ws_connect)
     assert "self._ws_response_class(" in source
     assert DEFAULT_WS_CLIENT_TIMEOUT.ws_close == 10.0
+
+
+def test_what_a_request_needs_to_make_its_cookie_header() -> None:
+    request: Any = SimpleNamespace(headers=CIMultiDict([("Cookie", "b=2; c=own")]))
+    cookies = SimpleCookie('c="x;y"; a=1')
+    aiohttp.ClientRequest.update_cookies(request, cookies)
+    assert request.headers.getall("cookie") == ['a=1; b=2; c="x;y"']
 
 
 async def test_what_is_asked_of_the_environment(

@@ -403,3 +403,169 @@ async def test_a_header_may_state_what_the_jar_sends_too(
     for reused in (False, True):
         async with session.ws_connect(keeper.url, headers=headers) as ws:
             assert ws.reused is reused
+
+
+# What a jar may hold: values by name, or headers Set-Cookie that a server has sent.
+HELD: list[Any] = [
+    {"sid": "x"},
+    {"sid": "x;y"},
+    {"sid": "x; y=1"},
+    {"sid": "x", "y": "1"},
+    {"sid": "x", "y": ""},
+    {"sid": ""},
+    {"sid": "a b"},
+    {"sid": "a,b"},
+    {"sid": " x "},
+    {"sid": "b=c=="},
+    {"sid": '"'},
+    {"sid": '"x"'},
+    {"sid": '"x'},
+    {"sid": 'x"y'},
+    {"sid": "x\\"},
+    {"sid": '"x; y=\\"1"'},
+    {"sid": "\u00fc"},
+    {"sid": "x;", "y": "1"},
+    {"y": '1"', "sid": '"x'},
+    ['sid="x;y"; Path=/'],
+    ['sid="x; y=1"; Path=/'],
+    ["sid=x; Path=/", "y=1; Path=/"],
+    ['sid={"x":[1,2]}; Path=/'],
+    ['sid="x\\073y"; Path=/'],
+    ['sid="x\\"y"; Path=/'],
+    ["sid=x; Path=/", "sid=deep; Path=/deep"],
+    ["sid=y; Path=/", "sid=x; Path=/deep"],
+]
+OWN: list[Any] = [None, "flag", 'sid="x;y"; lang=en;', "z=1; a=2", 'lang="e\\"n"']
+
+
+def fill(jar: aiohttp.CookieJar, held: Any, url: URL) -> None:
+    jar.clear()
+    if isinstance(held, dict):
+        jar.update_cookies(held, url)
+    elif hasattr(jar, "update_cookies_from_headers"):
+        jar.update_cookies_from_headers(held, url)
+    else:
+        for header in held:
+            jar.update_cookies(SimpleCookie(header), url)
+
+
+def header_of(server: Server) -> list[str]:
+    return server.requests[-1].headers.getall("Cookie", [])
+
+
+@pytest.mark.parametrize("own", OWN, ids=str)
+@pytest.mark.parametrize("quotes", [True, False], ids=["quoted", "as they are"])
+async def test_who_sends_the_same_header_shares_and_nobody_else(
+    server: Server, make_session: SessionFactory, quotes: bool, own: str | None
+) -> None:
+    """Whatever values contain: beside each call stands what aiohttp itself would have sent."""
+    jar = aiohttp.CookieJar(unsafe=True, quote_cookie=quotes)
+    client_session = aiohttp.ClientSession(cookie_jar=jar)
+    session = make_session(client_session=client_session)
+    headers = {} if own is None else {"Cookie": own}
+    url = URL(server.url("/deep/"))
+    opened: dict[int, list[str]] = {}
+    for held in [*HELD, *HELD[::-1], {}]:
+        fill(jar, held, url.origin())
+        async with client_session.ws_connect(url, headers=headers):
+            wanted = header_of(server)
+        async with session.ws_connect(url, headers=headers) as ws:
+            number = id(ws._slot)
+            assert ws.reused is (wanted in opened.values()), held
+            opened.setdefault(number, header_of(server))
+            assert opened[number] == wanted, held
+
+
+@pytest.mark.parametrize("own", [None, "flag", "z=1; a=2", "user=own"])
+@pytest.mark.parametrize(
+    "held", ['prefs="a;b"', 'prefs="a; b=c"', 'prefs={"a":1}', 'zone="x y"', "a=", 'z="\\073"']
+)
+async def test_a_rolled_cookie_beside_what_separates_cookies(
+    keeper: Keeper, make_session: SessionFactory, held: str, own: str | None
+) -> None:
+    keeper.reply = "rolls"
+    jar = aiohttp.CookieJar(unsafe=True)
+    session = make_session(client_session=aiohttp.ClientSession(cookie_jar=jar))
+    headers = {} if own is None else {"Cookie": own}
+    fill(jar, [f"{held}; Path=/"], keeper.url)
+    for reused in (False, True, True):
+        async with session.ws_connect(keeper.url, headers=headers) as ws:
+            assert ws.reused is reused
+    jar.update_cookies({held.partition("=")[0]: "bobs"}, keeper.url)
+    async with session.ws_connect(keeper.url, headers=headers) as ws:
+        assert not ws.reused
+
+
+async def test_a_rolled_cookie_does_not_stand_for_others(
+    keeper: Keeper, make_session: SessionFactory
+) -> None:
+    """A value without quotes may look like other cookies; what was sent was not theirs."""
+    keeper.reply = "rolls"
+    jar = aiohttp.CookieJar(unsafe=True, quote_cookie=False)
+    jar.update_cookies({"user": "alice; visited=1", "visited": "2"}, keeper.url)
+
+    async def configure(_: Any) -> None:
+        # The reply has replaced "user", and somebody else logs in.
+        jar.update_cookies({"visited": "3"}, keeper.url)
+
+    session = make_session(client_session=aiohttp.ClientSession(cookie_jar=jar))
+    async with session.ws_connect(keeper.url, configure=configure):
+        pass
+    async with session.ws_connect(keeper.url, configure=configure) as ws:
+        assert not ws.reused
+
+
+async def test_a_jar_of_plain_values(server: Server, make_session: SessionFactory) -> None:
+    class PlainJar(aiohttp.DummyCookieJar):
+        user = "alice"
+
+        def filter_cookies(self, request_url: URL) -> Any:
+            return {"user": self.user}
+
+    jar = PlainJar()
+    session = make_session(client_session=aiohttp.ClientSession(cookie_jar=jar))
+    for user, reused in (("a;b", False), ("a;b", True), ("a", False), ("a;b", True)):
+        jar.user = user
+        async with session.ws_connect(server.url()) as ws:
+            assert ws.reused is reused
+
+
+async def test_what_was_sent_to_one_place_twice_is_nobodys(
+    keeper: Keeper, make_session: SessionFactory
+) -> None:
+    """The jar changes between two hops to the same URL, and each has sent another cookie there."""
+    jar = aiohttp.CookieJar(unsafe=True)
+    # The jar's cookies are those of the address, whatever the port.
+    there = keeper.url / "again/"
+    jar.update_cookies({"user": "alice"}, there)
+    session = make_session(client_session=aiohttp.ClientSession(cookie_jar=jar))
+    hops = 0
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        nonlocal hops
+        hops += 1
+        if request.path == "/" or hops == 2:
+            if hops == 2:
+                jar.update_cookies({"user": "bob"}, there)
+            raise web.HTTPTemporaryRedirect("/again")
+        ws = web.WebSocketResponse()
+        await ws.prepare(request)
+        async for _ in ws:
+            pass
+        return ws
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", handle)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
+        for user in (None, "bob", "alice"):
+            if user is not None:
+                jar.update_cookies({"user": user}, there)
+            async with session.ws_connect(url) as ws:
+                assert not ws.reused
+        await session.close()
+    finally:
+        await runner.cleanup()
