@@ -212,7 +212,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     :param limit_total: simultaneous connections over all endpoints; None or 0: no limit.
     :param max_connecting: handshakes under way at once to one endpoint; None or 0: no limit.
     :param acquire_timeout: seconds a caller waits for a connection, whatever the cause; then
-        :exc:`PoolTimeoutError`.  None: no timeout.  0: only if one can be had at once.
+        :exc:`PoolTimeoutError`.  None: no timeout.  0: only if one can be had at once: an idle one,
+        whose ``check`` may end.
     :param max_waiting: callers queued for one endpoint; one more gets :exc:`TooManyWaitersError`.
         None: no limit.
     :param max_idle: seconds unused before an idle connection is closed.  None: never.
@@ -237,7 +238,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     :param check: the same, called before a connection that was pooled is handed out.  One that
         raises costs the connection; the caller gets the next, or a new one.  Idle connections of
         that endpoint that have received nothing since the failed one last did are checked in the
-        background before anybody gets them: a caller pays for one failed check, not for each.
+        background before anybody gets them: a caller pays for one failed check, not for each.  With
+        ``acquire_timeout=0`` it gets none of these, and no new one, either.
     :param reset: the same, called after a release and before the connection is pooled or handed on,
         to unsubscribe, say.  One that raises costs the connection.  Nobody need wait for it.
     :param hook_timeout: seconds for one run of a hook, which has failed then.  None: no timeout.
@@ -807,9 +809,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 if reason is None:
                     return
                 self._heed_unread_close(slot)
-                # With acquire_timeout=0 there is no new connection for it, only the next.
-                if waiter.may_wait or caller.overdue is not None:
-                    self._set_aside_like(slot)
+                # Who may not wait for a new one gets the next that has heard something since.
+                self._set_aside_like(slot)
                 self._close_acquired(slot, reason)
 
     async def _fails_check(self, waiter: Waiter, slot: Slot) -> str | None:

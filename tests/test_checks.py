@@ -12,6 +12,7 @@ import pytest
 from aiowebsocketclient import (
     ClientWebSocketResponse,
     PoolClosedError,
+    PoolTimeoutError,
     WebSocketClientSession,
     WebSocketPoolError,
     check_ping,
@@ -119,6 +120,33 @@ async def test_one_dead_connection_tells_of_the_others(
     await until(lambda: session.stats().closed_lost == 5)
     await ws.release()
     assert (tried, session.stats().idle, session.stats().acquired) == (5, 1, 0)
+
+
+@pytest.mark.parametrize("how", ["hangs", "raises"])
+async def test_who_may_not_wait_pays_for_one_failed_check(
+    server: Server, make_session: SessionFactory, how: str
+) -> None:
+    caller = asyncio.current_task()
+    tried = {"by the caller": 0, "in the background": 0}
+    ping = check_ping(timeout=0.2)
+
+    async def check(ws: ClientWebSocketResponse) -> None:
+        tried["by the caller" if asyncio.current_task() is caller else "in the background"] += 1
+        if how == "raises":
+            raise OSError("not fit")
+        await ping(ws)
+
+    session = make_session(check=check)
+    await pool_some(session, server.url(), 5)
+    if how == "hangs":
+        freeze(server)
+    with pytest.raises(PoolTimeoutError):
+        await session.ws_connect(server.url(), acquire_timeout=0)
+    assert tried["by the caller"] == 1
+    await until(lambda: not session.stats().acquired)
+    assert tried == {"by the caller": 1, "in the background": 4}
+    assert session.stats().idle == 0
+    assert session.stats().connects == 5
 
 
 async def test_those_that_are_alive_come_back(server: Server, make_session: SessionFactory) -> None:
