@@ -550,15 +550,20 @@ def _loop_factory(use_uvloop: bool) -> Callable[[], asyncio.AbstractEventLoop] |
     return importlib.import_module("uvloop").new_event_loop if use_uvloop else None
 
 
+async def _measure(run: Run, args: argparse.Namespace, output: Output) -> None:
+    # Only now, when the loop runs: from here on, Ctrl-C cancels this task.
+    output.say(_heading(args))
+    output.say(_task(run))
+    await run.measure(output)
+
+
 def _run(args: argparse.Namespace, output: Output) -> int:
     run: Run | None = None
     status, complaint = 0, ""
     try:
         with contextlib.ExitStack() as stack:
             run = Run(args, args.url or stack.enter_context(_own_server(args.uvloop)))
-            output.say(_heading(args))
-            output.say(_task(run))
-            work = run.measure(output)
+            work = _measure(run, args, output)
             # Interrupted before it began, it would tell that it was never awaited.
             stack.callback(work.close)
             runner = stack.enter_context(asyncio.Runner(loop_factory=_loop_factory(args.uvloop)))
