@@ -79,12 +79,16 @@ async def left_by_an_exception(session: WebSocketClientSession, server: Server) 
 
 
 async def cancelled_in_the_block(session: WebSocketClientSession, server: Server) -> None:
+    # The connection counts as acquired a turn before the caller wakes.
+    is_inside = asyncio.Event()
+
     async def use() -> None:
         async with session.ws_connect(server.url("/silent")) as ws:
+            is_inside.set()
             await ws.receive()
 
     task = asyncio.create_task(use())
-    await until(lambda: session.stats().acquired)
+    await asyncio.wait_for(is_inside.wait(), 60)
     task.cancel()
     await asyncio.wait([task])
 
