@@ -438,6 +438,10 @@ class Connection(Parkable):
     def feed_eof(self) -> None:
         """Take the end of the connection, in place of the real parser."""
         self.gone = True
+        if (waiter := self._protocol._drain_waiter) is not None:
+            # Older aiohttp shields it from the cancellation of its sender, so that nobody may be
+            # left to hear of the end.
+            waiter.add_done_callback(_retrieve_exception)
         if not self.failed:
             self._parser.feed_eof()
         if self.parked:
@@ -561,9 +565,9 @@ def _fragments_of(parser: Any) -> list[bytes]:
     return found[0]
 
 
-def _retrieve_exception(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled():
-        task.exception()
+def _retrieve_exception(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()
 
 
 # CPython 3.14 lets what was shielded from a cancellation report its failure to the loop's exception

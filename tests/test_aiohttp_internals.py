@@ -104,6 +104,7 @@ async def test_names_of_the_protocol(server: Server, make_session: SessionFactor
     async with make_session().ws_connect(server.url()) as ws:
         protocol = ws._conn.protocol
         assert protocol._paused is protocol._reading_paused is False
+        assert protocol._drain_waiter is None
         assert protocol._payload_parser is ws._slot.conn
         assert protocol._parser is not None
         assert protocol.read_timeout is None

@@ -112,6 +112,18 @@ async def test_what_was_given_up_is_not_waited_for_and_frees_its_place_soon(
             assert not ws.reused
 
 
+async def test_the_end_of_a_send_that_was_given_up_is_reported_to_nobody(
+    server: Server, session: WebSocketClientSession
+) -> None:
+    """The fixture fails where the exception handler of the loop is called."""
+    ws = await session.ws_connect(server.url("/silent"))
+    with pytest.raises(TimeoutError):
+        await send_too_much(ws)
+    server.transports[0].abort()
+    await until(lambda: ws._slot is None or ws._slot.conn.gone)
+    await ws.release()
+
+
 class Leaving(BaseException):
     pass
 
