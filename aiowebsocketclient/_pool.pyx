@@ -590,6 +590,20 @@ cdef inline bint _cools_after(int reason, bint is_used) noexcept:
     return reason not in (_IDLE, _LIFETIME, _EVICTED, _FORCED)
 
 
+cdef Slot _first_to_go(orphans):
+    """Return the first of these handshakes that may serve nobody who is about to have a place.
+
+    Where a server is slow, each caller would have the handshake stopped that the last one gave up.
+    """
+    cdef Slot slot
+    cdef Waiter head
+    for slot in orphans:
+        head = slot.handshake.endpoint.waiting.head
+        if not slot.doubted or slot.late or head is None or head.handshake is not slot.handshake:
+            return slot
+    return None
+
+
 def _oldest_leaning(Endpoint endpoint):
     """Return the ticket of the first waiter that leans on a doubted handshake there."""
     cdef Waiter waiter = endpoint.leaning.head
@@ -1783,7 +1797,7 @@ cdef class Pool:
         handshake.live += 1
         self._waiters += 1
         theirs = handshake.orphans
-        if not theirs and handshake.doubted and not self._has_free_room(endpoint):
+        if not theirs and self._leans(handshake, waiter.ticket):
             theirs = handshake.doubted
         if theirs:
             slot = next(iter(theirs))
@@ -1795,6 +1809,40 @@ cdef class Pool:
             handshake.placeless.insert_by_ticket(waiter)
             endpoint.waiting.append(waiter)
         return 0
+
+    cdef bint _leans(self, Handshake handshake, Py_ssize_t ticket) except -1:
+        """Whether a waiter would rather lean on a doubted handshake than have that give way to it.
+
+        Not where a waiter that came earlier lacks a place, which may be this one; and not where
+        there is room, or something else that can give way.
+        """
+        cdef Endpoint endpoint
+        cdef Py_ssize_t others
+        if not handshake.doubted or self._has_come_earlier(handshake.endpoint, ticket):
+            return False
+        endpoint = handshake.endpoint
+        others = len(endpoint.orphans) - len(handshake.doubted)
+        if 0 < self._max_connecting <= endpoint.connecting - others:
+            return True
+        if self._is_at_limit(endpoint):
+            return not others and endpoint.idle.head is None
+        if self._is_at_total():
+            others = len(self._orphans) - len(handshake.doubted)
+            return not others and self._longest_idle() is None
+        return False
+
+    cdef bint _has_come_earlier(self, Endpoint endpoint, Py_ssize_t ticket) except -1:
+        """Whether an older waiter lacks a place, at the endpoint or, under a limit, at another."""
+        cdef Waiter waiter
+        cdef Endpoint claimant
+        waiter = self._oldest_waiting(endpoint)
+        if waiter is not None and waiter.ticket < ticket:
+            return True
+        if not self._is_at_total():
+            return False
+        self._index(endpoint)
+        claimant = self._oldest_claimant()
+        return claimant is not None and claimant.indexed < ticket
 
     cdef int _return_to_line(self, Waiter waiter) except -1:
         """Let a waiter that lost what it had stand at the head of the line."""
@@ -1852,8 +1900,9 @@ cdef class Pool:
     cdef int _leave(self, Waiter waiter, Plan plan, double now, bint gave_up=False) except -1:
         """Take a waiter out; a handshake of its own passes to the next of its kind.
 
-        One that has begun and was given up is doubted from then on: the next waiter leans on it
-        for want of room, or it belongs to nobody.
+        One that has begun and was given up is doubted from then on: the next waiter of its kind
+        leans on it if nobody who waits for a place has come earlier; otherwise it belongs to
+        nobody, and gives way.
         """
         cdef Handshake handshake
         cdef Endpoint endpoint
@@ -1871,6 +1920,12 @@ cdef class Pool:
             heir = handshake.placeless.head
             if slot.drained or heir is None:
                 self._leave_to_nobody(slot, plan, now)
+            elif slot.doubted:
+                self._orphan(slot, now)
+                if not self._has_come_earlier(endpoint, heir.ticket):
+                    self._adopt(slot)
+                    self._leave_line(heir)
+                    self._own(heir, slot)
             else:
                 self._leave_line(heir)
                 self._own(heir, slot)
@@ -1992,7 +2047,7 @@ cdef class Pool:
         cdef Endpoint endpoint
         cdef Py_ssize_t ahead, claim, wanted, elsewhere, cleared, served
         endpoint = handshake.endpoint
-        if self._max_waiting < 0 or handshake.orphans or handshake.doubted:
+        if self._max_waiting < 0 or handshake.orphans or self._leans(handshake, self._ticket):
             return False
         ahead = endpoint.waiting.size
         claim = wanted = self._wanted(endpoint, 1)
@@ -2054,9 +2109,11 @@ cdef class Pool:
 
     cdef int _open_for(self, Waiter waiter, Plan plan, double now) except -1:
         cdef Endpoint endpoint
+        cdef Slot orphan
         endpoint = waiter.handshake.endpoint
         if 0 < self._max_connecting <= endpoint.connecting:
-            self._give_way(next(iter(endpoint.orphans)), _FOR_NOBODY, plan)
+            orphan = _first_to_go(endpoint.orphans) or next(iter(endpoint.orphans))
+            self._give_way(orphan, _FOR_NOBODY, plan)
         self._leave_line(waiter)
         self._begin_for(waiter, plan, now)
         return 0
@@ -2151,12 +2208,22 @@ cdef class Pool:
 
     cdef Slot _dispensable(self, Endpoint endpoint):
         """Return what can best be done without, if anything can."""
-        if endpoint.orphans:
-            return next(iter(endpoint.orphans))
-        return endpoint.idle.head
+        cdef Slot slot
+        slot = _first_to_go(endpoint.orphans)
+        if slot is None:
+            slot = endpoint.idle.head
+        if slot is None and endpoint.orphans:
+            slot = next(iter(endpoint.orphans))
+        return slot
 
     cdef Slot _dispensable_of_all(self):
-        return next(iter(self._orphans)) if self._orphans else self._longest_idle()
+        cdef Slot slot
+        slot = _first_to_go(self._orphans)
+        if slot is None:
+            slot = self._longest_idle()
+        if slot is None and self._orphans:
+            slot = next(iter(self._orphans))
+        return slot
 
     cdef int _trim_to_limit(self, Endpoint endpoint, Plan plan) except -1:
         """Close what is more than a lowered limit allows and nobody uses or waits for."""

@@ -634,6 +634,18 @@ def _cools_after(reason: int, is_used: bool) -> bool:
     return reason not in (_IDLE, _LIFETIME, _EVICTED, _FORCED)
 
 
+def _first_to_go(orphans: "OrderedDict[Slot, None]") -> Slot | None:
+    """Return the first of these handshakes that may serve nobody who is about to have a place.
+
+    Where a server is slow, each caller would have the handshake stopped that the last one gave up.
+    """
+    for slot in orphans:
+        head = slot.handshake.endpoint.waiting.head
+        if not slot.doubted or slot.late or head is None or head.handshake is not slot.handshake:
+            return slot
+    return None
+
+
 def _oldest_leaning(endpoint: Endpoint) -> int:
     """Return the ticket of the first waiter that leans on a doubted handshake there."""
     waiter: Waiter = endpoint.leaning.head
@@ -1733,7 +1745,7 @@ class Pool:
         handshake.live += 1
         self._waiters += 1
         theirs = handshake.orphans
-        if not theirs and handshake.doubted and not self._has_free_room(endpoint):
+        if not theirs and self._leans(handshake, waiter.ticket):
             theirs = handshake.doubted
         if theirs:
             slot = next(iter(theirs))
@@ -1744,6 +1756,36 @@ class Pool:
         else:
             handshake.placeless.insert_by_ticket(waiter)
             endpoint.waiting.append(waiter)
+
+    def _leans(self, handshake: Handshake, ticket: int) -> bool:
+        """Whether a waiter would rather lean on a doubted handshake than have that give way to it.
+
+        Not where a waiter that came earlier lacks a place, which may be this one; and not where
+        there is room, or something else that can give way.
+        """
+        if not handshake.doubted or self._has_come_earlier(handshake.endpoint, ticket):
+            return False
+        endpoint = handshake.endpoint
+        others = len(endpoint.orphans) - len(handshake.doubted)
+        if 0 < self._max_connecting <= endpoint.connecting - others:
+            return True
+        if self._is_at_limit(endpoint):
+            return not others and endpoint.idle.head is None
+        if self._is_at_total():
+            others = len(self._orphans) - len(handshake.doubted)
+            return not others and self._longest_idle() is None
+        return False
+
+    def _has_come_earlier(self, endpoint: Endpoint, ticket: int) -> bool:
+        """Whether an older waiter lacks a place, at the endpoint or, under a limit, at another."""
+        waiter = self._oldest_waiting(endpoint)
+        if waiter is not None and waiter.ticket < ticket:
+            return True
+        if not self._is_at_total():
+            return False
+        self._index(endpoint)
+        claimant = self._oldest_claimant()
+        return claimant is not None and claimant.indexed < ticket
 
     def _return_to_line(self, waiter: Waiter) -> None:
         """Let a waiter that lost what it had stand at the head of the line."""
@@ -1791,8 +1833,9 @@ class Pool:
     def _leave(self, waiter: Waiter, plan: Plan, now: float, gave_up: bool = False) -> None:
         """Take a waiter out; a handshake of its own passes to the next of its kind.
 
-        One that has begun and was given up is doubted from then on: the next waiter leans on it
-        for want of room, or it belongs to nobody.
+        One that has begun and was given up is doubted from then on: the next waiter of its kind
+        leans on it if nobody who waits for a place has come earlier; otherwise it belongs to
+        nobody, and gives way.
         """
         handshake = waiter.handshake
         endpoint = handshake.endpoint
@@ -1806,6 +1849,12 @@ class Pool:
             heir: Waiter | None = handshake.placeless.head
             if slot.drained or heir is None:
                 self._leave_to_nobody(slot, plan, now)
+            elif slot.doubted:
+                self._orphan(slot, now)
+                if not self._has_come_earlier(endpoint, heir.ticket):
+                    self._adopt(slot)
+                    self._leave_line(heir)
+                    self._own(heir, slot)
             else:
                 self._leave_line(heir)
                 self._own(heir, slot)
@@ -1911,7 +1960,7 @@ class Pool:
     def _is_full(self, handshake: Handshake) -> bool:
         """Whether one more caller would have to queue, and may not."""
         endpoint = handshake.endpoint
-        if self._max_waiting < 0 or handshake.orphans or handshake.doubted:
+        if self._max_waiting < 0 or handshake.orphans or self._leans(handshake, self._ticket):
             return False
         ahead = endpoint.waiting.size
         claim = wanted = self._wanted(endpoint, 1)
@@ -1970,7 +2019,8 @@ class Pool:
     def _open_for(self, waiter: Waiter, plan: Plan, now: float) -> None:
         endpoint = waiter.handshake.endpoint
         if 0 < self._max_connecting <= endpoint.connecting:
-            self._give_way(next(iter(endpoint.orphans)), _FOR_NOBODY, plan)
+            orphan = _first_to_go(endpoint.orphans) or next(iter(endpoint.orphans))
+            self._give_way(orphan, _FOR_NOBODY, plan)
         self._leave_line(waiter)
         self._begin_for(waiter, plan, now)
 
@@ -2051,13 +2101,20 @@ class Pool:
 
     def _dispensable(self, endpoint: Endpoint) -> Slot | None:
         """Return what can best be done without, if anything can."""
-        if endpoint.orphans:
-            return next(iter(endpoint.orphans))
-        idle: Slot | None = endpoint.idle.head
-        return idle
+        slot = _first_to_go(endpoint.orphans)
+        if slot is None:
+            slot = endpoint.idle.head
+        if slot is None and endpoint.orphans:
+            slot = next(iter(endpoint.orphans))
+        return slot
 
     def _dispensable_of_all(self) -> Slot | None:
-        return next(iter(self._orphans)) if self._orphans else self._longest_idle()
+        slot = _first_to_go(self._orphans)
+        if slot is None:
+            slot = self._longest_idle()
+        if slot is None and self._orphans:
+            slot = next(iter(self._orphans))
+        return slot
 
     def _trim_to_limit(self, endpoint: Endpoint, plan: Plan) -> None:
         """Close what is more than a lowered limit allows and nobody uses or waits for."""

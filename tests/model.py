@@ -821,7 +821,8 @@ class Model:
     def open_for(self, waiter: Waiter, now: float) -> None:
         endpoint = waiter.endpoint
         if 0 < self.max_connecting <= len(self.at(endpoint, CONNECTING)):
-            self.give_way(self.orphans(endpoint)[0], None)
+            orphans = self.orphans(endpoint)
+            self.give_way([*self.to_go_first(orphans), *orphans][0], None)
         self.begin_for(waiter, now)
 
     def begin_for(self, waiter: Waiter, now: float) -> None:
@@ -841,24 +842,37 @@ class Model:
             self.clear(OVER_ALL, self.claims(), None)
 
     def clear(self, whom: str, wanted: int, endpoint: str | None) -> None:
-        """Stop or close what nobody uses, until enough is cleared: handshakes, then idle ones."""
+        """Stop or close what nobody uses, until enough is cleared."""
         while self.cleared(whom) < wanted:
-            victims = [*self.orphans(endpoint), *self.idle(endpoint)]
+            victims = self.dispensable(endpoint)
             if not victims:
                 break
             self.give_way(victims[0], whom)
 
+    def dispensable(self, endpoint: str | None = None) -> list[Slot]:
+        """Rule: handshakes first, then idle ones, then handshakes that may serve the next."""
+        orphans = self.orphans(endpoint)
+        return [*self.to_go_first(orphans), *self.idle(endpoint), *orphans]
+
+    def to_go_first(self, orphans: list[Slot]) -> list[Slot]:
+        """Rule: who stands at the head of a line does not have a doubted one of its kind stopped.
+
+        But for one that is late.
+        """
+        heads = {self.line(endpoint)[0].key for endpoint in self.endpoints if self.line(endpoint)}
+        return [s for s in orphans if not s.is_doubted or s.is_late or s.key not in heads]
+
     def trim_to_limit(self, endpoint: str) -> None:
         """Close what a lowered limit does not allow and nobody uses or waits for."""
         while self.is_over_limit(endpoint):
-            victims = [*self.orphans(endpoint), *self.idle(endpoint)]
+            victims = self.dispensable(endpoint)
             if not victims:
                 break
             self.give_way(victims[0], None)
 
     def trim_to_total(self) -> None:
         while self.is_over_total():
-            victims = [*self.orphans(), *self.idle()]
+            victims = self.dispensable()
             if not victims:
                 break
             self.give_way(victims[0], None)
@@ -882,22 +896,50 @@ class Model:
     # -- what happens to one ---------------------------------------------------------------------
 
     def line_up(self, waiter: Waiter, now: float) -> None:
-        """Rule: it leans on a doubted handshake rather than let that give way to it, at a limit."""
+        """Let it have a handshake of its kind, or stand in line."""
         self.know(waiter.endpoint)
         waiter.is_queued = True
         waiter.since = now
-        has_room = self.has_free_room(waiter.endpoint)
+        leans = self.leans(waiter)
         self.waiters.append(waiter)
         theirs = self.to_adopt(waiter.key)
-        if not theirs and not has_room:
+        if not theirs and leans:
             theirs = self.to_lean_on(waiter.key)
         if theirs:
             self.own(waiter, theirs[0])
 
+    def leans(self, waiter: Waiter) -> bool:
+        """Whether a waiter that is not in line would rather lean on a doubted handshake.
+
+        Rule: it does so at a limit where nothing else can give way, but does not overtake those
+        that lack a place.
+        """
+        mine = self.to_lean_on(waiter.key)
+        if not mine or self.has_come_earlier(waiter):
+            return False
+        here = [slot for slot in self.orphans(waiter.endpoint) if slot not in mine]
+        connecting = len(self.at(waiter.endpoint, CONNECTING)) - len(here)
+        if 0 < self.max_connecting <= connecting:
+            return True
+        if self.is_at_limit(waiter.endpoint):
+            return not here and not self.idle(waiter.endpoint)
+        if self.is_at_total():
+            return not self.idle() and all(slot in mine for slot in self.orphans())
+        return False
+
+    def has_come_earlier(self, waiter: Waiter) -> bool:
+        rivals = self.line(waiter.endpoint)
+        if self.is_at_total():
+            for endpoint in self.endpoints:
+                if self.claim(endpoint):
+                    rivals += self.line(endpoint)
+        return any(rival.ticket < waiter.ticket for rival in rivals)
+
     def leave(self, waiter: Waiter, now: float, gave_up: bool = False) -> None:
         """Take it out; its handshake goes to the oldest of its kind that has none, or to nobody.
 
-        Rule: one that is drained is stopped, since nobody else is to have it.
+        Rule: one that is drained is stopped, since nobody else is to have it.  One that is doubted
+        goes to nobody rather than to who came later than others that lack a place.
         """
         slot = self.under_way_for(waiter)
         self.waiters.remove(waiter)
@@ -908,6 +950,8 @@ class Model:
             if gave_up and slot.began <= now and not slot.is_doubted:
                 self.doubt(slot, now)
             heirs = [] if slot.is_drained else self.placeless(waiter.key)
+            if slot.is_doubted:
+                heirs = [heir for heir in heirs[:1] if not self.has_come_earlier(heir)]
             if heirs:
                 self.own(heirs[0], slot)
             else:

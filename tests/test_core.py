@@ -1516,15 +1516,70 @@ def test_who_leans_on_it_gets_another_as_soon_as_there_is_room(drive: Drive) -> 
 
 
 def test_who_leans_on_it_gets_a_place_that_another_endpoint_sets_free(drive: Drive) -> None:
-    pool = drive(limit_total=3)
-    used, hung, hung_too = pool.hold("b1"), pool.given_up("a1"), pool.given_up("c1")
-    second, first = pool.request("c1"), pool.request("a1")
-    assert (second.opening, first.opening) == (hung_too, hung)
+    pool = drive(limit_total=2)
+    used, hung = pool.hold("b1"), pool.given_up("a1")
+    waiter = pool.request("a1")
+    assert waiter.opening is hung
     pool.lose(used)
-    # The one that has waited longest.
-    assert pool.opened == [second.opening]
-    assert second.opening is not hung_too
-    assert first.opening is hung
+    assert pool.opened == [waiter.opening]
+    assert waiter.opening is not hung
+
+
+@pytest.mark.parametrize(
+    "limits", [{"limit": 1}, {"limit_total": 1}, {"max_connecting": 1}], ids=str
+)
+def test_what_was_given_up_gives_way_to_who_has_waited_longer(
+    drive: Drive, limits: dict[str, int]
+) -> None:
+    """Not to the next of its kind, which has come later."""
+    pool = drive(**limits)
+    first, slot = pool.beginning("a1")
+    other, next_of_its_kind = pool.request("a2"), pool.request("a1")
+    pool.give_up(first)
+    assert pool.closing == [slot]
+    pool.closed(slot)
+    assert other.opening is not None
+    assert next_of_its_kind.opening is None
+
+
+@pytest.mark.parametrize(
+    "limits", [{"limit": 1}, {"limit_total": 1}, {"max_connecting": 1}], ids=str
+)
+def test_who_comes_later_does_not_lean_on_what_an_older_waiter_needs(
+    drive: Drive, limits: dict[str, int]
+) -> None:
+    pool = drive(**limits)
+    first, slot = pool.beginning("a1")
+    leaning = pool.request("a1")
+    pool.give_up(first)
+    assert leaning.opening is slot
+    other = pool.request("a2")
+    pool.give_up(leaning)
+    assert pool.closing == [slot]
+    late = pool.request("a1")
+    assert late.opening is None
+    pool.closed(slot)
+    assert other.opening is not None
+
+
+@pytest.mark.parametrize(
+    ("limits", "idle"), [({"limit": 2}, "a2"), ({"limit_total": 2}, "b1")], ids=str
+)
+@pytest.mark.parametrize("is_orphan", [False, True])
+def test_nobody_leans_where_something_else_can_give_way(
+    drive: Drive, limits: dict[str, int], idle: str, is_orphan: bool
+) -> None:
+    """What a slow server may still answer is kept; what is idle goes, or another's handshake."""
+    pool = drive(**limits)
+    other = pool.orphan(idle) if is_orphan else pool.idle(idle)
+    hung = pool.given_up("a1")
+    waiter = pool.request("a1")
+    assert waiter.opening is None
+    assert pool.closing == [other]
+    pool.closed(other)
+    assert pool.opened == [waiter.opening]
+    pool.connected(hung)
+    assert pool.woken == [waiter]
 
 
 def test_who_leans_on_it_fails_with_it(drive: Drive) -> None:

@@ -1,6 +1,7 @@
 """Handshakes that a server leaves unanswered, and those that merely take long."""
 
 import asyncio
+import contextlib
 import itertools
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -264,6 +265,47 @@ async def test_min_idle_begins_again_where_the_very_first_hangs(
     session.set_min_idle(balancer.url(), 1)
     await until(lambda: session.stats().idle == 1, 30.0)
     assert balancer.arrived == 2
+
+
+@pytest.mark.parametrize("limit", ["limit", "limit_total", "max_connecting"])
+async def test_callers_of_a_path_that_hangs_leave_places_to_others(
+    server: Server, make_session: SessionFactory, limit: str
+) -> None:
+    """However many come: each is counted by when it came, not by what it has lost."""
+    session = make_session(**{limit: 1})
+
+    async def use_what_hangs() -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await session.ws_connect(server.url("/hang"))
+
+    async def keep_coming() -> None:
+        async with asyncio.TaskGroup() as callers:
+            while True:
+                callers.create_task(use_what_hangs())
+                await asyncio.sleep(0.1)
+
+    crowd = asyncio.create_task(keep_coming())
+    await until(lambda: session.stats().waiting)
+    try:
+        assert await use(session, server.url(), 30.0) == "hello"
+    finally:
+        crowd.cancel()
+        await asyncio.wait([crowd])
+
+
+@pytest.mark.parametrize("limit", ["limit", "limit_total"])
+async def test_at_a_limit_what_is_idle_gives_way_to_another_handshake(
+    balancer: Balancer, make_session: SessionFactory, limit: str
+) -> None:
+    session = make_session(**{limit: 2})
+    balancer.is_dead = lambda number: number == 1
+    async with session.ws_connect(balancer.url(), headers={"X-User": "another"}):
+        pass
+    assert await use(session, balancer.url(), 0.2) == "gave up"
+    assert await use(session, balancer.url(), 30.0) == "hello"
+    assert balancer.arrived == 3
+    assert session.stats().closed_evicted == 1
 
 
 async def test_limits_hold_where_everything_hangs(
