@@ -71,8 +71,11 @@ async def run_hook(name: str, express: Express, conn: Any, deadline: asyncio.Tim
     """Run a hook of ``conn`` on a handle that is good until the hook ends.
 
     What it raises is logged here: where nobody waits for a hook, nobody else would learn of it.
+    A server that has let a hook run into its deadline, or fail unheard, gets little time for the
+    closing handshake, as the place may be needed.
     """
     hook: Hook[Any] = getattr(conn.hooks, name)
+    heard = conn.heard
     ws = lend(express, None, conn.slot)
     try:
         async with deadline:
@@ -96,7 +99,13 @@ async def run_hook(name: str, express: Express, conn: Any, deadline: asyncio.Tim
             function=_name_of(hook),
         )
         raise
+    except asyncio.CancelledError:
+        if deadline.expired() or (conn.heard == heard and not is_being_cancelled()):
+            conn.is_silent = True
+        raise
     except Exception as exc:
+        if deadline.expired() or conn.heard == heard:
+            conn.is_silent = True
         # With a deadline in the past it was told to stop by who would have waited for it.
         if not conn.has_ended and deadline.when() != -math.inf:
             _log_failure(name, express, conn, exc)

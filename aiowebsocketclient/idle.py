@@ -98,6 +98,7 @@ class Connection(Parkable):
         "acquired_at",
         "closed",
         "hooks",
+        "is_silent",
         "server_close",
         "slot",
         "timer",
@@ -124,6 +125,8 @@ class Connection(Parkable):
         self.resets = hooks.reset is not None
         #: Code and reason of the server's CLOSE, once it has been seen.
         self.server_close: tuple[int, str] | None = None
+        #: Whether a hook of it has failed for want of an answer, or without one.
+        self.is_silent = False
         #: Whether it comes straight from its handshake, and has not been pooled yet.
         self.fresh = True
         # Shared between the response and its handles. CPython keeps the keys of an ordinary
@@ -337,14 +340,14 @@ class Connection(Parkable):
 
         That leaves 1006 for the close code, which ``close()`` takes for a connection that is lost.
         """
-        if self.is_given_up:
+        if self._has_given_up or self._is_read_given_up():
             self._has_given_up = True
             self.state["_close_code"] = None
 
     @property
     def is_given_up(self) -> bool:
-        """Whether its last user has given up reading what the server did not send in time."""
-        return self._has_given_up or self._is_read_given_up()
+        """Whether its last user, or a hook, has given up what the server did not do in time."""
+        return self.is_silent or self._has_given_up or self._is_read_given_up()
 
     def _is_read_given_up(self) -> bool:
         ws = self.state

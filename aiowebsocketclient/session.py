@@ -226,7 +226,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         out again, less up to 5 % at random.  None: no limit.
     :param close_timeout: seconds for a closing handshake before the transport is aborted;
         :meth:`close` as a whole takes no longer either.  At most a second after a read that was
-        given up, and where the session's own block is left by an exception.
+        given up, after a hook that ran into a timeout or failed before the server had sent
+        anything, and where the session's own block is left by an exception.
     :param cooldown: seconds for which a place stays taken after a connection was closed while it
         was in use, or with a reply on its way.  A server may count it until its handler has
         noticed, and would refuse the next one.  0: none.
@@ -821,6 +822,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         try:
             await run_hook("check", self._express, conn, deadline)
         except Exception:
+            if conn.closing:
+                # The hook closes it by itself.
+                self._watch_closing(conn)
             return "lost" if conn.has_ended else "failed"
         except BaseException as exc:
             if isinstance(exc, asyncio.CancelledError) and not is_being_cancelled():
@@ -829,6 +833,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             if waiter.slot is slot:
                 self._pool.decline(waiter)
                 if conn.heard < begun <= clock() - _SILENCE:
+                    conn.is_silent = True
                     self._set_aside_like(slot)
                 self._close_acquired(slot, _reason_after(type(exc)))
             raise
@@ -1636,15 +1641,19 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
 
     def _watch_closing(self, conn: Connection) -> None:
         """Bound a closing connection, and learn when its socket is gone."""
-        if conn.closing:
-            return
         assert self._loop is not None
         seconds = self._close_timeout
         if conn.is_given_up:
             # A server that was too slow to answer is too slow to say goodbye.
             seconds = min(seconds, _HASTE)
+        if conn.closing:
+            if conn.timer is None or conn.timer.when() - self._loop.time() <= seconds:
+                return
+            # A hook that had begun to close it has failed since.
+            conn.timer.cancel()
         conn.timer = self._loop.call_later(seconds, conn.abort, context=Context())
-        conn.watch_closing()
+        if not conn.closing:
+            conn.watch_closing()
 
     def _say_goodbye(self, conn: Connection) -> None:
         """Do the closing handshake in the background."""

@@ -149,6 +149,146 @@ async def test_who_may_not_wait_pays_for_one_failed_check(
     assert session.stats().connects == 5
 
 
+async def waits_for_something_else(ws: ClientWebSocketResponse) -> None:
+    await ws.ping()
+    await asyncio.Event().wait()
+
+
+async def goes_on_though_told_to_stop(ws: ClientWebSocketResponse) -> None:
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        await asyncio.sleep(0.01)
+
+
+async def raises_something_else_when_told_to_stop(ws: ClientWebSocketResponse) -> None:
+    try:
+        await asyncio.Event().wait()
+    finally:
+        raise OSError("not fit")
+
+
+async def has_a_timeout_of_its_own(ws: ClientWebSocketResponse) -> None:
+    await ws.ping()
+    async with asyncio.timeout(0.05):
+        await asyncio.Event().wait()
+
+
+async def raises_unheard(ws: ClientWebSocketResponse) -> None:
+    raise OSError("not fit")
+
+
+async def is_cancelled_unheard(ws: ClientWebSocketResponse) -> None:
+    raise asyncio.CancelledError
+
+
+async def waits_for_its_close(ws: ClientWebSocketResponse) -> None:
+    await ws.close()
+
+
+async def waits_for_a_message(ws: ClientWebSocketResponse) -> None:
+    await ws.receive()
+
+
+# aiohttp's own bound of a closing handshake.
+PATIENT: dict[str, Any] = {"timeout": aiohttp.ClientWSTimeout(ws_close=60.0)}
+
+
+@pytest.mark.parametrize("limits", [{"limit": 2}, {"limit_total": 2}], ids=str)
+@pytest.mark.parametrize(
+    "hook",
+    [
+        waits_for_something_else,
+        goes_on_though_told_to_stop,
+        raises_something_else_when_told_to_stop,
+        has_a_timeout_of_its_own,
+        raises_unheard,
+        is_cancelled_unheard,
+        waits_for_its_close,
+        waits_for_a_message,
+    ],
+    ids=lambda hook: hook.__name__,
+)
+async def test_a_hook_that_failed_for_want_of_an_answer_holds_no_place(
+    server: Server,
+    make_session: SessionFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    hook: Any,
+    limits: dict[str, int],
+) -> None:
+    """Neither a check of a caller's, nor one in the background, nor a reset."""
+    monkeypatch.setattr("aiowebsocketclient.session._HASTE", 0.05)
+    frozen = False
+
+    async def frozen_only(ws: ClientWebSocketResponse) -> None:
+        if frozen:
+            await hook(ws)
+
+    async def acquire_two() -> list[ClientWebSocketResponse]:
+        async with asyncio.timeout(30):
+            return [await session.ws_connect(server.url(), **PATIENT) for _ in range(2)]
+
+    session = make_session(
+        check=frozen_only, reset=frozen_only, hook_timeout=0.2, close_timeout=60.0, **limits
+    )
+    held = await acquire_two()
+    await asyncio.gather(*[ws.release() for ws in held])
+    freeze(server)
+    frozen = True
+    # One is checked for a caller, the other behind it.
+    held = await acquire_two()
+    assert not any(ws.reused for ws in held)
+    freeze(server)
+    for ws in held:
+        ws.release()
+    held = await acquire_two()
+    assert not any(ws.reused for ws in held)
+    assert all([await echoes(ws) for ws in held])
+    frozen = False
+    await asyncio.gather(*[ws.release() for ws in held])
+
+
+@pytest.mark.parametrize("how", ["acquire_timeout", "cancelled"])
+async def test_a_check_that_its_caller_gave_up_unheard_holds_no_place(
+    server: Server, make_session: SessionFactory, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr("aiowebsocketclient.session._HASTE", 0.05)
+    session = make_session(
+        check=waits_for_something_else, hook_timeout=60.0, close_timeout=60.0, limit=1
+    )
+    await pool_one(session, server.url(), **PATIENT)
+    freeze(server)
+    with pytest.raises(asyncio.TimeoutError):
+        if how == "acquire_timeout":
+            await session.ws_connect(server.url(), **PATIENT, acquire_timeout=0.3)
+        else:
+            await asyncio.wait_for(session.ws_connect(server.url(), **PATIENT), 0.3)
+    async with asyncio.timeout(30), session.ws_connect(server.url(), **PATIENT) as ws:
+        assert await echoes(ws)
+
+
+async def test_a_server_that_was_heard_has_its_time_to_say_goodbye(
+    server: Server, make_session: SessionFactory
+) -> None:
+    async def check(ws: ClientWebSocketResponse) -> None:
+        heard = ws._slot.conn.heard
+        # The clock is coarse.
+        while ws._slot.conn.heard == heard:
+            assert await echoes(ws)
+            await asyncio.sleep(0.001)
+        freeze(server)
+        raise OSError("not fit")
+
+    session = make_session(check=check, close_timeout=300.0)
+    await pool_some(session, server.url(), 1)
+    (slot,) = session._pool.slots()
+    conn = slot.conn
+    async with session.ws_connect(server.url()) as ws:
+        assert not ws.reused
+        assert conn.timer.when() > asyncio.get_running_loop().time() + 60
+        conn.abort()
+
+
 async def test_those_that_are_alive_come_back(server: Server, make_session: SessionFactory) -> None:
     session = make_session(check=check_ping(timeout=0.2))
     await pool_some(session, server.url(), 4)
