@@ -70,13 +70,15 @@ async def look(session: WebSocketClientSession) -> None:
 async def test_it_opens_what_is_lacking(
     server: Server, make_session: SessionFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # It looks only when told to: while a connection is in use, it would open another.
+    # It does not look while a connection is in use, when it would open another.
     monkeypatch.setattr(keeping, "_PERIOD", 1_000.0)
     monkeypatch.setattr(keeping, "_PROBATION", 1_000.0)
     session = make_session()
     session.set_min_idle(server.url(), 3)
     assert session.stats().connecting == 3
-    await until(lambda: idle(session) == 3)
+    await until(lambda: idle(session) == 3 and not keeper_of(session)._under_way)
+    # Each new connection has woken it.
+    await look(session)
     async with session.ws_connect(server.url()) as ws:
         assert not ws.reused
         await ws.send_str("hello")
