@@ -24,6 +24,7 @@ from .exceptions import PoolClosedError, WebSocketPoolError, in_session
 from .keys import Target, version_of
 
 __all__ = (
+    "LOG_ON_EXCEPTION",
     "Forerunner",
     "abort",
     "check_open",
@@ -33,6 +34,10 @@ __all__ = (
 )
 
 _SUPPRESSED: Final = "connect_limiter suppressed the failure of a handshake"
+
+# CPython 3.14 lets what was shielded from a cancellation report its failure to the loop's exception
+# handler: the callback that does so.
+LOG_ON_EXCEPTION: Final = getattr(asyncio.tasks, "_log_on_exception", None)
 
 # The process, or the machine, has as many files and sockets open as it may have.
 _NO_FILES_LEFT: Final = frozenset({errno.EMFILE, errno.ENFILE})
@@ -219,6 +224,16 @@ class _Outlived:
         protocol.close()
 
 
+def _leave_lookups_unlogged(connector: Any) -> None:
+    """Let a lookup of a host fail in silence, now that the handshake that began it is cancelled.
+
+    aiohttp shields it, since others may come to wait for it.
+    """
+    if LOG_ON_EXCEPTION is not None:
+        for lookup in getattr(connector, "_resolve_host_tasks", ()):
+            lookup.remove_done_callback(LOG_ON_EXCEPTION)
+
+
 class _Attempt:
     """Stands for a client session in aiohttp's ``_ws_connect``, for one handshake.
 
@@ -261,6 +276,9 @@ class _Attempt:
         try:
             with noting:
                 ws: aiohttp.ClientWebSocketResponse = await connect(self, url, **target.options)
+        except asyncio.CancelledError:
+            _leave_lookups_unlogged(connector)
+            raise
         finally:
             if self._protocol is not None:
                 # It would be a cycle.

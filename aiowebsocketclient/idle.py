@@ -31,7 +31,7 @@ from aiohttp import WSMsgType
 
 from ._compat import Parkable, clock
 from ._pool_py import BETWEEN_FRAMES, IN_MESSAGE
-from .connecting import Forerunner
+from .connecting import LOG_ON_EXCEPTION, Forerunner
 from .exceptions import WebSocketPoolError
 from .hooks import NO_HOOKS, Hooks
 from .leaks import Place
@@ -316,7 +316,7 @@ class Connection(Parkable):
         for sending in sends:
             # It will find the connection closed, and its sender may be cancelled.
             sending.add_done_callback(_retrieve_exception)
-        if sends and _LOG_ON_EXCEPTION is not None:
+        if sends and LOG_ON_EXCEPTION is not None:
             self._writer.transport = _UnloggedTransport(self._transport)
         if self.is_gone:
             self._on_gone(self)
@@ -573,11 +573,6 @@ def _retrieve_exception(future: asyncio.Future[Any]) -> None:
         future.exception()
 
 
-# CPython 3.14 lets what was shielded from a cancellation report its failure to the loop's exception
-# handler: the callback that does so.
-_LOG_ON_EXCEPTION: Final = getattr(asyncio.tasks, "_log_on_exception", None)
-
-
 class _UnloggedTransport:
     """Stands for the transport of a closing connection, for sends that a thread compresses.
 
@@ -596,7 +591,7 @@ class _UnloggedTransport:
     def is_closing(self) -> bool:
         task = asyncio.current_task()
         if task is not None:
-            task.remove_done_callback(_LOG_ON_EXCEPTION)  # type: ignore[arg-type]
+            task.remove_done_callback(LOG_ON_EXCEPTION)  # type: ignore[arg-type]
         return bool(self._transport.is_closing())
 
 

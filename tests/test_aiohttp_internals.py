@@ -313,6 +313,9 @@ def test_what_reports_the_failure_of_a_shielded_task() -> None:
     if callback is not None:
         assert "inner.add_done_callback(_log_on_exception)" in inspect.getsource(asyncio.shield)
     assert "if self.transport.is_closing()" in inspect.getsource(WebSocketWriter)
+    lookup = inspect.getsource(aiohttp.TCPConnector._resolve_host)
+    assert "self._resolve_host_tasks.add(resolved_host_task)" in lookup
+    assert "await asyncio.shield(resolved_host_task)" in lookup
 
 
 async def test_the_parser_is_set_by_the_protocol_of_the_handshake(server: Server) -> None:

@@ -113,6 +113,30 @@ async def test_conn_timeout_covers_tcp_and_tls(make_session: SessionFactory) -> 
                 await session.ws_connect(f"{scheme}://127.0.0.1:{port}/")
 
 
+async def test_a_lookup_that_fails_after_conn_timeout_upsets_nobody(
+    make_session: SessionFactory,
+) -> None:
+    """The fixture fails where the exception handler of the loop is called."""
+    fails = asyncio.Event()
+
+    class Resolver(aiohttp.abc.AbstractResolver):
+        async def resolve(self, *args: Any, **options: Any) -> Any:
+            await fails.wait()
+            raise OSError("no such host")
+
+        async def close(self) -> None:
+            pass
+
+    connector = aiohttp.TCPConnector(resolver=Resolver())
+    client_session = aiohttp.ClientSession(connector=connector)
+    session = make_session(client_session=client_session, conn_timeout=0.05)
+    with pytest.raises(aiohttp.ConnectionTimeoutError):
+        await session.ws_connect("ws://host.invalid/")
+    assert connector._resolve_host_tasks
+    fails.set()
+    await until(lambda: not connector._resolve_host_tasks)
+
+
 @pytest.mark.parametrize("conn_timeout", [None, 0])
 async def test_no_conn_timeout(
     server: Server, make_session: SessionFactory, conn_timeout: float | None
