@@ -954,7 +954,7 @@ async def test_1000_pings_in_a_second_while_idle(
     await until(lambda: link.to_server.passed == before + 1_000 * (2 + 4 + 4))
     assert session.stats().idle == 1
     await check_whole(session, proxy.url(), proxy)
-    assert server.handshakes == LIMIT
+    assert not closed(session)
 
 
 @pytest.mark.parametrize("count", [1_000, 20_000])
@@ -974,7 +974,7 @@ async def test_pings_to_one_that_does_not_receive(
     assert not buffer
     assert not protocol._reading_paused
     await check_whole(session, server.url(), server)
-    assert server.handshakes == LIMIT
+    assert not closed(session)
 
 
 # -- in the same turn of the loop ------------------------------------------------------------------
