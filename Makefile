@@ -5,7 +5,7 @@ PYTHON ?= python3
 # For demo, bench, figures, instructions, matrix, soak, sanitize and wheels: what else goes to the command.
 ARGS ?=
 # Processes that run the tests; those wait more than they compute.
-JOBS ?= 4
+JOBS ?= 5
 # Seconds that a soak takes: the tenth part for the cores beside their model, half of the rest on
 # each loop.
 SOAK ?= 600

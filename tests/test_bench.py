@@ -150,6 +150,7 @@ def test_header_names_versions_and_machine(quick: Any) -> None:
         assert environment["contenders"]["c"]["cython"].startswith("3.")
 
 
+@pytest.mark.slow
 def test_only_what_was_asked_for() -> None:
     chosen = measured(
         *("--impl", "py", "--impl", "floor", "--rounds", "1"),
@@ -159,6 +160,7 @@ def test_only_what_was_asked_for() -> None:
     assert all(len(result["samples"]) == 1 for result in chosen["results"])
 
 
+@pytest.mark.slow
 def test_text_has_a_line_for_each_and_json_goes_to_a_file(tmp_path: Path) -> None:
     file = tmp_path / "run.json"
     run = bench("--quick", "--impl", "py", "--scenario", "core", "--json", str(file))
@@ -181,6 +183,7 @@ def test_scenarios_are_found_by_their_own_names() -> None:
         assert scenarios.find(name).name == name
 
 
+@pytest.mark.slow
 def test_contenders_that_are_not_there_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = Entry("nowhere:Nobody", "nobody", distributions=("no-such-distribution",))
     monkeypatch.setitem(CONTENDERS, "nobody", entry)
@@ -194,6 +197,7 @@ def test_contenders_that_are_not_there_are_left_out(monkeypatch: pytest.MonkeyPa
         pass
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_costs_its_own_samples_alone() -> None:
     run = Run(rounds=1, seconds=0.001, quick=True)
     cycle = scenarios.find("cycle")

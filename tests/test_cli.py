@@ -207,6 +207,7 @@ async def test_uvloop() -> None:
     assert end.out.splitlines()[0].endswith(f"uvloop {version}")
 
 
+@pytest.mark.slow
 @one_loop
 async def test_uvloop_missing() -> None:
     async with started(*without_module("uvloop"), *FEW, "--uvloop") as process:
@@ -236,6 +237,7 @@ async def test_rich_missing() -> None:
     assert "\nhandshakes" in end.out
 
 
+@pytest.mark.slow
 @one_loop
 async def test_own_server_ends_on_interrupt() -> None:
     async with started(*CLI, "--duration", "30") as process:
@@ -248,6 +250,7 @@ async def test_own_server_ends_on_interrupt() -> None:
     assert not is_listening(port)
 
 
+@pytest.mark.slow
 @one_loop
 async def test_own_server_ends_when_killed() -> None:
     async with started(*CLI, "--duration", "30") as process:
@@ -271,6 +274,7 @@ async def test_nobody_reads_on() -> None:
     assert end.err == ""
 
 
+@pytest.mark.slow
 async def test_own_server_is_not_upset_by_clients_that_go(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -313,6 +317,7 @@ async def test_given_server(server: Server) -> None:
     await until(lambda: not server.sockets)
 
 
+@pytest.mark.slow
 @one_loop
 async def test_headers_and_protocols_reach_the_server(server: Server) -> None:
     end = await cli(
@@ -333,6 +338,7 @@ async def test_headers_and_protocols_reach_the_server(server: Server) -> None:
         assert request.path_qs == f"/path?token={SECRET}"
 
 
+@pytest.mark.slow
 @one_loop
 async def test_unasked_messages_do_not_stop_it(server: Server) -> None:
     end = await cli(server.url("/greet"), "--requests", "30", "--json")
@@ -353,6 +359,7 @@ async def test_interrupt_tells_what_was_done(server: Server) -> None:
     assert end.result["speedup"] is None
 
 
+@pytest.mark.slow
 @one_loop
 async def test_interrupt_before_anything_was_done(server: Server) -> None:
     async with started(*CLI, server.url("/hang"), "--timeout", "30", "--json") as process:
@@ -374,6 +381,7 @@ async def test_refused_port(unused_tcp_port: int) -> None:
     assert SECRET not in end.out
 
 
+@pytest.mark.slow
 @one_loop
 async def test_unknown_host() -> None:
     end = await cli("ws://nowhere.invalid/", "--json")
@@ -381,6 +389,7 @@ async def test_unknown_host() -> None:
     assert end.out == ""
 
 
+@pytest.mark.slow
 @one_loop
 async def test_refused_handshake(server: Server) -> None:
     url = server.url(f"/refuse?token={SECRET}").replace("//", f"//user:{SECRET}@")
@@ -389,6 +398,7 @@ async def test_refused_handshake(server: Server) -> None:
     assert SECRET not in end.out + end.err
 
 
+@pytest.mark.slow
 @one_loop
 async def test_credentials_twice(server: Server) -> None:
     url = server.url().replace("//", f"//user:{SECRET}@")
@@ -397,6 +407,7 @@ async def test_credentials_twice(server: Server) -> None:
     assert SECRET not in end.out + end.err
 
 
+@pytest.mark.slow
 @one_loop
 @pytest.mark.parametrize(
     ("path", "seconds", "words"),
@@ -411,6 +422,7 @@ async def test_no_answer(server: Server, path: str, seconds: str, words: str) ->
     assert end.out == ""
 
 
+@pytest.mark.slow
 @one_loop
 async def test_no_answer_while_it_goes_on(server: Server) -> None:
     end = await cli(server.url("/silent"), "--duration", "0.2", "--json")
@@ -418,6 +430,7 @@ async def test_no_answer_while_it_goes_on(server: Server) -> None:
     assert end.out == ""
 
 
+@pytest.mark.slow
 @one_loop
 async def test_server_that_stops_answering() -> None:
     class Tired(Server):
@@ -438,6 +451,7 @@ async def test_server_that_stops_answering() -> None:
     assert 0 < end.result["pool"]["requests"] <= 50
 
 
+@pytest.mark.slow
 @one_loop
 async def test_server_that_refuses_one_connection_per_request(server: Server) -> None:
     end = await cli(server.url("/once"), *FEW, "--limit", "1", "--json")
@@ -446,6 +460,7 @@ async def test_server_that_refuses_one_connection_per_request(server: Server) ->
     assert end.result["connecting_each_time"] is None
 
 
+@pytest.mark.slow
 @one_loop
 async def test_no_http_server() -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -468,6 +483,7 @@ async def test_untrusted_certificate(tls_server: Server) -> None:
     assert end.out == ""
 
 
+@pytest.mark.slow
 @one_loop
 async def test_no_verify(tls_server: Server) -> None:
     end = await cli(tls_server.url(), *FEW, "--no-verify", "--json")
@@ -475,6 +491,7 @@ async def test_no_verify(tls_server: Server) -> None:
     assert end.result["pool"]["handshakes"] <= 3
 
 
+@pytest.mark.slow
 @one_loop
 async def test_trusted_certificate(
     tls_server: Server, authority: trustme.CA, tmp_path: Path
@@ -485,6 +502,7 @@ async def test_trusted_certificate(
     assert (end.code, end.err) == (0, "")
 
 
+@pytest.mark.slow
 @one_loop
 async def test_no_tls_server(server: Server) -> None:
     end = await cli(server.url().replace("http:", "wss:"))

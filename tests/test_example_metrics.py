@@ -18,6 +18,7 @@ from .examples import FOLDER, serving
 pytestmark = [
     pytest.mark.skipif(not FOLDER.is_dir(), reason="examples/ is not there"),
     pytest.mark.timeout(300),
+    pytest.mark.slow,
 ]
 
 FORMATS = {

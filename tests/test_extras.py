@@ -10,6 +10,7 @@ EXTRAS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("extra", "library", "called"), EXTRAS)
 def test_without_its_library_the_import_says_what_to_install(
     extra: str, library: str, called: str

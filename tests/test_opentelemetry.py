@@ -458,6 +458,7 @@ async def test_the_provider_keeps_no_pool(
     assert sdk.metrics()
 
 
+@pytest.mark.slow
 async def test_read_in_another_thread_while_connections_come_and_go(
     sdk: Sdk, make_session: SessionFactory, server: Server
 ) -> None:
@@ -575,6 +576,7 @@ LATE = 'late = OpenTelemetry(pool_name="late")'
 NAMED = 'named = OpenTelemetry(pool_name="named", meter_provider=provider)'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "steps",
     [

@@ -97,6 +97,7 @@ def passed(result: pytest.RunResult, count: int) -> None:
 # -- whoever runs the tests ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_with_asyncio_in_auto_mode(run: Run) -> None:
     passed(run(ASYNC_TESTS, ini=AUTO), 5)
 

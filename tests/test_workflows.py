@@ -62,6 +62,7 @@ def needs(name: str) -> pytest.MarkDecorator:
 
 
 @needs("check_jsonschema")
+@pytest.mark.slow
 def test_they_are_what_github_takes() -> None:
     schema = ("check_jsonschema", "--builtin-schema")
     module(*schema, "vendor.github-workflows", *WORKFLOWS)
@@ -94,6 +95,7 @@ def test_what_is_published_was_tested_and_is_approved() -> None:
     assert jobs["publish"]["environment"]["name"] == "pypi"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not there")
 @pytest.mark.parametrize(
     "command",
@@ -149,22 +151,26 @@ bash = pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not ther
 
 
 @bash
+@pytest.mark.slow
 def test_tag_of_what_was_prepared(prepared: Path) -> None:
     assert check_tag(prepared, "v1.2.0") == (True, "")
 
 
 @bash
+@pytest.mark.slow
 def test_tag_of_another_version(prepared: Path) -> None:
     assert check_tag(prepared, "v1.2.1") == (False, "the tag is not v1.2.0\n")
 
 
 @bash
+@pytest.mark.slow
 def test_tag_with_notes_left(prepared: Path) -> None:
     (prepared / "CHANGES" / "+more.feature.rst").touch()
     assert check_tag(prepared, "v1.2.0") == (False, "notes are left in CHANGES/\n")
 
 
 @bash
+@pytest.mark.slow
 def test_tag_without_changes(prepared: Path) -> None:
     (prepared / "CHANGES.rst").write_text("Changes\n=======\n")
     assert check_tag(prepared, "v1.2.0") == (False, "CHANGES.rst has no 1.2.0\n")
