@@ -43,6 +43,7 @@ from ._compat import (
 )
 from ._pool_py import ACQUIRED, CLOSE_REASONS, CLOSING, IDLE, LATE_FLOOR, Completion
 from .connecting import abort, check_open, connect, own_client_session, take_from_connector
+from .connection import Connection
 from .exceptions import (
     HandshakeFailure,
     PoolClosedError,
@@ -53,7 +54,6 @@ from .exceptions import (
     twin_of,
 )
 from .hooks import NO_HOOKS, Hook, hooks_of, is_being_cancelled, run_hook
-from .idle import Connection
 from .implied import Implied
 from .keeping import Keeper
 from .keys import (

@@ -1,6 +1,6 @@
 """Every private name of aiohttp that the package relies on, and what it is relied on for.
 
-Where one of these fails on a new aiohttp, ``checks.py``, ``idle.py``, ``response.py`` or
+Where one of these fails on a new aiohttp, ``checks.py``, ``connection.py``, ``response.py`` or
 ``session.py`` must be looked at before that version is supported.
 """
 
@@ -22,7 +22,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from aiowebsocketclient import WebSocketClientSession
-from aiowebsocketclient.idle import _fragments_of
+from aiowebsocketclient.connection import _fragments_of
 from aiowebsocketclient.response import CONNECTION, USUAL, ClientWebSocketResponse, _Spent
 
 from .conftest import SessionFactory, until

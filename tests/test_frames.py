@@ -20,9 +20,9 @@ from aiohttp.http_websocket import WebSocketWriter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aiowebsocketclient import WebSocketClientSession, WebSocketPoolError, idle
+from aiowebsocketclient import WebSocketClientSession, WebSocketPoolError, connection
 from aiowebsocketclient.connecting import Forerunner
-from aiowebsocketclient.idle import Connection
+from aiowebsocketclient.connection import Connection
 from aiowebsocketclient.response import ClientWebSocketResponse
 
 from .conftest import SessionFactory, until
@@ -537,7 +537,7 @@ async def test_a_parser_that_shows_nothing_is_refused(
 ) -> None:
     async with raw() as server:
         session = make_session(close_timeout=0.01)
-        monkeypatch.setattr(idle.gc, "get_referents", lambda parser: [])
+        monkeypatch.setattr(connection.gc, "get_referents", lambda parser: [])
         monkeypatch.setattr(
             "aiohttp._websocket.reader_py.WebSocketReader._payload_fragments", None, raising=False
         )

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from aiowebsocketclient import WebSocketClientSession
-from aiowebsocketclient.idle import Connection
+from aiowebsocketclient.connection import Connection
 
 from .conftest import SessionFactory, strike_heartbeat, until
 from .proxy import frame, proxying
