@@ -6,6 +6,7 @@ from typing import Any, Final, TypeVar
 from ._compat import Pool, Waiter, clock
 from .exceptions import AcquireError, PoolTimeoutError, TooManyWaitersError, in_session
 from .keys import EndpointKey
+from .settings import Settings
 
 __all__ = ("Refusals",)
 
@@ -23,22 +24,11 @@ _WAITED_FOR: Final = {
 class Refusals:
     """Makes these errors for one session."""
 
-    __slots__ = ("_max_connecting", "_pool", "_session_name", "limit", "limit_total")
+    __slots__ = ("_pool", "_settings")
 
-    def __init__(
-        self,
-        pool: Pool,
-        *,
-        limit: int | None,
-        limit_total: int | None,
-        max_connecting: int | None,
-        session_name: str | None,
-    ) -> None:
+    def __init__(self, pool: Pool, settings: Settings) -> None:
         self._pool = pool
-        self._session_name = session_name
-        self.limit = limit
-        self.limit_total = limit_total
-        self._max_connecting = max_connecting
+        self._settings = settings
 
     def at_once(self, endpoint: EndpointKey) -> PoolTimeoutError:
         """Return the error of a caller whose ``acquire_timeout`` of 0 lets it not wait."""
@@ -71,7 +61,7 @@ class Refusals:
         gauges, lacking, age, failure = self._pool.situation(endpoint, clock())
         waited_for = waited_for or lacking
         connecting, acquired, idle, closing, waiting, _ = gauges
-        limit = "no limit" if self.limit is None else f"limit {self.limit}"
+        limit = "no limit" if self._settings.limit is None else f"limit {self._settings.limit}"
         numbers = f"{limit}: {acquired} in use, {idle} idle, {connecting} connecting"
         if closing:
             numbers += f", {closing} closing"
@@ -82,13 +72,13 @@ class Refusals:
             since = max(0.0, time.time() - failure.time)
             numbers += f"; last failed handshake: {failure}, {since:.1f} s ago"
         why = f": {_WAITED_FOR[waited_for]}" if waited_for else ""
-        error = kind(in_session(self._session_name, f"{said}{why} ({numbers})"))
-        if self._session_name is not None:
-            error.session_name = self._session_name
+        error = kind(in_session(self._settings.name, f"{said}{why} ({numbers})"))
+        if self._settings.name is not None:
+            error.session_name = self._settings.name
         error.endpoint = endpoint
         error.waited_for = waited_for
-        error.limit, error.limit_total = self.limit, self.limit_total
-        error.max_connecting = self._max_connecting
+        error.limit, error.limit_total = self._settings.limit, self._settings.limit_total
+        error.max_connecting = self._settings.max_connecting
         error.acquired, error.idle, error.closing = acquired, idle, closing
         error.connecting, error.waiting = connecting, waiting
         error.oldest_handshake = age if connecting else None

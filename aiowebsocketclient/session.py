@@ -33,7 +33,6 @@ from ._compat import (
     Caller,
     Express,
     Plan,
-    Pool,
     SessionBase,
     Slot,
     Waiter,
@@ -53,7 +52,7 @@ from .exceptions import (
     status_of,
     twin_of,
 )
-from .hooks import NO_HOOKS, Hook, hooks_of, is_being_cancelled, run_hook
+from .hooks import Hook, is_being_cancelled, run_hook
 from .implied import Implied
 from .keeping import Keeper
 from .keys import (
@@ -70,9 +69,10 @@ from .logs import is_debugging, log
 from .refusals import Refusals
 from .response import ClientWebSocketResponse, Pending
 from .reuse import ReuseWatch
+from .settings import Settings
 from .stats import PoolStats
 from .targets import Targets
-from .tracing import TraceConfig, Tracer, trace_configs_of
+from .tracing import TraceConfig, Tracer
 from .typedefs import Acquisition, WS_co, WSConnectOptions
 
 __all__ = ("GOING_AWAY", "WebSocketClientSession")
@@ -102,9 +102,6 @@ _LIFETIME_TICK: Final = 0.05
 # the seconds that their closing handshakes have.
 _FEWEST_FREED: Final = 4
 _FREEING_GRACE: Final = 1.0
-
-# Sockets that select() of CPython on Windows takes, by which one of asyncio's loops goes there.
-_MAX_SELECTED_ON_WINDOWS: Final = 512
 
 # Seconds that a timer may be late where the machine is not busy.
 _BUSY: Final = 0.1
@@ -269,27 +266,16 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         "__weakref__",
         "_checking",
         "_client_session_owner",
-        "_close_timeout",
-        "_conn_timeout",
-        "_connect_limiter",
         "_deadline",
-        "_force_close",
-        "_hook_timeout",
-        "_hooks",
         "_keepers",
         "_leak_watch",
-        "_limit",
-        "_limit_total",
-        "_max_lifetime",
-        "_name",
         "_on_ended",
         "_on_gone",
         "_on_look",
         "_refusals",
-        "_response_class",
-        "_retire_on",
         "_reuse_watch",
         "_set_aside",
+        "_settings",
         "_tick",
         "_tracer",
     )
@@ -331,54 +317,27 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         trace_configs: Iterable[TraceConfig] = (),
         name: str | None = None,
     ) -> None:
-        self._name = arguments.session_name("name", name)
-        self._conn_timeout = arguments.seconds("conn_timeout", conn_timeout) or None
-        self._force_close = bool(force_close)
-        self._limit = arguments.places("limit", limit) or None
+        # The options by name, and no other local variable yet.
+        settings = self._settings = Settings(locals())
         self._client_session = arguments.client_session(client_session)
         self._client_session_owner = bool(client_session_owner)
         self._loop = arguments.loop(loop)
         self._bound = False
-        self._response_class = arguments.response_class(ws_response_class)
-        self._limit_total = arguments.places("limit_total", limit_total) or None
-        self._acquire_timeout = arguments.seconds("acquire_timeout", acquire_timeout)
-        self._max_lifetime = arguments.positive("max_lifetime", max_lifetime)
-        self._close_timeout = arguments.some_seconds("close_timeout", close_timeout)
-        self._connect_limiter = arguments.limiter(connect_limiter)
-        self._hooks = hooks_of({"configure": configure, "check": check, "reset": reset}, NO_HOOKS)
-        self._hook_timeout = arguments.positive("hook_timeout", hook_timeout)
-        self._retire_on = arguments.close_codes("retire_on", retire_on)
-        threshold = arguments.positive("leak_threshold", leak_threshold)
-        self._leak_watch = None if threshold is None else LeakWatch(threshold, self._name)
+        self._acquire_timeout = settings.acquire_timeout
+        threshold = settings.leak_threshold
+        self._leak_watch = None if threshold is None else LeakWatch(threshold, settings.name)
         # What is not pooled is not meant to be reused.
-        self._reuse_watch = None if self._force_close else ReuseWatch(self._name)
-        traced = trace_configs_of(trace_configs)
-        self._tracer = Tracer(self, traced) if traced else None
+        self._reuse_watch = None if settings.force_close else ReuseWatch(settings.name)
+        self._tracer = Tracer(self, settings.trace_configs) if settings.trace_configs else None
         # Whether each acquisition and each end of one has to go through here.
         self._is_watched = self._tracer is not None or self._leak_watch is not None
-        waiting = arguments.places("max_waiting", max_waiting)
-        most_connecting = arguments.places("max_connecting", max_connecting) or None
-        self._pool = Pool(
-            limit=self._limit or 0,
-            limit_total=self._limit_total or 0,
-            max_connecting=most_connecting or 0,
-            max_waiting=-1 if waiting is None else waiting,
-            max_idle=arguments.positive("max_idle", max_idle) or math.inf,
-            max_idle_connections=_max_idle_connections(max_idle_connections) or 0,
-            cooldown=arguments.some_seconds("cooldown", cooldown),
-        )
-        self._refusals = Refusals(
-            self._pool,
-            limit=self._limit,
-            limit_total=self._limit_total,
-            max_connecting=most_connecting,
-            session_name=self._name,
-        )
+        self._pool = settings.make_pool()
+        self._refusals = Refusals(self._pool, settings)
         self._express = self._lending = self._make_express(None, 0)
         # Where there is a check or a reset, the session itself has to see to every call.
         self._detour = self._make_express(None, 0)
         self._detour.plain_exit = False
-        self._targets = Targets(arguments.header_dict("headers", headers))
+        self._targets = Targets(settings.headers)
         self._atoms = _ATOMS
         self._implied: Implied | None = None
         self._default_headers: CIMultiDict[str] = CIMultiDict()
@@ -388,7 +347,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             self._watch_headers(client_session)
         self._debug = False
         # One timer serves the whole pool.
-        self._tick = min(max_idle or math.inf, (max_lifetime or math.inf) * _LIFETIME_TICK)
+        self._tick = min(
+            settings.max_idle or math.inf, (settings.max_lifetime or math.inf) * _LIFETIME_TICK
+        )
         self._timer: asyncio.TimerHandle | None = None
         self._timer_when = math.inf
         self._close_task: asyncio.Task[None] | None = None
@@ -425,17 +386,17 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     @property
     def name(self) -> str | None:
         """The name that the session was given; None: it has none."""
-        return self._name
+        return self._settings.name
 
     @property
     def limit(self) -> int | None:
         """Simultaneous connections to one endpoint; None: no limit.  :meth:`resize` changes it."""
-        return self._limit
+        return self._settings.limit
 
     @property
     def force_close(self) -> bool:
         """Whether a connection is closed on release instead of being pooled."""
-        return self._force_close
+        return self._settings.force_close
 
     @property
     def client_session(self) -> aiohttp.ClientSession:
@@ -469,7 +430,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     def __repr__(self) -> str:
         """Return the class and the name with live counts."""
         connecting, acquired, idle, closing, waiting, endpoints = self._pool.gauges()
-        state = "" if self._name is None else f"{self._name!r} "
+        state = "" if self._settings.name is None else f"{self._settings.name!r} "
         state += "closed " if self._closed else ""
         return (
             f"<{type(self).__name__} {state}{acquired=} {idle=} {connecting=} {closing=}"
@@ -548,7 +509,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             while True:
                 if drain_count != self._drain_count:
                     drain_count, begun, gave_way = self._drain_count, 0, False
-                    if self._limit or self._limit_total:
+                    if self._settings.limit or self._settings.limit_total:
                         # Their places may be needed.
                         await self._draining
                 late.update(slot for slot in pending.values() if slot.doubted)
@@ -645,7 +606,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         keeper = self._keepers.get(target.key)
         if wanted:
             if keeper is None:
-                keeper = Keeper(target, self._loop, self._on_look, self._name)
+                keeper = Keeper(target, self._loop, self._on_look, self._settings.name)
                 self._keepers[target.key] = keeper
             keeper.want(target, wanted)
         elif keeper is not None:
@@ -716,7 +677,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             headers=self._targets.headers,
             reuse_key=reuse_key,
             client_session=self._client_session,
-            hooks=self._hooks,
+            hooks=self._settings.hooks,
         )
 
     def _resolve_anew(
@@ -817,7 +778,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     async def _fails_check(self, waiter: Waiter, slot: Slot) -> str | None:
         conn: Connection = slot.conn
         begun = clock()
-        deadline = asyncio.timeout(self._hook_timeout)
+        deadline = asyncio.timeout(self._settings.hook_timeout)
         waiter.token.check_deadline = deadline
         try:
             await run_hook("check", self._express, conn, deadline)
@@ -894,7 +855,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             return
         # It was given one all the same, which goes on to the next.
         conn: Connection = slot.conn
-        if self._force_close:
+        if self._settings.force_close:
             self._close_acquired(slot, "forced")
         elif conn.park_cleared():
             conn.fresh = False
@@ -909,7 +870,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         running = _get_running_loop()
         if running is None:
             said = "a WebSocketClientSession is used inside a running event loop only"
-            raise RuntimeError(in_session(self._name, said))
+            raise RuntimeError(in_session(self._settings.name, said))
         if self._loop is None:
             self._loop = running
         if self._loop is not running:
@@ -918,9 +879,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 + (", which is closed" if self._loop.is_closed() else "")
                 + ": make one for each loop"
             )
-            raise RuntimeError(in_session(self._name, said))
+            raise RuntimeError(in_session(self._settings.name, said))
         if self._client_session is not None:
-            check_open(self._client_session, self._name)
+            check_open(self._client_session, self._settings.name)
         if self._bound:
             # A loop may go on in another thread.
             self._express.thread = get_ident()
@@ -930,7 +891,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             client_session = self._client_session = own_client_session()
         elif client_session._loop is not running:
             said = "client_session belongs to another event loop"
-            raise RuntimeError(in_session(self._name, said))
+            raise RuntimeError(in_session(self._settings.name, said))
         else:
             self._warn_of_connector_limit(client_session)
         self._implied = Implied(client_session, self._pool.keys) or None
@@ -954,7 +915,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 "this WebSocketClientSession belongs to the parent process, which was forked after"
                 " its first use: make one in each process"
             )
-        return PoolClosedError(in_session(self._name, said))
+        return PoolClosedError(in_session(self._settings.name, said))
 
     def _check_thread(self, what: str, handle: ClientWebSocketResponse) -> bool:
         """Refuse what cannot be done from here, before anything is.
@@ -968,7 +929,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         assert self._loop is not None
         if self._loop.is_closed():
             said = f"{what} came too late: the event loop of the session is closed"
-            raise RuntimeError(in_session(self._name, said))
+            raise RuntimeError(in_session(self._settings.name, said))
         if get_ident() == self._express.thread:
             return False
         if self._loop.is_running() and _get_running_loop() is not self._loop:
@@ -976,15 +937,15 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 f"{what} was called in another thread than that of the session's event loop:"
                 " use loop.call_soon_threadsafe() or asyncio.run_coroutine_threadsafe()"
             )
-            raise RuntimeError(in_session(self._name, said))
+            raise RuntimeError(in_session(self._settings.name, said))
         self._express.thread = get_ident()
         return True
 
     def _make_express(self, loop: asyncio.AbstractEventLoop | None, thread: int) -> Express:
-        cls = self._response_class
+        cls = self._settings.response_class
         express = Express(self._pool, cls, loop, thread)
-        express.session_name = self._name
-        express.pooling = not self._force_close
+        express.session_name = self._settings.name
+        express.pooling = not self._settings.force_close
         express.plain_exit = cls.__aexit__ is ClientWebSocketResponse.__aexit__
         return express
 
@@ -992,12 +953,13 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         connector = client_session.connector
         if connector is None:
             return
+        settings = self._settings
         for name, theirs, ours in (
-            ("limit", connector.limit, self._limit_total),
-            ("limit_per_host", connector.limit_per_host, self._limit),
+            ("limit", connector.limit, settings.limit_total),
+            ("limit_per_host", connector.limit_per_host, settings.limit),
         ):
             if theirs and theirs < (ours or math.inf):
-                log("connector_limited", session_name=self._name, setting=name, limit=theirs)
+                log("connector_limited", session_name=settings.name, setting=name, limit=theirs)
 
     # -- changing limits -------------------------------------------------------------------------
 
@@ -1012,20 +974,18 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         :param limit_total: simultaneous connections over all endpoints; None or 0: no limit.
         """
         ensure_room()
-        new_limit = self._limit if limit is UNSET else arguments.places("limit", limit) or None
-        new_total = (
-            self._limit_total
-            if limit_total is UNSET
-            else arguments.places("limit_total", limit_total) or None
-        )
+        settings = self._settings
+        new_limit, new_total = settings.limit, settings.limit_total
+        if limit is not UNSET:
+            new_limit = arguments.places("limit", limit) or None
+        if limit_total is not UNSET:
+            new_total = arguments.places("limit_total", limit_total) or None
         if self._closed:
             raise self._closed_error()
         if self._bound:
             # In its own loop and thread only.
             self._bind()
-        self._limit = new_limit
-        self._limit_total = new_total
-        self._refusals.limit, self._refusals.limit_total = new_limit, new_total
+        settings.limit, settings.limit_total = new_limit, new_total
         if self._bound:
             self._warn_of_connector_limit(self.client_session)
         self._carry_out(self._pool.resize(new_limit or 0, new_total or 0, clock()))
@@ -1223,12 +1183,12 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         ws = await connect(
             self.client_session,
             target,
-            self._response_class,
-            limiter=self._connect_limiter,
-            conn_timeout=self._conn_timeout,
+            self._settings.response_class,
+            limiter=self._settings.connect_limiter,
+            conn_timeout=self._settings.conn_timeout,
             begin=partial(self._begin_handshake, slot),
             free_files=partial(self._free_files, slot),
-            session_name=self._name,
+            session_name=self._settings.name,
         )
         try:
             conn = Connection(ws, slot, self._on_ended, self._on_gone, target.hooks)
@@ -1282,7 +1242,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             await asyncio.wait([ends[conn] for conn in left], timeout=_ABORT_GRACE)
 
     async def _configure(self, conn: Connection) -> None:
-        deadline = asyncio.timeout(self._hook_timeout)
+        deadline = asyncio.timeout(self._settings.hook_timeout)
         # From now on the server may be at work for it.
         conn.slot.cools = True
         try:
@@ -1294,15 +1254,15 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             exc.__traceback__ = None
             said = (
                 f"configure of a connection to {conn.slot.endpoint} did not end within"
-                f" hook_timeout ({self._hook_timeout:g} s)"
+                f" hook_timeout ({self._settings.hook_timeout:g} s)"
             )
-            raise aiohttp.ConnectionTimeoutError(in_session(self._name, said)) from None
+            raise aiohttp.ConnectionTimeoutError(in_session(self._settings.name, said)) from None
         finally:
             # It knows its task, which keeps the exception, whose traceback keeps this frame.
             del deadline
         if conn.has_ended:
             said = "the connection ended while it was configured"
-            raise aiohttp.ServerDisconnectedError(in_session(self._name, said))
+            raise aiohttp.ServerDisconnectedError(in_session(self._settings.name, said))
         conn.slot.cools = False
 
     def _finish_connecting(
@@ -1316,7 +1276,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         error: BaseException | None = None
         if task.cancelled():
             said = f"the handshake with {slot.endpoint} was cancelled"
-            error = WebSocketPoolError(in_session(self._name, said))
+            error = WebSocketPoolError(in_session(self._settings.name, said))
         elif (error := task.exception()) is None and (failure := task.result()) is not None:
             error = failure.error
         key: Any = slot.key
@@ -1366,9 +1326,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
 
     def _finish_connected(self, slot: Slot, key: HandshakeKey, moves: bool) -> None:
         retires = math.inf
-        if self._max_lifetime is not None:
+        if self._settings.max_lifetime is not None:
             jitter = 1 - _LIFETIME_JITTER * random.random()
-            retires = slot.born + self._max_lifetime * jitter
+            retires = slot.born + self._settings.max_lifetime * jitter
         conn: Connection = slot.conn
         plan = self._pool.connected(slot, clock(), retires, key, moves)
         # If nobody waited it is in the free list, and must be watched like all there.
@@ -1390,8 +1350,13 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         try:
             return self._implied.key_once_open(key, target, slot.conn.ws._response)
         except Exception as exc:
-            error, endpoint = type(exc).__name__, str(slot.endpoint)
-            log("cookie_jar_failed", exc, session_name=self._name, endpoint=endpoint, error=error)
+            log(
+                "cookie_jar_failed",
+                exc,
+                session_name=self._settings.name,
+                endpoint=str(slot.endpoint),
+                error=type(exc).__name__,
+            )
             return self._implied.key_of_nobody(key), False
 
     def _finish_stopped(self, slot: Slot, finished: asyncio.Future[_Failure | None]) -> None:
@@ -1410,14 +1375,14 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             # What a connect_limiter raises may be no Exception, and would be none in a group.
             return next(error for error in errors if not isinstance(error, Exception))
         said = f"{len(errors)} of {len(errors) + opened} handshakes with {target.endpoint} failed"
-        return PrewarmError(in_session(self._name, said), exceptions, opened)
+        return PrewarmError(in_session(self._settings.name, said), exceptions, opened)
 
     def _late_error(self, target: Target) -> aiohttp.ConnectionTimeoutError:
         said = (
             f"a handshake with {target.endpoint} takes several times as long as is usual there, or"
             " several seconds where none has succeeded yet"
         )
-        return aiohttp.ConnectionTimeoutError(in_session(self._name, said))
+        return aiohttp.ConnectionTimeoutError(in_session(self._settings.name, said))
 
     # -- logging -----------------------------------------------------------------------------------
 
@@ -1425,7 +1390,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         """Log an event of a connection, with the seconds since its handshake began."""
         seconds = clock() - slot.born
         endpoint = str(slot.endpoint)
-        log(event, session_name=self._name, endpoint=endpoint, seconds=seconds, **fields)
+        log(event, session_name=self._settings.name, endpoint=endpoint, seconds=seconds, **fields)
 
     def _log_connect_failed(self, slot: Slot, error: BaseException) -> None:
         status = status_of(error)
@@ -1458,7 +1423,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 plan = self._express.release(handle)
         if plan is False:
             conn: Connection | None = slot.conn
-            if conn is None or self._force_close or not conn.clear():
+            if conn is None or self._settings.force_close or not conn.clear():
                 return self._release_unfit(handle)
             if conn.resets:
                 return self._begin_reset(handle, conn)
@@ -1518,7 +1483,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     async def _succeeds(self, name: str, conn: Connection) -> bool:
         """Return whether a hook succeeded; nobody asks for the exception, which would be kept."""
         try:
-            await run_hook(name, self._express, conn, asyncio.timeout(self._hook_timeout))
+            await run_hook(name, self._express, conn, asyncio.timeout(self._settings.hook_timeout))
         except Exception:
             return False
         except asyncio.CancelledError:
@@ -1578,7 +1543,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             raise self._closed_error()
         if conn.state["_closed"] or conn.state["_closing"]:
             said = f"{handle!r} is closed: release() it instead"
-            raise WebSocketPoolError(in_session(self._name, said))
+            raise WebSocketPoolError(in_session(self._settings.name, said))
         self._end_use(slot)
         if self._client_session_owner:
             take_from_connector(conn.ws)
@@ -1615,7 +1580,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
 
     def _heed_unread_close(self, slot: Slot) -> None:
         """Let a CLOSE that came before the release count as if it had come after it."""
-        if slot.conn.unread_close_code in self._retire_on:
+        if slot.conn.unread_close_code in self._settings.retire_on:
             self._carry_out(self._pool.retire(slot))
 
     def _close_acquired(self, slot: Slot, reason: str) -> None:
@@ -1642,7 +1607,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     def _watch_closing(self, conn: Connection) -> None:
         """Bound a closing connection, and learn when its socket is gone."""
         assert self._loop is not None
-        seconds = self._close_timeout
+        seconds = self._settings.close_timeout
         if conn.is_given_up:
             # A server that was too slow to answer is too slow to say goodbye.
             seconds = min(seconds, _HASTE)
@@ -1659,7 +1624,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         """Do the closing handshake in the background."""
         assert self._loop is not None
         # In nobody's context: who leaves does not wait for it.
-        task = asyncio.Task(_goodbye(conn, self._name), loop=self._loop, context=Context())
+        task = asyncio.Task(_goodbye(conn, self._settings.name), loop=self._loop, context=Context())
         self._goodbyes.add(task)
         # Not inside the coroutine: one that is cancelled before its first step never runs.
         said = partial(_goodbye_said, self._goodbyes, conn)
@@ -1673,7 +1638,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         slot: Slot = conn.slot
         if slot.state == CLOSING:
             return
-        if code in self._retire_on:
+        if code in self._settings.retire_on:
             # A waiter that was given this one, and looks for another, is not to get one of these.
             self._carry_out(self._pool.retire(slot))
         self._close_acquired(slot, how)
@@ -1717,7 +1682,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         where = "" if place is None else "\n  ".join(["\nAcquired at:", *lines_of(place)])
         said = f"{handle!r} was never released: its connection is closed{where}"
         warnings.warn(
-            in_session(self._name, said),
+            in_session(self._settings.name, said),
             ResourceWarning,
             source=handle,
             stacklevel=2,
@@ -1750,7 +1715,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             if not self._bound:
                 self._closed = True
                 self._targets.clear()
-                deadline = _Deadline(running, self._close_timeout)
+                deadline = _Deadline(running, self._settings.close_timeout)
                 try:
                     await self._close_client_session(deadline)
                 finally:
@@ -1791,13 +1756,13 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     def _check_other_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         if not loop.is_closed():
             said = "this WebSocketClientSession belongs to another event loop"
-            raise RuntimeError(in_session(self._name, said))
+            raise RuntimeError(in_session(self._settings.name, said))
         # Whatever was open went with its loop.
         self._closed = True
         said = (
             "the event loop of this WebSocketClientSession is closed: close a session in its loop"
         )
-        raise RuntimeError(in_session(self._name, said))
+        raise RuntimeError(in_session(self._settings.name, said))
 
     def _leave_to_parent(self) -> None:
         """Take the session for closed, without touching what a child shares with its parent."""
@@ -1828,7 +1793,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         if self._leak_watch is not None:
             self._leak_watch.stop()
         self._stop_keeping()
-        self._deadline = _Deadline(self._loop, self._close_timeout)
+        self._deadline = _Deadline(self._loop, self._settings.close_timeout)
         drained = self._drained = self._loop.create_future()
         waiters, plan = self._pool.shutdown(_REASON["forced"], clock())
         for waiter in waiters:
@@ -1864,7 +1829,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             if not self._drained.done():
                 await asyncio.wait({self._drained}, timeout=_ABORT_GRACE)
             if not self._drained.done():
-                log("not_cancellable", session_name=self._name, session=repr(self))
+                log("not_cancellable", session_name=self._settings.name, session=repr(self))
         finally:
             self._targets.clear()
             try:
@@ -1889,9 +1854,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
 
     def _hasten(self) -> None:
         """Let the session be closed soon, by a close() that is under way already, too."""
-        self._close_timeout = min(self._close_timeout, _HASTE)
+        self._settings.close_timeout = min(self._settings.close_timeout, _HASTE)
         if self._deadline is not None:
-            self._deadline.bring_forward(self._close_timeout)
+            self._deadline.bring_forward(self._settings.close_timeout)
 
     def _close_behind(self) -> None:
         """Close the session for a generator that is closed, which cannot wait for anything."""
@@ -1945,23 +1910,6 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         finally:
             # Not earlier: its repr would say so of a session that nobody has closed.
             self._closed = True
-
-
-def _max_idle_connections(value: Any) -> int | None:
-    if value is UNSET:
-        soft_limit = _soft_limit_of_files()
-        return None if soft_limit is None else max(1, soft_limit // 2)
-    return arguments.idle_connections("max_idle_connections", value)
-
-
-def _soft_limit_of_files() -> int | None:
-    """Return how many files and sockets the process may have open; None: any number."""
-    try:
-        import resource
-    except ImportError:
-        return _MAX_SELECTED_ON_WINDOWS
-    soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return None if soft_limit == resource.RLIM_INFINITY else soft_limit
 
 
 def _reason_after(kind: type[BaseException]) -> str:

@@ -868,7 +868,7 @@ class Trial:
         session = self.session
         if session.closed:
             return
-        limit = session._limit_total or session._limit or 2
+        limit = session._settings.limit_total or session._limit or 2
         async with asyncio.timeout(PATIENCE):
             held = await asyncio.gather(*[self.connect(acquire_timeout=None) for _ in range(limit)])
             assert len(set(held)) == limit
@@ -877,7 +877,7 @@ class Trial:
         self._check_limits()
         await asyncio.gather(*[ws.release() for ws in held])
         assert session.stats().acquired == 0
-        if not session.force_close and session._hooks.reset is not fail:
+        if not session.force_close and session._settings.hooks.reset is not fail:
             assert session.stats().idle >= limit
 
     def look(self) -> None:
@@ -890,7 +890,7 @@ class Trial:
     def _check_limits(self) -> None:
         if self.was_resized:
             return
-        limit, limit_total = self.session._limit, self.session._limit_total
+        limit, limit_total = self.session._settings.limit, self.session._limit_total
         for server in self.arena.servers:
             assert not limit or server.peak <= limit, f"{server.peak} of {limit} connections"
         open_now = sum(server.open for server in self.arena.servers)

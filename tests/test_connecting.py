@@ -96,7 +96,7 @@ async def test_conn_timeout(server: Server, make_session: SessionFactory) -> Non
     with pytest.raises(aiohttp.ConnectionTimeoutError, match="conn_timeout") as caught:
         await session.ws_connect(server.url("/hang"))
     assert not isinstance(caught.value, PoolTimeoutError)
-    session._conn_timeout = None
+    session._settings.conn_timeout = None
     async with asyncio.timeout(30), session.ws_connect(server.url()):
         pass
 

@@ -17,8 +17,8 @@ from aiowebsocketclient import (
     TraceConfig,
     WebSocketClientSession,
     WebSocketPoolError,
+    settings,
 )
-from aiowebsocketclient import session as session_module
 
 from .conftest import SessionFactory, until
 from .servers import Server, serving
@@ -480,6 +480,6 @@ def bounds_of_pools(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         bounds.append(limits["max_idle_connections"])
         return pool(**limits)
 
-    pool = session_module.Pool
-    monkeypatch.setattr(session_module, "Pool", make)
+    pool = settings.Pool
+    monkeypatch.setattr(settings, "Pool", make)
     return bounds

@@ -1,0 +1,72 @@
+"""The options of a session: checked, and in the form in which the pool reads them."""
+
+import math
+from typing import Any, Final
+
+from . import arguments
+from ._compat import UNSET, Pool
+from .hooks import NO_HOOKS, hooks_of
+from .tracing import trace_configs_of
+
+__all__ = ("Settings",)
+
+# Sockets that select() of CPython on Windows takes, by which one of asyncio's loops goes there.
+_MAX_SELECTED_ON_WINDOWS: Final = 512
+
+
+class Settings:
+    """The options that the parts of a session read; the constructor refuses invalid ones."""
+
+    def __init__(self, given: dict[str, Any]) -> None:
+        self.name = arguments.session_name("name", given["name"])
+        self.conn_timeout = arguments.seconds("conn_timeout", given["conn_timeout"]) or None
+        self.force_close = bool(given["force_close"])
+        self.limit = arguments.places("limit", given["limit"]) or None
+        self.limit_total = arguments.places("limit_total", given["limit_total"]) or None
+        self.acquire_timeout = arguments.seconds("acquire_timeout", given["acquire_timeout"])
+        self.max_lifetime = arguments.positive("max_lifetime", given["max_lifetime"])
+        self.close_timeout = arguments.some_seconds("close_timeout", given["close_timeout"])
+        self.connect_limiter = arguments.limiter(given["connect_limiter"])
+        hooks = {name: given[name] for name in ("configure", "check", "reset")}
+        self.hooks = hooks_of(hooks, NO_HOOKS)
+        self.hook_timeout = arguments.positive("hook_timeout", given["hook_timeout"])
+        self.retire_on = arguments.close_codes("retire_on", given["retire_on"])
+        self.response_class = arguments.response_class(given["ws_response_class"])
+        self.leak_threshold = arguments.positive("leak_threshold", given["leak_threshold"])
+        self.trace_configs = trace_configs_of(given["trace_configs"])
+        self.max_waiting = arguments.places("max_waiting", given["max_waiting"])
+        self.max_connecting = arguments.places("max_connecting", given["max_connecting"]) or None
+        self.max_idle = arguments.positive("max_idle", given["max_idle"])
+        self.max_idle_connections = _max_idle_connections(given["max_idle_connections"])
+        self.cooldown = arguments.some_seconds("cooldown", given["cooldown"])
+        #: Sent with every handshake.
+        self.headers = arguments.header_dict("headers", given["headers"])
+
+    def make_pool(self) -> Pool:
+        """Return a core with these limits."""
+        return Pool(
+            limit=self.limit or 0,
+            limit_total=self.limit_total or 0,
+            max_connecting=self.max_connecting or 0,
+            max_waiting=-1 if self.max_waiting is None else self.max_waiting,
+            max_idle=self.max_idle or math.inf,
+            max_idle_connections=self.max_idle_connections or 0,
+            cooldown=self.cooldown,
+        )
+
+
+def _max_idle_connections(value: Any) -> int | None:
+    if value is UNSET:
+        soft_limit = _soft_limit_of_files()
+        return None if soft_limit is None else max(1, soft_limit // 2)
+    return arguments.idle_connections("max_idle_connections", value)
+
+
+def _soft_limit_of_files() -> int | None:
+    """Return how many files and sockets the process may have open; None: any number."""
+    try:
+        import resource
+    except ImportError:
+        return _MAX_SELECTED_ON_WINDOWS
+    soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if soft_limit == resource.RLIM_INFINITY else soft_limit
