@@ -5,6 +5,7 @@ What is private to aiohttp here is pinned by ``tests/test_aiohttp_internals.py``
 
 import asyncio
 import errno
+import math
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager, nullcontext
@@ -22,9 +23,12 @@ from yarl import URL
 
 from .exceptions import PoolClosedError, WebSocketPoolError, in_session
 from .keys import Target, version_of
+from .logs import log
+from .settings import Settings
 
 __all__ = (
     "LOG_ON_EXCEPTION",
+    "Client",
     "Forerunner",
     "abort",
     "check_open",
@@ -175,6 +179,58 @@ def take_from_connector(ws: aiohttp.ClientWebSocketResponse) -> None:
     connector = connection._connector
     connector._release_acquired(connection._key, connection.protocol)
     connection._connector = _Outlived(connector)
+
+
+class Client:
+    """The client session that connects: one that was given, or the pool's own."""
+
+    __slots__ = ("is_owned", "session")
+
+    def __init__(self, session: aiohttp.ClientSession | None, is_owned: bool) -> None:
+        #: The pool's own is made at first use.
+        self.session = session
+        #: Whether it is closed with the pool.
+        self.is_owned = is_owned
+
+    def get(self) -> aiohttp.ClientSession:
+        """Return it, once there is one."""
+        assert self.session is not None
+        return self.session
+
+    def begin(self, loop: asyncio.AbstractEventLoop, settings: Settings) -> aiohttp.ClientSession:
+        """Return it at first use, in this loop."""
+        if self.session is None:
+            self.session = own_client_session()
+        elif self.session._loop is not loop:
+            said = "client_session belongs to another event loop"
+            raise RuntimeError(in_session(settings.name, said))
+        else:
+            self.warn_of_limits(settings)
+        return self.session
+
+    def warn_of_limits(self, settings: Settings) -> None:
+        """Log where the connector of a given one allows fewer connections than the pool."""
+        connector = None if self.session is None else self.session.connector
+        if connector is None:
+            return
+        for name, theirs, ours in (
+            ("limit", connector.limit, settings.limit_total),
+            ("limit_per_host", connector.limit_per_host, settings.limit),
+        ):
+            if theirs and theirs < (ours or math.inf):
+                log("connector_limited", session_name=settings.name, setting=name, limit=theirs)
+
+    async def close(self, wait_for: Callable[..., Awaitable[object]]) -> None:
+        """Close it if it is owned, and wait for that as long as ``wait_for`` does."""
+        if self.session is None or not self.is_owned:
+            return
+        # That of a given session may be anybody's, and wait for anything.
+        closing = asyncio.ensure_future(self.session.close())
+        await wait_for(closing)
+        if closing.done():
+            closing.result()
+        else:
+            closing.cancel()
 
 
 class Forerunner:

@@ -5,15 +5,13 @@ wakes.  What may be open and who gets it is decided in ``_pool.pyx`` and ``_pool
 """
 
 import asyncio
-import math
 import os
-import random
 import ssl
 import warnings
 import weakref
 from asyncio.events import _get_running_loop
 from collections import deque
-from collections.abc import Callable, Coroutine, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from contextlib import AbstractAsyncContextManager
 from contextvars import Context, copy_context
 from functools import partial, update_wrapper
@@ -40,18 +38,11 @@ from ._compat import (
     ensure_room,
     spend,
 )
-from ._pool_py import ACQUIRED, CLOSE_REASONS, CLOSING, IDLE, LATE_FLOOR, Completion
-from .connecting import abort, check_open, connect, own_client_session, take_from_connector
+from ._pool_py import ACQUIRED, CLOSING, IDLE, LATE_FLOOR, Completion
+from .connecting import Client, check_open, take_from_connector
 from .connection import Connection
-from .exceptions import (
-    HandshakeFailure,
-    PoolClosedError,
-    PrewarmError,
-    WebSocketPoolError,
-    in_session,
-    status_of,
-    twin_of,
-)
+from .ending import Ending
+from .exceptions import PrewarmError, WebSocketPoolError, in_session
 from .hooks import Hook, is_being_cancelled, run_hook
 from .implied import Implied
 from .keeping import Keeper
@@ -65,10 +56,10 @@ from .keys import (
     version_of,
 )
 from .leaks import LeakWatch, lines_of, place_of_caller
-from .logs import is_debugging, log
+from .lifecycle import Failure, Lifecycle, fail_waiter
+from .logs import is_debugging
 from .refusals import Refusals
-from .response import ClientWebSocketResponse, Pending
-from .reuse import ReuseWatch
+from .response import ClientWebSocketResponse
 from .settings import Settings
 from .stats import PoolStats
 from .targets import Targets
@@ -81,8 +72,6 @@ __all__ = ("GOING_AWAY", "WebSocketClientSession")
 #: too much to do (1013).
 GOING_AWAY: Final = frozenset({1001, 1012, 1013})
 
-_REASON: Final = {name: index for index, name in enumerate(CLOSE_REASONS)}
-
 # What may be in the arguments of such a call besides str, and dicts and sequences of them.
 _ATOMS: Final = frozenset(
     {
@@ -92,84 +81,13 @@ _ATOMS: Final = frozenset(
     }
 )
 
-# The largest share of max_lifetime that is taken off at random, so that connections that were
-# opened together do not all end together.
-_LIFETIME_JITTER: Final = 0.05
-# The share of max_lifetime after which idle connections are looked through for old ones.
-_LIFETIME_TICK: Final = 0.05
-
-# Idle connections that are closed, at least, for a handshake that failed for want of a file, and
-# the seconds that their closing handshakes have.
-_FEWEST_FREED: Final = 4
-_FREEING_GRACE: Final = 1.0
-
-# Seconds that a timer may be late where the machine is not busy.
-_BUSY: Final = 0.1
-
 # Checks in the background that run at once.
 _MAX_CHECKING: Final = 50
 # Seconds after which a check that its caller gives up has failed, if nothing has come meanwhile.
 _SILENCE: Final = 0.1
 
-# Seconds after which a timer that has not gone off is taken for lost.
-_LATEST: Final = 1.0
-
 # With these somebody outside ends the use of a connection, which has not failed.
 _CANCELLATIONS: Final = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt)
-
-# Seconds that transports which were aborted have to go away; they need a few turns of the loop.
-_ABORT_GRACE: Final = 0.1
-
-# Seconds, at most, for a closing handshake with a server that is known to be slow, and for a
-# session whose block was left by an exception.
-_HASTE: Final = 1.0
-
-
-class _Failure:
-    """What a handshake failed with, where tasks and futures do not show it.
-
-    In the debug mode of asyncio their ``repr`` is logged, with that of their exception, and in
-    aiohttp's are the headers of the handshake.
-    """
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-
-class _Deadline:
-    """The moment at which a session that is being closed stops waiting; it can come earlier."""
-
-    __slots__ = ("_loop", "_passed", "_timer")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
-        self._loop = loop
-        self._passed: asyncio.Future[None] = loop.create_future()
-        self._timer = self._arm(seconds)
-
-    def bring_forward(self, seconds: float) -> None:
-        """Let it pass in so many seconds at the latest."""
-        if self._timer.when() - self._loop.time() > seconds:
-            self._timer.cancel()
-            self._timer = self._arm(seconds)
-
-    async def wait_for(self, *futures: asyncio.Future[Any]) -> None:
-        """Wait for the first of these until the deadline, but for a few turns of the loop."""
-        await asyncio.wait({*futures, self._passed}, return_when=asyncio.FIRST_COMPLETED)
-        if not any(future.done() for future in futures):
-            await asyncio.wait(futures, timeout=_ABORT_GRACE, return_when=asyncio.FIRST_COMPLETED)
-
-    def cancel(self) -> None:
-        """Stop its timer."""
-        self._timer.cancel()
-
-    def _arm(self, seconds: float) -> asyncio.TimerHandle:
-        return self._loop.call_later(seconds, self._pass, context=Context())
-
-    def _pass(self) -> None:
-        self._passed.set_result(None)
-
 
 # asyncio asks what it is to run whether it is a coroutine, which an Acquisition is.
 Acquisition.register(_compat.Acquisition)
@@ -264,26 +182,22 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     __slots__ = (
         "__dict__",
         "__weakref__",
+        "_carry_out",
         "_checking",
-        "_client_session_owner",
-        "_deadline",
+        "_client",
+        "_ending",
         "_keepers",
         "_leak_watch",
-        "_on_ended",
-        "_on_gone",
+        "_lifecycle",
         "_on_look",
         "_refusals",
-        "_reuse_watch",
         "_set_aside",
         "_settings",
-        "_tick",
         "_tracer",
     )
 
     # Read by __del__, which runs even where the constructor is refused its arguments.
-    _closed = True
-    # Set in a process that was forked from the one where the session was used.
-    _is_parents = False
+    _bound = False
 
     @arguments.hinting
     def __init__(
@@ -319,19 +233,19 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     ) -> None:
         # The options by name, and no other local variable yet.
         settings = self._settings = Settings(locals())
-        self._client_session = arguments.client_session(client_session)
-        self._client_session_owner = bool(client_session_owner)
+        self._client = Client(arguments.client_session(client_session), bool(client_session_owner))
         self._loop = arguments.loop(loop)
-        self._bound = False
         self._acquire_timeout = settings.acquire_timeout
         threshold = settings.leak_threshold
         self._leak_watch = None if threshold is None else LeakWatch(threshold, settings.name)
-        # What is not pooled is not meant to be reused.
-        self._reuse_watch = None if settings.force_close else ReuseWatch(settings.name)
         self._tracer = Tracer(self, settings.trace_configs) if settings.trace_configs else None
         # Whether each acquisition and each end of one has to go through here.
         self._is_watched = self._tracer is not None or self._leak_watch is not None
         self._pool = settings.make_pool()
+        self._lifecycle = Lifecycle(
+            self._pool, settings, self._client, self._tracer, self._wake_keeper
+        )
+        self._carry_out = self._lifecycle.carry_out
         self._refusals = Refusals(self._pool, settings)
         self._express = self._lending = self._make_express(None, 0)
         # Where there is a check or a reset, the session itself has to see to every call.
@@ -339,49 +253,27 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         self._detour.plain_exit = False
         self._targets = Targets(settings.headers)
         self._atoms = _ATOMS
-        self._implied: Implied | None = None
         self._default_headers: CIMultiDict[str] = CIMultiDict()
         self._default_headers_version = 0
         self._watches_headers = False
         if client_session is not None:
             self._watch_headers(client_session)
         self._debug = False
-        # One timer serves the whole pool.
-        self._tick = min(
-            settings.max_idle or math.inf, (settings.max_lifetime or math.inf) * _LIFETIME_TICK
-        )
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_when = math.inf
-        self._close_task: asyncio.Task[None] | None = None
-        self._is_finishing = False
-        # Of its being closed.
-        self._deadline: _Deadline | None = None
-        # How often drain() has closed what there was.
-        self._drain_count = 0
-        self._draining: Completion = DONE
+        self._ending = Ending(self._lifecycle, self._client, self._tracer)
         # What set_min_idle() asked for, by handshake; its cookies may change.
         self._keepers: dict[HandshakeKey, Keeper] = {}
-        self._drained: asyncio.Future[None] | None = None
-        # What ends with each handshake under way.
-        self._handshakes: dict[Slot, asyncio.Future[_Failure | None]] = {}
         # Idle connections that wait for their check in the background, and how many are checked.
         self._set_aside: deque[Slot] = deque()
         self._checking = 0
-        # Closing handshakes; the loop itself holds tasks by weak references only.
-        self._goodbyes: set[asyncio.Task[None]] = set()
-        # What a connection calls must not keep alive a session that its user has dropped.
-        this = weakref.ref(self)
-        self._on_ended = partial(_call_ended, this)
-        self._on_gone = partial(_call_gone, this)
-        self._on_look = partial(_call_keep_up, this)
-        self._closed = False
+        # What a keeper calls must not keep alive a session that its user has dropped.
+        self._on_look = partial(_call_keep_up, weakref.ref(self))
 
     # -- what can be seen ------------------------------------------------------------------------
 
     @property
     def closed(self) -> bool:
         """Whether :meth:`close` has been called."""
-        return self._closed
+        return self._lifecycle.is_closed
 
     @property
     def name(self) -> str | None:
@@ -404,10 +296,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
 
         The session's own is made at first use, which needs a running event loop.
         """
-        if self._client_session is None:
+        if self._client.session is None:
             self._bind()
-        assert self._client_session is not None
-        return self._client_session
+        return self._client.get()
 
     def stats(self) -> PoolStats:
         """Return gauges and counters over all endpoints.
@@ -431,7 +322,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         """Return the class and the name with live counts."""
         connecting, acquired, idle, closing, waiting, endpoints = self._pool.gauges()
         state = "" if self._settings.name is None else f"{self._settings.name!r} "
-        state += "closed " if self._closed else ""
+        state += "closed " if self._lifecycle.is_closed else ""
         return (
             f"<{type(self).__name__} {state}{acquired=} {idle=} {connecting=} {closing=}"
             f" {waiting=} {endpoints=}>"
@@ -498,8 +389,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         target = self._with_cookies(self._resolve(url, dict(options), reuse_key))
         begun = opened = 0
         gave_way = False
-        drain_count = self._drain_count
-        pending: dict[asyncio.Future[_Failure | None], Slot] = {}
+        drain_count = self._lifecycle.drain_count
+        pending: dict[asyncio.Future[Failure | None], Slot] = {}
         # Handshakes that were late, and what those of them that ended have raised.
         late: set[Slot] = set()
         errors: list[BaseException] = []
@@ -507,16 +398,16 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         future = failure = None
         try:
             while True:
-                if drain_count != self._drain_count:
-                    drain_count, begun, gave_way = self._drain_count, 0, False
+                if drain_count != self._lifecycle.drain_count:
+                    drain_count, begun, gave_way = self._lifecycle.drain_count, 0, False
                     if self._settings.limit or self._settings.limit_total:
                         # Their places may be needed.
-                        await self._draining
+                        await self._lifecycle.draining
                 late.update(slot for slot in pending.values() if slot.doubted)
                 # Never more than wanted altogether: what a server ends at once is not made anew.
                 most = wanted + min(len(late), wanted)
                 while (
-                    not (errors or gave_way or self._closed)
+                    not (errors or gave_way or self._lifecycle.is_closed)
                     and begun < most
                     and self._pool.open_count(target.key) < wanted
                 ):
@@ -525,9 +416,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                     if slot is None:
                         break
                     begun += 1
-                    pending[self._start_connecting(slot, target, copy_context())] = slot
+                    pending[self._lifecycle.start_connecting(slot, target, copy_context())] = slot
                 # Callers and other prewarms open some too.
-                under_way = self._under_way(target.key)
+                under_way = self._lifecycle.handshakes_of(target.key)
                 if self._pool.open_count(target.key) - len(under_way) >= wanted or errors:
                     under_way = []
                 under_way += [future for future, slot in pending.items() if not slot.doubted]
@@ -552,9 +443,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         finally:
             for slot in pending.values():
                 self._pool.abandon(slot, clock())
-            self._arm()
+            self._lifecycle.arm()
         is_short = self._pool.open_count(target.key) < wanted
-        if late and is_short and not (gave_way or self._closed):
+        if late and is_short and not (gave_way or self._lifecycle.is_closed):
             errors += late_errors
             errors += [self._late_error(target) for slot in pending.values() if slot in late]
         if errors:
@@ -563,9 +454,26 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             finally:
                 # Its traceback has this frame.
                 del errors, late_errors, failure, future
-        if self._closed:
-            raise self._closed_error()
+        if self._lifecycle.is_closed:
+            raise self._lifecycle.closed_error()
         return opened
+
+    def _prewarm_error(
+        self, target: Target, errors: list[BaseException], opened: int
+    ) -> BaseException:
+        exceptions = [error for error in errors if isinstance(error, Exception)]
+        if len(exceptions) < len(errors):
+            # What a connect_limiter raises may be no Exception, and would be none in a group.
+            return next(error for error in errors if not isinstance(error, Exception))
+        said = f"{len(errors)} of {len(errors) + opened} handshakes with {target.endpoint} failed"
+        return PrewarmError(in_session(self._settings.name, said), exceptions, opened)
+
+    def _late_error(self, target: Target) -> aiohttp.ConnectionTimeoutError:
+        said = (
+            f"a handshake with {target.endpoint} takes several times as long as is usual there, or"
+            " several seconds where none has succeeded yet"
+        )
+        return aiohttp.ConnectionTimeoutError(in_session(self._settings.name, said))
 
     def set_min_idle(
         self,
@@ -613,7 +521,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             del self._keepers[target.key]
             for slot in keeper.stop():
                 self._pool.abandon(slot, clock())
-            self._arm()
+            self._lifecycle.arm()
 
     def _keep_up(self, keeper: Keeper) -> None:
         """Open what is lacking of the connections that are to be idle."""
@@ -626,13 +534,15 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         last = keeper.rotated
         if last is not None and last.state == IDLE and not last.uses and last.key != target.key:
             # Others have replaced the cookies since. Such connections would pile up.
-            self._close_acquired(last, "evicted")
+            self._lifecycle.close_acquired(last, "evicted")
         spare = self._pool.spare_count(target.key, keeper.wanted)
         for _ in range(keeper.lacking(spare)):
             slot = self._pool.open(target.key.endpoint, target.key, clock())
             if slot is None:
                 break
-            keeper.begun(slot, self._start_connecting(slot, target, keeper.context.copy()))
+            keeper.begun(
+                slot, self._lifecycle.start_connecting(slot, target, keeper.context.copy())
+            )
 
     def _wake_keeper(self, slot: Slot) -> None:
         key: Any = slot.key
@@ -648,14 +558,6 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         for keeper in self._keepers.values():
             keeper.stop()
         self._keepers.clear()
-
-    def _under_way(self, key: HandshakeKey) -> list[asyncio.Future[_Failure | None]]:
-        handshakes = self._handshakes.items()
-        return [
-            done
-            for slot, done in handshakes
-            if slot.key == key and slot.state != CLOSING and not slot.doubted
-        ]
 
     def _watch_headers(self, client_session: aiohttp.ClientSession) -> None:
         self._default_headers = client_session.headers
@@ -676,7 +578,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             options,
             headers=self._targets.headers,
             reuse_key=reuse_key,
-            client_session=self._client_session,
+            client_session=self._client.session,
             hooks=self._settings.hooks,
         )
 
@@ -685,7 +587,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     ) -> Target:
         """Resolve the arguments of a call, and remember what has a signature."""
         target = self._resolve(url, options, reuse_key)
-        if signature is not None and not self._closed:
+        if signature is not None and not self._lifecycle.is_closed:
             self._targets.remember(signature, target)
         return target
 
@@ -694,7 +596,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         arguments.seconds("acquire_timeout", acquire_timeout)
 
     def _with_cookies(self, target: Target) -> Target:
-        return target if self._implied is None else self._implied.added_to(target)
+        return (
+            target if self._lifecycle.implied is None else self._lifecycle.implied.added_to(target)
+        )
 
     async def _acquire(self, target: Target, acquire_timeout: float | None) -> WS_co:
         """Acquire where there is more to do than to hand out what is idle."""
@@ -753,7 +657,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             endpoint: Any = caller.route.endpoint
             caller.overdue = self._refusals.at_once(endpoint)
         if caller.overdue is not None:
-            self._carry_out(self._pool.give_up(waiter, clock(), True))
+            self._lifecycle.carry_out(self._pool.give_up(waiter, clock(), True))
             raise caller.overdue
 
     async def _check(self, waiter: Waiter) -> None:
@@ -770,10 +674,10 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             if waiter.slot is slot:
                 if reason is None:
                     return
-                self._heed_unread_close(slot)
+                self._lifecycle.heed_unread_close(slot)
                 # Who may not wait for a new one gets the next that has heard something since.
                 self._set_aside_like(slot)
-                self._close_acquired(slot, reason)
+                self._lifecycle.close_acquired(slot, reason)
 
     async def _fails_check(self, waiter: Waiter, slot: Slot) -> str | None:
         conn: Connection = slot.conn
@@ -785,7 +689,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         except Exception:
             if conn.closing:
                 # The hook closes it by itself.
-                self._watch_closing(conn)
+                self._lifecycle.watch_closing(conn)
             return "lost" if conn.has_ended else "failed"
         except BaseException as exc:
             if isinstance(exc, asyncio.CancelledError) and not is_being_cancelled():
@@ -796,7 +700,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 if conn.heard < begun <= clock() - _SILENCE:
                     conn.is_silent = True
                     self._set_aside_like(slot)
-                self._close_acquired(slot, _reason_after(type(exc)))
+                self._lifecycle.close_acquired(slot, _reason_after(type(exc)))
             raise
         finally:
             waiter.token.check_deadline = None
@@ -833,15 +737,15 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             plan = self._pool.put_back(conn.slot, clock())
             # A caller that it goes straight to need not check it a second time.
             conn.fresh = conn.slot.waiter is not None
-            self._carry_out(plan)
+            self._lifecycle.carry_out(plan)
         self._check_set_aside()
 
     def _time_out(self, waiter: Waiter, acquire_timeout: float) -> None:
         error = self._refusals.timed_out(waiter, acquire_timeout)
         if waiter.queued:
             plan = self._pool.give_up(waiter, clock(), True)
-            _fail_waiter(waiter, error)
-            self._carry_out(plan)
+            fail_waiter(waiter, error)
+            self._lifecycle.carry_out(plan)
         else:
             waiter.may_wait = False
             waiter.token.overdue = error
@@ -851,22 +755,22 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         """Undo a wait that ends without a connection: cancelled, or failed."""
         slot = self._pool.decline(waiter)
         if slot is None:
-            self._carry_out(self._pool.give_up(waiter, clock(), False))
+            self._lifecycle.carry_out(self._pool.give_up(waiter, clock(), False))
             return
         # It was given one all the same, which goes on to the next.
         conn: Connection = slot.conn
         if self._settings.force_close:
-            self._close_acquired(slot, "forced")
+            self._lifecycle.close_acquired(slot, "forced")
         elif conn.park_cleared():
             conn.fresh = False
-            self._carry_out(self._pool.release(slot, clock()))
+            self._lifecycle.carry_out(self._pool.release(slot, clock()))
         else:
-            self._close_unfit(slot)
+            self._lifecycle.close_unfit(slot)
 
     def _bind(self) -> None:
         """Make sure of an open session, of its loop and of its client session."""
-        if self._closed:
-            raise self._closed_error()
+        if self._lifecycle.is_closed:
+            raise self._lifecycle.closed_error()
         running = _get_running_loop()
         if running is None:
             said = "a WebSocketClientSession is used inside a running event loop only"
@@ -880,42 +784,27 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 + ": make one for each loop"
             )
             raise RuntimeError(in_session(self._settings.name, said))
-        if self._client_session is not None:
-            check_open(self._client_session, self._settings.name)
+        if self._client.session is not None:
+            check_open(self._client.session, self._settings.name)
         if self._bound:
             # A loop may go on in another thread.
             self._express.thread = get_ident()
             return
-        client_session = self._client_session
-        if client_session is None:
-            client_session = self._client_session = own_client_session()
-        elif client_session._loop is not running:
-            said = "client_session belongs to another event loop"
-            raise RuntimeError(in_session(self._settings.name, said))
-        else:
-            self._warn_of_connector_limit(client_session)
-        self._implied = Implied(client_session, self._pool.keys) or None
+        client_session = self._client.begin(running, self._settings)
+        self._lifecycle.implied = Implied(client_session, self._pool.keys) or None
         self._watch_headers(client_session)
         self._targets.clear()
         self._debug = running.get_debug()
         self._express = self._make_express(running, get_ident())
-        self._express.open = not (self._implied or self._debug or self._is_watched)
+        self._express.open = not (self._lifecycle.implied or self._debug or self._is_watched)
         self._lending = self._express
         if self._is_watched:
             self._lending = self._make_express(running, get_ident())
             # What is released then comes here.
             self._lending.pooling = False
+        self._lifecycle.begin(running, self._express)
         self._bound = True
         _used_here[id(self)] = self
-
-    def _closed_error(self) -> PoolClosedError:
-        said = "the WebSocketClientSession is closed"
-        if self._is_parents:
-            said = (
-                "this WebSocketClientSession belongs to the parent process, which was forked after"
-                " its first use: make one in each process"
-            )
-        return PoolClosedError(in_session(self._settings.name, said))
 
     def _check_thread(self, what: str, handle: ClientWebSocketResponse) -> bool:
         """Refuse what cannot be done from here, before anything is.
@@ -949,18 +838,6 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         express.plain_exit = cls.__aexit__ is ClientWebSocketResponse.__aexit__
         return express
 
-    def _warn_of_connector_limit(self, client_session: aiohttp.ClientSession) -> None:
-        connector = client_session.connector
-        if connector is None:
-            return
-        settings = self._settings
-        for name, theirs, ours in (
-            ("limit", connector.limit, settings.limit_total),
-            ("limit_per_host", connector.limit_per_host, settings.limit),
-        ):
-            if theirs and theirs < (ours or math.inf):
-                log("connector_limited", session_name=settings.name, setting=name, limit=theirs)
-
     # -- changing limits -------------------------------------------------------------------------
 
     def resize(self, *, limit: int | None = UNSET, limit_total: int | None = UNSET) -> None:
@@ -980,15 +857,15 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             new_limit = arguments.places("limit", limit) or None
         if limit_total is not UNSET:
             new_total = arguments.places("limit_total", limit_total) or None
-        if self._closed:
-            raise self._closed_error()
+        if self._lifecycle.is_closed:
+            raise self._lifecycle.closed_error()
         if self._bound:
             # In its own loop and thread only.
             self._bind()
         settings.limit, settings.limit_total = new_limit, new_total
         if self._bound:
-            self._warn_of_connector_limit(self.client_session)
-        self._carry_out(self._pool.resize(new_limit or 0, new_total or 0, clock()))
+            self._client.warn_of_limits(settings)
+        self._lifecycle.carry_out(self._pool.resize(new_limit or 0, new_total or 0, clock()))
 
     # -- retiring --------------------------------------------------------------------------------
 
@@ -1009,405 +886,20 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         the idle ones are closed: at most ``close_timeout`` seconds later.
         """
         ensure_room()
-        parsed = None if url is None else parse_url(url, self._client_session)
-        if self._closed:
-            raise self._closed_error()
+        parsed = None if url is None else parse_url(url, self._client.session)
+        if self._lifecycle.is_closed:
+            raise self._lifecycle.closed_error()
         # What a call brought, a TLS context for one, may be why.
         self._targets.clear()
         if not self._bound:
             return DONE
         # In its own loop and thread only.
         self._bind()
-        self._drain_count += 1
-        keys: Any = None
+        keys = None
         if parsed is not None:
             every: Any = self._pool.keys()
             keys = {key for key in every if is_with(key, parsed)}
-        plan = self._pool.drain(keys)
-        if self._implied is not None:
-            self._implied.drop_routes()
-        # A handshake that is stopped has a task.
-        idle = [slot.conn for slot in plan.closing if slot.task is None]
-        self._carry_out(plan)
-        self._draining = self._all_gone(idle)
-        return self._draining
-
-    def _all_gone(self, conns: list[Connection]) -> Completion:
-        """Return what ends when the sockets of connections that are being closed are gone."""
-        if not conns:
-            return DONE
-        assert self._loop is not None
-        gone: asyncio.Future[None] = self._loop.create_future()
-        left = len(conns)
-
-        def count_down(_: object) -> None:
-            nonlocal left
-            left -= 1
-            if not left:
-                gone.set_result(None)
-
-        for conn in conns:
-            self._end_of(conn).add_done_callback(count_down)
-        return Pending(gone)
-
-    # -- carrying out what the core decides ------------------------------------------------------
-
-    def _carry_out(self, plan: Plan | None) -> None:
-        """Do all that a plan says: the core takes it for done.
-
-        What fails on the way (for want of memory, or by a KeyboardInterrupt) is done in the next
-        turn of the loop, and raised once the rest is done.
-        """
-        if plan is None:
-            return
-        error: BaseException | None = None
-        for slot in plan.opened:
-            try:
-                self._open_for_owner(slot)
-            except BaseException as exc:
-                error = exc
-                self._do_soon(self._fail_unopened, slot, exc)
-        for slot in plan.closing:
-            try:
-                self._start_closing(slot)
-            except BaseException as exc:
-                error = exc
-                self._do_soon(self._start_closing, slot)
-        for waiter in plan.woken:
-            try:
-                waiter.token.wake()
-            except BaseException as exc:
-                error = exc
-                self._do_soon(waiter.token.wake)
-        try:
-            self._arm()
-            if error is not None:
-                raise error
-        finally:
-            # Its traceback has this frame.
-            del error
-
-    def _open_for_owner(self, slot: Slot) -> None:
-        owner = slot.owner
-        # Opened for somebody, in this very plan.
-        assert owner is not None
-        self._start_connecting(slot, owner.token.route, owner.token.context)
-
-    def _do_soon(self, function: Callable[..., object], *arguments: object) -> None:
-        assert self._loop is not None
-        self._loop.call_soon(partial(function, *arguments), context=Context())
-
-    def _fail_unopened(self, slot: Slot, error: BaseException) -> None:
-        """Fail a handshake that could not even begin."""
-        if slot.task is not None:
-            # It could, but for what was to be told of it.
-            return
-        if slot.state == CLOSING:
-            self._closed_slot(slot)
-            return
-        owner, plan = self._pool.connect_failed(slot, clock(), HandshakeFailure.of(error))
-        if owner is not None:
-            _fail_waiter(owner, error)
-        self._carry_out(plan)
-
-    def _start_closing(self, slot: Slot) -> None:
-        if slot.task is not None:
-            # What is to be done then, is done when it has ended.
-            slot.task.cancel()
-        else:
-            self._watch_closing(slot.conn)
-            self._say_goodbye(slot.conn)
-
-    def _arm(self) -> None:
-        """See to it that the pool's one timer goes off in time for whatever expires next.
-
-        It runs as long as there is any connection: what is released later than now does not expire
-        earlier than what would be released now, so release need not look at it.
-        """
-        if self._closed or not len(self._pool):
-            return
-        now = clock()
-        deadline = min(self._pool.next_deadline(), now + self._tick)
-        # A loop's clock that was moved, as tests do, may never reach the time of its timer.
-        if deadline >= self._timer_when > now - _LATEST:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        assert self._loop is not None
-        self._timer_when = deadline
-        # The core's clock need not be the loop's.
-        delay = max(0.0, deadline - now)
-        # In nobody's context: it is armed anew for as long as there is any connection.
-        self._timer = self._loop.call_later(
-            delay, _call_expire, weakref.ref(self), context=Context()
-        )
-
-    def _expire(self) -> None:
-        now = clock()
-        if now - self._timer_when > _BUSY:
-            # The timer is late, so a handshake may be late for the same reason.
-            self._pool.postpone_look(now)
-        self._timer = None
-        self._timer_when = math.inf
-        self._carry_out(self._pool.expire(now))
-
-    # -- opening ---------------------------------------------------------------------------------
-
-    def _start_connecting(
-        self, slot: Slot, target: Target, context: Context
-    ) -> asyncio.Future[_Failure | None]:
-        """Begin a handshake in a task of the pool's; returns what ends with it."""
-        assert self._loop is not None
-        finished: asyncio.Future[_Failure | None] = self._loop.create_future()
-        # Not by create_task(): a task factory may start tasks eagerly, and the core must not be
-        # entered again while one of its plans is being carried out.
-        task = asyncio.Task(self._try_to_open(slot, target), loop=self._loop, context=context)
-        slot.task = task
-        self._handshakes[slot] = finished
-        if self._tracer is not None:
-            self._tracer.connect_start(slot, context)
-        # Not inside the coroutine: one that is cancelled before its first step never runs.
-        finish = partial(self._finish_connecting, slot, target, finished, slot.owner)
-        task.add_done_callback(finish, context=context)
-        return finished
-
-    async def _try_to_open(self, slot: Slot, target: Target) -> _Failure | None:
-        try:
-            await self._open(slot, target)
-        except Exception as error:
-            return _Failure(error)
-        return None
-
-    async def _open(self, slot: Slot, target: Target) -> None:
-        """Do the handshake, and configure the connection that comes of it."""
-        ws = await connect(
-            self.client_session,
-            target,
-            self._settings.response_class,
-            limiter=self._settings.connect_limiter,
-            conn_timeout=self._settings.conn_timeout,
-            begin=partial(self._begin_handshake, slot),
-            free_files=partial(self._free_files, slot),
-            session_name=self._settings.name,
-        )
-        try:
-            conn = Connection(ws, slot, self._on_ended, self._on_gone, target.hooks)
-        except BaseException:
-            abort(ws)
-            raise
-        slot.conn = conn
-        if target.hooks.configure is None:
-            return
-        try:
-            await self._configure(conn)
-        except BaseException:
-            conn.shut()
-            conn.abort()
-            conn.forget()
-            slot.conn = None
-            raise
-
-    def _begin_handshake(self, slot: Slot) -> None:
-        self._pool.begin(slot, clock())
-        self._arm()
-
-    def _free_files(self, slot: Slot) -> Coroutine[Any, Any, None] | None:
-        """Close some of the longest idle, for a handshake that failed for want of a file.
-
-        None: nothing is idle or closing, or nobody waits for that handshake.
-        """
-        if slot.owner is None:
-            return None
-        # Other handshakes, and other parts of the program, fail at the same time.
-        plan = self._pool.evict(max(_FEWEST_FREED, self.stats().idle // 8))
-        closing = list(plan.closing)
-        self._carry_out(plan)
-        if not closing:
-            # Another handshake that failed may have closed the last of them.
-            closing = [other for other in self._pool.slots() if other.state == CLOSING]
-        conns: list[Connection] = [other.conn for other in closing if other.conn is not None]
-        return self._until_gone(conns) if conns else None
-
-    async def _until_gone(self, conns: list[Connection]) -> None:
-        """Wait until the sockets of connections that are being closed are gone, at most a second.
-
-        Those that were idle, and whose servers do not answer, are aborted then.
-        """
-        ends = {conn: self._end_of(conn) for conn in conns}
-        await asyncio.wait(ends.values(), timeout=_FREEING_GRACE)
-        left = [conn for conn, end in ends.items() if not end.done() and conn.slot.crowded_out]
-        for conn in left:
-            conn.abort()
-        if left:
-            await asyncio.wait([ends[conn] for conn in left], timeout=_ABORT_GRACE)
-
-    async def _configure(self, conn: Connection) -> None:
-        deadline = asyncio.timeout(self._settings.hook_timeout)
-        # From now on the server may be at work for it.
-        conn.slot.cools = True
-        try:
-            await run_hook("configure", self._express, conn, deadline)
-        except TimeoutError as exc:
-            if not deadline.expired():
-                raise
-            # That keeps the frame of asyncio's timeout, which knows the task.
-            exc.__traceback__ = None
-            said = (
-                f"configure of a connection to {conn.slot.endpoint} did not end within"
-                f" hook_timeout ({self._settings.hook_timeout:g} s)"
-            )
-            raise aiohttp.ConnectionTimeoutError(in_session(self._settings.name, said)) from None
-        finally:
-            # It knows its task, which keeps the exception, whose traceback keeps this frame.
-            del deadline
-        if conn.has_ended:
-            said = "the connection ended while it was configured"
-            raise aiohttp.ServerDisconnectedError(in_session(self._settings.name, said))
-        conn.slot.cools = False
-
-    def _finish_connecting(
-        self,
-        slot: Slot,
-        target: Target,
-        finished: asyncio.Future[_Failure | None],
-        begun_for: Waiter | None,
-        task: asyncio.Task[_Failure | None],
-    ) -> None:
-        error: BaseException | None = None
-        if task.cancelled():
-            said = f"the handshake with {slot.endpoint} was cancelled"
-            error = WebSocketPoolError(in_session(self._settings.name, said))
-        elif (error := task.exception()) is None and (failure := task.result()) is not None:
-            error = failure.error
-        key: Any = slot.key
-        moves = False
-        if error is None and slot.state != CLOSING:
-            key, moves = self._key_once_open(slot, target)
-        # Not earlier: the cookie jar, and who is logged to, may drain what still has a task.
-        slot.task = None
-        if self._tracer is not None:
-            # One that was told to stop, too late, is not taken for open by anybody.
-            is_stopped = slot.state == CLOSING or task.cancelled()
-            self._tracer.connected(slot, asyncio.CancelledError() if is_stopped else error)
-        if slot.state == CLOSING:
-            self._finish_stopped(slot, finished)
-        elif error is None:
-            self._finish_connected(slot, key, moves)
-            finished.set_result(None)
-            if is_debugging():
-                self._log(slot, "opened")
-            if self._reuse_watch is not None and slot.state in (ACQUIRED, IDLE):
-                self._reuse_watch.opened(slot, target)
-        else:
-            owner, plan = self._pool.connect_failed(slot, clock(), HandshakeFailure.of(error))
-            # Only who asked for it without a caller looks at it: prewarm().
-            theirs = twin_of(error) if owner is not None and slot.kept else error
-            if owner is not None:
-                _fail_waiter(owner, error)
-            finished.set_result(_Failure(theirs))
-            self._carry_out(plan)
-            if owner is None and begun_for is not None and begun_for.queued:
-                self._fail_if_timed_out(begun_for, error)
-            # Not before the core knows, here and above: who is logged to may drain.
-            if is_debugging():
-                self._log_connect_failed(slot, error)
-        del self._handshakes[slot]
-
-    def _fail_if_timed_out(self, waiter: Waiter, error: BaseException) -> None:
-        """Fail a waiter whose late handshake has timed out, though it has had another since.
-
-        It has waited for as long as a connection may take: each further handshake would give it as
-        much time again.
-        """
-        if isinstance(error, asyncio.TimeoutError):
-            plan = self._pool.give_up(waiter, clock(), False)
-            _fail_waiter(waiter, error)
-            self._carry_out(plan)
-
-    def _finish_connected(self, slot: Slot, key: HandshakeKey, moves: bool) -> None:
-        retires = math.inf
-        if self._settings.max_lifetime is not None:
-            jitter = 1 - _LIFETIME_JITTER * random.random()
-            retires = slot.born + self._settings.max_lifetime * jitter
-        conn: Connection = slot.conn
-        plan = self._pool.connected(slot, clock(), retires, key, moves)
-        # If nobody waited it is in the free list, and must be watched like all there.
-        if slot.state == IDLE:
-            conn.fresh = False
-            # While it was configured, the server may have sent a PING.
-            if not conn.park_cleared():
-                self._close_unfit(slot)
-        self._carry_out(plan)
-
-    def _key_once_open(self, slot: Slot, target: Target) -> tuple[HandshakeKey, bool]:
-        """Return the handshake that a new connection answers to from now on.
-
-        And whether callers that wait for a place go along: it is what they would ask for now.
-        """
-        key: Any = slot.key
-        if self._implied is None:
-            return key, True
-        try:
-            return self._implied.key_once_open(key, target, slot.conn.ws._response)
-        except Exception as exc:
-            log(
-                "cookie_jar_failed",
-                exc,
-                session_name=self._settings.name,
-                endpoint=str(slot.endpoint),
-                error=type(exc).__name__,
-            )
-            return self._implied.key_of_nobody(key), False
-
-    def _finish_stopped(self, slot: Slot, finished: asyncio.Future[_Failure | None]) -> None:
-        """End a handshake that was told to stop, which it may have been too late for."""
-        finished.cancel()
-        if slot.conn is None:
-            self._closed_slot(slot)
-        else:
-            self._start_closing(slot)
-
-    def _prewarm_error(
-        self, target: Target, errors: list[BaseException], opened: int
-    ) -> BaseException:
-        exceptions = [error for error in errors if isinstance(error, Exception)]
-        if len(exceptions) < len(errors):
-            # What a connect_limiter raises may be no Exception, and would be none in a group.
-            return next(error for error in errors if not isinstance(error, Exception))
-        said = f"{len(errors)} of {len(errors) + opened} handshakes with {target.endpoint} failed"
-        return PrewarmError(in_session(self._settings.name, said), exceptions, opened)
-
-    def _late_error(self, target: Target) -> aiohttp.ConnectionTimeoutError:
-        said = (
-            f"a handshake with {target.endpoint} takes several times as long as is usual there, or"
-            " several seconds where none has succeeded yet"
-        )
-        return aiohttp.ConnectionTimeoutError(in_session(self._settings.name, said))
-
-    # -- logging -----------------------------------------------------------------------------------
-
-    def _log(self, slot: Slot, event: str, **fields: Any) -> None:
-        """Log an event of a connection, with the seconds since its handshake began."""
-        seconds = clock() - slot.born
-        endpoint = str(slot.endpoint)
-        log(event, session_name=self._settings.name, endpoint=endpoint, seconds=seconds, **fields)
-
-    def _log_connect_failed(self, slot: Slot, error: BaseException) -> None:
-        status = status_of(error)
-        detail = "" if status is None else f", status {status}"
-        self._log(slot, "connect_failed", error=type(error).__name__, status=status, detail=detail)
-
-    def _log_closed(self, slot: Slot, close: tuple[int, str] | None) -> None:
-        code, reason = (None, "") if close is None else close
-        self._log(
-            slot,
-            "closed",
-            reason=CLOSE_REASONS[slot.reason],
-            uses=slot.uses,
-            close_code=code,
-            close_reason=reason,
-            detail="" if close is None else f"; the server's CLOSE: {code} {reason}".rstrip(),
-        )
+        return self._lifecycle.drain(keys)
 
     # -- releasing and closing -------------------------------------------------------------------
 
@@ -1428,9 +920,11 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             if conn.resets:
                 return self._begin_reset(handle, conn)
             plan = self._express.release(handle)
-        self._carry_out(plan or None)
+        self._lifecycle.carry_out(plan or None)
         # Too old, or one too many.
-        return self._completion(slot.conn) if slot.state == CLOSING and slot.conn else DONE
+        return (
+            self._lifecycle.completion(slot.conn) if slot.state == CLOSING and slot.conn else DONE
+        )
 
     def _end_use(self, slot: Slot) -> None:
         """Tell those who watch that nobody uses a connection any more; at least once for each."""
@@ -1449,18 +943,18 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 return DONE
             # Its closing handshake would wait for a receive() that no longer tells it of its end.
             conn.wake_pending_receive()
-            return self._completion(conn)
+            return self._lifecycle.completion(conn)
         reason = "forced" if conn.is_clean() else conn.why_unfit()
-        self._heed_unread_close(slot)
+        self._lifecycle.heed_unread_close(slot)
         handle._cut_off()
         conn.wake_pending_receive()
-        self._close_acquired(slot, reason)
-        return self._completion(conn)
+        self._lifecycle.close_acquired(slot, reason)
+        return self._lifecycle.completion(conn)
 
     def _begin_reset(self, handle: ClientWebSocketResponse, conn: Connection) -> Completion:
         assert self._loop is not None
         spend(handle, {})
-        completion = self._completion(conn)
+        completion = self._lifecycle.completion(conn)
         self._run_behind("reset", conn, self._finish_reset)
         return completion
 
@@ -1500,18 +994,18 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         failure = _failure_of(task)
         if slot.state == CLOSING:
             # The session was closed meanwhile.
-            self._start_closing(slot)
+            self._lifecycle.start_closing(slot)
         elif failure or not conn.park_cleared():
             reason = conn.why_unfit() if conn.has_ended or not failure else failure
-            self._heed_unread_close(slot)
-            self._close_acquired(slot, reason)
+            self._lifecycle.heed_unread_close(slot)
+            self._lifecycle.close_acquired(slot, reason)
         else:
             return True
         return False
 
     def _finish_reset(self, conn: Connection, task: asyncio.Task[bool]) -> None:
         if self._is_fit_after(conn, task):
-            self._carry_out(self._pool.release(conn.slot, clock()))
+            self._lifecycle.carry_out(self._pool.release(conn.slot, clock()))
             if conn.closed is not None and not conn.closing:
                 pooled, conn.closed = conn.closed, None
                 pooled.set_result(None)
@@ -1531,7 +1025,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             return
         conn.give_up()
         if slot.state != CLOSING:
-            self._close_acquired(slot, _reason_after(kind))
+            self._lifecycle.close_acquired(slot, _reason_after(kind))
 
     def _detach(self, handle: ClientWebSocketResponse) -> None:
         """Leave a connection to its user for good."""
@@ -1540,12 +1034,12 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         slot: Any = handle._slot
         conn: Connection | None = slot.conn
         if conn is None or slot.state == CLOSING:
-            raise self._closed_error()
+            raise self._lifecycle.closed_error()
         if conn.state["_closed"] or conn.state["_closing"]:
             said = f"{handle!r} is closed: release() it instead"
             raise WebSocketPoolError(in_session(self._settings.name, said))
         self._end_use(slot)
-        if self._client_session_owner:
+        if self._client.is_owned:
             take_from_connector(conn.ws)
         conn.let_go()
         slot.conn = None
@@ -1553,11 +1047,11 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         handle._detached = True
         if self._tracer is not None:
             self._tracer.detached(slot)
-        if self._reuse_watch is not None:
-            self._reuse_watch.closed(slot)
-        self._carry_out(self._pool.detach(slot, clock()))
+        if self._lifecycle.reuse_watch is not None:
+            self._lifecycle.reuse_watch.closed(slot)
+        self._lifecycle.carry_out(self._pool.detach(slot, clock()))
         if is_debugging():
-            self._log(slot, "detached")
+            self._lifecycle.log(slot, "detached")
 
     def _begin_close(self, handle: ClientWebSocketResponse) -> None:
         """Take a connection out of the pool that its user is about to close."""
@@ -1570,108 +1064,13 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         self._end_use(slot)
         reason = "lost" if conn.has_ended else "user"
         conn.forget_cancelled_receive()
-        self._discard(slot, reason)
-        self._watch_closing(conn)
-
-    def _close_unfit(self, slot: Slot) -> None:
-        reason = slot.conn.why_unfit()
-        self._heed_unread_close(slot)
-        self._close_acquired(slot, reason)
-
-    def _heed_unread_close(self, slot: Slot) -> None:
-        """Let a CLOSE that came before the release count as if it had come after it."""
-        if slot.conn.unread_close_code in self._settings.retire_on:
-            self._carry_out(self._pool.retire(slot))
-
-    def _close_acquired(self, slot: Slot, reason: str) -> None:
-        self._discard(slot, reason)
-        self._watch_closing(slot.conn)
-        self._say_goodbye(slot.conn)
-
-    def _discard(self, slot: Slot, reason: str) -> None:
-        self._carry_out(self._pool.discard(slot, _REASON[reason], clock()))
-
-    def _completion(self, conn: Connection) -> Completion:
-        if conn.slot.conn is None:
-            return DONE
-        return Pending(self._end_of(conn))
-
-    def _end_of(self, conn: Connection) -> asyncio.Future[None]:
-        """Return what ends when a connection is closed, or pooled after its reset."""
-        end = conn.closed
-        if end is None:
-            assert self._loop is not None
-            end = conn.closed = self._loop.create_future()
-        return end
-
-    def _watch_closing(self, conn: Connection) -> None:
-        """Bound a closing connection, and learn when its socket is gone."""
-        assert self._loop is not None
-        seconds = self._settings.close_timeout
-        if conn.is_given_up:
-            # A server that was too slow to answer is too slow to say goodbye.
-            seconds = min(seconds, _HASTE)
-        if conn.closing:
-            if conn.timer is None or conn.timer.when() - self._loop.time() <= seconds:
-                return
-            # A hook that had begun to close it has failed since.
-            conn.timer.cancel()
-        conn.timer = self._loop.call_later(seconds, conn.abort, context=Context())
-        if not conn.closing:
-            conn.watch_closing()
-
-    def _say_goodbye(self, conn: Connection) -> None:
-        """Do the closing handshake in the background."""
-        assert self._loop is not None
-        # In nobody's context: who leaves does not wait for it.
-        task = asyncio.Task(_goodbye(conn, self._settings.name), loop=self._loop, context=Context())
-        self._goodbyes.add(task)
-        # Not inside the coroutine: one that is cancelled before its first step never runs.
-        said = partial(_goodbye_said, self._goodbyes, conn)
-        task.add_done_callback(said, context=Context())
-
-    def _ended(self, conn: Connection, how: str, code: int) -> None:
-        """Take a connection that ended while parked out of the pool, at once.
-
-        ``code`` is that of the server's CLOSE; 0: there was none.
-        """
-        slot: Slot = conn.slot
-        if slot.state == CLOSING:
-            return
-        if code in self._settings.retire_on:
-            # A waiter that was given this one, and looks for another, is not to get one of these.
-            self._carry_out(self._pool.retire(slot))
-        self._close_acquired(slot, how)
-
-    def _gone(self, conn: Connection) -> None:
-        if conn.timer is not None:
-            conn.timer.cancel()
-            conn.timer = None
-        if conn.closed is not None and not conn.closed.done():
-            conn.closed.set_result(None)
-        close = conn.look_for_close()
-        conn.forget()
-        conn.slot.conn = None
-        if self._reuse_watch is not None:
-            self._reuse_watch.closed(conn.slot)
-        if self._tracer is not None:
-            self._tracer.closed(conn.slot, close)
-        # A handshake that was stopped too late was not logged as opened either.
-        if is_debugging() and conn.slot.reason >= 0:
-            self._log_closed(conn.slot, close)
-        self._closed_slot(conn.slot)
-        if self._keepers:
-            self._wake_keeper(conn.slot)
-
-    def _closed_slot(self, slot: Slot) -> None:
-        self._carry_out(self._pool.closed(slot, clock()))
-        if self._drained is not None and not self._drained.done() and not len(self._pool):
-            self._drained.set_result(None)
+        self._lifecycle.discard(slot, reason)
+        self._lifecycle.watch_closing(conn)
 
     def _handle_lost(self, handle: ClientWebSocketResponse) -> None:
         """Get back what a handle held that was collected unreleased; called by its finalizer."""
         slot: Any = handle._slot
-        if slot.state != ACQUIRED or self._is_parents:
+        if slot.state != ACQUIRED or self._lifecycle.is_parents:
             # The session was closed under it.
             return
         assert self._loop is not None
@@ -1691,13 +1090,13 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     def _reclaim(self, slot: Slot) -> None:
         self._end_use(slot)
         if slot.conn is not None and slot.state != CLOSING:
-            self._close_acquired(slot, "failed")
+            self._lifecycle.close_acquired(slot, "failed")
 
     # -- the end ---------------------------------------------------------------------------------
 
     def detach(self) -> None:
         """Leave the client session open when this session is closed."""
-        self._client_session_owner = False
+        self._client.is_owned = False
 
     async def close(self) -> None:
         """Close every connection, in use or not, and the client session if it is owned.
@@ -1706,59 +1105,35 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         ``close_timeout`` seconds those whose server does not answer are aborted.  It can be called
         again; cancelled, it goes on in the background.
         """
-        if self._close_task is None:
-            if self._closed:
+        if self._ending.task is None:
+            if self._lifecycle.is_closed:
                 return
             running = asyncio.get_running_loop()
             if self._loop is not None and self._loop is not running:
                 self._check_other_loop(self._loop)
             if not self._bound:
-                self._closed = True
+                self._lifecycle.is_closed = True
                 self._targets.clear()
-                deadline = _Deadline(running, self._settings.close_timeout)
-                try:
-                    await self._close_client_session(deadline)
-                finally:
-                    deadline.cancel()
+                await self._ending.close_client(running)
                 return
             self._begin_to_close()
-        if self._tracer is not None:
-            self._tracer.closing()
-        while (closing := self._close_task) is not None:
-            try:
-                await asyncio.shield(closing)
-            except asyncio.CancelledError:
-                if is_being_cancelled() or not closing.cancelled():
-                    raise
-                # Not this caller was cancelled: the task was, which then has closed all the faster,
-                # or had not begun, and another has.
-            if self._close_task is closing:
-                return
+        await self._ending.wait()
 
     def _begin_to_close(self) -> None:
         ensure_room()
-        self._closed = True
         self._express.open = False
-        self._start_shutdown()
-        self._finish_closing(self._finish_shutdown())
-
-    def _finish_closing(self, steps: Coroutine[Any, Any, None]) -> None:
-        assert self._loop is not None
-        self._close_task = asyncio.Task(steps, loop=self._loop)
-        self._close_task.add_done_callback(self._close_if_not_begun)
-
-    def _close_if_not_begun(self, task: asyncio.Task[None]) -> None:
-        """Close all the same where somebody has cancelled all the tasks there are."""
-        assert self._loop is not None
-        if task.cancelled() and not self._is_finishing and not self._loop.is_closed():
-            self._finish_closing(self._abort_all())
+        self._targets.clear()
+        if self._leak_watch is not None:
+            self._leak_watch.stop()
+        self._stop_keeping()
+        self._ending.begin(self.__repr__)
 
     def _check_other_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         if not loop.is_closed():
             said = "this WebSocketClientSession belongs to another event loop"
             raise RuntimeError(in_session(self._settings.name, said))
         # Whatever was open went with its loop.
-        self._closed = True
+        self._lifecycle.is_closed = True
         said = (
             "the event loop of this WebSocketClientSession is closed: close a session in its loop"
         )
@@ -1766,97 +1141,13 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
 
     def _leave_to_parent(self) -> None:
         """Take the session for closed, without touching what a child shares with its parent."""
-        self._closed = self._is_parents = True
         self._express.open = False
-        self._close_task = None
-        if self._timer is not None:
-            self._timer.cancel()
-        slots = self._pool.slots()
-        conns = [slot.conn for slot in slots if slot.conn is not None]
-        states = [dict(conn.state) for conn in conns]
-        # Not stopped: that would ask the loop, which may refuse it in another thread than its own.
-        tracer, self._tracer = self._tracer, None
+        self._ending.leave_to_parent()
+        self._tracer = None
         if self._leak_watch is not None:
             self._leak_watch.stop()
         self._stop_keeping()
-        held = (slots, conns, states, set(self._goodbyes), self._client_session, tracer)
-        _inherited.append(held)
-        for conn in conns:
-            conn.leave_to_parent(self._closed_error)
-            conn.slot.conn = None
-
-    def _start_shutdown(self) -> None:
-        assert self._loop is not None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._leak_watch is not None:
-            self._leak_watch.stop()
-        self._stop_keeping()
-        self._deadline = _Deadline(self._loop, self._settings.close_timeout)
-        drained = self._drained = self._loop.create_future()
-        waiters, plan = self._pool.shutdown(_REASON["forced"], clock())
-        for waiter in waiters:
-            _fail_waiter(waiter, self._closed_error())
-        self._carry_out(plan)
-        if not len(self._pool):
-            drained.set_result(None)
-
-    async def _finish_shutdown(self) -> None:
-        assert self._drained is not None
-        assert self._deadline is not None
-        self._is_finishing = True
-        try:
-            # A connection is aborted by its own timer; what else may hang is a handshake that does
-            # not let itself be cancelled, in a connect_limiter say.
-            if not self._drained.done():
-                await self._deadline.wait_for(self._drained)
-        except asyncio.CancelledError:
-            # Somebody has cancelled all the tasks there are. (Not so where the loop was left and
-            # is gone: nothing can be asked of that any more.)
-            await self._abort_all()
-            raise
-        await self._abort_all()
-
-    async def _abort_all(self) -> None:
-        assert self._drained is not None
-        assert self._deadline is not None
-        self._is_finishing = True
-        for slot in self._pool.slots():
-            if slot.conn is not None:
-                slot.conn.abort()
-        try:
-            if not self._drained.done():
-                await asyncio.wait({self._drained}, timeout=_ABORT_GRACE)
-            if not self._drained.done():
-                log("not_cancellable", session_name=self._settings.name, session=repr(self))
-        finally:
-            self._targets.clear()
-            try:
-                await self._close_client_session(self._deadline)
-                if self._tracer is not None:
-                    await self._tracer.finish(self._deadline.wait_for)
-            finally:
-                # Cancelled, it leaves no timer behind that keeps the session.
-                self._deadline.cancel()
-                self._deadline = None
-
-    async def _close_client_session(self, deadline: _Deadline) -> None:
-        if self._client_session is None or not self._client_session_owner:
-            return
-        # That of a given session may be anybody's, and wait for anything.
-        closing = asyncio.ensure_future(self._client_session.close())
-        await deadline.wait_for(closing)
-        if closing.done():
-            closing.result()
-        else:
-            closing.cancel()
-
-    def _hasten(self) -> None:
-        """Let the session be closed soon, by a close() that is under way already, too."""
-        self._settings.close_timeout = min(self._settings.close_timeout, _HASTE)
-        if self._deadline is not None:
-            self._deadline.bring_forward(self._settings.close_timeout)
+        _inherited.append(self._lifecycle.leave_to_parent())
 
     def _close_behind(self) -> None:
         """Close the session for a generator that is closed, which cannot wait for anything."""
@@ -1864,8 +1155,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             self._begin_to_close()
             return
         task = asyncio.Task(self.close(), loop=self._loop)
-        self._goodbyes.add(task)
-        task.add_done_callback(self._goodbyes.discard)
+        self._lifecycle.goodbyes.add(task)
+        task.add_done_callback(self._lifecycle.goodbyes.discard)
 
     async def __aenter__(self) -> Self:
         """Return the session."""
@@ -1880,28 +1171,23 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     ) -> None:
         """Close the session; after an exception within about a second, whatever the servers do."""
         if exc_type is not None and _get_running_loop() is self._loop:
-            self._hasten()
+            self._ending.hasten()
         if exc_type is None or not issubclass(exc_type, GeneratorExit):
             await self.close()
-        elif _get_running_loop() is self._loop and not self._closed:
+        elif _get_running_loop() is self._loop and not self._lifecycle.is_closed:
             self._close_behind()
 
     def __del__(self) -> None:
         """Warn of a session that was not closed, and close what can be closed."""
-        if self._closed or not self._bound:
+        if not self._bound or self._lifecycle.is_closed:
             return
         assert self._loop is not None
-        conns = [slot.conn for slot in self._pool.slots() if slot.conn is not None]
-        if self._client_session is not None and self._client_session_owner:
+        if self._client.session is not None and self._client.is_owned:
             # It would warn a second time of the same.
-            self._client_session.detach()
+            self._client.session.detach()
         if not self._loop.is_closed():
             # The garbage collector may run in any thread.
-            if self._timer is not None:
-                self._loop.call_soon_threadsafe(self._timer.cancel)
-            for conn in conns:
-                self._loop.call_soon_threadsafe(conn.shut)
-                self._loop.call_soon_threadsafe(conn.abort)
+            self._loop.call_soon_threadsafe(self._lifecycle.abandon)
         try:
             warnings.warn(f"Unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
             if not self._loop.is_closed():
@@ -1909,7 +1195,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 self._loop.call_exception_handler(context)
         finally:
             # Not earlier: its repr would say so of a session that nobody has closed.
-            self._closed = True
+            self._lifecycle.is_closed = True
 
 
 def _reason_after(kind: type[BaseException]) -> str:
@@ -1927,62 +1213,10 @@ def _failure_of(task: asyncio.Task[bool]) -> str:
     return "" if task.result() else "failed"
 
 
-async def _goodbye(conn: Connection, session_name: str | None) -> None:
-    try:
-        await conn.close(aiohttp.WSCloseCode.OK, b"")
-    except Exception as exc:
-        error, endpoint = type(exc).__name__, str(conn.slot.endpoint)
-        log("close_failed", exc, session_name=session_name, endpoint=endpoint, error=error)
-        conn.abort()
-
-
-def _goodbye_said(
-    goodbyes: set[asyncio.Task[None]], conn: Connection, task: asyncio.Task[None]
-) -> None:
-    goodbyes.discard(task)
-    if task.cancelled():
-        conn.abort()
-
-
-def _call_ended(
-    this: "Callable[[], WebSocketClientSession[Any] | None]",
-    conn: Connection,
-    how: str,
-    code: int,
-) -> None:
-    session = this()
-    if session is None:
-        conn.abort()
-        conn.forget()
-    else:
-        # What happens to an idle connection is nobody's doing.
-        Context().run(session._ended, conn, how, code)
-
-
-def _call_gone(this: "Callable[[], WebSocketClientSession[Any] | None]", conn: Connection) -> None:
-    session = this()
-    if session is not None:
-        assert session._loop is not None
-        # aiohttp swallows what is raised inside connection_lost().
-        session._loop.call_soon(session._gone, conn, context=Context())
-
-
-def _call_expire(this: "Callable[[], WebSocketClientSession[Any] | None]") -> None:
-    session = this()
-    if session is not None:
-        session._expire()
-
-
 def _call_keep_up(this: "Callable[[], WebSocketClientSession[Any] | None]", keeper: Keeper) -> None:
     session = this()
     if session is not None:
         session._keep_up(keeper)
-
-
-def _fail_waiter(waiter: Waiter, error: BaseException) -> None:
-    caller: Caller = waiter.token
-    caller.error = error
-    caller.wake()
 
 
 #: The sessions that a process which is forked from here inherits, and must not use.

@@ -13,6 +13,10 @@ __all__ = ("Settings",)
 # Sockets that select() of CPython on Windows takes, by which one of asyncio's loops goes there.
 _MAX_SELECTED_ON_WINDOWS: Final = 512
 
+# Seconds, at most, for a closing handshake with a server that is known to be slow, and for a
+# session whose block was left by an exception.
+_HASTE: Final = 1.0
+
 
 class Settings:
     """The options that the parts of a session read; the constructor refuses invalid ones."""
@@ -41,6 +45,11 @@ class Settings:
         self.cooldown = arguments.some_seconds("cooldown", given["cooldown"])
         #: Sent with every handshake.
         self.headers = arguments.header_dict("headers", given["headers"])
+
+    @property
+    def hasty_timeout(self) -> float:
+        """The ``close_timeout`` where nobody can wait for a server."""
+        return min(self.close_timeout, _HASTE)
 
     def make_pool(self) -> Pool:
         """Return a core with these limits."""

@@ -330,8 +330,8 @@ def cancel_tasks(trial: "Trial") -> None:
     """Cancel the tasks of the pool's own, as somebody does who cancels all there are."""
     trial.was_killed = trial.was_stopped = True
     session = trial.session
-    tasks = [slot.task for slot in session._pool.slots()] + list(session._goodbyes)
-    for task in [*tasks, session._close_task]:
+    tasks = [slot.task for slot in session._pool.slots()] + list(session._lifecycle.goodbyes)
+    for task in [*tasks, session._ending.task]:
         if task is not None:
             task.cancel()
 
@@ -347,7 +347,7 @@ def server_transports(server: Server) -> list[Any]:
 
 
 def client_transports(session: WebSocketClientSession) -> list[Any]:
-    client_session = session._client_session
+    client_session = session._client.session
     if client_session is None or client_session.connector is None:
         return []
     # Older aiohttp keeps something else here while it connects.
@@ -868,7 +868,7 @@ class Trial:
         session = self.session
         if session.closed:
             return
-        limit = session._settings.limit_total or session._limit or 2
+        limit = session._settings.limit_total or session._settings.limit or 2
         async with asyncio.timeout(PATIENCE):
             held = await asyncio.gather(*[self.connect(acquire_timeout=None) for _ in range(limit)])
             assert len(set(held)) == limit
@@ -890,7 +890,7 @@ class Trial:
     def _check_limits(self) -> None:
         if self.was_resized:
             return
-        limit, limit_total = self.session._settings.limit, self.session._limit_total
+        limit, limit_total = self.session._settings.limit, self.session._settings.limit_total
         for server in self.arena.servers:
             assert not limit or server.peak <= limit, f"{server.peak} of {limit} connections"
         open_now = sum(server.open for server in self.arena.servers)
@@ -902,8 +902,8 @@ class Trial:
         sizes = session._pool.sizes()
         assert not any(size for name, size in sizes.items() if not name.endswith("_heap")), sizes
         assert len(session._pool) == 0
-        assert not session._handshakes
-        assert not session._goodbyes or await_gone(session._goodbyes)
+        assert not session._lifecycle.under_way
+        assert not session._lifecycle.goodbyes or await_gone(session._lifecycle.goodbyes)
         if session._tracer is not None:
             tracer = session._tracer
             assert not tracer._connections

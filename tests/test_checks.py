@@ -217,7 +217,7 @@ async def test_a_hook_that_failed_for_want_of_an_answer_holds_no_place(
     limits: dict[str, int],
 ) -> None:
     """Neither a check of a caller's, nor one in the background, nor a reset."""
-    monkeypatch.setattr("aiowebsocketclient.session._HASTE", 0.05)
+    monkeypatch.setattr("aiowebsocketclient.settings._HASTE", 0.05)
     frozen = False
 
     async def frozen_only(ws: ClientWebSocketResponse) -> None:
@@ -252,7 +252,7 @@ async def test_a_hook_that_failed_for_want_of_an_answer_holds_no_place(
 async def test_a_check_that_its_caller_gave_up_unheard_holds_no_place(
     server: Server, make_session: SessionFactory, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr("aiowebsocketclient.session._HASTE", 0.05)
+    monkeypatch.setattr("aiowebsocketclient.settings._HASTE", 0.05)
     session = make_session(
         check=waits_for_something_else, hook_timeout=60.0, close_timeout=60.0, limit=1
     )

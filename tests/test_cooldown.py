@@ -9,8 +9,12 @@ from typing import Any
 import aiohttp
 import pytest
 
-from aiowebsocketclient import PoolTimeoutError, TooManyWaitersError, WebSocketClientSession
-from aiowebsocketclient import session as session_module
+from aiowebsocketclient import (
+    PoolTimeoutError,
+    TooManyWaitersError,
+    WebSocketClientSession,
+    lifecycle,
+)
 
 from .cap_refusals import PARTS, SERVERS, running
 from .conftest import SessionFactory, until
@@ -30,9 +34,9 @@ def cooling(session: WebSocketClientSession) -> int:
 
 def let_cool_down(session: WebSocketClientSession, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let so much time pass that all that cools down now has done so."""
-    clock = session_module.clock
-    monkeypatch.setattr(session_module, "clock", lambda: clock() + LONG)
-    session._expire()
+    clock = lifecycle.clock
+    monkeypatch.setattr(lifecycle, "clock", lambda: clock() + LONG)
+    session._lifecycle._expire()
 
 
 async def ask(session: WebSocketClientSession, url: str) -> str:

@@ -5,7 +5,7 @@ import datetime
 
 import pytest
 
-from aiowebsocketclient import session as session_module
+from aiowebsocketclient import lifecycle
 
 from .conftest import SessionFactory, until
 from .servers import Server
@@ -44,7 +44,7 @@ async def test_what_is_idle_expires_afterwards(
     real_asyncio: bool,
 ) -> None:
     """Though the loop's clock, and with it the pool's timer, has jumped there and back."""
-    monkeypatch.setattr(session_module, "_LATEST", 0.01)
+    monkeypatch.setattr(lifecycle, "_LATEST", 0.01)
     session = make_session(max_idle=0.1)
     with freezegun.freeze_time("2035-01-14", real_asyncio=real_asyncio):
         await (await session.ws_connect(server.url())).release()

@@ -304,7 +304,7 @@ async def test_a_redirect_to_somewhere_else_each_time(
             assert ws.reused is (number < 8)
             # Not by drain(), which forgets where handshakes without a connection were led.
             await ws.close()
-    (route,) = session._implied._routes.values()  # type: ignore[union-attr]
+    (route,) = session._lifecycle.implied._routes.values()  # type: ignore[union-attr]
     assert len(route) == 8
 
 
@@ -320,7 +320,7 @@ async def test_routes_without_a_connection_are_forgotten(
                 pass
             await ws.close()
             await session.drain()
-    routes = session._implied._routes  # type: ignore[union-attr]
+    routes = session._lifecycle.implied._routes  # type: ignore[union-attr]
     assert len(routes) <= 8
     assert any(key.target == "/?a=kept" for key in routes)
 

@@ -167,4 +167,4 @@ async def test_who_trusts_no_environment_reads_none(
     monkeypatch.setenv("ws_proxy", "http://127.0.0.1:1")
     session = make_session()
     assert not await reused(session, f"ws://127.0.0.1:{recorder.port}/")
-    assert session._implied is None
+    assert session._lifecycle.implied is None

@@ -447,13 +447,13 @@ async def test_a_new_one_that_has_just_ended_is_its_callers(
 ) -> None:
     """A server that ends each at once must not be connected to for ever."""
     session = make_session()
-    finish = session._finish_connected
+    finish = session._lifecycle._finish_connected
 
     def end_at_once(slot: Any, *arguments: Any) -> None:
         finish(slot, *arguments)
         slot.conn.abort()
 
-    monkeypatch.setattr(session, "_finish_connected", end_at_once)
+    monkeypatch.setattr(session._lifecycle, "_finish_connected", end_at_once)
     ws = await session.ws_connect(server.url())
     with pytest.raises(aiohttp.ClientConnectionResetError):
         await ws.send_str("hello")

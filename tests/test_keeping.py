@@ -631,7 +631,7 @@ async def test_no_more_during_a_handshake(
     session.set_min_idle(server.url(), 0)
     # Those that nobody wants any more may be stopped, but have some time.
     assert not any(slot.kept for slot in session._pool.slots())
-    assert session._timer is not None
+    assert session._lifecycle.timer is not None
     server.gate.set()
     await until(lambda: idle(session) == 2)
     assert not told("min_idle_failing")

@@ -14,8 +14,7 @@ import pytest
 import pytest_asyncio
 from websockets.asyncio.server import ServerConnection, serve
 
-from aiowebsocketclient import PoolClosedError, TraceConfig, WebSocketClientSession
-from aiowebsocketclient import session as session_module
+from aiowebsocketclient import PoolClosedError, TraceConfig, WebSocketClientSession, settings
 
 from .conftest import SessionFactory, until, uvloop
 from .servers import Server
@@ -26,14 +25,14 @@ HANGS = 30.0
 
 @pytest.fixture(autouse=True)
 def haste(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "_HASTE", 0.05)
+    monkeypatch.setattr(settings, "_HASTE", 0.05)
 
 
 @pytest_asyncio.fixture
 async def session(make_session: SessionFactory) -> AsyncIterator[WebSocketClientSession]:
     session = make_session(close_timeout=600.0, limit=1)
     yield session
-    session._hasten()
+    session._ending.hasten()
 
 
 async def receive_with_a_timeout(ws: aiohttp.ClientWebSocketResponse) -> None:
@@ -485,9 +484,9 @@ async def test_a_close_of_a_subclass_is_called(server: Server) -> None:
 
 INTERRUPTED = """
 import asyncio, sys
-from aiowebsocketclient import WebSocketClientSession, session as session_module
+from aiowebsocketclient import WebSocketClientSession, settings
 
-session_module._HASTE = 0.05
+settings._HASTE = 0.05
 
 async def main():
     async with (

@@ -9,8 +9,13 @@ from typing import Any
 import aiohttp
 import pytest
 
-from aiowebsocketclient import PoolClosedError, PrewarmError, WebSocketClientSession, connecting
-from aiowebsocketclient import session as session_module
+from aiowebsocketclient import (
+    PoolClosedError,
+    PrewarmError,
+    WebSocketClientSession,
+    connecting,
+    lifecycle,
+)
 
 from .conftest import SessionFactory, until
 from .servers import Server
@@ -170,7 +175,7 @@ async def test_servers_that_do_not_answer_are_waited_for_within_bounds(
     files: Files,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(session_module, "_FREEING_GRACE", 0.05)
+    monkeypatch.setattr(lifecycle, "_FREEING_GRACE", 0.05)
     session = make_session(close_timeout=60.0)
     await (await session.ws_connect(server.url("/silent"))).release()
     files.lacking = 1

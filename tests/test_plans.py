@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 
 from aiowebsocketclient import PoolClosedError, WebSocketClientSession
+from aiowebsocketclient.lifecycle import Lifecycle
 
 from .conftest import SessionFactory, until
 from .servers import Server
@@ -72,7 +73,7 @@ async def test_closed_by_who_is_logged_to(
 
 
 @pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
-@pytest.mark.parametrize("what", ["_start_connecting", "_start_closing"])
+@pytest.mark.parametrize("what", ["start_connecting", "start_closing"])
 async def test_what_fails_half_way_keeps_nothing_else_from_being_done(
     server: Server,
     make_session: SessionFactory,
@@ -84,7 +85,7 @@ async def test_what_fails_half_way_keeps_nothing_else_from_being_done(
     idle = [await session.ws_connect(server.url("/one")) for _ in range(2)]
     for ws in idle:
         await ws.release()
-    done = getattr(WebSocketClientSession, what)
+    done = getattr(Lifecycle, what)
     failed = []
 
     def fail_once(self: Any, *arguments: Any) -> Any:
@@ -93,8 +94,8 @@ async def test_what_fails_half_way_keeps_nothing_else_from_being_done(
             raise error
         return done(self, *arguments)
 
-    monkeypatch.setattr(WebSocketClientSession, what, fail_once)
-    if what == "_start_closing":
+    monkeypatch.setattr(Lifecycle, what, fail_once)
+    if what == "start_closing":
         with pytest.raises(error):
             session.drain()
     else:

@@ -808,7 +808,7 @@ async def test_all_tasks_are_cancelled_while_it_closes(
     completion = (await session.ws_connect(server.url("/silent"))).release()
     for _ in range(turns):
         await asyncio.sleep(0)
-    (goodbye,) = session._goodbyes
+    (goodbye,) = session._lifecycle.goodbyes
     goodbye.cancel()
     await asyncio.wait_for(completion, 30)
     assert session.stats().closing == 0

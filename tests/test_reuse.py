@@ -242,7 +242,7 @@ async def test_what_is_known_of_endpoints_is_bounded(
     monkeypatch.setattr(reuse, "_MAX_ENDPOINTS", 1)
     monkeypatch.setattr(reuse, "_MAX_REUSED", 3)
     session = make_session()
-    watch = session._reuse_watch
+    watch = session._lifecycle.reuse_watch
     assert watch is not None
     async with serving(Server()) as other:
         for number in range(5):

@@ -261,8 +261,8 @@ async def test_handshakes_that_fail(server: Server) -> None:
         async with pool() as session:
             server.gate.clear()
             call = asyncio.ensure_future(session.ws_connect(server.url(QUERY), **OPTIONS))
-            await until(lambda: session._handshakes)
-            for slot in session._handshakes:
+            await until(lambda: session._lifecycle.under_way)
+            for slot in session._lifecycle.under_way:
                 slot.task.cancel()
             watch.take_what_is_there()
             await fails(watch, WebSocketPoolError, call)

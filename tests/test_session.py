@@ -371,8 +371,8 @@ def test_two_loops() -> None:
         with pytest.raises(RuntimeError, match="is closed"):
             await session.close()
         # Whatever was open went with its loop.
-        assert session._client_session is not None
-        session._client_session.detach()
+        assert session._client.session is not None
+        session._client.session.detach()
 
     asyncio.run(misuse())
 
@@ -477,7 +477,7 @@ async def test_release_in_the_turn_of_close_while_receiving(
     assert (await receiver).type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.CLOSING)
     await released
     await closing
-    await until(lambda: not session._goodbyes)
+    await until(lambda: not session._lifecycle.goodbyes)
     assert server.close_codes == [aiohttp.WSCloseCode.OK]
 
 
@@ -544,7 +544,7 @@ async def test_close_where_all_tasks_are_cancelled(
         await asyncio.sleep(0)
     assert session.closed
     for task in asyncio.all_tasks():
-        if "WebSocketClientSession" in repr(task) or "_goodbye" in repr(task):
+        if "Ending" in repr(task) or "_goodbye" in repr(task):
             task.cancel()
     async with asyncio.timeout(30):
         await asyncio.wait([closing])
@@ -597,7 +597,7 @@ async def test_unclosed_session(server: Server) -> None:
     ws = await session.ws_connect(server.url())
     await ws.release()
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)
-    timer = session._timer
+    timer = session._lifecycle.timer
     with pytest.warns(ResourceWarning, match="Unclosed <WebSocketClientSession acquired="):
         del session
         gc.collect()
