@@ -24,18 +24,21 @@ import gc
 import math
 from collections.abc import Callable
 from contextvars import Context
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, Protocol
 
 import aiohttp
 from aiohttp import WSMsgType
 
-from ._compat import Parkable, clock
-from ._pool_py import BETWEEN_FRAMES, IN_MESSAGE
+from ._compat import DONE, Express, Parkable, Slot, clock
+from ._pool_py import BETWEEN_FRAMES, IN_MESSAGE, Completion
 from .connecting import LOG_ON_EXCEPTION, Forerunner
-from .exceptions import WebSocketPoolError
-from .hooks import NO_HOOKS, Hooks
+from .exceptions import WebSocketPoolError, in_session
+from .hooks import NO_HOOKS, Hooks, is_being_cancelled, run_hook
 from .leaks import Place
-from .response import CLOSE, CONNECTION, USUAL
+from .logs import log
+from .response import CLOSE, CONNECTION, USUAL, Pending
+from .settings import Settings
 
 __all__ = ("DIRTY", "LOST", "Connection")
 
@@ -75,21 +78,39 @@ class _ParentsOwn:
         pass
 
 
+class Owner(Protocol):
+    """Whoever opened a connection: what it asks of them, and what it tells them."""
+
+    loop: asyncio.AbstractEventLoop
+    settings: Settings
+    #: What hooks get their handles by.
+    express: Express
+    #: Closing handshakes; the loop itself holds tasks by weak references only.
+    goodbyes: set[asyncio.Task[None]]
+
+    def ended(self, conn: "Connection", how: str, code: int) -> None:
+        """Take a connection out of the pool that has ended while it was parked.
+
+        ``how`` is LOST or DIRTY; ``code`` is that of the server's CLOSE, 0: there was none.  It is
+        called inside the protocol's callbacks, where only what is synchronous and short may be
+        done.
+        """
+
+    def gone(self, conn: "Connection") -> None:
+        """Free the place of a connection that was closing, and whose socket is gone."""
+
+
 class Connection(Parkable):
     """One WebSocket connection of the pool, in use, ``parked`` or ``closing``.
 
     ``ws`` is the response that aiohttp made, which is never handed out; ``state`` is its instance
-    dictionary, which handles borrow.  ``on_ended(connection, how, code)`` is called when it ends
-    while parked, with the code of the server's CLOSE or 0, ``on_gone(connection)`` when its socket
-    is gone after :meth:`watch_closing`; both run inside the protocol's callbacks, where only what
-    is synchronous and short may be done.
+    dictionary, which handles borrow.  ``owner`` is told of its end.
     """
 
     __slots__ = (
         "_fragments",
         "_has_given_up",
-        "_on_ended",
-        "_on_gone",
+        "_owner",
         "_read_before",
         "_reader",
         "_resets_heartbeat",
@@ -108,9 +129,8 @@ class Connection(Parkable):
     def __init__(
         self,
         ws: aiohttp.ClientWebSocketResponse,
-        slot: Any,
-        on_ended: Callable[["Connection", str, int], None],
-        on_gone: Callable[["Connection"], None],
+        slot: Slot,
+        owner: Owner,
         hooks: Hooks = NO_HOOKS,
     ) -> None:
         conn: Any = ws._conn
@@ -119,8 +139,7 @@ class Connection(Parkable):
         super().__init__()
         self.ws = ws
         self.slot = slot
-        self._on_ended = on_ended
-        self._on_gone = on_gone
+        self._owner = owner
         self.hooks = hooks
         self.resets = hooks.reset is not None
         #: Code and reason of the server's CLOSE, once it has been seen.
@@ -299,6 +318,63 @@ class Connection(Parkable):
         """Arm the connection's own heartbeat anew, in no user's context: it outlives them."""
         Context().run(self.ws._reset_heartbeat)
 
+    # -- hooks -----------------------------------------------------------------------------------
+
+    async def configure(self) -> None:
+        """Run the hook of a new connection; raises what that has failed with."""
+        settings = self._owner.settings
+        deadline = asyncio.timeout(settings.hook_timeout)
+        # From now on the server may be at work for it.
+        self.slot.cools = True
+        try:
+            await run_hook("configure", self._owner.express, self, deadline)
+        except TimeoutError as exc:
+            if not deadline.expired():
+                raise
+            # That keeps the frame of asyncio's timeout, which knows the task.
+            exc.__traceback__ = None
+            said = (
+                f"configure of a connection to {self.slot.endpoint} did not end within"
+                f" hook_timeout ({settings.hook_timeout:g} s)"
+            )
+            raise aiohttp.ConnectionTimeoutError(in_session(settings.name, said)) from None
+        finally:
+            # It knows its task, which keeps the exception, whose traceback keeps this frame.
+            del deadline
+        if self.has_ended:
+            said = "the connection ended while it was configured"
+            raise aiohttp.ServerDisconnectedError(in_session(settings.name, said))
+        self.slot.cools = False
+
+    def run_behind(
+        self,
+        name: str,
+        finish: Callable[["Connection", asyncio.Task[bool]], None],
+        context: Context | None = None,
+    ) -> None:
+        """Run a hook that no caller waits for; ``finish`` does the rest."""
+        # From now on its end is the hook's to find: were it closed before the task's first step,
+        # there would be no connection left for ``finish``.
+        self.parked = False
+        task = asyncio.Task(self._succeeds(name), loop=self._owner.loop, context=context)
+        self.slot.task = task
+        # Not inside the coroutine: one that is cancelled before its first step never runs.
+        task.add_done_callback(partial(finish, self), context=context)
+
+    async def _succeeds(self, name: str) -> bool:
+        """Return whether a hook succeeded; nobody asks for the exception, which would be kept."""
+        seconds = self._owner.settings.hook_timeout
+        try:
+            await run_hook(name, self._owner.express, self, asyncio.timeout(seconds))
+        except Exception:
+            return False
+        except asyncio.CancelledError:
+            if is_being_cancelled():
+                raise
+            # The hook awaited something that was cancelled, and has failed.
+            return False
+        return True
+
     # -- closing ---------------------------------------------------------------------------------
 
     @property
@@ -309,7 +385,22 @@ class Connection(Parkable):
         return self.gone or self._protocol._parser is None
 
     def watch_closing(self) -> None:
-        """Tell ``on_gone`` when the socket is gone; the connection is not used again."""
+        """Bound the closing, and tell the owner when the socket is gone; it is not used again.
+
+        The second time is for a hook that has begun to close it, and has failed since.
+        """
+        loop, settings = self._owner.loop, self._owner.settings
+        # A server that was too slow to answer is too slow to say goodbye.
+        seconds = settings.hasty_timeout if self.is_given_up else settings.close_timeout
+        if self.closing and (self.timer is None or self.timer.when() - loop.time() <= seconds):
+            return
+        if self.timer is not None:
+            self.timer.cancel()
+        self.timer = loop.call_later(seconds, self.abort, context=Context())
+        if not self.closing:
+            self._stop_using()
+
+    def _stop_using(self) -> None:
         self.parked = False
         self.closing = True
         sends = [sending for sending in self._background if isinstance(sending, asyncio.Task)]
@@ -319,7 +410,63 @@ class Connection(Parkable):
         if sends and LOG_ON_EXCEPTION is not None:
             self._writer.transport = _UnloggedTransport(self._transport)
         if self.is_gone:
-            self._on_gone(self)
+            self._tell_gone()
+
+    def say_goodbye(self) -> None:
+        """Do the closing handshake in the background."""
+        owner = self._owner
+        # In nobody's context: who leaves does not wait for it.
+        task = asyncio.Task(self._goodbye(), loop=owner.loop, context=Context())
+        owner.goodbyes.add(task)
+        # Not inside the coroutine: one that is cancelled before its first step never runs.
+        task.add_done_callback(self._goodbye_said, context=Context())
+
+    async def _goodbye(self) -> None:
+        try:
+            await self.close(aiohttp.WSCloseCode.OK, b"")
+        except Exception as exc:
+            log(
+                "close_failed",
+                exc,
+                session_name=self._owner.settings.name,
+                endpoint=str(self.slot.endpoint),
+                error=type(exc).__name__,
+            )
+            self.abort()
+
+    def _goodbye_said(self, task: asyncio.Task[None]) -> None:
+        self._owner.goodbyes.discard(task)
+        if task.cancelled():
+            self.abort()
+
+    def until_settled(self) -> asyncio.Future[None]:
+        """Return what ends when it is closed, or pooled after its reset."""
+        if self.closed is None:
+            self.closed = self._owner.loop.create_future()
+        return self.closed
+
+    def completion(self) -> Completion:
+        """Return what a release returns."""
+        return DONE if self.slot.conn is None else Pending(self.until_settled())
+
+    def settle(self) -> None:
+        """End what waits for its release: it is pooled, or closed."""
+        settled, self.closed = self.closed, None
+        if settled is not None and not settled.done():
+            settled.set_result(None)
+
+    def _tell_gone(self) -> None:
+        # aiohttp swallows what is raised inside connection_lost().
+        self._owner.loop.call_soon(self._finish, context=Context())
+
+    def _finish(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        self.settle()
+        self.look_for_close()
+        self.forget()
+        self._owner.gone(self)
 
     async def close(self, code: int, message: bytes) -> None:
         """Do the closing handshake as aiohttp does; whoever calls this bounds it."""
@@ -450,7 +597,7 @@ class Connection(Parkable):
         if self.parked:
             self._end(LOST)
         elif self.closing:
-            self._on_gone(self)
+            self._tell_gone()
 
     def end_of_heartbeat(self) -> None:
         """Take it that the connection's own heartbeat has found it dead."""
@@ -535,7 +682,8 @@ class Connection(Parkable):
 
     def _end(self, how: str, code: int = 0) -> None:
         self.parked = False
-        self._on_ended(self, how, code)
+        # What happens to an idle connection is nobody's doing.
+        Context().run(self._owner.ended, self, how, code)
 
 
 def _unsupported(what: str) -> WebSocketPoolError:

@@ -14,8 +14,6 @@ from contextvars import Context
 from functools import partial
 from typing import Any, Final
 
-import aiohttp
-
 from ._compat import DONE, Caller, Express, Plan, Pool, Slot, Waiter, clock
 from ._pool_py import ACQUIRED, CLOSE_REASONS, CLOSING, GAUGES, IDLE, Completion
 from .connecting import Client, abort, connect
@@ -28,7 +26,6 @@ from .exceptions import (
     status_of,
     twin_of,
 )
-from .hooks import run_hook
 from .implied import Implied
 from .keys import HandshakeKey, Target
 from .logs import is_debugging, log
@@ -123,10 +120,6 @@ class Lifecycle:
         self.draining: Completion = DONE
         #: Ends when the last place is free, once the session is being closed.
         self.emptied: asyncio.Future[None] | None = None
-        # What a connection calls must not keep alive what its user has dropped.
-        this = weakref.ref(self)
-        self._on_ended = partial(_call_ended, this)
-        self._on_gone = partial(_call_gone, this)
 
     def begin(self, loop: asyncio.AbstractEventLoop, express: Express) -> None:
         """Work in this loop from now on; hooks get their handles by ``express``."""
@@ -216,8 +209,9 @@ class Lifecycle:
             # What is to be done then, is done when it has ended.
             slot.task.cancel()
         else:
-            self.watch_closing(slot.conn)
-            self._say_goodbye(slot.conn)
+            conn: Connection = slot.conn
+            conn.watch_closing()
+            conn.say_goodbye()
 
     def arm(self) -> None:
         """See to it that the pool's one timer goes off in time for whatever expires next.
@@ -288,7 +282,7 @@ class Lifecycle:
             session_name=self.settings.name,
         )
         try:
-            conn = Connection(ws, slot, self._on_ended, self._on_gone, target.hooks)
+            conn = Connection(ws, slot, self, target.hooks)
         except BaseException:
             abort(ws)
             raise
@@ -296,7 +290,7 @@ class Lifecycle:
         if target.hooks.configure is None:
             return
         try:
-            await self._configure(conn)
+            await conn.configure()
         except BaseException:
             conn.shut()
             conn.abort()
@@ -330,37 +324,13 @@ class Lifecycle:
 
         Those that were idle, and whose servers do not answer, are aborted then.
         """
-        ends = {conn: self.end_of(conn) for conn in conns}
+        ends = {conn: conn.until_settled() for conn in conns}
         await asyncio.wait(ends.values(), timeout=_FREEING_GRACE)
         left = [conn for conn, end in ends.items() if not end.done() and conn.slot.crowded_out]
         for conn in left:
             conn.abort()
         if left:
             await asyncio.wait([ends[conn] for conn in left], timeout=ABORT_GRACE)
-
-    async def _configure(self, conn: Connection) -> None:
-        deadline = asyncio.timeout(self.settings.hook_timeout)
-        # From now on the server may be at work for it.
-        conn.slot.cools = True
-        try:
-            await run_hook("configure", self.express, conn, deadline)
-        except TimeoutError as exc:
-            if not deadline.expired():
-                raise
-            # That keeps the frame of asyncio's timeout, which knows the task.
-            exc.__traceback__ = None
-            said = (
-                f"configure of a connection to {conn.slot.endpoint} did not end within"
-                f" hook_timeout ({self.settings.hook_timeout:g} s)"
-            )
-            raise aiohttp.ConnectionTimeoutError(in_session(self.settings.name, said)) from None
-        finally:
-            # It knows its task, which keeps the exception, whose traceback keeps this frame.
-            del deadline
-        if conn.has_ended:
-            said = "the connection ended while it was configured"
-            raise aiohttp.ServerDisconnectedError(in_session(self.settings.name, said))
-        conn.slot.cools = False
 
     def _finish_connecting(
         self,
@@ -508,56 +478,25 @@ class Lifecycle:
     def close_acquired(self, slot: Slot, reason: str) -> None:
         """Close a connection that is in use, or idle."""
         self.discard(slot, reason)
-        self.watch_closing(slot.conn)
-        self._say_goodbye(slot.conn)
+        conn: Connection = slot.conn
+        conn.watch_closing()
+        conn.say_goodbye()
 
     def discard(self, slot: Slot, reason: str) -> None:
         """Take a connection out of the pool that is being closed."""
         self.carry_out(self.pool.discard(slot, REASONS[reason], clock()))
 
-    def completion(self, conn: Connection) -> Completion:
-        """Return what a release returns: it ends when the connection is pooled or closed."""
-        if conn.slot.conn is None:
-            return DONE
-        return Pending(self.end_of(conn))
-
-    def end_of(self, conn: Connection) -> asyncio.Future[None]:
-        """Return what ends when a connection is closed, or pooled after its reset."""
-        end = conn.closed
-        if end is None:
-            end = conn.closed = self.loop.create_future()
-        return end
-
-    def watch_closing(self, conn: Connection) -> None:
-        """Bound a closing connection, and learn when its socket is gone."""
-        seconds = self.settings.close_timeout
-        if conn.is_given_up:
-            # A server that was too slow to answer is too slow to say goodbye.
-            seconds = self.settings.hasty_timeout
-        if conn.closing:
-            if conn.timer is None or conn.timer.when() - self.loop.time() <= seconds:
-                return
-            # A hook that had begun to close it has failed since.
-            conn.timer.cancel()
-        conn.timer = self.loop.call_later(seconds, conn.abort, context=Context())
-        if not conn.closing:
-            conn.watch_closing()
-
-    def _say_goodbye(self, conn: Connection) -> None:
-        """Do the closing handshake in the background."""
-        # In nobody's context: who leaves does not wait for it.
-        task = asyncio.Task(_goodbye(conn, self.settings.name), loop=self.loop, context=Context())
-        self.goodbyes.add(task)
-        # Not inside the coroutine: one that is cancelled before its first step never runs.
-        said = partial(_goodbye_said, self.goodbyes, conn)
-        task.add_done_callback(said, context=Context())
-
-    def _ended(self, conn: Connection, how: str, code: int) -> None:
+    def ended(self, conn: Connection, how: str, code: int) -> None:
         """Take a connection that ended while parked out of the pool, at once.
 
         ``code`` is that of the server's CLOSE; 0: there was none.
         """
         slot: Slot = conn.slot
+        if self._is_abandoned:
+            conn.abort()
+            conn.forget()
+            slot.conn = None
+            return
         if slot.state == CLOSING:
             return
         if code in self.settings.retire_on:
@@ -565,26 +504,22 @@ class Lifecycle:
             self.carry_out(self.pool.retire(slot))
         self.close_acquired(slot, how)
 
-    def _gone(self, conn: Connection) -> None:
-        if conn.timer is not None:
-            conn.timer.cancel()
-            conn.timer = None
-        if conn.closed is not None and not conn.closed.done():
-            conn.closed.set_result(None)
-        close = conn.look_for_close()
-        conn.forget()
-        conn.slot.conn = None
+    def gone(self, conn: Connection) -> None:
+        """Free the place of a connection whose socket is gone."""
+        slot: Slot = conn.slot
+        slot.conn = None
+        close = conn.server_close
         if self.reuse_watch is not None:
-            self.reuse_watch.closed(conn.slot)
+            self.reuse_watch.closed(slot)
         if self._tracer is not None:
-            self._tracer.closed(conn.slot, close)
+            self._tracer.closed(slot, close)
         # A handshake that was stopped too late was not logged as opened either.
-        if is_debugging() and conn.slot.reason >= 0:
-            self._log_closed(conn.slot, close)
-        self._closed_slot(conn.slot)
+        if is_debugging() and slot.reason >= 0:
+            self._log_closed(slot, close)
+        self._closed_slot(slot)
         on_place_left = self._on_place_left()
         if on_place_left is not None:
-            on_place_left(conn.slot)
+            on_place_left(slot)
 
     def _closed_slot(self, slot: Slot) -> None:
         self.carry_out(self.pool.closed(slot, clock()))
@@ -620,7 +555,7 @@ class Lifecycle:
                 gone.set_result(None)
 
         for conn in conns:
-            self.end_of(conn).add_done_callback(count_down)
+            conn.until_settled().add_done_callback(count_down)
         return Pending(gone)
 
     # -- the end ---------------------------------------------------------------------------------
@@ -675,42 +610,6 @@ class Lifecycle:
             conn.leave_to_parent(self.closed_error)
             conn.slot.conn = None
         return held
-
-
-async def _goodbye(conn: Connection, session_name: str | None) -> None:
-    try:
-        await conn.close(aiohttp.WSCloseCode.OK, b"")
-    except Exception as exc:
-        error, endpoint = type(exc).__name__, str(conn.slot.endpoint)
-        log("close_failed", exc, session_name=session_name, endpoint=endpoint, error=error)
-        conn.abort()
-
-
-def _goodbye_said(
-    goodbyes: set[asyncio.Task[None]], conn: Connection, task: asyncio.Task[None]
-) -> None:
-    goodbyes.discard(task)
-    if task.cancelled():
-        conn.abort()
-
-
-def _call_ended(
-    this: Callable[[], Lifecycle | None], conn: Connection, how: str, code: int
-) -> None:
-    lifecycle = this()
-    if lifecycle is None:
-        conn.abort()
-        conn.forget()
-    else:
-        # What happens to an idle connection is nobody's doing.
-        Context().run(lifecycle._ended, conn, how, code)
-
-
-def _call_gone(this: Callable[[], Lifecycle | None], conn: Connection) -> None:
-    lifecycle = this()
-    if lifecycle is not None:
-        # aiohttp swallows what is raised inside connection_lost().
-        lifecycle.loop.call_soon(lifecycle._gone, conn, context=Context())
 
 
 def _call_expire(this: Callable[[], Lifecycle | None]) -> None:

@@ -689,7 +689,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         except Exception:
             if conn.closing:
                 # The hook closes it by itself.
-                self._lifecycle.watch_closing(conn)
+                conn.watch_closing()
             return "lost" if conn.has_ended else "failed"
         except BaseException as exc:
             if isinstance(exc, asyncio.CancelledError) and not is_being_cancelled():
@@ -729,7 +729,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             if slot.state == ACQUIRED and slot.conn is not None:
                 self._checking += 1
                 # In nobody's context: no caller asked for this check.
-                self._run_behind("check", slot.conn, self._finish_check, Context())
+                slot.conn.run_behind("check", self._finish_check, Context())
 
     def _finish_check(self, conn: Connection, task: asyncio.Task[bool]) -> None:
         self._checking -= 1
@@ -922,9 +922,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             plan = self._express.release(handle)
         self._lifecycle.carry_out(plan or None)
         # Too old, or one too many.
-        return (
-            self._lifecycle.completion(slot.conn) if slot.state == CLOSING and slot.conn else DONE
-        )
+        return slot.conn.completion() if slot.state == CLOSING and slot.conn else DONE
 
     def _end_use(self, slot: Slot) -> None:
         """Tell those who watch that nobody uses a connection any more; at least once for each."""
@@ -943,49 +941,20 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 return DONE
             # Its closing handshake would wait for a receive() that no longer tells it of its end.
             conn.wake_pending_receive()
-            return self._lifecycle.completion(conn)
+            return conn.completion()
         reason = "forced" if conn.is_clean() else conn.why_unfit()
         self._lifecycle.heed_unread_close(slot)
         handle._cut_off()
         conn.wake_pending_receive()
         self._lifecycle.close_acquired(slot, reason)
-        return self._lifecycle.completion(conn)
+        return conn.completion()
 
     def _begin_reset(self, handle: ClientWebSocketResponse, conn: Connection) -> Completion:
         assert self._loop is not None
         spend(handle, {})
-        completion = self._lifecycle.completion(conn)
-        self._run_behind("reset", conn, self._finish_reset)
+        completion = conn.completion()
+        conn.run_behind("reset", self._finish_reset)
         return completion
-
-    def _run_behind(
-        self,
-        name: str,
-        conn: Connection,
-        finish: Callable[[Connection, asyncio.Task[bool]], None],
-        context: Context | None = None,
-    ) -> None:
-        """Run a hook that no caller waits for; ``finish`` does the rest."""
-        # From now on its end is the hook's to find: were it closed before the task's first step,
-        # there would be no connection left for ``finish``.
-        conn.parked = False
-        task = asyncio.Task(self._succeeds(name, conn), loop=self._loop, context=context)
-        conn.slot.task = task
-        # Not inside the coroutine: one that is cancelled before its first step never runs.
-        task.add_done_callback(partial(finish, conn), context=context)
-
-    async def _succeeds(self, name: str, conn: Connection) -> bool:
-        """Return whether a hook succeeded; nobody asks for the exception, which would be kept."""
-        try:
-            await run_hook(name, self._express, conn, asyncio.timeout(self._settings.hook_timeout))
-        except Exception:
-            return False
-        except asyncio.CancelledError:
-            if is_being_cancelled():
-                raise
-            # The hook awaited something that was cancelled, and has failed.
-            return False
-        return True
 
     def _is_fit_after(self, conn: Connection, task: asyncio.Task[bool]) -> bool:
         """Park a connection whose hook has succeeded, or close it."""
@@ -1006,9 +975,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     def _finish_reset(self, conn: Connection, task: asyncio.Task[bool]) -> None:
         if self._is_fit_after(conn, task):
             self._lifecycle.carry_out(self._pool.release(conn.slot, clock()))
-            if conn.closed is not None and not conn.closing:
-                pooled, conn.closed = conn.closed, None
-                pooled.set_result(None)
+            if not conn.closing:
+                conn.settle()
 
     def _fail(self, handle: ClientWebSocketResponse, kind: type[BaseException]) -> None:
         """Close a connection whose block was left by an exception; nobody waits for the server."""
@@ -1065,7 +1033,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         reason = "lost" if conn.has_ended else "user"
         conn.forget_cancelled_receive()
         self._lifecycle.discard(slot, reason)
-        self._lifecycle.watch_closing(conn)
+        conn.watch_closing()
 
     def _handle_lost(self, handle: ClientWebSocketResponse) -> None:
         """Get back what a handle held that was collected unreleased; called by its finalizer."""

@@ -92,9 +92,8 @@ class Wire:
             queue, writer, None, response, DEFAULT_WS_CLIENT_TIMEOUT, True, True, loop
         )
         slot: Any = SimpleNamespace(uses=1)
-        self.conn = Connection(
-            self.ws, slot, lambda _, how, code: self.ended.append(how), lambda _: None
-        )
+        owner: Any = SimpleNamespace(ended=lambda _, how, code: self.ended.append(how))
+        self.conn = Connection(self.ws, slot, owner)
 
     def read(self) -> None:
         """Read like a user, up to a CLOSE."""
