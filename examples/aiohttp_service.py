@@ -1,4 +1,4 @@
-"""An aiohttp server whose handlers share a pool; runs until Ctrl-C."""
+"""An aiohttp server whose handlers share a pool. Runs until Ctrl-C."""
 
 import argparse
 import socket
@@ -18,12 +18,12 @@ routes = web.RouteTableDef()
 
 
 async def pool_of(app: web.Application) -> AsyncIterator[None]:
-    """Make the pool in the loop and in the process of the server, and close it at the end."""
+    """Make the pool in the server's event loop and process; close it at the end."""
     session = WebSocketClientSession(
         limit=100, max_waiting=500, acquire_timeout=5, conn_timeout=5, close_timeout=3
     )
     async with session:
-        # Whatever is wrong with the address shows at the start, and not to the first client.
+        # A wrong address fails at the start, not for the first client.
         await session.prewarm(app[BACKEND], 1)
         app[POOL] = session
         yield
@@ -39,7 +39,7 @@ async def ask(request: web.Request) -> web.Response:
     except WebSocketPoolError:
         raise web.HTTPServiceUnavailable(headers={"Retry-After": "1"}) from None
     except (aiohttp.ClientError, aiohttp.WSMessageTypeError):
-        # The latter is what receive_str() raises when the other side closes.
+        # receive_str() raises WSMessageTypeError when the other side closes.
         raise web.HTTPBadGateway from None
     return web.json_response({"answer": answer})
 
@@ -59,7 +59,7 @@ def make_app(backend: str) -> web.Application:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, default=8080, help="0: any that is free")
+    parser.add_argument("--port", type=int, default=8080, help="0: any free port")
     arguments = parser.parse_args()
     with (
         WebSocketServer() as backend,

@@ -1,4 +1,4 @@
-"""What a provider allows: connections at once, handshakes at once, handshakes by the minute."""
+"""Caps of a provider: connections, handshakes under way, handshakes per minute."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -15,7 +15,7 @@ from aiowebsocketclient import PoolTimeoutError, TooManyWaitersError, WebSocketC
 
 
 class Provider:
-    """Refuses what is beyond its caps, and so tells whether they were kept to."""
+    """Refuses handshakes beyond its caps, and so shows whether the client stays within them."""
 
     def __init__(self, connections: int) -> None:
         self.connections = connections
@@ -66,15 +66,15 @@ async def limit_connections(url: str, provider: Provider) -> None:
         provider.accepts.set()
         await asking
         assert provider.peak == 5
-        # Another path, or another token, is another handshake, but the same endpoint: where there
-        # is no room, an idle connection is closed for it, and counts until its socket is gone.
+        # Another path or token is another handshake at the same endpoint. At the limit, the pool
+        # closes an idle connection for it, which counts until its socket is gone.
         await asyncio.gather(*(ask(session, f"{url}?model={n}") for n in range(20)))
         assert provider.peak == 5
         assert session.stats().closed_evicted > 0
 
 
 async def limit_all(urls: list[str], provider: Provider) -> None:
-    # The same provider has several names, and one cap for all of them.
+    # The provider has several host names and one cap for all of them.
     async with WebSocketClientSession(limit_total=5) as session:
         await asyncio.gather(*(ask(session, url) for url in urls for _ in range(20)))
         assert session.stats().connect_errors == 0
@@ -86,7 +86,7 @@ async def limit_handshakes_at_once(url: str, provider: Provider) -> None:
     async with WebSocketClientSession(max_connecting=2) as session:
         warming = asyncio.create_task(session.prewarm(url, 5))
         await until(lambda: provider.connecting == 2)
-        # No more come before one of them has ended.
+        # No third handshake begins before one of these has ended.
         await asyncio.sleep(0.05)
         assert provider.connecting == 2
         provider.accepts.set()
@@ -96,7 +96,7 @@ async def limit_handshakes_at_once(url: str, provider: Provider) -> None:
 async def limit_handshakes_by_time(url: str, provider: Provider) -> None:
     provider.handshakes = 0
     began = asyncio.get_running_loop().time()
-    # Two at once, then one each 50 ms; AsyncLimiter(300, 300) would be 300 within five minutes.
+    # Two at once, then one every 50 ms. AsyncLimiter(300, 300) allows 300 in five minutes.
     async with WebSocketClientSession(connect_limiter=AsyncLimiter(2, 0.1)) as session:
         await session.prewarm(url, 5)
         assert provider.handshakes == 5
@@ -116,11 +116,11 @@ async def limit_waiting(url: str) -> None:
     async with session, session.ws_connect(url, acquire_timeout=5):
         waiting = asyncio.create_task(error_of(ask(session, url)))
         await asyncio.sleep(0)
-        # One waits, so another is turned away at once.
+        # One caller is queued, so the next caller fails at once.
         assert isinstance(await error_of(ask(session, url)), TooManyWaitersError)
-        # Who waits gives up after a while.
+        # The queued caller times out.
         assert isinstance(await waiting, PoolTimeoutError)
-        # Who has something else to do instead does not wait at all.
+        # With acquire_timeout=0, a caller does not wait at all.
         error = await error_of(ask(session, url, acquire_timeout=0))
         assert isinstance(error, PoolTimeoutError)
         stats = session.stats()
@@ -128,7 +128,7 @@ async def limit_waiting(url: str) -> None:
 
 
 class BackOff:
-    """A connect_limiter that, after a 429, lets no handshake begin for as long as was said."""
+    """A connect_limiter that starts no handshake after a 429 until Retry-After has passed."""
 
     def __init__(self) -> None:
         self._until = 0.0
@@ -150,13 +150,13 @@ class BackOff:
 
 
 async def be_refused(url: str, provider: Provider) -> None:
-    # Another process has used up what the provider allows.
+    # Another process has used up the cap.
     provider.blocked_until = asyncio.get_running_loop().time() + 0.1
     async with WebSocketClientSession(connect_limiter=BackOff()) as session:
         error = await error_of(ask(session, url))
         assert isinstance(error, aiohttp.WSServerHandshakeError)
         assert error.status == 429
-        # Nobody else is refused: they wait until it is time.
+        # The provider refuses no other caller: they wait until Retry-After has passed.
         await asyncio.gather(*(ask(session, url) for _ in range(5)))
         assert session.stats().connect_errors == 1
 

@@ -1,4 +1,4 @@
-"""A server that is replaced, and limits that change, while callers go on."""
+"""Replacing a server and changing limits while callers go on."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from aiowebsocketclient import GOING_AWAY, WebSocketClientSession
 
 
 class Balancer:
-    """Sends each connection to the instance of the moment, which answers with its name."""
+    """Sends each connection to the current instance, which answers with its name."""
 
     def __init__(self) -> None:
         self.instance = "blue"
@@ -48,13 +48,13 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 async def server_says_goodbye(url: str, balancer: Balancer) -> None:
-    """Retire all at the first goodbye of a server that shuts down and says so."""
+    """Retire all connections at the first CLOSE of a server that shuts down."""
     async with WebSocketClientSession(retire_on=GOING_AWAY) as session:
         await session.prewarm(url, 19)
         await session.prewarm(url, 20)
         assert len(balancer.open["blue"]) == 20
         balancer.instance = "green"
-        # It closes one connection after another, the youngest first, and takes its time.
+        # The server closes one connection after another, slowly, the youngest first.
         await balancer.open["blue"][-1].close(code=aiohttp.WSCloseCode.GOING_AWAY)
         await until(lambda: session.stats().idle == 0)
         assert await ask(session, url) == "green"
@@ -64,18 +64,18 @@ async def server_says_goodbye(url: str, balancer: Balancer) -> None:
 
 
 async def told_of_a_deploy(url: str, balancer: Balancer) -> None:
-    """Drain when somebody tells of a deploy: a hook, or a change of an address."""
+    """Drain on a deploy: from a deploy hook, or when an address changes."""
     async with WebSocketClientSession() as session:
         await session.prewarm(url, 5)
         async with session.ws_connect(url) as ws:
             balancer.instance = "green"
-            # It takes effect at once. Awaited, it ends when the idle ones are gone.
+            # drain() takes effect when called. Awaiting it waits for the idle connections to close.
             await session.drain(url)
             stats = session.stats()
             assert (stats.idle, stats.acquired, stats.closed_forced) == (0, 1, 4)
-            # Who comes now gets a connection that was opened since;
+            # Later callers get connections opened after the call.
             assert await ask(session, url) == "green"
-            # who has one keeps it until it is released.
+            # Callers with a connection keep it until they release it.
             await ws.send_str("who are you?")
             assert await ws.receive_str() == "blue"
         await until(lambda: not balancer.open["blue"])
@@ -84,19 +84,19 @@ async def told_of_a_deploy(url: str, balancer: Balancer) -> None:
 
 
 async def other_limits(url: str, balancer: Balancer) -> None:
-    """Resize when what all processes together may open is shared anew."""
+    """Resize when the processes share the cap in another way."""
     async with WebSocketClientSession(limit=2) as session:
         balancer.peak = 0
         balancer.answers.clear()
         callers = [asyncio.create_task(ask(session, url)) for _ in range(50)]
         await until(lambda: balancer.peak == 2)
-        # Who waits is let in at once.
+        # Raising a limit admits waiting callers at once.
         session.resize(limit=10)
         await until(lambda: balancer.peak == 10)
         balancer.answers.set()
         await asyncio.gather(*callers)
         assert balancer.peak == 10
-        # Idle ones are closed first, the longest idle before others; none that is in use.
+        # Lowering it closes idle connections, the longest idle first, and none in use.
         async with session.ws_connect(url) as ws:
             session.resize(limit=1)
             await until(lambda: len(balancer.open["blue"]) == 1)

@@ -1,4 +1,4 @@
-"""A FastAPI service whose handlers share a pool; runs until Ctrl-C."""
+"""A FastAPI service whose handlers share a pool. Runs until Ctrl-C."""
 
 import argparse
 import contextlib
@@ -17,7 +17,7 @@ from aiowebsocketclient.testing import WebSocketServer
 
 @contextlib.asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Make the pool in the loop and in the process of this worker, and close it at the end."""
+    """Make the pool in this worker's event loop and process; close it at the end."""
     session = WebSocketClientSession(
         limit=100, max_waiting=500, acquire_timeout=5, conn_timeout=5, close_timeout=3
     )
@@ -60,17 +60,17 @@ def make_app(backend: str) -> FastAPI:
     app = FastAPI(lifespan=lifespan)
     app.state.backend = backend
     app.include_router(router)
-    # Of two that fit, the one of the closer class is called.
+    # If two handlers match, Starlette calls the one for the closer class.
     app.add_exception_handler(WebSocketPoolError, too_much)
     app.add_exception_handler(aiohttp.ClientError, bad_gateway)
-    # What receive_str() raises when the other side closes.
+    # receive_str() raises WSMessageTypeError when the other side closes.
     app.add_exception_handler(aiohttp.WSMessageTypeError, bad_gateway)
     return app
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, default=8000, help="0: any that is free")
+    parser.add_argument("--port", type=int, default=8000, help="0: any free port")
     arguments = parser.parse_args()
     with WebSocketServer() as backend:
         uvicorn.run(make_app(backend.url), port=arguments.port)

@@ -1,4 +1,4 @@
-"""A graph database after Gremlin Server: replies in parts, a challenge at the door, sessions."""
+"""A graph database like Gremlin Server: replies in parts, a login challenge, sessions."""
 
 import asyncio
 import base64
@@ -50,7 +50,7 @@ async def receive(ws: ClientWebSocketResponse, request_id: str) -> dict[str, Any
 
 @dataclass(frozen=True)
 class Login:
-    """Answers the challenge, which comes with the first request of a connection."""
+    """Answers the challenge, which the server sends at the first request of a connection."""
 
     user: str
     password: str = field(repr=False)
@@ -72,16 +72,16 @@ class Graph:
         self.pool = WebSocketClientSession(limit=limit, configure=login, conn_timeout=5)
 
     async def submit(self, script: str) -> list[Any]:
-        """Return all that a script comes to."""
+        """Run a script and return all of its results."""
         async with self.pool.ws_connect(self.url) as ws:
             results, status = await collect(ws, await send(ws, "eval", {"gremlin": script}))
-        # The last part has been read, be it an error: the connection is fit for the next.
+        # The last part has been read, even if it is an error: the connection can be reused.
         if status["code"] not in {SUCCESS, NO_CONTENT}:
             raise GremlinError(status)
         return results
 
     async def stream(self, script: str) -> AsyncGenerator[Any, None]:
-        """Yield results as they come."""
+        """Run a script and yield its results as they arrive."""
         error = None
         async with self.pool.ws_connect(self.url) as ws:
             request_id = await send(ws, "eval", {"gremlin": script})
@@ -100,7 +100,7 @@ class Graph:
 
     @contextlib.asynccontextmanager
     async def session(self) -> AsyncIterator["GraphSession"]:
-        """Hold a connection: a session is its own, and ends with it."""
+        """Hold a connection: a session belongs to its connection and ends with it."""
         async with self.pool.ws_connect(self.url) as ws:
             yield GraphSession(ws, str(uuid.uuid4()))
             await ws.close()
@@ -131,7 +131,7 @@ class GraphSession:
 
 
 class Server:
-    """So much of one as is needed here."""
+    """The parts of a Gremlin Server that this example needs."""
 
     batch = 64
 
@@ -210,19 +210,19 @@ async def error_of(call: Awaitable[object]) -> Exception:
 async def use(url: str, server: Server) -> None:
     graph = Graph(url, Login("reader", "secret"), limit=4)
     async with graph.pool as pool:
-        # The results of 200 come in four parts; 20 callers share four connections, and four logins.
+        # 200 results arrive in four parts. 20 callers share four connections and four logins.
         answers = await asyncio.gather(*(graph.submit("range 200") for _ in range(20)))
         assert answers == [list(range(200))] * 20
         assert server.logins == pool.stats().connects <= 4
 
-        # An error is a reply like others, and costs no connection.
+        # An error is an ordinary reply and costs no connection.
         error = await error_of(graph.submit("y"))
         assert isinstance(error, GremlinError)
         assert error.code == SCRIPT_ERROR
         assert pool.stats().idle == pool.stats().connects
 
-        # Read to the end, a stream is given back; who leaves before closes its connection, as the
-        # other parts are on their way. aclosing() does so at once, and not when it is collected.
+        # A stream that is read to its end releases its connection. Leaving it early closes the
+        # connection, because parts are still on their way. aclosing() closes the stream at once.
         assert [n async for n in graph.stream("range 200")] == list(range(200))
         assert pool.stats().closed_cancelled == 0
         async with contextlib.aclosing(graph.stream("range 200")) as numbers:
@@ -231,7 +231,7 @@ async def use(url: str, server: Server) -> None:
                     break
         assert pool.stats().closed_cancelled == 1
 
-        # What a session has set is gone with its connection, and was never anybody else's.
+        # The variables of a session end with its connection; no other caller sees them.
         async with graph.session() as session:
             await session.submit("x = 5")
             assert await session.submit("x") == [5]
@@ -239,7 +239,7 @@ async def use(url: str, server: Server) -> None:
         error = await error_of(graph.submit("x"))
         assert isinstance(error, GremlinError)
 
-    # A login that fails is the error of who asked for the connection.
+    # If the login fails, the caller that asked for the connection gets the error.
     stranger = Graph(url, Login("reader", "guess"), limit=4)
     async with stranger.pool:
         error = await error_of(stranger.submit("''"))

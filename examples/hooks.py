@@ -1,4 +1,4 @@
-"""The hooks of a connection: when they run, and what failing means."""
+"""Hooks: when they run, and what happens when they fail."""
 
 import asyncio
 import logging
@@ -30,7 +30,7 @@ class Heard(logging.Handler):
 
 
 async def configure(ws: ClientWebSocketResponse) -> None:
-    """Once, after the handshake: log in, say what the session is to be like."""
+    """Log in and set up the session: runs once, after the handshake."""
     ran["configure"] += 1
     await ws.send_str("login")
     if await ws.receive_str() != "login" or "configure" in fails:
@@ -38,7 +38,7 @@ async def configure(ws: ClientWebSocketResponse) -> None:
 
 
 async def check(ws: ClientWebSocketResponse) -> None:
-    """Before a pooled connection is handed out: whether it is any good still."""
+    """Test the connection: runs before a pooled connection is handed out."""
     ran["check"] += 1
     await ws.send_str("alive?")
     if await ws.receive_str() != "alive?" or "check" in fails:
@@ -46,7 +46,7 @@ async def check(ws: ClientWebSocketResponse) -> None:
 
 
 async def reset(ws: ClientWebSocketResponse) -> None:
-    """After a release, before it is pooled: leave nothing of the last user."""
+    """Clear the state of the last user: runs after a release, before pooling."""
     ran["reset"] += 1
     await ws.send_str("unsubscribe")
     if await ws.receive_str() != "unsubscribe" or "reset" in fails:
@@ -77,31 +77,31 @@ async def use(url: str) -> None:
         await (await session.ws_connect(url)).release()
         assert ran == {"configure": 1, "check": 1, "reset": 2}
 
-        # check: the connection is closed, and the caller gets the next, or a new one.
+        # check fails: the connection is closed, and the caller gets another.
         fails.add("check")
         ws = await session.ws_connect(url)
         assert not ws.reused
         assert session.stats().closed_failed == 1
 
-        # reset: it is closed instead of pooled. Who does not want to wait does not await release().
+        # reset fails: the connection is closed. Callers that do not await release() do not wait.
         fails.add("reset")
         await ws.release()
         assert session.stats().closed_failed == 2
         assert session.stats().idle == 0
 
-        # configure: it is closed, and the caller gets what was raised.
+        # configure fails: the connection is closed, and the caller gets the error.
         fails.add("configure")
         assert isinstance(await error_of(session.ws_connect(url)), NoSuchUserError)
         assert session.stats().connect_errors == 1
 
-    # A hook that takes too long has failed.
+    # A hook that takes longer than hook_timeout has failed.
     async def hang(ws: ClientWebSocketResponse) -> None:
         await ws.receive()
 
     async with WebSocketClientSession(hook_timeout=0.05, configure=hang) as session:
         assert isinstance(await error_of(session.ws_connect(url)), aiohttp.ConnectionTimeoutError)
 
-        # Of a call: None is none, and connections with other hooks are others.
+        # In a call, None turns the hook off. Calls with different hooks share no connections.
         async with session.ws_connect(url, configure=None) as ws:
             assert not ws.reused
         async with session.ws_connect(url, configure=None) as ws:

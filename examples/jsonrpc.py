@@ -1,4 +1,4 @@
-"""JSON-RPC: a reply to each request, replies that are errors, and connections that break."""
+"""JSON-RPC: replies, error replies, and connections that break."""
 
 import asyncio
 import itertools
@@ -13,7 +13,7 @@ from aiowebsocketclient import ClientWebSocketResponse, WebSocketClientSession
 
 
 class JsonRpcError(Exception):
-    """The server says no; the connection is as good as before."""
+    """The server replied with an error; the connection is still good."""
 
     def __init__(self, error: dict[str, Any]) -> None:
         super().__init__(error["message"])
@@ -32,7 +32,7 @@ class JsonRpc:
         async with asyncio.timeout(self._timeout), self._session.ws_connect(self._url) as ws:
             await ws.send_json(request)
             reply = await reply_to(ws, request["id"])
-        # Out of the block: who raises in it says that the connection is not to be used again.
+        # After the block: an exception inside the block would close the connection.
         if "error" in reply:
             raise JsonRpcError(reply["error"])
         return reply["result"]
@@ -42,7 +42,7 @@ async def add(rpc: JsonRpc, a: int, b: int) -> int:
     try:
         result: int = await rpc.call("add", a, b)
     except aiohttp.ClientConnectionError:
-        # To add twice does no harm; to pay twice would.
+        # Adding twice is harmless; paying twice would not be.
         result = await rpc.call("add", a, b)
     return result
 
@@ -55,9 +55,9 @@ async def reply_to(ws: ClientWebSocketResponse, request_id: Any) -> dict[str, An
         reply: dict[str, Any] = message.json()
         if reply.get("id") == request_id:
             return reply
-        # With a method it is a notification, and nobody here has asked for one.
+        # A message with a method is a notification; skip it.
         if "method" not in reply:
-            raise aiohttp.ClientError("a reply to no request of ours")
+            raise aiohttp.ClientError("a reply without a request")
 
 
 GATE = web.AppKey("gate", asyncio.Event)
@@ -105,7 +105,7 @@ async def use(session: WebSocketClientSession, url: str) -> None:
     rpc = JsonRpc(session, url)
     assert await rpc.call("add", 1, 2) == 3
 
-    # One connection for each call in flight: the slow one is not in the way of the others.
+    # One connection for each call in flight: the slow call does not delay the others.
     slow = asyncio.create_task(rpc.call("wait"))
     sums = await asyncio.gather(*(rpc.call("add", n, n) for n in range(100)))
     assert sums == [2 * n for n in range(100)]
@@ -119,7 +119,7 @@ async def use(session: WebSocketClientSession, url: str) -> None:
     assert session.stats().connects == before.connects
     assert session.stats().released == before.released + 1
 
-    # A timeout does: the reply is still to come, and must not be the next caller's.
+    # A timeout does: the reply may still arrive, and must not reach the next caller.
     hurried = JsonRpc(session, url, timeout=0.05)
     error = await error_of(hurried.call("wait"))
     assert isinstance(error, TimeoutError)
@@ -127,7 +127,7 @@ async def use(session: WebSocketClientSession, url: str) -> None:
     await rpc.call("open")
     assert await slow == "waited"
 
-    # So does a connection that breaks; the next call is on another.
+    # So does a connection that breaks; the next call uses another connection.
     await rpc.call("break", "add")
     error = await error_of(rpc.call("add", 1, 1))
     assert isinstance(error, aiohttp.ServerDisconnectedError)
@@ -135,7 +135,7 @@ async def use(session: WebSocketClientSession, url: str) -> None:
     assert session.stats().closed_lost == 1
     assert await rpc.call("add", 1, 1) == 2
 
-    # Where it may be sent twice, nobody notices.
+    # An idempotent request is sent again, and the caller does not notice.
     await rpc.call("break", "add")
     assert await add(rpc, 1, 1) == 2
 

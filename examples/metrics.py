@@ -1,9 +1,9 @@
-"""A web service whose pool Prometheus watches; runs until Ctrl-C.
+"""A web service that exports its pool to Prometheus. Runs until Ctrl-C.
 
     curl 'http://127.0.0.1:8000/ask?question=hello'
     curl http://127.0.0.1:8000/metrics
 
-It asks an echo server of its own, or the server at ``--url``.
+The service asks its own echo server, or the server at ``--url``.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from prometheus_client.exposition import choose_encoder
 from aiowebsocketclient import WebSocketClientSession
 from aiowebsocketclient.prometheus import PoolCollector
 
-# A registry takes one collector; the pools of a process are added to it.
+# Register one collector, and add each pool of the process to it.
 COLLECTOR = PoolCollector()
 REGISTRY.register(COLLECTOR)
 
@@ -58,8 +58,8 @@ async def echo(request: web.Request) -> web.WebSocketResponse:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--port", type=int, default=8000, help="0: any that is free")
-    parser.add_argument("--url", help="of a WebSocket server that answers each message")
+    parser.add_argument("--port", type=int, default=8000, help="0: any free port")
+    parser.add_argument("--url", help="URL of a WebSocket server that answers each message")
     options = parser.parse_args()
     with socket.create_server(("127.0.0.1", options.port)) as listening:
         host, port = listening.getsockname()

@@ -1,4 +1,4 @@
-"""From aiowebsocketclient 0.0.1 to 0.0.5: their usage example, and what differs from them."""
+"""Moving from aiowebsocketclient 0.0.x: its usage example, and the differences."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -14,7 +14,7 @@ async def as_before(url: str, other_url: str) -> None:
     ws1 = await session.ws_connect(url)
     ws2 = await session.ws_connect(other_url)
     ws3 = await session.ws_connect(other_url)
-    # It was not awaited, and is now.
+    # 0.0.x did not await this call.
     await ws1.send_str("hello")
     assert (await ws1.receive()).data == "hello"
     await asyncio.gather(ws1.release(), ws2.release(), ws3.release())
@@ -33,30 +33,30 @@ async def error_of(call: Awaitable[object]) -> Exception:
 
 async def as_it_is_now(url: str) -> None:
     async with WebSocketClientSession() as session:
-        # Equal, and not the same: each acquisition has a handle of its own.
+        # Equal but not identical: each acquisition has its own handle.
         ws1 = await session.ws_connect(url)
         await ws1.release()
         ws2 = await session.ws_connect(url)
         assert ws1 == ws2
         assert ws1 is not ws2
-        # That of the first is spent. It cannot disturb the second: not by a message,
+        # The first handle is spent. It cannot affect the second: not by a late message,
         assert isinstance(await error_of(ws1.send_str("late")), ConnectionReleasedError)
-        # nor by a second release, nor by a late close.
+        # not by a second release, and not by a late close.
         await ws1.release()
         await ws1.close()
         assert not ws2.closed
-        # release() takes effect when it is called. Awaited or not, the connection is back.
+        # release() takes effect when called. Awaited or not, the connection is in the pool.
         completion = ws2.release()
         assert session.stats().idle == 1
         await completion
 
-        # What is handed out has the same handshake, and not only the same host and port.
+        # A caller gets a connection with the same handshake, not only the same host and port.
         async with session.ws_connect(url, headers={"Authorization": "Bearer other"}) as ws:
             assert not ws.reused
         async with session.ws_connect(f"{url}?path=other") as ws:
             assert not ws.reused
 
-        # What its server has ended is not handed out.
+        # A connection that its server has ended is not handed out.
         connects = session.stats().connects
         async with session.ws_connect(url) as ws:
             await ws.send_str("close after this")

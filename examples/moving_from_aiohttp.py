@@ -1,4 +1,4 @@
-"""From a connection for each call with aiohttp: the program before and after."""
+"""Moving from aiohttp, with a connection for each call: the program before and after."""
 
 import asyncio
 
@@ -32,10 +32,10 @@ async def after(url: str, questions: list[str]) -> list[str]:
 
 
 async def after_with_a_client_session(url: str, questions: list[str]) -> list[str]:
-    """Connect with a client session that does other things, too: cookies, middlewares, a proxy."""
-    # Its limit is for the other things; the pool has its own, and would hang at this one.
+    """Connect with a client session that also has cookies, middlewares or a proxy."""
+    # No limit here: the pool has its own, and a handshake would hang at this limit.
     connector = aiohttp.TCPConnector(limit=0)
-    # Without a timeout of its own, aiohttp keeps no timer for each connection.
+    # No timeout here: aiohttp would keep a timer for each connection.
     timeout = aiohttp.ClientTimeout()
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as client:
         pool = WebSocketClientSession(

@@ -1,4 +1,4 @@
-"""From the pool of livekit's agents: the program before, where that is installed, and after."""
+"""Moving from livekit-agents' ConnectionPool: the program before, if installed, and after."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -37,7 +37,7 @@ async def before(url: str, questions: list[str]) -> list[str]:
         async with pool.connection(timeout=10) as ws:
             await ws.send_str(question)
             answers.append(await ws.receive_str())
-    # Other settings: nothing that is open is to be used again.
+    # Settings have changed: no open connection may be used again.
     pool.invalidate()
     async with pool.connection(timeout=10) as ws:
         await ws.send_str("the last")
@@ -56,14 +56,14 @@ async def after(url: str, questions: list[str]) -> list[str]:
         configure=say_voice, max_idle=300, conn_timeout=10, limit=20, headers=HEADERS
     )
     async with pool:
-        # It is awaited, and raises what went wrong.
+        # prewarm() is awaited, and raises if it fails.
         await pool.prewarm(url, 1)
         answers = []
         for question in questions:
             async with pool.ws_connect(url) as ws:
                 await ws.send_str(question)
                 answers.append(await ws.receive_str())
-        # Other settings: nothing that is open is to be used again.
+        # Settings have changed: no open connection may be used again.
         await pool.drain(url)
         async with pool.ws_connect(url) as ws:
             await ws.send_str("the last")

@@ -1,4 +1,4 @@
-"""From a connection for each call with websockets: the program before and after."""
+"""Moving from websockets, with a connection for each call: the program before and after."""
 
 import asyncio
 from collections import Counter
@@ -32,14 +32,14 @@ async def before(url: str, questions: list[str]) -> Counter[str]:
 
 async def after(url: str, questions: list[str]) -> Counter[str]:
     async def ask(question: str) -> str:
-        # What websockets does unasked: compression, pings, limits of time and size.
+        # The defaults of websockets: compression, pings, and a limit of size.
         async with pool.ws_connect(
             url, headers=TOKEN, compress=12, heartbeat=20, max_msg_size=2**20
         ) as ws:
             await ws.send_str(question)
             message = await ws.receive()
             if message.type is not aiohttp.WSMsgType.TEXT:
-                # That is ws.close_code, and no exception.
+                # aiohttp reports the end in ws.close_code, not by an exception.
                 return f"closed with {ws.close_code}"
             return str(message.data)
 

@@ -1,4 +1,4 @@
-"""A service in front of a provider with a cap, which says 503 before its callers time out."""
+"""A service in front of a provider with a cap: it answers 503 before its callers time out."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -31,15 +31,15 @@ async def say_when_it_is_too_much(request: web.Request, handler: Handler) -> web
     try:
         return await handler(request)
     except TooManyWaitersError:
-        # The queue is full: at once, and cheap. Whoever balances load asks another.
+        # The queue is full. The answer is immediate, so a load balancer can try another instance.
         raise web.HTTPServiceUnavailable(headers={"Retry-After": "1"}) from None
     except PoolTimeoutError:
-        # It waited for acquire_timeout: so does who comes now.
+        # The caller waited for acquire_timeout; the next caller would wait as long.
         raise web.HTTPServiceUnavailable(headers={"Retry-After": "5"}) from None
     except WebSocketPoolError:
         raise
     except (aiohttp.ClientError, aiohttp.WSMessageTypeError) as exc:
-        # The provider's fault. The type and no more: the text may have the URL with its query.
+        # The provider failed. Send only the type: the text may contain the URL with its query.
         raise web.HTTPBadGateway(text=type(exc).__name__) from None
 
 
@@ -83,7 +83,7 @@ async def main() -> None:
                 asyncio.create_task(client.get("/answer", params={"question": name}))
                 for name in ("one", "two", "three")
             ]
-            # One is being answered and one waits. Which of them is which, the network decides.
+            # One is being answered, one is queued, one is refused; the network decides which.
             done, _ = await asyncio.wait(
                 {first, second, third}, return_when=asyncio.FIRST_COMPLETED
             )

@@ -17,7 +17,7 @@ async def echo(request: web.Request) -> web.WebSocketResponse:
 
 
 async def ask(session: WebSocketClientSession, url: str, question: str) -> str:
-    # A connection from the pool; back to it at the end of the block.
+    # Takes a connection from the pool and releases it at the end of the block.
     async with session.ws_connect(url) as ws:
         await ws.send_str(question)
         return await ws.receive_str()

@@ -1,4 +1,4 @@
-"""A speech provider: tokens that rotate, limits of age, turns that are interrupted."""
+"""A speech provider: rotating tokens, limits of age, interrupted turns."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ class ProviderError(Exception):
 
 @dataclass(frozen=True)
 class SessionUpdate:
-    """What a connection is told first. Equal ones share connections."""
+    """The first message of a connection. Equal settings share connections."""
 
     voice: str
     rate: int = 24_000
@@ -39,9 +39,9 @@ class Speech:
         url: str,
         token: Callable[[], str],
         *,
-        # The provider ends a connection after an hour, whatever it is doing,
+        # The provider ends a connection after an hour, even in use,
         max_lifetime: float = 55 * 60,
-        # and one on which nothing was said for a minute.
+        # and after a minute without messages.
         max_idle: float = 50,
     ) -> None:
         self._url = url
@@ -57,10 +57,10 @@ class Speech:
     def _options(self, voice: str) -> dict[str, Any]:
         return {
             "headers": {"Authorization": f"Bearer {self._token()}"},
-            # Another token is another handshake, but not another connection.
+            # Share connections although the token in the headers changes.
             "reuse_key": "our account",
             "configure": SessionUpdate(voice),
-            # A network that is gone without a word is noticed within 15 s.
+            # Detects a server that vanished, within 15 s.
             "heartbeat": 10,
         }
 
@@ -68,7 +68,7 @@ class Speech:
         return await self.pool.prewarm(self._url, count, **self._options(voice))
 
     async def speak(self, text: str, voice: str = "ada") -> AsyncGenerator[bytes, None]:
-        """Yield the sound of a text; who closes it early closes the connection."""
+        """Yield the sound of a text. Closing the generator early closes the connection."""
         async with self.pool.ws_connect(self._url, **self._options(voice)) as ws:
             await ws.send_json({"type": "speak", "text": text})
             while True:
@@ -123,18 +123,18 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 async def use_tokens(speech: Speech, provider: Provider) -> None:
-    # Warm before the first turn: its handshake, and the reply to session.update, are paid.
+    # Before the first turn, the handshake and the reply to session.update are done.
     assert await speech.warm_up("ada", 2) == 2
     assert provider.handshakes == 2
     assert [sound async for sound in speech.speak("good day")] == [b"ada: good", b"ada: day"]
     assert provider.handshakes == 2
 
-    # A token that rotates does not cost the connections that were opened with the last one.
+    # A new token does not cost the connections that were opened with the old token.
     provider.valid = "token 2"
     assert [sound async for sound in speech.speak("again")] == [b"ada: again"]
     assert provider.handshakes == 2
 
-    # Another voice is another session.update, and so another connection.
+    # Another voice needs another session.update, and so another connection.
     assert [sound async for sound in speech.speak("again", "bob")] == [b"bob: again"]
     assert provider.handshakes == 3
 
@@ -143,27 +143,27 @@ async def use_barge_in(speech: Speech, provider: Provider) -> None:
     before = speech.pool.stats()
     async with contextlib.aclosing(speech.speak("a sentence that is long")) as sounds:
         async for _ in sounds:
-            # The user has begun to speak.
+            # The user interrupts.
             break
-    # What was still to come is nobody's: the connection is closed, as for any cancellation.
+    # The rest of the reply is on its way: the pool closes the connection.
     after = speech.pool.stats()
     assert after.closed_cancelled == before.closed_cancelled + 1
     assert after.acquired == 0
     await until(lambda: provider.close_codes)
     assert provider.close_codes == [aiohttp.WSCloseCode.OK]
-    # The next turn does not wait for that, where there is another connection.
+    # The next turn does not wait for the close if another connection is idle.
     assert [sound async for sound in speech.speak("next")] == [b"ada: next"]
     assert speech.pool.stats().connects == before.connects
 
 
 async def use_limits(url: str, provider: Provider) -> None:
-    # Unused for max_idle, a connection is closed before the provider does it.
+    # After max_idle, the pool closes an unused connection before the provider does.
     speech = Speech(url, lambda: provider.valid, max_idle=0.1)
     async with speech.pool as pool:
         await speech.warm_up("ada", 1)
         await until(lambda: pool.stats().closed_idle == 1)
 
-    # As old as max_lifetime, one is not handed out again, however busy it is.
+    # After max_lifetime, a connection is not handed out again, however busy it is.
     speech = Speech(url, lambda: provider.valid, max_lifetime=0.1)
     async with speech.pool as pool:
         while pool.stats().closed_lifetime == 0:

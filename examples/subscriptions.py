@@ -1,4 +1,4 @@
-"""Subscriptions: a short one that is undone at release, a long one that leaves the pool."""
+"""Subscriptions: short ones that end at release, and a long one that leaves the pool."""
 
 import asyncio
 from typing import Any
@@ -21,14 +21,14 @@ async def receive(ws: ClientWebSocketResponse) -> dict[str, Any]:
 async def ask(ws: ClientWebSocketResponse, method: str, *params: Any) -> Any:
     await ws.send_json({"id": 1, "method": method, "params": params})
     while "id" not in (reply := await receive(ws)):
-        # A notification that came before the reply.
+        # A notification that arrived before the reply.
         pass
     return reply["result"]
 
 
 async def unsubscribe(ws: ClientWebSocketResponse) -> None:
-    """Be the hook ``reset`` of connections with subscriptions."""
-    # By the time of the reply, all that had been sent before has been read.
+    """Unsubscribe: the hook ``reset`` of connections with subscriptions."""
+    # When the reply arrives, all earlier messages have been read.
     await ask(ws, "unsubscribe_all")
 
 
@@ -42,7 +42,7 @@ async def next_of(session: WebSocketClientSession, url: str, topic: str) -> Any:
 async def follow(session: WebSocketClientSession, url: str, topic: str, seen: list[Any]) -> None:
     """Collect notifications until the connection breaks, or the task is cancelled."""
     ws = await session.ws_connect(url)
-    # Out of the pool: its place is free, it outlives the session, and it is ours to close.
+    # The connection leaves the pool and outlives the session. This task has to close it.
     ws.detach()
     try:
         await ask(ws, "subscribe", topic)
@@ -90,7 +90,7 @@ async def until(condition: Any) -> None:
 
 
 async def use(session: WebSocketClientSession, url: str, broker: Broker) -> None:
-    # The connection is reset, off the caller's way, and then it is the next one's.
+    # The connection is reset in the background, and then the next caller gets it.
     for price in (5, 7):
         waiting = asyncio.create_task(next_of(session, url, "price"))
         await until(lambda: broker.count("price") == 1)
@@ -100,14 +100,14 @@ async def use(session: WebSocketClientSession, url: str, broker: Broker) -> None
         assert broker.count("price") == 0
     assert session.stats().connects == 1
 
-    # Left with a notification unread, it is not reset but closed: nobody else may read that.
+    # With an unread notification, the connection is closed instead of reset.
     async with session.ws_connect(url, reset=unsubscribe) as ws:
         await ask(ws, "subscribe", "price")
         await broker.publish("price", 8, 9)
         assert (await receive(ws))["params"] == 8
     await until(lambda: session.stats().closed_dirty == 1)
 
-    # Connections with other hooks are others; these pay for no reset.
+    # Calls with other hooks use other connections, without a reset.
     async with session.ws_connect(url) as ws:
         assert not ws.reused
         await ask(ws, "hello")

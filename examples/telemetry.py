@@ -1,4 +1,4 @@
-"""Spans and metrics of a pool, printed, or sent to a collector of OpenTelemetry.
+"""Spans and metrics of a pool, printed or sent to an OpenTelemetry collector.
 
 python examples/telemetry.py
 python examples/telemetry.py --otlp http://127.0.0.1:4318
@@ -81,18 +81,18 @@ async def ask_all(count: int) -> None:
         WebSocketClientSession(limit=2, trace_configs=[telemetry]) as session,
     ):
         url = str(server.make_url("/"))
-        # The pool's spans are parts of this one.
+        # The pool's spans are children of this span.
         with trace.get_tracer("questions").start_as_current_span("ask all"):
             await asyncio.gather(*(ask(session, url, str(n)) for n in range(count)))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--otlp", metavar="URL", help="of a collector; default: print")
+    parser.add_argument("--otlp", metavar="URL", help="URL of a collector; default: print")
     providers = set_up(parser.parse_args().otlp)
     asyncio.run(ask_all(5))
     for provider in providers:
-        # What is not exported yet is exported now.
+        # Export what has not been exported yet.
         provider.shutdown()
 
 

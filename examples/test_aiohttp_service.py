@@ -1,4 +1,4 @@
-"""Tests of aiohttp_service.py: as a whole, and its handlers with a pool of the test's own."""
+"""Tests of aiohttp_service.py: the whole application, and its handlers with a test pool."""
 
 import asyncio
 
@@ -47,7 +47,7 @@ async def test_who_is_served_at_the_end_still_has_the_pool(ws_server: WebSocketS
 
 @pytest.fixture
 def app(ws_server: WebSocketServer, ws_session: WebSocketClientSession) -> web.Application:
-    """Return the handlers with the fixture's pool, which tells who did not release."""
+    """Return the handlers with the fixture's pool, which reports unreleased connections."""
     app = web.Application()
     app[BACKEND] = ws_server.url
     app[POOL] = ws_session
@@ -63,7 +63,7 @@ async def test_a_broken_connection(app: web.Application, ws_server: WebSocketSer
         assert reply.status == 502
         reply = await client.get("/ask", params={"question": "two"})
         assert await reply.json() == {"answer": "2"}
-    # For "one" it had no reply, and closed the connection, which is what was wanted.
+    # For "one" the server sent no reply and closed the connection, as told.
     ws_server.errors.clear()
 
 

@@ -1,4 +1,4 @@
-"""Tests of fastapi_service.py: as a whole, and its handlers with a pool of the test's own."""
+"""Tests of fastapi_service.py: the whole application, and its handlers with a test pool."""
 
 from collections.abc import AsyncIterator
 
@@ -15,7 +15,7 @@ from aiowebsocketclient.testing import WebSocketServer
 async def test_from_start_to_end(ws_server: WebSocketServer) -> None:
     app = make_app(ws_server.url)
     transport = httpx.ASGITransport(app)
-    # The transport knows nothing of lifespans.
+    # The transport does not run the lifespan.
     async with lifespan(app), httpx.AsyncClient(transport=transport, base_url="http://x") as client:
         assert ws_server.connections == 1
         for question in ("one", "two"):
@@ -30,7 +30,7 @@ async def test_from_start_to_end(ws_server: WebSocketServer) -> None:
 async def client(
     ws_server: WebSocketServer, ws_session: WebSocketClientSession
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """Give a client of handlers with the fixture's pool, which tells who did not release."""
+    """Yield a client of handlers with the fixture's pool, which reports unreleased connections."""
     app = make_app(ws_server.url)
     app.dependency_overrides[pool_of] = lambda: ws_session
     transport = httpx.ASGITransport(app)
@@ -54,7 +54,7 @@ async def test_an_end_instead_of_an_answer(
     reply = await client.get("/ask", params={"question": "one"})
     assert (reply.status_code, reply.json()) == (502, {"detail": "WSMessageTypeError"})
     assert (await client.get("/ask", params={"question": "two"})).json() == {"answer": "2"}
-    # For "one" it had no reply, and closed the connection, which is what was wanted.
+    # For "one" the server sent no reply and closed the connection, as told.
     ws_server.errors.clear()
 
 

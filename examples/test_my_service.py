@@ -1,4 +1,4 @@
-"""Tests of a little service, with the fixtures of the pytest plugin."""
+"""Tests of a small service, with the fixtures of the pytest plugin."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from aiowebsocketclient import WebSocketClientSession
 
 
 class Translator:
-    """The service: asks a server for words, and once more if the first time fails."""
+    """The service: asks a server to translate words, and retries once."""
 
     def __init__(self, session: WebSocketClientSession, url: str) -> None:
         self.session = session

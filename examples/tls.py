@@ -1,4 +1,4 @@
-"""TLS on uvloop: one context for all, and room for many connections."""
+"""TLS on uvloop: one shared context, and files for many connections."""
 
 import asyncio
 import ssl
@@ -15,12 +15,12 @@ new_event_loop: Callable[[], asyncio.AbstractEventLoop]
 try:
     from uvloop import new_event_loop
 except ImportError:
-    # Not on Windows, not on PyPy.
+    # uvloop is not available on Windows and PyPy.
     from asyncio import new_event_loop
 
 
 def allow_many_files() -> int:
-    """Raise the limit of open files to what this user may have; return it."""
+    """Raise the soft limit of open files to the hard limit; return it."""
     try:
         import resource
     except ImportError:
@@ -54,7 +54,7 @@ async def share_context(url: str, authority: trustme.CA) -> None:
                 await ws.send_str("hello")
                 assert await ws.receive_str() == "hello"
                 assert ws.reused is reused
-        # A context says who is trusted, so connections of another are others, whatever is in it.
+        # A context says whom to trust, so another context never shares connections.
         async with session.ws_connect(url, ssl=make_context(authority)) as ws:
             assert not ws.reused
         assert session.stats().connects == 2
@@ -75,7 +75,7 @@ async def main() -> None:
 
 if __name__ == "__main__":
     allow_many_files()
-    # What asyncio allocates for each TLS connection, to read into.
+    # The size of the read buffer that asyncio allocates for each TLS connection.
     assert SSLProtocol.max_size == 256 * 1024
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(main())

@@ -1,4 +1,4 @@
-"""Connections that are there before they are asked for, and are known to answer."""
+"""Prewarmed connections, and connections that are checked before use."""
 
 import asyncio
 from collections.abc import Callable
@@ -41,19 +41,19 @@ def options(token: str) -> dict[str, Any]:
 
 async def keep_warm(url: str, provider: Provider) -> None:
     async with WebSocketClientSession(limit=20) as session:
-        # From now on, in the background; who comes finds one idle.
+        # From now on, in the background: callers find idle connections.
         session.set_min_idle(url, 3, **options("token 1"))
         await until(lambda: session.stats().idle == 3)
-        # Those that are there stay; the next ones are opened with the new token.
+        # Open connections stay; new connections use the new token.
         session.set_min_idle(url, 3, **options("token 2"))
         async with session.ws_connect(url, **options("token 2")) as ws:
             await ws.send_str("a turn")
             assert await ws.receive_str() == "a turn"
-            # One is in use, so within a second another is opened.
+            # One connection is in use, so the pool opens another within a second.
             await until(lambda: session.stats().idle == 3)
             assert provider.tokens == [*["Bearer token 1"] * 3, "Bearer token 2"]
         assert session.stats().requests == 1
-        # It is enough: what is idle stays so, and no more is opened.
+        # 0 ends it: idle connections stay, and the pool opens no more.
         session.set_min_idle(url, 0, **options("token 2"))
 
 
@@ -62,10 +62,10 @@ async def check_before_use(url: str, provider: Provider) -> None:
         for reused in (False, True):
             async with session.ws_connect(url) as ws:
                 assert ws.reused is reused
-        # The provider is there, and answers nothing: a machine that hangs, a table of a firewall's.
+        # The provider does not answer: it hangs, or a firewall forgot the connection.
         provider.is_silent = True
         async with session.ws_connect(url) as ws:
-            # One round trip later it is another connection, which nothing is known against.
+            # The check fails, and the caller gets a new connection.
             assert not ws.reused
         provider.is_silent = False
 

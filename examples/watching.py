@@ -1,4 +1,4 @@
-"""What a pool tells of itself: statistics, events, log records, and who holds on for too long."""
+"""Monitoring a pool: statistics, events, log records, and leaked connections."""
 
 import asyncio
 import json
@@ -41,7 +41,7 @@ def events() -> TraceConfig:
 
 
 class JsonLines(logging.Formatter):
-    """Each record as JSON, with the fields that the package gives it."""
+    """Formats each record as JSON, with the fields of its event."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = ("event", "endpoint", "seconds", "reason", "error", "acquired_at")
@@ -73,7 +73,7 @@ async def ask(session: WebSocketClientSession, url: str, question: str) -> str:
 
 async def hold_on(session: WebSocketClientSession, url: str) -> None:
     async with session.ws_connect(url):
-        # Too long for leak_threshold, which a service sets to a minute, say.
+        # Longer than leak_threshold; a service would set a minute or so.
         await asyncio.sleep(0.5)
 
 
