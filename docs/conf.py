@@ -7,7 +7,7 @@ from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 
-# The core in plain Python is the typed reference; what is compiled shows less of its signatures.
+# The core in plain Python has full signatures; the compiled core shows fewer of them.
 os.environ["AIOWEBSOCKETCLIENT_NO_EXTENSIONS"] = "1"
 
 project = "aiowebsocketclient"
@@ -22,19 +22,19 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 
-# -- what is referred to -------------------------------------------------------------------------
+# -- references ----------------------------------------------------------------------------------
 
 # A reference without a target is an error.
 nitpicky = True
-# In signatures: what stands for the class of a response, and a signal with its parameters.
+# Names in signatures: the type variable of the response class, and the type of signals.
 nitpick_ignore = [
     ("py:class", "_Signal"),
     ("py:class", "aiowebsocketclient.typedefs.WS"),
     ("py:class", "aiowebsocketclient.typedefs.WS_co"),
 ]
 
-# Names of other projects are listed by hand: nothing is fetched when this is built, and a name that
-# is wrong is found by whoever writes it, not by all who build it later.
+# The inventories of other projects are in this directory: the build fetches nothing, and a wrong name
+# fails for its author, not for everybody who builds the documentation later.
 intersphinx_mapping = {
     "python": ("https://docs.python.org/3/", "inventories/python.inv"),
     "aiohttp": ("https://docs.aiohttp.org/en/stable/", "inventories/aiohttp.inv"),
@@ -42,7 +42,7 @@ intersphinx_mapping = {
     "yarl": ("https://yarl.aio-libs.org/en/stable/", "inventories/yarl.inv"),
 }
 
-# Where classes of theirs live is not where they are documented.
+# Modules in which classes are defined, and those under which they are documented.
 PUBLIC_NAMES = {
     "aiohttp.client.": "aiohttp.",
     "aiohttp.client_exceptions.": "aiohttp.",
@@ -54,9 +54,9 @@ PUBLIC_NAMES = {
 
 
 def refer_to_public_names(app: Sphinx, doctree: nodes.document) -> None:
-    """Let what stands in signatures and docstrings refer to what is documented."""
+    """Resolve names in signatures and docstrings to the documented names."""
     for node in doctree.findall(pending_xref):
-        # The module that a name is in need not be given, whichever it is.
+        # Names may be written without their module.
         node["refspecific"] = True
         for private, public in PUBLIC_NAMES.items():
             if node["reftarget"].startswith(private):
@@ -64,7 +64,7 @@ def refer_to_public_names(app: Sphinx, doctree: nodes.document) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    """Tell Sphinx of what is above."""
+    """Connect the function above to Sphinx."""
     app.connect("doctree-read", refer_to_public_names)
 
 
@@ -72,14 +72,14 @@ def setup(app: Sphinx) -> None:
 
 autodoc_default_options = {"members": True}
 autodoc_member_order = "bysource"
-# The values of defaults as they are written.
+# Show the defaults as they are written.
 autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
-# A signature that is longer has a line for each parameter.
+# A longer signature has a line for each parameter.
 maximum_signature_line_length = 80
 
-# -- how it looks --------------------------------------------------------------------------------
+# -- HTML ----------------------------------------------------------------------------------------
 
 html_theme = "furo"
 html_title = f"{project} {release}"

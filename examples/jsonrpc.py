@@ -119,7 +119,7 @@ async def use(session: WebSocketClientSession, url: str) -> None:
     assert session.stats().connects == before.connects
     assert session.stats().released == before.released + 1
 
-    # A timeout does: the reply may still arrive, and must not reach the next caller.
+    # A timeout closes the connection: the reply may still arrive, and must reach no other caller.
     hurried = JsonRpc(session, url, timeout=0.05)
     error = await error_of(hurried.call("wait"))
     assert isinstance(error, TimeoutError)
@@ -127,7 +127,7 @@ async def use(session: WebSocketClientSession, url: str) -> None:
     await rpc.call("open")
     assert await slow == "waited"
 
-    # So does a connection that breaks; the next call uses another connection.
+    # After a connection has broken, the next call uses another connection.
     await rpc.call("break", "add")
     error = await error_of(rpc.call("add", 1, 1))
     assert isinstance(error, aiohttp.ServerDisconnectedError)
