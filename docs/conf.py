@@ -33,8 +33,8 @@ nitpick_ignore = [
     ("py:class", "aiowebsocketclient.typedefs.WS_co"),
 ]
 
-# The inventories of other projects are in this directory: the build fetches nothing, and a wrong name
-# fails for its author, not for everybody who builds the documentation later.
+# The inventories of other projects are kept here: the build fetches nothing, and a wrong name fails
+# for its author, not for everybody who builds the documentation later.
 intersphinx_mapping = {
     "python": ("https://docs.python.org/3/", "inventories/python.inv"),
     "aiohttp": ("https://docs.aiohttp.org/en/stable/", "inventories/aiohttp.inv"),
