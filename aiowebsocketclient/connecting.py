@@ -1,6 +1,6 @@
 """Opens connections: one handshake of aiohttp's, in the pool's own way.
 
-What is private to aiohttp here is pinned by ``tests/test_aiohttp_internals.py``.
+What is private to aiohttp here is in ``_aiohttp_private.py``.
 """
 
 import asyncio
@@ -21,13 +21,13 @@ from aiohttp import hdrs
 from multidict import CIMultiDict
 from yarl import URL
 
+from ._aiohttp_private import LOG_ON_EXCEPTION, check_client_session
 from .exceptions import PoolClosedError, WebSocketPoolError, in_session
 from .keys import Target, version_of
 from .logs import log
 from .settings import Settings
 
 __all__ = (
-    "LOG_ON_EXCEPTION",
     "Client",
     "Forerunner",
     "abort",
@@ -38,10 +38,6 @@ __all__ = (
 )
 
 _SUPPRESSED: Final = "connect_limiter suppressed the failure of a handshake"
-
-# CPython 3.14 lets what was shielded from a cancellation report its failure to the loop's exception
-# handler: the callback that does so.
-LOG_ON_EXCEPTION: Final = getattr(asyncio.tasks, "_log_on_exception", None)
 
 # The process, or the machine, has as many files and sockets open as it may have.
 _NO_FILES_LEFT: Final = frozenset({errno.EMFILE, errno.ENFILE})
@@ -187,6 +183,8 @@ class Client:
     __slots__ = ("is_owned", "session")
 
     def __init__(self, session: aiohttp.ClientSession | None, is_owned: bool) -> None:
+        if session is not None:
+            check_client_session(session)
         #: The pool's own is made at first use.
         self.session = session
         #: Whether it is closed with the pool.
@@ -206,6 +204,7 @@ class Client:
             raise RuntimeError(in_session(settings.name, said))
         else:
             self.warn_of_limits(settings)
+        check_client_session(self.session)
         return self.session
 
     def warn_of_limits(self, settings: Settings) -> None:

@@ -16,11 +16,10 @@ frame is pooled, but not handed out until the frame is whole, and given up where
 before.  While it is parked, what comes has to be sound control frames, and the parser has to tell
 of as many; anything else ends the connection.
 
-The private names of aiohttp that this relies on are pinned by ``tests/test_aiohttp_internals.py``.
+The private names of aiohttp that this relies on are in ``_aiohttp_private.py``.
 """
 
 import asyncio
-import gc
 import math
 from collections.abc import Callable
 from contextvars import Context
@@ -30,10 +29,11 @@ from typing import Any, Final, Protocol
 import aiohttp
 from aiohttp import WSMsgType
 
+from ._aiohttp_private import LOG_ON_EXCEPTION, PLAIN_TRANSPORT, fragments_of, unsafe
 from ._compat import DONE, Express, Parkable, Slot, clock
 from ._pool_py import BETWEEN_FRAMES, IN_MESSAGE, Completion
-from .connecting import LOG_ON_EXCEPTION, Forerunner
-from .exceptions import WebSocketPoolError, in_session
+from .connecting import Forerunner
+from .exceptions import in_session
 from .hooks import NO_HOOKS, Hooks, is_being_cancelled, run_hook
 from .leaks import Place
 from .logs import log
@@ -57,10 +57,6 @@ _MAX_REASON: Final = 123
 # What is read, for the sake of a clean end, from one who goes on sending to a connection that the
 # pool closes. A message is in memory until it is whole, and may be as large as max_msg_size.
 _MAX_UNWANTED: Final = 1 << 20
-
-
-# Its is_closing() does nothing but to return its _closing.
-_PLAIN_TRANSPORT: Final[Any] = asyncio.selector_events._SelectorSocketTransport  # type: ignore[attr-defined]
 
 
 class _ParentsOwn:
@@ -170,7 +166,7 @@ class Connection(Parkable):
         self._protocol._payload_parser = self
         self.heard = clock()
         self._writer: Any = ws._writer
-        self._has_closing = type(self._transport) is _PLAIN_TRANSPORT
+        self._has_closing = type(self._transport) is PLAIN_TRANSPORT
         # Frames that are being compressed in a thread. Older aiohttp does not keep account of them.
         background = getattr(self._writer, "_background_tasks", None)
         self._background = _account_for_sends(self._writer) if background is None else background
@@ -201,13 +197,13 @@ class Connection(Parkable):
         # Looked up once, since every release asks it.
         self._buffer = getattr(self._reader, "_buffer", None)
         if self._buffer is None or not hasattr(self._reader, "is_eof"):
-            raise _unsupported("the queue of a WebSocket shows neither its content nor its end")
+            raise unsafe("the queue of a WebSocket shows neither its content nor its end")
         if self.failed:
             return
         if type(forerunner) is not Forerunner:
-            raise _unsupported("a WebSocket gets its parser in another way than by set_parser()")
+            raise unsafe("a WebSocket gets its parser in another way than by set_parser()")
         self._parser = forerunner.parser
-        self._fragments = _fragments_of(self._parser)
+        self._fragments = fragments_of(self._parser)
         for data in forerunner.taken:
             self.follow(data)
 
@@ -686,34 +682,11 @@ class Connection(Parkable):
         Context().run(self._owner.ended, self, how, code)
 
 
-def _unsupported(what: str) -> WebSocketPoolError:
-    return WebSocketPoolError(
-        f"aiohttp {aiohttp.__version__} is not supported by this version of aiowebsocketclient:"
-        f" {what}, so that a message of one user could reach the next; install another version of"
-        " aiohttp (3.11.18 or later), or of aiowebsocketclient"
-    )
-
-
 def _close_of(message: aiohttp.WSMessage) -> tuple[int, str]:
     """Return code and reason of a CLOSE; the server chooses the text, and may log into ours."""
     text = message.extra if isinstance(message.extra, str) else ""
     shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
     return message.data or _NO_CLOSE_CODE, shown[:_MAX_REASON]
-
-
-def _fragments_of(parser: Any) -> list[bytes]:
-    """Return what has come of the payload of a frame that is not whole yet: always the same list.
-
-    The compiled parser shows its fields to nobody but the garbage collector.
-    """
-    fragments = getattr(parser, "_payload_fragments", None)
-    lists = [fragments] if fragments is not None else gc.get_referents(parser)
-    found: list[list[bytes]] = [held for held in lists if type(held) is list]
-    if len(found) != 1:
-        raise _unsupported(
-            "the parser of a WebSocket does not show the parts of an unfinished frame"
-        )
-    return found[0]
 
 
 def _retrieve_exception(future: asyncio.Future[Any]) -> None:

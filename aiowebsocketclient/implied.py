@@ -20,10 +20,10 @@ from urllib.request import getproxies
 import aiohttp
 from aiohttp import hdrs
 from aiohttp.abc import AbstractCookieJar
-from aiohttp.helpers import basicauth_from_netrc, get_env_proxy_for_url, netrc_from_env
 from multidict import CIMultiDict
 from yarl import URL
 
+from ._aiohttp_private import basicauth_from_netrc, get_env_proxy_for_url, netrc_from_env
 from .keys import HandshakeKey, Target
 
 __all__ = ("Implied",)

@@ -13,11 +13,11 @@ from typing import Any, Final, NamedTuple
 
 import aiohttp
 from aiohttp import BasicAuth, hdrs
-from aiohttp.client_ws import DEFAULT_WS_CLIENT_TIMEOUT
 from aiohttp.http import SERVER_SOFTWARE
 from multidict import CIMultiDict, getversion
 from yarl import URL
 
+from ._aiohttp_private import DEFAULT_WS_CLIENT_TIMEOUT
 from ._compat import Route
 from .arguments import DEFAULTS, encoded_auth, options_of_ws_connect
 from .hooks import NO_HOOKS, Hooks, hooks_of

@@ -14,6 +14,7 @@ from contextvars import Context
 from functools import partial
 from typing import Any, Final
 
+from ._aiohttp_private import check_connection
 from ._compat import DONE, Caller, Express, Plan, Pool, Slot, Waiter, clock
 from ._pool_py import ACQUIRED, CLOSE_REASONS, CLOSING, GAUGES, IDLE, Completion
 from .connecting import Client, abort, connect
@@ -282,6 +283,7 @@ class Lifecycle:
             session_name=self.settings.name,
         )
         try:
+            check_connection(ws)
             conn = Connection(ws, slot, self, target.hooks)
         except BaseException:
             abort(ws)

@@ -9,7 +9,6 @@ import os
 import ssl
 import warnings
 import weakref
-from asyncio.events import _get_running_loop
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import AbstractAsyncContextManager
@@ -25,6 +24,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from . import _compat, arguments
+from ._aiohttp_private import get_running_loop
 from ._compat import (
     DONE,
     UNSET,
@@ -771,7 +771,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         """Make sure of an open session, of its loop and of its client session."""
         if self._lifecycle.is_closed:
             raise self._lifecycle.closed_error()
-        running = _get_running_loop()
+        running = get_running_loop()
         if running is None:
             said = "a WebSocketClientSession is used inside a running event loop only"
             raise RuntimeError(in_session(self._settings.name, said))
@@ -821,7 +821,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             raise RuntimeError(in_session(self._settings.name, said))
         if get_ident() == self._express.thread:
             return False
-        if self._loop.is_running() and _get_running_loop() is not self._loop:
+        if self._loop.is_running() and get_running_loop() is not self._loop:
             said = (
                 f"{what} was called in another thread than that of the session's event loop:"
                 " use loop.call_soon_threadsafe() or asyncio.run_coroutine_threadsafe()"
@@ -1138,11 +1138,11 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         exc_tb: TracebackType | None,
     ) -> None:
         """Close the session; after an exception within about a second, whatever the servers do."""
-        if exc_type is not None and _get_running_loop() is self._loop:
+        if exc_type is not None and get_running_loop() is self._loop:
             self._ending.hasten()
         if exc_type is None or not issubclass(exc_type, GeneratorExit):
             await self.close()
-        elif _get_running_loop() is self._loop and not self._lifecycle.is_closed:
+        elif get_running_loop() is self._loop and not self._lifecycle.is_closed:
             self._close_behind()
 
     def __del__(self) -> None:

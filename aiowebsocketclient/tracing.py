@@ -26,7 +26,6 @@ call it, too, itself or in a task that it waits for: what is left to tell is tol
 import asyncio
 import time
 import weakref
-from asyncio.events import _get_running_loop
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context, ContextVar, copy_context
@@ -38,6 +37,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import aiohttp
 from aiosignal import Signal
 
+from ._aiohttp_private import get_running_loop
 from ._compat import Slot, clock
 from ._pool_py import CLOSE_REASONS
 from .exceptions import status_of
@@ -409,7 +409,7 @@ class Tracer:
     ) -> None:
         if name not in self._listened:
             return
-        running = _get_running_loop()
+        running = get_running_loop()
         if running is None:
             # The garbage collector ends a coroutine that its loop has left behind.
             return

@@ -1,11 +1,13 @@
-"""Every private name of aiohttp that the package relies on, and what it is relied on for.
+"""How the private names of aiohttp behave that the package relies on.
 
-Where one of these fails on a new aiohttp, ``checks.py``, ``connection.py``, ``response.py`` or
-``session.py`` must be looked at before that version is supported.
+``_aiohttp_private.py`` lists them.  Where one of these tests fails on a new aiohttp, what uses the
+name must be looked at before that version is supported.
 """
 
+import ast
 import asyncio
 import inspect
+import re
 import sys
 from http.cookies import SimpleCookie
 from pathlib import Path
@@ -21,8 +23,8 @@ from aiohttp.http_websocket import WebSocketWriter
 from multidict import CIMultiDict
 from yarl import URL
 
-from aiowebsocketclient import WebSocketClientSession
-from aiowebsocketclient.connection import _fragments_of
+from aiowebsocketclient import WebSocketClientSession, WebSocketPoolError, _aiohttp_private
+from aiowebsocketclient._aiohttp_private import NAMES, OPTIONAL, fragments_of
 from aiowebsocketclient.response import CONNECTION, USUAL, ClientWebSocketResponse, _Spent
 
 from .conftest import SessionFactory, until
@@ -173,7 +175,7 @@ async def test_parts_of_a_frame_lie_in_one_list(server: Server) -> None:
         ws = await session.ws_connect(server.url())
         assert ws._conn is not None
         parser: Any = ws._conn.protocol._payload_parser  # type: ignore[union-attr]
-        fragments = _fragments_of(parser)
+        fragments = fragments_of(parser)
         assert fragments == []
         for _ in range(2):
             parser.feed_data(b"\x82\x04a")
@@ -331,3 +333,87 @@ async def test_the_parser_is_set_by_the_protocol_of_the_handshake(server: Server
         protocol.set_parser = None
         assert vars(protocol).pop("set_parser", 1) is None
         await ws.close()
+
+
+# -- one that is missing --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """As in a process that has opened no connection yet."""
+    monkeypatch.setattr(_aiohttp_private, "_checked", set())
+    return monkeypatch
+
+
+def says(kind: str, name: str, purpose: str) -> str:
+    said = (
+        f"aiohttp {aiohttp.__version__} is not supported by this version of aiowebsocketclient:"
+        f" there is no {name} in {kind}, which {purpose}; install another version of aiohttp"
+    )
+    return re.escape(said)
+
+
+@pytest.mark.parametrize("kind", NAMES)
+async def test_a_name_that_is_missing_is_named(
+    server: Server, make_session: SessionFactory, unchecked: pytest.MonkeyPatch, kind: str
+) -> None:
+    unchecked.setitem(NAMES[kind], "_of_old", "opens doors")
+    session = make_session()
+    with pytest.raises(WebSocketPoolError, match=says(kind, "_of_old", "opens doors")):
+        await session.ws_connect(server.url())
+    await until(lambda: not server.open)
+    assert not len(session._pool)
+    # It is not taken for checked.
+    with pytest.raises(WebSocketPoolError):
+        await session.ws_connect(server.url())
+
+
+async def test_a_method_that_is_gone_from_aiohttp(
+    server: Server, make_session: SessionFactory, unchecked: pytest.MonkeyPatch
+) -> None:
+    session = make_session()
+    unchecked.delattr(aiohttp.ClientWebSocketResponse, "_cancel_heartbeat")
+    name, kind = "_cancel_heartbeat", "ClientWebSocketResponse"
+    with pytest.raises(WebSocketPoolError, match=says(kind, name, NAMES[kind][name])):
+        await session.ws_connect(server.url())
+    await until(lambda: not server.open)
+
+
+async def test_a_method_that_is_gone_from_the_session_of_a_user(
+    unchecked: pytest.MonkeyPatch,
+) -> None:
+    async with aiohttp.ClientSession() as client_session:
+        unchecked.delattr(aiohttp.ClientSession, "_build_url")
+        said = says("ClientSession", "_build_url", NAMES["ClientSession"]["_build_url"])
+        with pytest.raises(WebSocketPoolError, match=said):
+            WebSocketClientSession(client_session=client_session)
+
+
+async def test_it_is_looked_at_once_only(
+    server: Server, make_session: SessionFactory, unchecked: pytest.MonkeyPatch
+) -> None:
+    await (await make_session().ws_connect(server.url())).release()
+    unchecked.setitem(NAMES["ClientSession"], "_of_old", "opens doors")
+    unchecked.setitem(NAMES["WebSocketWriter"], "_of_old", "opens doors")
+    await (await make_session().ws_connect(server.url("/other"))).release()
+
+
+def test_every_private_name_is_listed() -> None:
+    """What the package reads of an object and defines nowhere is aiohttp's, or of Python itself."""
+    of_python = {"_fields", "_getframe", "_io_refs", "_replace", "_SelectorSocketTransport"}
+    used, own = set(), set()
+    for path in Path(_aiohttp_private.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute):
+                used.add(node.attr)
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                own.add(node.name)
+            elif isinstance(node, ast.Name):
+                own.add(node.id)
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("asyncio."):
+                assert path.name in ("_aiohttp_private.py", "_pool_py.py")
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                own.add(node.attr)
+    listed = {name for names in NAMES.values() for name in names} | OPTIONAL.keys()
+    private = {name for name in used - own if name.startswith("_") and not name.endswith("__")}
+    assert private - of_python - listed == set()

@@ -20,7 +20,7 @@ from aiohttp.http_websocket import WebSocketWriter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aiowebsocketclient import WebSocketClientSession, WebSocketPoolError, connection
+from aiowebsocketclient import WebSocketClientSession, WebSocketPoolError, _aiohttp_private
 from aiowebsocketclient.connecting import Forerunner
 from aiowebsocketclient.connection import Connection
 from aiowebsocketclient.response import ClientWebSocketResponse
@@ -536,7 +536,7 @@ async def test_a_parser_that_shows_nothing_is_refused(
 ) -> None:
     async with raw() as server:
         session = make_session(close_timeout=0.01)
-        monkeypatch.setattr(connection.gc, "get_referents", lambda parser: [])
+        monkeypatch.setattr(_aiohttp_private.gc, "get_referents", lambda parser: [])
         monkeypatch.setattr(
             "aiohttp._websocket.reader_py.WebSocketReader._payload_fragments", None, raising=False
         )

@@ -1,0 +1,212 @@
+"""The names of aiohttp and asyncio that are not public, with what the package uses them for.
+
+aiohttp may change them in any release.  :func:`check_client_session` looks at them when a process
+first uses a client session, :func:`check_connection` when its first connection is open; each raises
+:exc:`WebSocketPoolError` for a name that is missing.  How the names have to behave is what
+``tests/test_aiohttp_internals.py`` tests.
+"""
+
+import asyncio
+import gc
+import inspect
+from asyncio.events import _get_running_loop as get_running_loop
+from typing import TYPE_CHECKING, Any, Final
+
+import aiohttp
+from aiohttp import client_ws, helpers
+from aiohttp.client_proto import ResponseHandler
+
+from .exceptions import WebSocketPoolError
+
+if TYPE_CHECKING:
+    from aiohttp.client_ws import DEFAULT_WS_CLIENT_TIMEOUT
+    from aiohttp.helpers import basicauth_from_netrc, get_env_proxy_for_url, netrc_from_env
+else:
+    # One that is missing is reported at first use, as all are.
+    DEFAULT_WS_CLIENT_TIMEOUT = getattr(client_ws, "DEFAULT_WS_CLIENT_TIMEOUT", None)
+    basicauth_from_netrc = getattr(helpers, "basicauth_from_netrc", None)
+    get_env_proxy_for_url = getattr(helpers, "get_env_proxy_for_url", None)
+    netrc_from_env = getattr(helpers, "netrc_from_env", None)
+
+__all__ = (
+    "DEFAULT_WS_CLIENT_TIMEOUT",
+    "LOG_ON_EXCEPTION",
+    "NAMES",
+    "OPTIONAL",
+    "PLAIN_TRANSPORT",
+    "basicauth_from_netrc",
+    "check_client_session",
+    "check_connection",
+    "fragments_of",
+    "get_env_proxy_for_url",
+    "get_running_loop",
+    "netrc_from_env",
+    "unsafe",
+)
+
+#: The callback by which CPython 3.14 lets what was shielded from a cancellation report its failure
+#: to the loop's exception handler.  It is taken off where nobody is to hear of that failure.
+LOG_ON_EXCEPTION: Final = getattr(asyncio.tasks, "_log_on_exception", None)
+
+#: The transport of asyncio's own loops whose ``is_closing()`` only returns its ``_closing``, which
+#: release and hand-out then read.
+PLAIN_TRANSPORT: Final[Any] = asyncio.selector_events._SelectorSocketTransport  # type: ignore[attr-defined]
+
+#: What has to be there, by what has it: each name with what the package needs it for.
+NAMES: Final[dict[str, dict[str, str]]] = {
+    "aiohttp.client_ws": {
+        "DEFAULT_WS_CLIENT_TIMEOUT": "is the timeout of calls that give none",
+    },
+    "aiohttp.helpers": {
+        "basicauth_from_netrc": "reads credentials, as aiohttp does with trust_env",
+        "get_env_proxy_for_url": "reads proxies, as aiohttp does with trust_env",
+        "netrc_from_env": "reads the file of credentials, as aiohttp does with trust_env",
+    },
+    "ClientSession": {
+        "_base_url": "tells relative URLs, and whom the session's credentials are for",
+        "_build_url": "makes the URL of a call absolute",
+        "_default_headers": "are left out of a request that has all its headers",
+        "_default_proxy": "is a part of what tells handshakes apart",
+        "_default_proxy_auth": "is a part of what tells handshakes apart",
+        "_loop": "tells a client session of another event loop",
+        "_prepare_headers": "adds the headers of the session",
+        "_request_class": "tells whether the headers of a request are aiohttp's own",
+        "_ws_connect": "makes a handshake",
+        "_ws_response_class": "is the class of the response that a handshake makes",
+    },
+    "BaseConnector": {
+        "_factory": "makes the protocol of a connection",
+        "_release_acquired": "lets a connection outlive its connector",
+    },
+    "Connection": {
+        "_connector": "is told when a connection is closed",
+        "_key": "tells the connector which connection it is",
+    },
+    "ClientWebSocketResponse": {
+        "_autoping": "lets check_ping() see the PONG",
+        "_cancel_heartbeat": "stops a heartbeat that was armed for one user",
+        "_close_code": "tells of a receive() that was given up, and of an end",
+        "_closed": "tells of an end",
+        "_closing": "tells of an end",
+        "_conn": "has the protocol and the transport",
+        "_exception": "is kept free of what its traceback refers to",
+        "_handle_ping_pong_exception": "tells that a heartbeat has found no peer",
+        "_heartbeat": "tells whether there is a heartbeat",
+        "_reader": "has the messages that lie unread",
+        "_reset_heartbeat": "arms the heartbeat of an idle connection",
+        "_response": "closes the transport",
+        "_timeout": "is kept from a handle that was released",
+        "_waiting": "tells of a receive() that is under way",
+        "_writer": "answers PINGs to an idle connection",
+    },
+    "ResponseHandler": {
+        "_drain_waiter": "waits for a peer that does not read",
+        "_parser": "is dropped when the socket is gone",
+        "_paused": "tells of a peer that does not read",
+        "_payload_parser": "is where a connection of the pool sees what arrives",
+        "connection_lost": "tells the parser of the end",
+        "read_timeout": "is for the bodies of HTTP, and would end an idle connection",
+        "set_parser": "is called between the answer to a handshake and its first bytes",
+        "start_timeout": "makes the protocol forget its timeout",
+    },
+    "WebSocketDataQueue": {
+        "_buffer": "has the messages that lie unread",
+        "feed_data": "wakes a receive() whose connection is being closed",
+        "is_eof": "tells of an end",
+        "read": "takes control frames from an idle connection",
+    },
+    "WebSocketWriter": {
+        "send_frame": "answers PINGs to an idle connection",
+        "transport": "is asked for its end by a send that a thread compresses",
+    },
+    "asyncio.BaseEventLoop": {
+        "is_running": "looks at _thread_id only, which a call then reads",
+    },
+}
+
+#: What is used where it is there: since, or before, some version.
+OPTIONAL: Final[dict[str, str]] = {
+    "_background_tasks": "aiohttp's account of frames that a thread compresses",
+    "_closing": "whether a transport is closing; of PLAIN_TRANSPORT only",
+    "_data_received_cb": "resets the heartbeat (aiohttp 3.14), and is a cycle",
+    "_log_on_exception": "LOG_ON_EXCEPTION (CPython 3.14)",
+    "_on_data_received": "resets the heartbeat of an idle connection, too (aiohttp 3.14)",
+    "_payload_fragments": "parts of a frame in the parser that is not compiled",
+    "_resolve_host_tasks": "lookups of hosts that go on when their handshake is cancelled",
+    "_thread_id": "the thread in which a loop of asyncio's runs",
+}
+
+_MISSING: Final = object()
+# What has been looked at, in this process.
+_checked: Final[set[str]] = set()
+
+
+def check_client_session(session: aiohttp.ClientSession) -> None:
+    """Make sure of what a handshake needs, once in a process."""
+    if "handshake" in _checked:
+        return
+    _check("aiohttp.client_ws", client_ws)
+    _check("aiohttp.helpers", helpers)
+    _check("ClientSession", session)
+    if session.connector is not None:
+        _check("BaseConnector", session.connector)
+    _check("asyncio.BaseEventLoop", asyncio.BaseEventLoop)
+    _checked.add("handshake")
+
+
+def check_connection(ws: aiohttp.ClientWebSocketResponse) -> None:
+    """Make sure of what an open connection needs, once in a process."""
+    if "connection" in _checked:
+        return
+    names = NAMES["ClientWebSocketResponse"]
+    # The class of the pool has some of them, too.
+    fields = {name for name in names if not hasattr(aiohttp.ClientWebSocketResponse, name)}
+    for name in sorted(fields - vars(ws).keys()):
+        raise _lacks("ClientWebSocketResponse", name)
+    connection: Any = ws._conn
+    if connection is None:
+        # It has ended already; the next one is looked at.
+        return
+    _check("Connection", connection)
+    if isinstance(connection.protocol, ResponseHandler):
+        _check("ResponseHandler", connection.protocol)
+    _check("WebSocketDataQueue", ws._reader)
+    _check("WebSocketWriter", ws._writer)
+    _checked.add("connection")
+
+
+def _check(kind: str, thing: Any) -> None:
+    for name in NAMES[kind]:
+        # Not by its value: some of these are properties.
+        if inspect.getattr_static(thing, name, _MISSING) is _MISSING:
+            raise _lacks(kind, name)
+
+
+def _lacks(kind: str, name: str) -> WebSocketPoolError:
+    return _unsupported(f"there is no {name} in {kind}, which {NAMES[kind][name]}")
+
+
+def _unsupported(what: str) -> WebSocketPoolError:
+    """Return the error for an aiohttp that is not as it has to be."""
+    return WebSocketPoolError(
+        f"aiohttp {aiohttp.__version__} is not supported by this version of aiowebsocketclient:"
+        f" {what}; install another version of aiohttp (3.11.18 or later), or of aiowebsocketclient"
+    )
+
+
+def fragments_of(parser: Any) -> list[bytes]:
+    """Return what has come of the payload of a frame that is not whole yet: always the same list.
+
+    The compiled parser shows its fields to nobody but the garbage collector.
+    """
+    fragments = getattr(parser, "_payload_fragments", None)
+    lists = [fragments] if fragments is not None else gc.get_referents(parser)
+    found: list[list[bytes]] = [held for held in lists if type(held) is list]
+    if len(found) != 1:
+        raise unsafe("the parser of a WebSocket does not show the parts of an unfinished frame")
+    return found[0]
+
+
+def unsafe(what: str) -> WebSocketPoolError:
+    """Return the error for an aiohttp that does not show what must not reach the next user."""
+    return _unsupported(f"{what}, so that a message of one user could reach the next")
