@@ -1,13 +1,12 @@
-# Each target makes the virtual environment that it needs; nothing else is to be done first.
-# PYTHON=python3.13 chooses the interpreter; each has environments of its own.
+# Each target creates the virtual environment that it needs.
+# PYTHON=python3.13 chooses the interpreter; each interpreter has environments of its own.
 
 PYTHON ?= python3
-# For demo, bench, figures, instructions, matrix, soak, sanitize and wheels: what else goes to the command.
+# Further arguments for demo, bench, figures, instructions, matrix, soak, sanitize and wheels.
 ARGS ?=
-# Processes that run the tests; those wait more than they compute.
+# Processes that run the tests. Tests wait more than they compute.
 JOBS ?= 5
-# Seconds that a soak takes: the tenth part for the cores beside their model, half of the rest on
-# each loop.
+# Seconds of a soak: one tenth for the cores beside their model, half of the rest for each loop.
 SOAK ?= 600
 
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -16,13 +15,13 @@ BENCH := .venv/bench-$(VERSION)
 DEMO := .venv/demo-$(VERSION)
 DOCS := .venv/docs-$(VERSION)
 
-# The directory too: its time changes when a file is added or removed.
+# Includes the directory, whose time changes when a file is added or removed.
 SOURCES := LICENSE MANIFEST.in README.rst pyproject.toml setup.py pytest_aiowebsocketclient.py \
 	aiowebsocketclient \
 	$(wildcard aiowebsocketclient/*.py aiowebsocketclient/*.pyx aiowebsocketclient/py.typed)
 
-# Whatever the caller's shell has set: what is tested is the compiled core, unless said otherwise
-# below, and the package that was installed.
+# Test the compiled core and the installed package, whatever the caller's shell has set, unless a
+# target below says otherwise.
 COMPILED := env -u AIOWEBSOCKETCLIENT_NO_EXTENSIONS
 unexport PYTHONPATH PYTHONHOME
 
@@ -33,28 +32,28 @@ unexport PYTHONPATH PYTHONHOME
 
 help:
 	@echo 'make demo    run the pool against an echo server of its own'
-	@echo 'make test    lint, documentation, both cores: 6 minutes'
-	@echo 'make test-slow  the tests that take long, source distribution and wheels: 15 minutes more'
+	@echo 'make test    lint, documentation, tests with both cores: 6 minutes'
+	@echo 'make test-slow  slow tests, source distribution and wheels: 15 minutes more'
 	@echo 'make lint    ruff, mypy and pyright'
-	@echo 'make changes  what the next release will say of itself'
-	@echo 'make docs    the documentation, in docs/_build/html'
-	@echo 'make bench   what a cycle costs, on both cores and beside other pools'
-	@echo 'make figures  the same, into the tables of README.rst and docs/, and the plots'
-	@echo 'make instructions  how many a cycle takes, against those it took; needs valgrind'
-	@echo 'make matrix  the suite on every CPython found, old and new aiohttp, both cores'
+	@echo 'make changes  the change notes of the next release'
+	@echo 'make docs    build the documentation into docs/_build/html'
+	@echo 'make bench   time both cores beside other pools'
+	@echo 'make figures  the same, written into the tables of README.rst and docs/, and the plots'
+	@echo 'make instructions  count the instructions of a cycle and compare; needs valgrind'
+	@echo 'make matrix  run the tests on every CPython found, old and new aiohttp, both cores'
 	@echo 'make soak    callers, faults and restarts for 10 minutes, or SOAK=seconds'
-	@echo 'make sanitize  the compiled core under AddressSanitizer'
+	@echo 'make sanitize  run the compiled core under AddressSanitizer'
 	@echo 'make wheel   build a wheel into dist/'
-	@echo 'make wheels  all that is published, into dist/, each tested as it is installed'
-	@echo 'make clean   remove what was built, and the virtual environments'
+	@echo 'make wheels  build everything that is published into dist/, and test each wheel'
+	@echo 'make clean   remove build results and virtual environments'
 	@echo 'Also: PYTHON=python3.13, and ARGS="..." for all from bench to sanitize, demo and wheels.'
 
-# -P: the package that was installed, and not the one in this directory, which is not compiled.
+# -P: use the installed package, not the directory here, which is not compiled.
 demo: $(DEMO)/.installed
 	$(DEMO)/bin/python -P -m aiowebsocketclient $(ARGS)
 
-# All of them run, whatever fails. Those marked as slow are for test-slow: both together are all.
-# The environments one by one, as each builds the package here; lint beside the documentation.
+# All steps run, even if one fails. test-slow runs the tests marked slow, test all others. The
+# environments are made one by one, because each builds the package here; lint runs beside docs.
 ALL := --no-print-directory --keep-going
 
 test: $(TEST)/.installed
@@ -67,8 +66,8 @@ test: $(TEST)/.installed
 test-slow:
 	@$(MAKE) $(ALL) test-slow-c test-slow-py
 
-# Not "python -m pytest", which would put this directory in front of what was installed.
-# tests/once.txt leaves out what runs on both cores by itself, or on none.
+# Not "python -m pytest", which would put this directory before the installed package.
+# tests/once.txt leaves out tests that choose their core themselves, or use none.
 C := $(COMPILED) $(TEST)/bin/pytest -n $(JOBS) --impl c
 PY := AIOWEBSOCKETCLIENT_NO_EXTENSIONS=1 $(TEST)/bin/pytest -n $(JOBS) --impl py \
 	@tests/once.txt
@@ -94,7 +93,7 @@ lint: $(TEST)/.installed
 changes: $(TEST)/.installed
 	$(TEST)/bin/towncrier build --draft
 
-# All is read anew: what gave a warning before would give none. Its pages are those of _build alone.
+# Build from scratch: an incremental build would not repeat warnings.
 docs: $(DOCS)/.installed
 	rm -rf docs/_build
 	$(DOCS)/bin/python -P -m sphinx --fail-on-warning --keep-going --quiet \
@@ -104,19 +103,19 @@ docs: $(DOCS)/.installed
 bench: $(BENCH)/.installed
 	$(COMPILED) $(BENCH)/bin/python -m bench $(ARGS)
 
-# ARGS="--from FILE" takes a run that make bench ARGS="--json FILE" has saved.
+# ARGS="--from FILE" uses a run that make bench ARGS="--json FILE" has saved.
 figures: $(BENCH)/.installed
 	$(COMPILED) $(BENCH)/bin/python -m bench --plot docs/_static/bench \
 		--rst README.rst --rst docs/benchmarks.rst $(ARGS)
 
-# ARGS=--update lets those of today be the ones to hold on to.
+# ARGS=--update records today's numbers as the new reference.
 instructions: $(TEST)/.installed
 	$(COMPILED) $(TEST)/bin/python -m tests.instructions $(ARGS)
 
 matrix:
 	$(PYTHON) -m tests.matrix $(ARGS)
 
-# The flag AIOWEBSOCKETCLIENT_NO_EXTENSIONS counts here: set, it is the pure core that is soaked.
+# With AIOWEBSOCKETCLIENT_NO_EXTENSIONS set, the soak uses the pure core.
 soak: $(TEST)/.installed
 	$(TEST)/bin/python -m tests.lockstep --seconds $$(( $(SOAK) / 10 ))
 	$(TEST)/bin/python -m tests.soak --seconds $$(( $(SOAK) * 9 / 10 )) $(ARGS)
@@ -124,11 +123,11 @@ soak: $(TEST)/.installed
 sanitize: $(TEST)/.installed
 	$(TEST)/bin/python tests/sanitize.py $(ARGS)
 
-# The flag counts here, too: with it the wheel is a pure one.
+# With AIOWEBSOCKETCLIENT_NO_EXTENSIONS set, the wheel is pure Python.
 wheel: $(TEST)/.installed
 	$(TEST)/bin/python -m build --wheel --outdir dist .
 
-# ARGS=--quick runs the tests that a build can break.
+# ARGS=--quick runs only the tests that a build can break.
 wheels: $(TEST)/.installed
 	$(TEST)/bin/python -m tests.wheels $(ARGS)
 
@@ -148,7 +147,7 @@ $(DEMO)/.installed: $(SOURCES) | $(DEMO)/bin/pip
 	$(COMPILED) $(DEMO)/bin/pip install --quiet '.[cli]'
 	touch $@
 
-# The core in plain Python, whose signatures are the ones that are shown.
+# The core in plain Python has the full signatures.
 $(DOCS)/.installed: $(SOURCES) | $(DOCS)/bin/pip
 	AIOWEBSOCKETCLIENT_NO_EXTENSIONS=1 $(DOCS)/bin/pip install --quiet --group docs \
 		'.[opentelemetry,prometheus]'

@@ -17,7 +17,7 @@ def summary(session: WebSocketClientSession) -> str:
     stats = session.stats()
     lines = [
         f"{stats.requests} requests, {stats.reused} of them over a connection used before",
-        f"{stats.queued} had to wait, {stats.timeouts} in vain",
+        f"{stats.queued} waited, {stats.timeouts} timed out",
         f"{stats.connects} handshakes, {stats.connect_errors} failed",
     ]
     for endpoint, its_stats in session.stats_by_endpoint().items():
