@@ -18,7 +18,7 @@ DOCS := .venv/docs-$(VERSION)
 # Includes the directory, whose time changes when a file is added or removed.
 SOURCES := LICENSE MANIFEST.in README.rst pyproject.toml setup.py pytest_aiowebsocketclient.py \
 	aiowebsocketclient \
-	$(wildcard aiowebsocketclient/*.py aiowebsocketclient/*.pyx aiowebsocketclient/py.typed)
+	$(wildcard aiowebsocketclient/*.py aiowebsocketclient/*.pyx aiowebsocketclient/*.pxd aiowebsocketclient/py.typed)
 
 # Test the compiled core and the installed package, whatever the caller's shell has set, unless a
 # target below says otherwise.

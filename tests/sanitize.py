@@ -18,11 +18,7 @@ PACKAGE = "aiowebsocketclient"
 DRIVE = Path(__file__).with_name("isolated") / "drive.py"
 
 # One reference too few, once, to what is taken soon after.
-FAULT = (
-    "    def take(self, Waiter waiter not None):\n",
-    "    def take(self, Waiter waiter not None):\n        Py_DECREF(waiter.token)\n",
-)
-IMPORT = ("import heapq\n", "import heapq\nfrom cpython.ref cimport Py_DECREF\n")
+FAULT = ("        slot = self.decline(waiter)\n", "        Py_DECREF(waiter.token)\n")
 
 
 def libasan() -> str | None:
@@ -42,12 +38,11 @@ def build(directory: Path, *, sanitizer: bool, fault: bool) -> None:
     for name in ("setup.py", "pyproject.toml", "README.rst", "LICENSE"):
         shutil.copy(ROOT / name, directory)
     if fault:
-        source = directory / PACKAGE / "_pool.pyx"
+        source = directory / PACKAGE / "_core.py"
         text = source.read_text()
-        for before, after in (FAULT, IMPORT):
-            assert before in text
-            text = text.replace(before, after, 1)
-        source.write_text(text)
+        before, what = FAULT
+        assert text.count(before) == 1
+        source.write_text(text.replace(before, what + before))
     flags = "-g -O1 -fno-omit-frame-pointer"
     env = clean_environment()
     if sanitizer:

@@ -9,7 +9,16 @@ import sys
 
 import pytest
 
-from aiowebsocketclient import WebSocketClientSession, _pool_py, connection, lifecycle, session
+from aiowebsocketclient import (
+    WebSocketClientSession,
+    _core,
+    _lending,
+    _pool_py,
+    _records,
+    connection,
+    lifecycle,
+    session,
+)
 
 from .pages import PAGES, ROOT
 
@@ -61,7 +70,7 @@ def test_each_test_that_is_named_exists() -> None:
 
 def test_the_architecture_names_what_is_there() -> None:
     page = text_of("docs/architecture.rst")
-    code = (_pool_py, connection, lifecycle, session)
+    code = (_core, _lending, _pool_py, _records, connection, lifecycle, session)
     members = set(re.findall(r"``([A-Z]\w+)\.(\w+)``", page))
     assert members
     for owner, name in members:

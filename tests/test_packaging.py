@@ -152,6 +152,8 @@ def test_sdist_holds_all_that_is_needed_to_build_and_to_test(unpacked: Path) -> 
         "Makefile",
         "README.rst",
         "SECURITY.md",
+        "aiowebsocketclient/_core.py",
+        "aiowebsocketclient/_pool.pxd",
         "aiowebsocketclient/_pool.pyx",
         "aiowebsocketclient/_pool_py.py",
         "aiowebsocketclient/py.typed",

@@ -71,6 +71,25 @@ async def core(url: str, stack: AsyncExitStack) -> Loop:
     return loop
 
 
+async def core_queued(url: str, stack: AsyncExitStack) -> Loop:
+    """Let a caller wait for the connection that another one gives back, in the core alone."""
+    key = resolve(url, {}, headers=CIMultiDict(), reuse_key=None, client_session=None).key
+    pool = Pool(limit=1)
+    now = monotonic()
+    slot: Any = pool.open(key.endpoint, key, now)
+    pool.connected(slot, now)
+    slot = pool.acquire(key, now)
+
+    async def loop(cycles: int) -> None:
+        nonlocal slot
+        for _ in repeat(None, cycles):
+            waiter, _plan = pool.request(key.endpoint, key, None, now)
+            pool.release(slot, now)
+            slot = pool.take(waiter)
+
+    return loop
+
+
 async def cycle(url: str, stack: AsyncExitStack) -> Loop:
     session = await stack.enter_async_context(one_connection(url))
 
@@ -107,9 +126,28 @@ async def with_options(url: str, stack: AsyncExitStack) -> Loop:
     return loop
 
 
+async def queued(url: str, stack: AsyncExitStack) -> Loop:
+    """Let a task wait for the connection that another one gives back."""
+    session = await stack.enter_async_context(one_connection(url, limit=1))
+    running = asyncio.get_running_loop()
+
+    async def loop(cycles: int) -> None:
+        ws = await session.ws_connect(url)
+        for _ in repeat(None, cycles):
+            waits = running.create_task(session.ws_connect(url))
+            await asyncio.sleep(0)
+            ws.release()
+            ws = await waits
+        ws.release()
+
+    return loop
+
+
 @asynccontextmanager
-async def one_connection(url: str, **options: Any) -> AsyncIterator[WebSocketClientSession]:
-    async with WebSocketClientSession() as session:
+async def one_connection(
+    url: str, limit: int | None = None, **options: Any
+) -> AsyncIterator[WebSocketClientSession]:
+    async with WebSocketClientSession(limit=limit) as session:
         async with session.ws_connect(url, **options) as ws:
             # A message each way: the connection has been used as those of a service are.
             await ws.send_str("hello")
@@ -122,9 +160,11 @@ async def one_connection(url: str, **options: Any) -> AsyncIterator[WebSocketCli
 LOOPS = {
     "floor": floor,
     "core": core,
+    "core-queued": core_queued,
     "cycle": cycle,
     "async-with": async_with,
     "options": with_options,
+    "queued": queued,
 }
 
 

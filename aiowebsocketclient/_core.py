@@ -1,0 +1,1707 @@
+"""The pool itself: who gets what.
+
+The core counts places, keeps free lists and waiter queues, and decides who gets what.  It is
+synchronous, does no I/O and knows nothing of sessions, sockets and URLs.  Time comes in as an
+argument (seconds of one monotonic clock); what is to be opened, closed or woken comes out as a
+:class:`Plan`, to be carried out before anything else happens.
+
+A place (:class:`Slot`) moves ``CONNECTING -> ACQUIRED <-> IDLE -> CLOSING -> GONE`` and counts
+against the limits until it is gone.  Every path that frees a place ends in :meth:`Pool._freed`,
+every connection that falls free in :meth:`Pool._hand_on`.
+
+Compiled as a part of ``_pool.pyx``; see ``_cython.py``.
+"""
+
+import heapq
+import sys
+from collections import OrderedDict
+from collections.abc import Container, Hashable
+from typing import Any
+
+from . import _cython as cython
+
+if not cython.compiled:
+    from ._records import (
+        _EVICTED,
+        _FOR_BOUND,
+        _FOR_LIMIT,
+        _FOR_NOBODY,
+        _FOR_TOTAL,
+        _FORCED,
+        _IDLE,
+        _LIFETIME,
+        _LOST,
+        ACQUIRED,
+        CLOSING,
+        CONNECTING,
+        COUNTERS,
+        GAUGES,
+        GONE,
+        IDLE,
+        INFINITY,
+        Endpoint,
+        Handshake,
+        OrderedSlots,
+        Plan,
+        Slot,
+        Waiter,
+        first_waiter,
+    )
+
+#: How often the oldest waiter that could use a place is passed over by a younger one of the
+#: released connection's own handshake, before that connection gives way.
+MAX_PASSED_OVER = cython.declare(cython.int, 16)
+#: Seconds that a handshake nobody waits for any more is let run on.
+ORPHAN_GRACE = cython.declare(cython.double, 5.0)
+
+#: A handshake is late when it takes so many times as long as is usual at its endpoint, but not
+#: before so many seconds; late ones are looked for no more often than that.
+LATE_FACTOR = cython.declare(cython.double, 4.0)
+LATE_FLOOR = cython.declare(cython.double, 0.5)
+# How much a handshake counts for what is usual, where it took less than that.
+_NEWEST_SHARE = cython.declare(cython.double, 0.125)
+
+
+#: A waiter, where there is one, and what is to be done.
+Served = tuple[Waiter | None, Plan]
+#: The counters of endpoints that are gone, and the endpoints that are not.
+Counted = tuple[tuple[float, ...], list[Endpoint]]
+
+
+@cython.cfunc
+def _cools_after(reason: cython.int, is_used: cython.bint) -> cython.bint:
+    """Whether a server may still be at work for what is closed for this reason."""
+    if reason == _LOST:
+        # What was not in use has ended for the server, too.
+        return is_used
+    return reason not in (_IDLE, _LIFETIME, _EVICTED, _FORCED)
+
+
+@cython.cfunc
+def _first_to_go(orphans: OrderedSlots) -> Slot | None:
+    """Return the first of these handshakes that may serve nobody who is about to have a place.
+
+    Where a server is slow, each caller would have the handshake stopped that the last one gave up.
+    """
+    slot: Slot
+    for slot in orphans:
+        head: Waiter | None = slot.handshake.endpoint.waiting.head
+        if not slot.doubted or slot.late or head is None or head.handshake is not slot.handshake:
+            return slot
+    return None
+
+
+def _oldest_leaning(endpoint: Endpoint) -> int:
+    """Return the ticket of the first waiter that leans on a doubted handshake there."""
+    waiter: Waiter = endpoint.leaning.head
+    return waiter.ticket
+
+
+@cython.final
+@cython.cclass
+class Pool:
+    """Places, free lists and queues of any number of endpoints.
+
+    ``limit``, ``limit_total`` and ``max_connecting`` are numbers of places, 0 for no limit;
+    ``max_waiting`` is a number of waiters, -1 for no limit; ``max_idle`` is in seconds;
+    ``max_idle_connections`` is a number of idle connections over all endpoints, 0 for no bound;
+    ``cooldown`` is in seconds.
+
+    Keys are any hashable objects; a handshake's key must determine its endpoint's.
+    """
+
+    __slots__ = (
+        "_claims",
+        "_closing",
+        "_cooldown",
+        "_cooling",
+        "_count",
+        "_endpoints",
+        "_fading",
+        "_giving",
+        "_handshakes",
+        "_idle",
+        "_idle_heap",
+        "_leaning",
+        "_limit",
+        "_limit_total",
+        "_lowered",
+        "_max_connecting",
+        "_max_idle",
+        "_max_idle_connections",
+        "_max_waiting",
+        "_next_look",
+        "_orphans",
+        "_past",
+        "_place_heap",
+        "_retiring",
+        "_serial",
+        "_slots",
+        "_ticket",
+        "_waiters",
+        "_watched",
+    )
+
+    def __init__(
+        self,
+        *,
+        limit: cython.Py_ssize_t = 0,
+        limit_total: cython.Py_ssize_t = 0,
+        max_connecting: cython.Py_ssize_t = 0,
+        max_waiting: cython.Py_ssize_t = -1,
+        max_idle: cython.double = INFINITY,
+        max_idle_connections: cython.Py_ssize_t = 0,
+        cooldown: cython.double = 0.0,
+    ) -> None:
+        self._limit = limit
+        self._limit_total = limit_total
+        self._max_connecting = max_connecting
+        self._max_waiting = max_waiting
+        self._max_idle = max_idle
+        self._max_idle_connections = max_idle_connections or sys.maxsize
+        self._cooldown = cooldown
+        self._endpoints: dict[Hashable, Endpoint] = {}
+        self._handshakes: dict[Hashable, Handshake] = {}
+        #: Every slot that is not gone.
+        self._slots: dict[Slot, None] = {}
+        self._count = 0
+        self._idle = 0
+        self._closing = 0
+        self._waiters = 0
+        # Whether any connection has a limited lifetime.
+        self._retiring = False
+        # Whether a limit was lowered to less than is open; from then on more may be than it allows.
+        self._lowered = False
+        self._ticket = 0
+        self._serial = 0
+        # Under limit_total: places wanted, and places being cleared for those who want them.
+        self._claims = 0
+        self._giving = 0
+        # Endpoints whose oldest waiter lacks only room over all endpoints: (ticket, ., endpoint).
+        self._place_heap: list[tuple[int, int, Endpoint]] = []
+        # Endpoints with idle connections: (not after the longest idle one's since, ., endpoint).
+        self._idle_heap: list[tuple[float, int, Endpoint]] = []
+        self._orphans: OrderedDict[Slot, None] = OrderedDict()
+        # Those of them that are not kept, in the order in which they are to be stopped.
+        self._fading: OrderedDict[Slot, None] = OrderedDict()
+        # Endpoints with waiters that lean on doubted handshakes.
+        self._leaning: dict[Endpoint, None] = {}
+        # Handshakes that have begun and are not late, in this order; when to look for late ones.
+        self._watched: OrderedDict[Slot, None] = OrderedDict()
+        self._next_look = -INFINITY
+        # Closing slots whose sockets are gone and whose places are taken for cooldown, in the order
+        # in which they are to be set free: all stay for equally long.
+        self._cooling: OrderedDict[Slot, None] = OrderedDict()
+        # Counters of endpoints that are gone, and the serial of the last one that they have.
+        self._past: tuple[tuple[float, ...], int] = ((0,) * len(COUNTERS), 0)
+
+    # -- the two operations of the hot path ------------------------------------------------------
+
+    @cython.ccall
+    def acquire(
+        self, key: Hashable, now: cython.double, handshake: Handshake | None = None
+    ) -> Slot | None:
+        """Take an idle connection of the handshake ``key``, if there is a fresh one on top.
+
+        ``handshake``, if it is known, is the record of that, which then need not be looked up; it
+        must not be dropped.
+        """
+        if handshake is None:
+            handshake = self._handshakes.get(key)
+            if handshake is None:
+                return None
+        slot: Slot | None = handshake.idle.top
+        if slot is None or slot.expires <= now:
+            return None
+        endpoint = handshake.endpoint
+        handshake.idle.pop(slot)
+        endpoint.idle.remove(slot)
+        self._idle -= 1
+        endpoint.acquired += 1
+        slot.state = ACQUIRED
+        slot.uses += 1
+        # One addition for each: another thread may read the counters between any two lines.
+        if slot.uses == 1:
+            # Opened for nobody, and used for the first time: a request, but no reuse.
+            endpoint.requests += 1
+        else:
+            endpoint.hits += 1
+        return slot
+
+    @cython.ccall
+    def find(self, key: Hashable) -> Handshake | None:
+        """Return the record of the handshake ``key``, if there is anything alive of it."""
+        return self._handshakes.get(key)
+
+    @cython.ccall
+    def release(self, slot: Slot, now: cython.double) -> Plan | None:
+        """Give an acquired connection back; it must be fit for another's use."""
+        if slot.state != ACQUIRED:
+            raise ValueError("only an acquired slot can be released")
+        if slot.waiter is not None:
+            raise ValueError("a slot that was given must be taken before it can be released")
+        handshake = slot.handshake
+        endpoint = handshake.endpoint
+        endpoint.released += 1
+        if (
+            self._waiters == 0
+            and now < slot.retires
+            and self._idle < self._max_idle_connections
+            and not (self._lowered and self._is_surplus(endpoint))
+        ):
+            self._park(slot, handshake, endpoint, now)
+            return None
+        plan = Plan()
+        self._hand_on(slot, plan, now)
+        return plan
+
+    def only_parks(self, slot: Slot, now: float) -> bool:
+        """Whether :meth:`release` is sure to have nothing to do but to park the connection."""
+        return not (
+            self._waiters
+            or slot.retires <= now
+            or self._lowered
+            or self._idle >= self._max_idle_connections
+        )
+
+    # -- callers that found nothing idle ---------------------------------------------------------
+
+    @cython.ccall
+    def request(
+        self,
+        endpoint_key: Hashable,
+        key: Hashable,
+        token: Any,
+        now: cython.double,
+        may_wait: cython.bint = True,
+        handshake: Handshake | None = None,
+    ) -> Served:
+        """Queue a caller.
+
+        The waiter that comes back may hold a connection already: see :meth:`take`.  ``None`` in its
+        place: the line at this endpoint is full, or it would have to wait and may not.
+        ``handshake`` is as for :meth:`acquire`.
+        """
+        if handshake is None:
+            handshake = self._handshake(endpoint_key, key)
+        plan = Plan()
+        self._close_stale(handshake, plan, now)
+        if handshake.dropped:
+            # It had nothing but what was stale.
+            handshake = self._handshake(endpoint_key, key)
+        endpoint = handshake.endpoint
+        endpoint.requests += 1
+        waiter = Waiter(handshake, token, self._ticket, now)
+        waiter.may_wait = may_wait
+        self._ticket += 1
+        slot: Slot | None = handshake.idle.top
+        if slot is not None:
+            self._unpark(slot)
+            self._give(slot, waiter)
+        elif not may_wait:
+            endpoint.timeouts += 1
+            self._drop_dead(handshake)
+            return None, plan
+        elif self._is_full(handshake):
+            endpoint.rejected += 1
+            self._drop_dead(handshake)
+            return None, plan
+        else:
+            endpoint.queued += 1
+            self._line_up(waiter, now)
+            self._settle(endpoint, plan, now)
+        return waiter, plan
+
+    def take(self, waiter: Waiter) -> Slot | None:
+        """Return the connection given to a waiter, which is now its own to release or discard.
+
+        ``None``: it has none, or what it was given has died since; then it is back at the head of
+        its line, unless it may not wait.
+        """
+        slot = self.decline(waiter)
+        if slot is not None and slot.uses > 1:
+            slot.handshake.endpoint.reused += 1
+        return slot
+
+    @cython.ccall
+    def decline(self, waiter: Waiter) -> Slot | None:
+        """Do the same for a waiter that will not use it: nothing is counted as reused."""
+        slot = waiter.slot
+        if slot is not None:
+            waiter.slot = None
+            slot.waiter = None
+        return slot
+
+    def give_up(self, waiter: Waiter, now: cython.double, timed_out: cython.bint) -> Plan | None:
+        """Take a waiter out of the line; what it was given already, :meth:`take` returns.
+
+        ``timed_out`` counts a timeout, unless it has had its connection.
+        """
+        handshake = waiter.handshake
+        if timed_out and (waiter.queued or waiter.slot is not None):
+            handshake.endpoint.timeouts += 1
+        if not waiter.queued:
+            return None
+        plan = Plan()
+        self._leave(waiter, plan, now, gave_up=True)
+        self._settle(handshake.endpoint, plan, now)
+        self._drop_dead(handshake)
+        return plan
+
+    # -- handshakes ------------------------------------------------------------------------------
+
+    def open(self, endpoint_key: Hashable, key: Hashable, now: cython.double) -> Slot | None:
+        """Return a place for a handshake that no caller waits for; ``None``: there is no room.
+
+        There is none either where its connection, once open, would be one idle connection too many.
+        A caller that comes meanwhile takes it over.  It gives way to one that needs the place, but
+        is not stopped for want of a waiter until :meth:`abandon`.
+        """
+        handshake = self._handshake(endpoint_key, key)
+        endpoint = handshake.endpoint
+        if (
+            0 < self._max_connecting <= endpoint.connecting
+            or not self._has_room(endpoint)
+            or self._idle + len(self._orphans) >= self._max_idle_connections
+        ):
+            self._drop_dead(handshake)
+            return None
+        slot = self._new_slot(handshake, now)
+        slot.kept = True
+        self._orphan(slot, now)
+        return slot
+
+    def abandon(self, slot: Slot, now: cython.double) -> None:
+        """Say that nobody wants what :meth:`open` returned any more."""
+        if slot.kept and slot in self._orphans:
+            if slot.began <= now:
+                self._adopt(slot)
+                self._doubt(slot, now)
+                self._orphan(slot, now)
+            else:
+                slot.since = now
+                self._fading[slot] = None
+        slot.kept = False
+
+    def begin(self, slot: Slot, now: cython.double) -> None:
+        """Tell that the handshake in ``slot`` is under way; from now on it can be late.
+
+        One that still waits for something else, such as a limit of connects a minute, is not.
+        """
+        if slot.state == CONNECTING and slot.began == INFINITY:
+            slot.began = now
+            self._watched[slot] = None
+
+    def connected(
+        self,
+        slot: Slot,
+        now: cython.double,
+        retires: cython.double = INFINITY,
+        key: Hashable = None,
+        moves: cython.bint = True,
+    ) -> Plan:
+        """Tell that a handshake succeeded.
+
+        ``retires`` is when the connection may not be handed out again.  ``key`` is the handshake
+        that it answers to from now on, where this is not the one it was opened for.  With
+        ``moves``, callers that wait for a place move along, since theirs would turn out the same.
+        Without, it is for the caller that it was begun for; a caller that has taken it over goes
+        back to the line.
+        """
+        plan = Plan()
+        handshake = slot.handshake
+        endpoint = handshake.endpoint
+        endpoint.connects += 1
+        endpoint.connect_seconds += now - slot.born
+        owner = slot.owner
+        first: Waiter | None = first_waiter(handshake)
+        is_another: cython.bint = key is not None and key != handshake.key
+        theirs: Slot | None = None if first is None or first is owner else first.opening
+        # (Who owns this one may have come after theirs was drained.)
+        if not is_another and owner and first and theirs and not theirs.drained:
+            # First come, first served: they change handshakes, and the owner keeps its place.
+            self._disown(owner, slot)
+            self._disown(first, theirs)
+            self._own(owner, theirs)
+            self._own(first, slot)
+            owner = first
+        if slot.began <= now:
+            self._learn(endpoint, now - slot.began)
+        self._stop_connecting(slot)
+        slot.state = ACQUIRED
+        slot.cools = False
+        endpoint.acquired += 1
+        if not slot.drained:
+            slot.retires = retires
+        if retires != INFINITY:
+            self._retiring = True
+        if is_another:
+            self._rekey(slot, key, owner, moves, plan, now)
+            is_owners: cython.bint = (
+                owner is not None and owner.queued and owner.handshake is slot.handshake
+            )
+            first = owner if is_owners else None
+        else:
+            first = first_waiter(handshake)
+        if first is not None:
+            # Never a question of passing over: it was opened for one of these.
+            self._serve(first, slot, plan, now)
+        # Its owner may be back in the line.
+        self._give_orphans(handshake)
+        if first is not None:
+            self._settle(endpoint, plan, now)
+        else:
+            self._hand_on(slot, plan, now)
+        self._drop_dead(handshake)
+        return plan
+
+    def connect_failed(
+        self, slot: Slot, now: cython.double, failure: Any = None
+    ) -> tuple[Waiter | None, Plan]:
+        """Tell that a handshake failed; returns the waiter that fails with it, if it has one.
+
+        ``failure`` is what :meth:`situation` tells of it; the core never looks.
+        """
+        plan = Plan()
+        handshake = slot.handshake
+        endpoint = handshake.endpoint
+        endpoint.connect_errors += 1
+        endpoint.failure = failure
+        endpoint.connect_seconds += now - slot.born
+        owner = slot.owner
+        self._stop_connecting(slot)
+        if owner is not None:
+            self._leave(owner, plan, now)
+        handshake.live -= 1
+        if slot.cools and self._cooldown > 0:
+            # It was open, and a reply to what was sent over it may be on its way.
+            slot.state = CLOSING
+            endpoint.closing += 1
+            self._closing += 1
+            self._cool_down(slot, now)
+        else:
+            self._freed(slot)
+        self._settle(endpoint, plan, now)
+        self._drop_dead(handshake)
+        return owner, plan
+
+    # -- limits ----------------------------------------------------------------------------------
+
+    def resize(
+        self, limit: cython.Py_ssize_t, limit_total: cython.Py_ssize_t, now: cython.double
+    ) -> Plan:
+        """Set new limits, 0 for none.
+
+        Where they leave room, it goes to who waits.  What is too much is closed, handshakes that
+        belong to nobody first, then the longest idle connections; never what is in use or opened
+        for a waiter, which is closed when it falls free.
+        """
+        endpoint: Endpoint
+        plan = Plan()
+        self._limit = limit
+        self._limit_total = limit_total
+        self._lowered = True
+        # Who wants room over all endpoints is known only while that is limited.
+        self._claims = 0
+        self._place_heap.clear()
+        endpoints = list(self._endpoints.values())
+        for endpoint in endpoints:
+            endpoint.claim = 0
+            endpoint.indexed = -1
+        for endpoint in endpoints:
+            self._trim_to_limit(endpoint, plan)
+            self._index(endpoint)
+        for endpoint in endpoints:
+            self._settle(endpoint, plan, now)
+        lowered: cython.bint = False
+        for endpoint in endpoints:
+            lowered = lowered or self._is_surplus(endpoint)
+        self._lowered = lowered
+        return plan
+
+    # -- retiring --------------------------------------------------------------------------------
+
+    def drain(self, keys: Container[Hashable] | None) -> Plan:
+        """Close what is idle of these handshakes (``None``: of all), and the rest as it falls free.
+
+        Whoever comes from now on gets nothing that was begun before.
+        """
+        slot: Slot
+        plan = Plan()
+        for slot in list(self._slots):
+            if slot.state == CLOSING or (keys is not None and slot.handshake.key not in keys):
+                continue
+            if slot.state == IDLE:
+                self._close_idle(slot, _FORCED, plan)
+                continue
+            slot.drained = True
+            slot.retires = -INFINITY
+            if slot.state == CONNECTING and slot.owner is None:
+                self._give_way(slot, _FOR_NOBODY, plan)
+        return plan
+
+    def retire(self, slot: Slot) -> Plan:
+        """Close the other idle connections of its handshake that are as old, or older."""
+        plan = Plan()
+        other: Slot | None = slot.handshake.idle.top
+        while other is not None:
+            below: Slot | None = other.inner_prev
+            if other is not slot and other.born <= slot.born:
+                self._close_idle(other, _FORCED, plan)
+            other = below
+        return plan
+
+    def evict(self, count: cython.Py_ssize_t) -> Plan:
+        """Close up to ``count`` idle connections, the longest idle of all endpoints first."""
+        plan = Plan()
+        while count > 0 and self._evict_longest_idle(plan):
+            count -= 1
+        return plan
+
+    def detach(self, slot: Slot, now: cython.double) -> Plan | None:
+        """Let an acquired connection go out of the pool for good; its place is free at once."""
+        if slot.state != ACQUIRED or slot.waiter is not None:
+            raise ValueError("only an acquired slot can be detached")
+        handshake = slot.handshake
+        endpoint = handshake.endpoint
+        endpoint.acquired -= 1
+        endpoint.detached += 1
+        handshake.live -= 1
+        self._freed(slot)
+        plan: Plan | None = None
+        if self._waiters:
+            plan = Plan()
+            self._settle(endpoint, plan, now)
+        self._drop_dead(handshake)
+        return plan
+
+    # -- setting aside ---------------------------------------------------------------------------
+
+    def idle_beside(self, slot: Slot) -> list[Slot]:
+        """Return the idle connections of the endpoint of ``slot``, the longest idle first."""
+        found: list[Slot] = []
+        other: Slot | None = slot.handshake.endpoint.idle.head
+        while other is not None:
+            found.append(other)
+            other = other.outer_next
+        return found
+
+    def set_aside(self, slot: Slot) -> None:
+        """Take an idle connection that nobody asked for, until :meth:`put_back` or a discard."""
+        if slot.state != IDLE:
+            raise ValueError("only an idle slot can be set aside")
+        self._unpark(slot)
+
+    def put_back(self, slot: Slot, now: cython.double) -> Plan:
+        """Give a connection that was set aside to who waits for one, or let it be idle again."""
+        if slot.state != ACQUIRED or slot.waiter is not None:
+            raise ValueError("only an acquired slot can be put back")
+        plan = Plan()
+        self._hand_on(slot, plan, now)
+        return plan
+
+    # -- connections that end --------------------------------------------------------------------
+
+    def discard(self, slot: Slot, reason: cython.int, now: cython.double) -> Plan | None:
+        """Tell that a connection is being closed; its place is kept until :meth:`closed`.
+
+        A waiter that was given it and has not woken gets another idle one, or goes back to the head
+        of its line; one that may not wait has timed out.
+
+        The place cools down if the connection was in use, or has sent what nobody asked for; not
+        if it was released and is fit for another's use, but is not pooled.
+        """
+        is_used: cython.bint = slot.state == ACQUIRED and slot.waiter is None
+        if slot.state == IDLE:
+            self._unpark(slot)
+        elif slot.state != ACQUIRED:
+            return None
+        slot.cools = _cools_after(reason, is_used)
+        plan: Plan | None = None
+        waiter = self._take_back(slot)
+        handshake = slot.handshake
+        self._start_closing(slot, reason)
+        if waiter is not None:
+            plan = Plan()
+            self._come_back(waiter, plan, now)
+        self._drop_dead(handshake)
+        return plan
+
+    def closed(self, slot: Slot, now: cython.double) -> Plan | None:
+        """Tell that a closing connection's socket, or a stopped handshake's, is gone."""
+        if slot.state != CLOSING:
+            return None
+        if slot.cools and self._cooldown > 0:
+            if slot in self._cooling:
+                return None
+            self._cool_down(slot, now)
+            # From now on there is something to expire.
+            return Plan()
+        plan: Plan | None = Plan() if self._waiters else None
+        self._end_closing(slot, plan, now)
+        return plan
+
+    def postpone_look(self, now: cython.double) -> None:
+        """Look for late handshakes later: the machine is busy, and each takes longer than usual."""
+        self._next_look = now + LATE_FLOOR
+
+    def expire(self, now: cython.double) -> Plan:
+        """Close what has been idle, or has lived, too long, and handshakes nobody waits for.
+
+        Places that have cooled down are free.
+        """
+        endpoint: Endpoint
+        plan = Plan()
+        slot: Slot | None = self._longest_idle()
+        while slot is not None and slot.since + self._max_idle <= now:
+            self._close_idle(slot, _IDLE, plan)
+            slot = self._longest_idle()
+        if self._retiring:
+            for endpoint in list(self._endpoints.values()):
+                slot = endpoint.idle.head
+                while slot is not None:
+                    after: Slot | None = slot.outer_next
+                    if slot.retires <= now:
+                        self._close_idle(slot, _LIFETIME, plan)
+                    slot = after
+        while self._fading:
+            orphan: Slot = next(iter(self._fading))
+            if orphan.since + ORPHAN_GRACE > now:
+                break
+            leaning = orphan.owner
+            self._give_way(orphan, _FOR_NOBODY, plan)
+            if leaning is not None:
+                self._give_orphans(leaning.handshake)
+                self._settle(leaning.handshake.endpoint, plan, now)
+        if self._watched and self._look_deadline() <= now:
+            self._look(plan, now)
+        while self._cooling:
+            cooled: Slot = next(iter(self._cooling))
+            if cooled.since + self._cooldown > now:
+                break
+            del self._cooling[cooled]
+            self._end_closing(cooled, plan, now)
+        return plan
+
+    def next_deadline(self) -> float:
+        """Return when :meth:`expire` next has something to do (lifetimes apart)."""
+        slot = self._longest_idle()
+        deadline: cython.double = INFINITY if slot is None else slot.since + self._max_idle
+        if self._fading:
+            orphan: Slot = next(iter(self._fading))
+            deadline = min(deadline, orphan.since + ORPHAN_GRACE)
+        if self._watched:
+            deadline = min(deadline, self._look_deadline())
+        if self._cooling:
+            cooling: Slot = next(iter(self._cooling))
+            deadline = min(deadline, cooling.since + self._cooldown)
+        return deadline
+
+    def shutdown(self, reason: cython.int, now: cython.double) -> tuple[list[Waiter], Plan]:
+        """Empty the line and start closing everything; returns who waited, and what to close.
+
+        No place cools down any more.
+        """
+        handshake: Handshake
+        waiter: Waiter | None
+        slot: Slot
+        waiters: list[Waiter] = []
+        plan = Plan()
+        for handshake in list(self._handshakes.values()):
+            while (waiter := first_waiter(handshake)) is not None:
+                self._leave(waiter, plan, now)
+                waiters.append(waiter)
+            self._index(handshake.endpoint)
+        for slot in list(self._slots):
+            if slot.state == CONNECTING:
+                self._give_way(slot, _FOR_NOBODY, plan)
+            elif slot.state in (IDLE, ACQUIRED):
+                if slot.state == IDLE:
+                    self._unpark(slot)
+                if (waiter := self._take_back(slot)) is not None:
+                    waiters.append(waiter)
+                self._start_closing(slot, reason)
+                plan.close(slot)
+                self._drop_dead(slot.handshake)
+        for handshake in list(self._handshakes.values()):
+            self._drop_dead(handshake)
+        # What closes from now on makes room for nobody.
+        self._cooldown = 0.0
+        for slot in list(self._cooling):
+            self._end_closing(slot, None, now)
+        self._cooling.clear()
+        return waiters, plan
+
+    # -- what can be seen ------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """Return the number of places that are taken."""
+        return self._count
+
+    def slots(self) -> list[Slot]:
+        """Return every slot that is not gone."""
+        return list(self._slots)
+
+    def keys(self) -> list[Hashable]:
+        """Return the handshakes with anything alive."""
+        return list(self._handshakes)
+
+    def open_count(self, key: Hashable) -> int:
+        """Return how many connections of the handshake are open or being opened.
+
+        Handshakes that are doubted do not count.
+        """
+        handshake: Handshake | None = self._handshakes.get(key)
+        if handshake is None:
+            return 0
+        waiters: cython.Py_ssize_t = handshake.placeless.size + handshake.opening.size
+        return handshake.live - waiters - handshake.doubts
+
+    def spare_count(self, key: Hashable, most: cython.Py_ssize_t) -> int:
+        """Return how many connections of the handshake are idle or being opened for nobody.
+
+        Handshakes that are doubted do not count.  What is idle is counted on the way, up to
+        ``most``, as a number kept of it would be paid for by each use.
+        """
+        handshake: Handshake | None = self._handshakes.get(key)
+        if handshake is None:
+            return 0
+        spare: cython.Py_ssize_t = len(handshake.orphans)
+        slot: Slot | None = handshake.idle.top
+        while slot is not None and spare < most:
+            spare += 1
+            slot = slot.inner_prev
+        return spare
+
+    def gauges(self) -> tuple[int, ...]:
+        """Return them over all endpoints, in the order of ``GAUGES``.
+
+        This, :meth:`counters` and :meth:`by_endpoint` can be called in any thread.
+        """
+        endpoint: Endpoint
+        totals = [0] * len(GAUGES)
+        for endpoint in self._records()[1]:
+            totals = [a + b for a, b in zip(totals, endpoint.gauges(), strict=True)]
+        return tuple(totals)
+
+    def counters(self) -> tuple[float, ...]:
+        """Return them since the beginning, in the order of ``COUNTERS``; none ever falls."""
+        endpoint: Endpoint
+        totals, endpoints = self._records()
+        for endpoint in endpoints:
+            totals = tuple([a + b for a, b in zip(totals, endpoint.counters(), strict=True)])
+        return totals
+
+    def by_endpoint(self) -> dict[Hashable, tuple[tuple[int, ...], tuple[float, ...]]]:
+        """Return the gauges and counters of each endpoint that has anything alive."""
+        return {e.key: (e.gauges(), e.counters()) for e in self._records()[1]}
+
+    def situation(
+        self, endpoint_key: Hashable, now: cython.double
+    ) -> tuple[tuple[int, ...], str, float, Any]:
+        """Return the gauges of an endpoint, what it is short of, and how its handshakes go.
+
+        It is short of ``"limit"``, ``"limit_total"`` or ``"max_connecting"``; ``""``: of nothing.
+        Then come the seconds since the oldest handshake under way got its place, -1 without one,
+        and the ``failure`` of the last that failed.
+        """
+        endpoint: Endpoint | None = self._endpoints.get(endpoint_key)
+        if endpoint is None:
+            return (0,) * len(GAUGES), "limit_total" if self._is_at_total() else "", -1.0, None
+        lacking = ""
+        if self._is_at_limit(endpoint):
+            lacking = "limit"
+        elif self._is_at_total():
+            lacking = "limit_total"
+        elif self._is_connecting_full(endpoint):
+            lacking = "max_connecting"
+        oldest: Slot | None = endpoint.under_way.head
+        age: cython.double = -1.0 if oldest is None else now - oldest.born
+        return endpoint.gauges(), lacking, age, endpoint.failure
+
+    @cython.cfunc
+    def _records(self) -> Counted:
+        """Return the counters of endpoints that are gone, and all others: no one twice, or missing.
+
+        Another thread may ask at any point of :meth:`_drop_dead`, and be stopped at any here.  What
+        is in the past already and not yet deleted is known by its serial.  An endpoint that goes
+        later goes on to be read from its record, which nobody changes any more.
+        """
+        last: cython.Py_ssize_t
+        while True:
+            past = self._past
+            # One step, which no other thread comes between, as it would between those of a loop.
+            endpoints = list(self._endpoints.values())
+            if past is self._past:
+                totals, last = past
+                return totals, [e for e in endpoints if e.serial != last]
+
+    def sizes(self) -> dict[str, int]:
+        """Return how many records of each kind are held, for tests of what is kept."""
+        return {
+            "endpoints": len(self._endpoints),
+            "handshakes": len(self._handshakes),
+            "slots": len(self._slots),
+            "waiters": self._waiters,
+            "orphans": len(self._orphans),
+            "watched": len(self._watched),
+            "cooling": len(self._cooling),
+            "leaning": len(self._leaning),
+            "place_heap": len(self._place_heap),
+            "idle_heap": len(self._idle_heap),
+        }
+
+    # -- records ---------------------------------------------------------------------------------
+
+    @cython.cfunc
+    def _handshake(self, endpoint_key: Hashable, key: Hashable) -> Handshake:
+        handshake: Handshake | None = self._handshakes.get(key)
+        if handshake is None:
+            endpoint: Endpoint | None = self._endpoints.get(endpoint_key)
+            if endpoint is None:
+                self._serial += 1
+                endpoint = self._endpoints[endpoint_key] = Endpoint(endpoint_key, self._serial)
+            endpoint.handshakes += 1
+            handshake = self._handshakes[key] = Handshake(endpoint, key)
+        return handshake
+
+    @cython.cfunc
+    def _drop_dead(self, handshake: Handshake) -> None:
+        endpoint = handshake.endpoint
+        if handshake.live == 0 and not handshake.dropped:
+            handshake.dropped = True
+            del self._handshakes[handshake.key]
+            endpoint.handshakes -= 1
+        if (
+            endpoint.handshakes == 0
+            and endpoint.count == 0
+            and self._endpoints.get(endpoint.key) is endpoint
+        ):
+            past = zip(self._past[0], endpoint.counters(), strict=True)
+            # In this order, and in one step each: see _records().
+            self._past = (tuple([a + b for a, b in past]), endpoint.serial)
+            del self._endpoints[endpoint.key]
+
+    @cython.cfunc
+    def _new_slot(self, handshake: Handshake, now: cython.double) -> Slot:
+        slot = Slot(handshake, now)
+        self._slots[slot] = None
+        handshake.live += 1
+        handshake.endpoint.count += 1
+        handshake.endpoint.connecting += 1
+        handshake.endpoint.under_way.append(slot)
+        self._count += 1
+        return slot
+
+    @cython.cfunc
+    def _freed(self, slot: Slot) -> None:
+        """Set a place free; nothing else does."""
+        slot.state = GONE
+        slot.handshake.endpoint.count -= 1
+        self._count -= 1
+        del self._slots[slot]
+
+    # -- idle connections ------------------------------------------------------------------------
+
+    @cython.cfunc
+    def _park(
+        self, slot: Slot, handshake: Handshake, endpoint: Endpoint, now: cython.double
+    ) -> None:
+        slot.state = IDLE
+        slot.since = now
+        expires: cython.double = now + self._max_idle
+        slot.expires = expires if expires < slot.retires else slot.retires
+        endpoint.acquired -= 1
+        self._idle += 1
+        handshake.idle.push(slot)
+        endpoint.idle.append(slot)
+        if not endpoint.in_idle_heap:
+            self._index_idle(endpoint, now)
+
+    @cython.cfunc
+    def _unpark(self, slot: Slot) -> None:
+        handshake = slot.handshake
+        endpoint = handshake.endpoint
+        handshake.idle.remove(slot)
+        endpoint.idle.remove(slot)
+        self._idle -= 1
+        endpoint.acquired += 1
+        slot.state = ACQUIRED
+
+    @cython.cfunc
+    def _index_idle(self, endpoint: Endpoint, since: cython.double) -> None:
+        heap = self._idle_heap
+        if len(heap) > 2 * len(self._endpoints) + 16:
+            # Entries of endpoints that are gone would pile up where nothing ever expires.
+            heap[:] = [entry for entry in heap if self._endpoints.get(entry[2].key) is entry[2]]
+            heapq.heapify(heap)
+        endpoint.in_idle_heap = True
+        heapq.heappush(heap, (since, endpoint.serial, endpoint))
+
+    @cython.cfunc
+    def _longest_idle(self) -> Slot | None:
+        # An endpoint's longest idle connection only ever gets younger, so an entry is a lower
+        # bound, put right when it comes to the top.
+        serial: cython.Py_ssize_t
+        endpoint: Endpoint
+        heap = self._idle_heap
+        while heap:
+            since, serial, endpoint = heap[0]
+            slot: Slot | None = endpoint.idle.head
+            if slot is None:
+                heapq.heappop(heap)
+                endpoint.in_idle_heap = False
+            elif slot.since > since:
+                heapq.heapreplace(heap, (slot.since, serial, endpoint))
+            else:
+                return slot
+        return None
+
+    @cython.cfunc
+    def _evict_longest_idle(self, plan: Plan) -> cython.bint:
+        """Close what has been idle for longest; False: nothing is idle."""
+        slot = self._longest_idle()
+        if slot is None:
+            return False
+        slot.giving = _FOR_BOUND
+        self._close_idle(slot, _EVICTED, plan)
+        return True
+
+    @cython.cfunc
+    def _close_stale(self, handshake: Handshake, plan: Plan, now: cython.double) -> None:
+        slot: Slot | None
+        while (slot := handshake.idle.top) is not None and slot.expires <= now:
+            self._close_idle(slot, _LIFETIME if slot.retires <= now else _IDLE, plan)
+
+    @cython.cfunc
+    def _close_idle(self, slot: Slot, reason: cython.int, plan: Plan) -> None:
+        self._unpark(slot)
+        self._start_closing(slot, reason)
+        plan.close(slot)
+        self._drop_dead(slot.handshake)
+
+    @cython.cfunc
+    def _start_closing(self, slot: Slot, reason: cython.int) -> None:
+        """From acquired to closing; what closes it is told by the caller."""
+        handshake = slot.handshake
+        endpoint = handshake.endpoint
+        slot.state = CLOSING
+        slot.reason = reason
+        endpoint.acquired -= 1
+        endpoint.closing += 1
+        self._closing += 1
+        endpoint.closed[reason] += 1
+        handshake.live -= 1
+
+    @cython.cfunc
+    def _cool_down(self, slot: Slot, now: cython.double) -> None:
+        slot.since = now
+        self._cooling[slot] = None
+
+    @cython.cfunc
+    def _end_closing(self, slot: Slot, plan: Plan | None, now: cython.double) -> None:
+        """Set the place of a closing slot free; ``plan`` may be None where nobody waits."""
+        endpoint = slot.handshake.endpoint
+        endpoint.closing -= 1
+        self._closing -= 1
+        if slot.giving == _FOR_LIMIT:
+            endpoint.giving -= 1
+        elif slot.giving == _FOR_TOTAL:
+            self._giving -= 1
+        self._freed(slot)
+        if self._waiters:
+            assert plan is not None
+            self._settle(endpoint, plan, now)
+        self._drop_dead(slot.handshake)
+
+    # -- handshakes under way --------------------------------------------------------------------
+
+    @cython.cfunc
+    def _own(self, waiter: Waiter, slot: Slot) -> None:
+        waiter.opening = slot
+        slot.owner = waiter
+        waiter.handshake.opening.insert_by_ticket(waiter)
+        if slot.doubted:
+            waiter.handshake.endpoint.leaning.append(waiter)
+            self._leaning[waiter.handshake.endpoint] = None
+
+    @cython.cfunc
+    def _disown(self, waiter: Waiter, slot: Slot) -> None:
+        waiter.opening = None
+        slot.owner = None
+        waiter.handshake.opening.remove(waiter)
+        if slot.doubted:
+            endpoint = waiter.handshake.endpoint
+            endpoint.leaning.remove(waiter)
+            if endpoint.leaning.head is None:
+                del self._leaning[endpoint]
+
+    @cython.cfunc
+    def _orphan(self, slot: Slot, now: cython.double) -> None:
+        handshake = slot.handshake
+        slot.owner = None
+        handshake.endpoint.orphans[slot] = None
+        self._orphans[slot] = None
+        if slot.doubted:
+            # It gives way before all that are counted on.
+            handshake.endpoint.orphans.move_to_end(slot, last=False)
+            self._orphans.move_to_end(slot, last=False)
+            if not slot.late:
+                handshake.doubted[slot] = None
+            return
+        slot.since = now
+        handshake.orphans[slot] = None
+        if not slot.kept:
+            self._fading[slot] = None
+
+    @cython.cfunc
+    def _leave_to_nobody(self, slot: Slot, plan: Plan, now: cython.double) -> None:
+        """Let nobody have a handshake, until somebody takes it over."""
+        self._orphan(slot, now)
+        if slot.drained:
+            # Who comes from now on is to have one that was begun since.
+            self._give_way(slot, _FOR_NOBODY, plan)
+
+    @cython.cfunc
+    def _adopt(self, slot: Slot) -> None:
+        handshake = slot.handshake
+        del handshake.endpoint.orphans[slot]
+        del self._orphans[slot]
+        if slot.doubted:
+            # Its grace goes on.
+            handshake.doubted.pop(slot, None)
+        else:
+            del handshake.orphans[slot]
+            self._fading.pop(slot, None)
+
+    @cython.cfunc
+    def _stop_connecting(self, slot: Slot) -> None:
+        """Take a handshake from its owner, which then stands in line without a place."""
+        owner = slot.owner
+        if owner is None:
+            self._adopt(slot)
+        else:
+            self._disown(owner, slot)
+            self._return_to_line(owner)
+        slot.handshake.endpoint.connecting -= 1
+        slot.handshake.endpoint.under_way.remove(slot)
+        if slot.began < INFINITY:
+            self._watched.pop(slot, None)
+        if slot.doubted:
+            del self._fading[slot]
+            slot.handshake.doubts -= 1
+            slot.doubted = False
+
+    # -- handshakes that hang --------------------------------------------------------------------
+
+    @cython.cfunc
+    def _doubt(self, slot: Slot, now: cython.double) -> None:
+        """Count on a handshake no more: from now on it has its grace, whoever leans on it."""
+        slot.doubted = True
+        slot.kept = False
+        slot.since = now
+        slot.handshake.doubts += 1
+        self._fading[slot] = None
+
+    @cython.cfunc
+    def _learn(self, endpoint: Endpoint, seconds: cython.double) -> None:
+        """Take what a handshake has taken for what is usual.
+
+        That rises at once and falls slowly: of handshakes that begin together the last take much
+        longer than the first, and are not late.
+        """
+        if seconds > endpoint.usual:
+            endpoint.usual = seconds
+        else:
+            endpoint.usual += (seconds - endpoint.usual) * _NEWEST_SHARE
+
+    @cython.cfunc
+    def _patience(self, endpoint: Endpoint) -> cython.double:
+        """Return after how many seconds a handshake is late."""
+        if endpoint.usual < 0:
+            return endpoint.patience
+        patience: cython.double = LATE_FACTOR * endpoint.usual
+        if patience < LATE_FLOOR:
+            patience = LATE_FLOOR
+        # Of a hundred that begin together, the last waits for all the others.
+        return patience * (1 + endpoint.connecting // 8)
+
+    @cython.cfunc
+    def _patience_of(self, owner: Waiter, endpoint: Endpoint) -> cython.double:
+        """Return after how many seconds the handshake of a waiter is late.
+
+        That doubles with each it has had: where a server hangs, there would be a storm otherwise.
+        """
+        patience: cython.double = self._patience(endpoint)
+        # Until one has succeeded, that of the endpoint doubles.
+        return patience if endpoint.usual < 0 else patience * 2.0**owner.hedges
+
+    @cython.cfunc
+    def _look_deadline(self) -> cython.double:
+        oldest: Slot = next(iter(self._watched))
+        return max(self._next_look, oldest.began + LATE_FLOOR)
+
+    @cython.cfunc
+    def _look(self, plan: Plan, now: cython.double) -> None:
+        """Look for handshakes that are late."""
+        slot: Slot
+        self._next_look = now + LATE_FLOOR
+        late = []
+        for slot in self._watched:
+            if slot.began + LATE_FLOOR > now:
+                break
+            if slot.began + self._patience(slot.handshake.endpoint) <= now:
+                late.append(slot)
+        for slot in late:
+            # One of them may have given way to the waiter of another.
+            if slot in self._watched:
+                self._turn_late(slot, plan, now)
+
+    @cython.cfunc
+    def _turn_late(self, slot: Slot, plan: Plan, now: cython.double) -> None:
+        """Let a waiter that has nothing but a late handshake have another beside it.
+
+        That is one which belongs to nobody, where there is such, or a new one.
+        """
+        endpoint = slot.handshake.endpoint
+        owner = slot.owner
+        if owner is None:
+            self._adopt(slot)
+        elif not slot.doubted and slot.began + self._patience_of(owner, endpoint) > now:
+            return
+        else:
+            owner.hedges += 1
+            self._disown(owner, slot)
+            self._return_to_line(owner)
+        if endpoint.usual < 0:
+            # Those that were begun together count once.
+            endpoint.patience = max(endpoint.patience, 2 * (now - slot.began))
+        del self._watched[slot]
+        slot.late = True
+        if not slot.doubted:
+            self._doubt(slot, now)
+        self._leave_to_nobody(slot, plan, now)
+        self._give_orphans(slot.handshake)
+        self._settle(endpoint, plan, now)
+
+    @cython.cfunc
+    def _has_free_room(self, endpoint: Endpoint) -> cython.bint:
+        """Whether a handshake could begin for which nothing has to give way, and nobody to wait."""
+        return not (
+            endpoint.waiting.head is not None
+            or 0 < self._max_connecting <= endpoint.connecting
+            or self._is_at_limit(endpoint)
+            or self._is_at_total()
+        )
+
+    @cython.cfunc
+    def _open_beside(self, endpoint: Endpoint, plan: Plan, now: cython.double) -> None:
+        """Let waiters that lean on doubted handshakes have others, as far as there is room."""
+        waiter: Waiter | None
+        while (waiter := endpoint.leaning.head) is not None and self._has_free_room(endpoint):
+            doubted = waiter.opening
+            self._disown(waiter, doubted)
+            self._leave_to_nobody(doubted, plan, now)
+            if waiter.handshake.orphans:
+                orphan: Slot = next(iter(waiter.handshake.orphans))
+                self._adopt(orphan)
+                self._own(waiter, orphan)
+            else:
+                self._begin_for(waiter, plan, now)
+
+    @cython.cfunc
+    def _rekey(
+        self,
+        slot: Slot,
+        key: Hashable,
+        owner: Waiter | None,
+        moves: cython.bint,
+        plan: Plan,
+        now: cython.double,
+    ) -> None:
+        """Let a slot answer to another handshake, with all who wait for a place, or its owner."""
+        waiter: Waiter | None
+        old = slot.handshake
+        new = self._handshake(old.endpoint.key, key)
+        old.live -= 1
+        new.live += 1
+        slot.handshake = new
+        if moves:
+            while (waiter := old.placeless.head) is not None:
+                self._move(waiter, new)
+            self._serve_at_hand(new, plan, now)
+        elif owner is not None and owner.ticket == slot.begun_for:
+            self._move(owner, new)
+
+    @cython.cfunc
+    def _move(self, waiter: Waiter, new: Handshake) -> None:
+        old = waiter.handshake
+        old.placeless.remove(waiter)
+        new.placeless.insert_by_ticket(waiter)
+        old.live -= 1
+        new.live += 1
+        waiter.handshake = new
+
+    # -- waiters ---------------------------------------------------------------------------------
+
+    @cython.cfunc
+    def _line_up(self, waiter: Waiter, now: cython.double) -> None:
+        handshake = waiter.handshake
+        endpoint = handshake.endpoint
+        waiter.queued = True
+        waiter.since = now
+        handshake.live += 1
+        self._waiters += 1
+        theirs = handshake.orphans
+        if not theirs and self._leans(handshake, waiter.ticket):
+            theirs = handshake.doubted
+        if theirs:
+            slot: Slot = next(iter(theirs))
+            self._adopt(slot)
+            self._own(waiter, slot)
+        elif waiter.returned:
+            self._return_to_line(waiter)
+        else:
+            handshake.placeless.insert_by_ticket(waiter)
+            endpoint.waiting.append(waiter)
+
+    @cython.cfunc
+    def _leans(self, handshake: Handshake, ticket: cython.Py_ssize_t) -> cython.bint:
+        """Whether a waiter would rather lean on a doubted handshake than have that give way to it.
+
+        Not where a waiter that came earlier lacks a place, which may be this one; and not where
+        there is room, or something else that can give way.
+        """
+        if not handshake.doubted or self._has_come_earlier(handshake.endpoint, ticket):
+            return False
+        endpoint = handshake.endpoint
+        others: cython.Py_ssize_t = len(endpoint.orphans) - len(handshake.doubted)
+        if 0 < self._max_connecting <= endpoint.connecting - others:
+            return True
+        if self._is_at_limit(endpoint):
+            return not others and endpoint.idle.head is None
+        if self._is_at_total():
+            others = len(self._orphans) - len(handshake.doubted)
+            return not others and self._longest_idle() is None
+        return False
+
+    @cython.cfunc
+    def _has_come_earlier(self, endpoint: Endpoint, ticket: cython.Py_ssize_t) -> cython.bint:
+        """Whether an older waiter lacks a place, at the endpoint or, under a limit, at another."""
+        waiter = self._oldest_waiting(endpoint)
+        if waiter is not None and waiter.ticket < ticket:
+            return True
+        if not self._is_at_total():
+            return False
+        self._index(endpoint)
+        claimant = self._oldest_claimant()
+        return claimant is not None and claimant.indexed < ticket
+
+    @cython.cfunc
+    def _return_to_line(self, waiter: Waiter) -> None:
+        """Let a waiter that lost what it had stand at the head of the line."""
+        waiter.returned = True
+        waiter.handshake.placeless.insert_by_ticket(waiter)
+        waiter.handshake.endpoint.waiting.insert_returned(waiter)
+
+    @cython.cfunc
+    def _come_back(self, waiter: Waiter, plan: Plan, now: cython.double) -> None:
+        handshake = waiter.handshake
+        if not waiter.may_wait:
+            self._close_stale(handshake, plan, now)
+            if handshake.idle.top is None:
+                handshake.endpoint.timeouts += 1
+                return
+        waiter.returned = True
+        self._line_up(waiter, now)
+        self._serve_at_hand(handshake, plan, now)
+        self._settle(handshake.endpoint, plan, now)
+
+    @cython.cfunc
+    def _serve_at_hand(self, handshake: Handshake, plan: Plan, now: cython.double) -> None:
+        """Serve waiters that have come to a handshake with what lies there."""
+        slot: Slot | None
+        self._close_stale(handshake, plan, now)
+        while (slot := handshake.idle.top) is not None:
+            waiter = first_waiter(handshake)
+            if waiter is None:
+                break
+            self._unpark(slot)
+            self._serve(waiter, slot, plan, now)
+            # What lies below may be older.
+            self._close_stale(handshake, plan, now)
+        self._give_orphans(handshake)
+
+    @cython.cfunc
+    def _give_orphans(self, handshake: Handshake) -> None:
+        """Give handshakes that belong to nobody, and are counted on, to waiters without any."""
+        waiter: Waiter | None
+        while handshake.orphans and (waiter := handshake.placeless.head) is not None:
+            orphan: Slot = next(iter(handshake.orphans))
+            self._adopt(orphan)
+            self._leave_line(waiter)
+            self._own(waiter, orphan)
+
+    @cython.cfunc
+    def _leave_line(self, waiter: Waiter) -> None:
+        waiter.handshake.placeless.remove(waiter)
+        waiter.handshake.endpoint.waiting.remove(waiter)
+
+    @cython.cfunc
+    def _leave(
+        self, waiter: Waiter, plan: Plan, now: cython.double, gave_up: cython.bint = False
+    ) -> None:
+        """Take a waiter out; a handshake of its own passes to the next of its kind.
+
+        One that has begun and was given up is doubted from then on: the next waiter of its kind
+        leans on it if nobody who waits for a place has come earlier; otherwise it belongs to
+        nobody, and gives way.
+        """
+        handshake = waiter.handshake
+        endpoint = handshake.endpoint
+        slot = waiter.opening
+        if slot is None:
+            self._leave_line(waiter)
+        else:
+            self._disown(waiter, slot)
+            if gave_up and slot.began <= now and not slot.doubted:
+                self._doubt(slot, now)
+            heir: Waiter | None = handshake.placeless.head
+            if slot.drained or heir is None:
+                self._leave_to_nobody(slot, plan, now)
+            elif slot.doubted:
+                self._orphan(slot, now)
+                if not self._has_come_earlier(endpoint, heir.ticket):
+                    self._adopt(slot)
+                    self._leave_line(heir)
+                    self._own(heir, slot)
+            else:
+                self._leave_line(heir)
+                self._own(heir, slot)
+        waiter.queued = False
+        handshake.live -= 1
+        endpoint.wait_seconds += now - waiter.since
+        self._waiters -= 1
+
+    @cython.cfunc
+    def _take_back(self, slot: Slot) -> Waiter | None:
+        """Undo a gift that has not been taken yet."""
+        waiter = slot.waiter
+        if waiter is not None:
+            slot.waiter = None
+            waiter.slot = None
+        return waiter
+
+    @cython.cfunc
+    def _give(self, slot: Slot, waiter: Waiter) -> None:
+        slot.uses += 1
+        slot.waiter = waiter
+        waiter.slot = slot
+
+    @cython.cfunc
+    def _serve(self, waiter: Waiter, slot: Slot, plan: Plan, now: cython.double) -> None:
+        self._leave(waiter, plan, now)
+        self._give(slot, waiter)
+        plan.wake(waiter)
+
+    # -- who gets what ---------------------------------------------------------------------------
+
+    @cython.cfunc
+    def _hand_on(self, slot: Slot, plan: Plan, now: cython.double) -> None:
+        """Decide who gets a connection that has fallen free; nothing else does."""
+        handshake = slot.handshake
+        endpoint = handshake.endpoint
+        first = first_waiter(handshake)
+        if slot.retires <= now:
+            self._start_closing(slot, _FORCED if slot.drained else _LIFETIME)
+            plan.close(slot)
+        elif self._lowered and self._is_surplus(endpoint):
+            self._give_way(slot, _FOR_NOBODY, plan)
+        elif first is None:
+            self._park(slot, handshake, endpoint, now)
+            if self._idle > self._max_idle_connections:
+                # Of all endpoints. The slot itself goes only where others are as young as it is.
+                self._evict_longest_idle(plan)
+        else:
+            giving: cython.int = self._passed_over(endpoint, first)
+            if giving == _FOR_NOBODY:
+                self._serve(first, slot, plan, now)
+            else:
+                self._give_way(slot, giving, plan)
+        self._settle(endpoint, plan, now)
+        self._drop_dead(handshake)
+
+    @cython.cfunc
+    def _passed_over(self, endpoint: Endpoint, first: Waiter) -> cython.int:
+        """Count that the oldest waiter that could use the place is passed over for ``first``.
+
+        Returns for whom the connection gives way, where that is one time too many.  A waiter for
+        which a place is being cleared already is not passed over.
+        """
+        giving: cython.int
+        rival: Waiter | None = None
+        giving = _FOR_TOTAL
+        if not self._is_connecting_full(endpoint):
+            rival = self._oldest_waiting(endpoint)
+            if self._is_at_limit(endpoint):
+                giving = _FOR_LIMIT
+        if self._is_at_total():
+            claimant = self._oldest_claimant()
+            if claimant is not None:
+                waiter = self._oldest_waiting(claimant)
+                if waiter and (rival is None or waiter.ticket < rival.ticket):
+                    rival, giving = waiter, _FOR_TOTAL
+        if rival is None or rival.ticket >= first.ticket:
+            return _FOR_NOBODY
+        if (endpoint.giving if giving == _FOR_LIMIT else self._giving) > 0:
+            return _FOR_NOBODY
+        rival.passed += 1
+        return giving if rival.passed > MAX_PASSED_OVER else _FOR_NOBODY
+
+    @cython.cfunc
+    def _is_connecting_full(self, endpoint: Endpoint) -> cython.bint:
+        # What belongs to nobody is stopped for who needs its place.
+        busy: cython.Py_ssize_t = endpoint.connecting - len(endpoint.orphans)
+        return 0 < self._max_connecting <= busy
+
+    @cython.cfunc
+    def _is_at_limit(self, endpoint: Endpoint) -> cython.bint:
+        return 0 < self._limit <= endpoint.count
+
+    @cython.cfunc
+    def _is_at_total(self) -> cython.bint:
+        return 0 < self._limit_total <= self._count
+
+    @cython.cfunc
+    def _is_over_limit(self, endpoint: Endpoint) -> cython.bint:
+        return 0 < self._limit < endpoint.count - endpoint.closing
+
+    @cython.cfunc
+    def _is_over_total(self) -> cython.bint:
+        return 0 < self._limit_total < self._count - self._closing
+
+    @cython.cfunc
+    def _is_surplus(self, endpoint: Endpoint) -> cython.bint:
+        return self._is_over_limit(endpoint) or self._is_over_total()
+
+    @cython.cfunc
+    def _has_room(self, endpoint: Endpoint) -> cython.bint:
+        return not (
+            self._is_connecting_full(endpoint) or self._is_at_limit(endpoint) or self._is_at_total()
+        )
+
+    @cython.cfunc
+    def _is_full(self, handshake: Handshake) -> cython.bint:
+        """Whether one more caller would have to queue, and may not."""
+        claim: cython.Py_ssize_t
+        wanted: cython.Py_ssize_t
+        endpoint = handshake.endpoint
+        if self._max_waiting < 0 or handshake.orphans or self._leans(handshake, self._ticket):
+            return False
+        ahead: cython.Py_ssize_t = endpoint.waiting.size
+        claim = wanted = self._wanted(endpoint, 1)
+        if self._limit:
+            claim = max(0, min(wanted, self._limit - endpoint.count))
+        # Who has a place being cleared, and may use it, is as good as served.
+        elsewhere: cython.Py_ssize_t = self._claims - endpoint.claim
+        cleared: cython.Py_ssize_t = endpoint.giving + min(claim, max(0, self._giving - elsewhere))
+        served: cython.Py_ssize_t = min(wanted, cleared)
+        if served > ahead:
+            return False
+        return ahead - served >= self._max_waiting and not self._can_be_placed(endpoint)
+
+    @cython.cfunc
+    def _can_be_placed(self, endpoint: Endpoint) -> cython.bint:
+        ahead: cython.Py_ssize_t = endpoint.waiting.size
+        busy: cython.Py_ssize_t = endpoint.connecting - len(endpoint.orphans) + ahead
+        if 0 < self._max_connecting <= busy:
+            return False
+        if self._is_at_limit(endpoint):
+            return endpoint.idle.head is not None or bool(endpoint.orphans)
+        if 0 < self._limit <= endpoint.count + ahead - endpoint.giving:
+            return False
+        if self._is_at_total():
+            return bool(self._orphans) or self._longest_idle() is not None
+        return True
+
+    @cython.cfunc
+    def _settle(self, endpoint: Endpoint, plan: Plan, now: cython.double) -> None:
+        """Give free places to who waits for one, and clear places for the rest."""
+        if self._lowered:
+            self._trim_to_limit(endpoint, plan)
+            self._trim_to_total(plan)
+        self._grant(endpoint, plan, now)
+        self._make_room(endpoint, plan)
+
+    @cython.cfunc
+    def _grant(self, endpoint: Endpoint, plan: Plan, now: cython.double) -> None:
+        if not self._limit_total:
+            while endpoint.waiting.head is not None and self._has_room(endpoint):
+                self._open_for(endpoint.waiting.head, plan, now)
+            self._open_beside(endpoint, plan, now)
+            return
+        self._index(endpoint)
+        while not self._is_at_total():
+            claimant = self._oldest_claimant()
+            if claimant is None:
+                break
+            self._open_for(claimant.waiting.head, plan, now)
+            self._index(claimant)
+            if claimant is not endpoint:
+                # It may stand at its own limit now.
+                self._make_room(claimant, plan)
+        if self._leaning and not self._is_at_total():
+            # The place that fell free may be one that these, too, have waited for.
+            for leaning in sorted(self._leaning, key=_oldest_leaning):
+                self._open_beside(leaning, plan, now)
+
+    @cython.cfunc
+    def _open_for(self, waiter: Waiter, plan: Plan, now: cython.double) -> None:
+        endpoint = waiter.handshake.endpoint
+        if 0 < self._max_connecting <= endpoint.connecting:
+            orphan: Slot = _first_to_go(endpoint.orphans) or next(iter(endpoint.orphans))
+            self._give_way(orphan, _FOR_NOBODY, plan)
+        self._leave_line(waiter)
+        self._begin_for(waiter, plan, now)
+
+    @cython.cfunc
+    def _begin_for(self, waiter: Waiter, plan: Plan, now: cython.double) -> None:
+        slot = self._new_slot(waiter.handshake, now)
+        self._own(waiter, slot)
+        slot.begun_for = waiter.ticket
+        plan.open(slot)
+
+    @cython.cfunc
+    def _index(self, endpoint: Endpoint) -> None:
+        """Under ``limit_total``: keep an endpoint's place among those that want room, in order."""
+        other: Endpoint
+        if not self._limit_total:
+            return
+        waiter = self._oldest_waiting(endpoint)
+        claim: cython.Py_ssize_t = self._wanted(endpoint)
+        if self._limit:
+            claim = max(0, min(claim, self._limit - endpoint.count))
+        self._claims += claim - endpoint.claim
+        endpoint.claim = claim
+        if waiter is None or claim == 0:
+            endpoint.indexed = -1
+        elif endpoint.indexed != waiter.ticket:
+            endpoint.indexed = waiter.ticket
+            heap = self._place_heap
+            if len(heap) > 2 * len(self._endpoints) + 16:
+                heap.clear()
+                for other in self._endpoints.values():
+                    if other.indexed >= 0:
+                        heap.append((other.indexed, other.serial, other))
+                heapq.heapify(heap)
+            else:
+                heapq.heappush(heap, (waiter.ticket, endpoint.serial, endpoint))
+
+    @cython.cfunc
+    def _oldest_waiting(self, endpoint: Endpoint) -> Waiter | None:
+        """Return who came first of those in line; in front may stand some that came back."""
+        oldest: Waiter | None = endpoint.waiting.head
+        waiter = oldest
+        while waiter is not None and waiter.returned:
+            waiter = waiter.outer_next
+            if waiter is not None and oldest is not None and waiter.ticket < oldest.ticket:
+                oldest = waiter
+        return oldest
+
+    @cython.cfunc
+    def _oldest_claimant(self) -> Endpoint | None:
+        endpoint: Endpoint
+        heap = self._place_heap
+        while heap:
+            ticket, _, endpoint = heap[0]
+            if endpoint.indexed == ticket:
+                return endpoint
+            heapq.heappop(heap)
+        return None
+
+    @cython.cfunc
+    def _wanted(self, endpoint: Endpoint, callers: cython.int = 0) -> cython.int:
+        """Return how many more handshakes the endpoint would begin if there were places.
+
+        With ``callers``: if so many more came.
+        """
+        wanted: cython.Py_ssize_t = endpoint.waiting.size + callers
+        if self._max_connecting:
+            busy: cython.Py_ssize_t = endpoint.connecting - len(endpoint.orphans)
+            wanted = max(0, min(wanted, self._max_connecting - busy))
+        return wanted
+
+    @cython.cfunc
+    def _make_room(self, endpoint: Endpoint, plan: Plan) -> None:
+        if endpoint.waiting.head is not None and self._is_at_limit(endpoint):
+            wanted: cython.Py_ssize_t = self._wanted(endpoint)
+            while endpoint.giving < wanted:
+                victim = self._dispensable(endpoint)
+                if victim is None:
+                    break
+                self._give_way(victim, _FOR_LIMIT, plan)
+        if self._claims > self._giving and self._is_at_total():
+            while self._giving < self._claims:
+                victim = self._dispensable_of_all()
+                if victim is None:
+                    break
+                self._give_way(victim, _FOR_TOTAL, plan)
+
+    @cython.cfunc
+    def _dispensable(self, endpoint: Endpoint) -> Slot | None:
+        """Return what can best be done without, if anything can."""
+        slot = _first_to_go(endpoint.orphans)
+        if slot is None:
+            slot = endpoint.idle.head
+        if slot is None and endpoint.orphans:
+            slot = next(iter(endpoint.orphans))
+        return slot
+
+    @cython.cfunc
+    def _dispensable_of_all(self) -> Slot | None:
+        slot = _first_to_go(self._orphans)
+        if slot is None:
+            slot = self._longest_idle()
+        if slot is None and self._orphans:
+            slot = next(iter(self._orphans))
+        return slot
+
+    @cython.cfunc
+    def _trim_to_limit(self, endpoint: Endpoint, plan: Plan) -> None:
+        """Close what is more than a lowered limit allows and nobody uses or waits for."""
+        while self._is_over_limit(endpoint):
+            victim = self._dispensable(endpoint)
+            if victim is None:
+                break
+            self._give_way(victim, _FOR_NOBODY, plan)
+
+    @cython.cfunc
+    def _trim_to_total(self, plan: Plan) -> None:
+        while self._is_over_total():
+            victim = self._dispensable_of_all()
+            if victim is None:
+                break
+            self._give_way(victim, _FOR_NOBODY, plan)
+
+    @cython.cfunc
+    def _give_way(self, slot: Slot, giving: cython.int, plan: Plan) -> None:
+        """Close a connection, or stop a handshake, so that its place can go to another."""
+        handshake = slot.handshake
+        endpoint = handshake.endpoint
+        if slot.state == CONNECTING:
+            self._stop_connecting(slot)
+            slot.state = CLOSING
+            handshake.live -= 1
+            endpoint.closing += 1
+            self._closing += 1
+        else:
+            if slot.state == IDLE:
+                self._unpark(slot)
+            self._start_closing(slot, _EVICTED)
+        slot.giving = giving
+        if giving == _FOR_LIMIT:
+            endpoint.giving += 1
+        elif giving == _FOR_TOTAL:
+            self._giving += 1
+        plan.close(slot)
+        self._drop_dead(handshake)

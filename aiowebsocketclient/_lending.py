@@ -1,0 +1,651 @@
+"""The fast path: how an idle connection goes to a caller, and comes back.
+
+Compiled as a part of ``_pool.pyx``; see ``_cython.py``.
+"""
+
+import asyncio
+import sys
+from asyncio.events import _get_running_loop
+from collections.abc import Hashable
+from contextvars import Context, copy_context
+from typing import Any, Self
+
+from . import _cython as cython
+
+if not cython.compiled:
+    from ._core import Pool
+    from ._plain import (
+        DONE,
+        ROOM,
+        Completion,
+        clock,
+        coarse_clock,
+        current_thread,
+        ensure_room,
+    )
+    from ._records import INFINITY, Handshake, Plan, Route, Slot, Timeout, Waiter
+
+# What the first two bytes of a frame hold (RFC 6455, 5.2).
+_FIN = cython.declare(cython.int, 0x80)
+_OPCODE = cython.declare(cython.int, 0x0F)
+_FIRST_CONTROL_OPCODE = cython.declare(cython.int, 0x8)
+_MASKED = cython.declare(cython.int, 0x80)
+_LENGTH = cython.declare(cython.int, 0x7F)
+# The first byte of a CLOSE, a PING and a PONG.
+_CLOSE_BYTE = cython.declare(cython.int, 0x88)
+_PONG_BYTE = cython.declare(cython.int, 0x8A)
+# What a control frame may hold, and a frame.
+_LONGEST_CONTROL = cython.declare(cython.int, 125)
+_LONGEST_FRAME = cython.declare(cython.ulonglong, (1 << 63) - 1)
+_MASK_SIZE = cython.declare(cython.int, 4)
+
+# The part of a frame that the next byte belongs to.
+_IN_FIRST = cython.declare(cython.int, 0)
+_IN_SECOND = cython.declare(cython.int, 1)
+_IN_LENGTH = cython.declare(cython.int, 2)
+_IN_PAYLOAD = cython.declare(cython.int, 3)
+
+#: Where the last byte received lies: between frames, in a control frame, or in a message.
+BETWEEN_FRAMES = cython.declare(cython.int, 0)
+IN_CONTROL_FRAME = cython.declare(cython.int, 1)
+IN_MESSAGE = cython.declare(cython.int, 2)
+
+
+@cython.cclass
+class Parkable:
+    """What release and hand-out ask of a connection and do to it, without the connection.
+
+    It stands in front of the connection's parser, and hands on to that what comes.  It follows the
+    frames on the way, from the first byte of the connection on, since no parser shows whether it is
+    in the middle of one.  The names are those of aiohttp's WebSocket response (``state``: its
+    instance dictionary) and of its protocol; ``idle.py`` says what they mean and sets the fields.
+    """
+
+    __slots__ = (
+        "_background",
+        "_buffer",
+        "_frame_left",
+        "_frame_length",
+        "_frame_part",
+        "_has_closing",
+        "_in_control",
+        "_in_message",
+        "_is_final",
+        "_length_left",
+        "_parser",
+        "_protocol",
+        "_transport",
+        "closing",
+        "control_frames",
+        "failed",
+        "fresh",
+        "gone",
+        "heard",
+        "messages",
+        "midway",
+        "only_control",
+        "parked",
+        "resets",
+        "state",
+    )
+
+    if not cython.compiled:
+        _background: set[Any]
+        _buffer: Any
+        # Whether the transport is one of asyncio's that has its answer in an attribute.
+        _has_closing: bool
+        _parser: Any
+        _protocol: Any
+        _transport: Any
+        closing: bool
+        failed: bool
+        fresh: bool
+        gone: bool
+        # When something came last, by the coarse clock.
+        heard: float
+        parked: bool
+        resets: bool
+        state: dict[str, Any]
+
+    def __init__(self) -> None:
+        # The frame that the last byte belongs to, with its mask for a part of its payload.
+        self._frame_part = _IN_FIRST
+        self._frame_left = 0
+        self._frame_length = 0
+        self._length_left = 0
+        self._in_control = False
+        # Whether it ends its message, and whether there is a message that has not ended.
+        self._is_final = False
+        self._in_message = False
+        #: Whether what has come ends between two frames, in a control frame or in a message.
+        self.midway = BETWEEN_FRAMES
+        #: Frames and messages that have come whole.
+        self.control_frames = 0
+        self.messages = 0
+        #: Whether all frames that began to come since it was set were sound control frames.
+        self.only_control = True
+
+    def feed_data(self, data: Any) -> tuple[bool, bytes]:
+        """Take what the transport received, in place of the real parser."""
+        self.heard = coarse_clock()
+        if not self.failed:
+            if self.parked or self.closing:
+                self.take(data)
+            else:
+                self._follow(data if type(data) is bytes else bytes(data))
+                self.failed = self._parser.feed_data(data)[0]
+        return _GO_ON
+
+    def take(self, data: Any) -> None:
+        """Take what has come while nobody uses the connection; a subclass's own."""
+        raise NotImplementedError
+
+    def follow(self, data: Any) -> None:
+        """Follow the frames in what has come."""
+        self._follow(data if type(data) is bytes else bytes(data))
+
+    @cython.final
+    @cython.cfunc
+    @cython.boundscheck(False)
+    @cython.wraparound(False)
+    def _follow(self, data: bytes) -> None:
+        at: cython.Py_ssize_t = 0
+        end: cython.Py_ssize_t = len(data)
+        while at < end:
+            if self._frame_part == _IN_PAYLOAD:
+                taken: cython.ulonglong = end - at
+                if taken > self._frame_left:
+                    taken = self._frame_left
+                at += taken
+                self._frame_left -= taken
+            else:
+                self._follow_header(data[at])
+                at += 1
+            if self._frame_part == _IN_PAYLOAD and self._frame_left == 0:
+                self._frame_part = _IN_FIRST
+                if self._in_control:
+                    self.control_frames += 1
+                elif self._is_final:
+                    self._in_message = False
+                    self.messages += 1
+        if self._in_message:
+            self.midway = IN_MESSAGE
+        else:
+            self.midway = BETWEEN_FRAMES if self._frame_part == _IN_FIRST else IN_CONTROL_FRAME
+
+    @cython.final
+    @cython.cfunc
+    def _follow_header(self, byte: cython.uchar) -> None:
+        if self._frame_part == _IN_FIRST:
+            self._frame_part = _IN_SECOND
+            self._in_control = byte & _OPCODE >= _FIRST_CONTROL_OPCODE
+            if not self._in_control:
+                self._in_message = True
+                self._is_final = byte & _FIN != 0
+            if byte < _CLOSE_BYTE or byte > _PONG_BYTE:
+                self.only_control = False
+        elif self._frame_part == _IN_SECOND:
+            if byte > _LONGEST_CONTROL:
+                self.only_control = False
+            self._frame_left = _MASK_SIZE if byte & _MASKED else 0
+            length: cython.int = byte & _LENGTH
+            if length <= _LONGEST_CONTROL:
+                self._frame_left += length
+                self._frame_part = _IN_PAYLOAD
+            else:
+                self._frame_length = 0
+                self._length_left = 2 if length == _LONGEST_CONTROL + 1 else 8
+                self._frame_part = _IN_LENGTH
+        else:
+            self._frame_length = self._frame_length << 8 | byte
+            self._length_left -= 1
+            if self._length_left == 0:
+                # A parser refuses what is longer.
+                self._frame_left += min(self._frame_length, _LONGEST_FRAME)
+                self._frame_part = _IN_PAYLOAD
+
+    def is_clean(self) -> bool:
+        """Whether it can go to another user: nothing unread, nothing under way, no error seen.
+
+        A control frame may have begun to come; until all of it is there, it is in the pool and is
+        not handed out.
+        """
+        return is_clean(self)
+
+    def park(self) -> bool:
+        """Begin to watch a connection that nobody reads; False: it is not clean."""
+        return park(self)
+
+    def has_closing_transport(self) -> bool:
+        """Whether its end is known to the transport, which tells the protocol a turn later."""
+        return has_closing_transport(self)
+
+    def is_held_back(self) -> bool:
+        """Whether it must not be handed out: it is ending, or in the middle of a frame."""
+        return is_held_back(self)
+
+    def end_held_back(self) -> None:
+        """Take it out of the pool, as somebody asks for it; a subclass's own."""
+        raise NotImplementedError
+
+
+# Functions, and not methods: to call a method of a class with subclasses, C looks for what
+# overrides it, at each call.
+
+
+@cython.cfunc
+def has_closing_transport(conn: Parkable) -> cython.bint:
+    transport = conn._transport
+    return bool(transport._closing if conn._has_closing else transport.is_closing())
+
+
+@cython.cfunc
+def is_held_back(conn: Parkable) -> cython.bint:
+    return conn.midway != BETWEEN_FRAMES or has_closing_transport(conn)
+
+
+@cython.cfunc
+def is_clean(conn: Parkable) -> cython.bint:
+    ws = conn.state
+    return not (
+        conn.closing
+        or conn.failed
+        or conn.gone
+        or conn._buffer
+        or conn.midway == IN_MESSAGE
+        or ws["_waiting"]
+        # aiohttp sets it wherever it sets _closing or _exception.
+        or ws["_close_code"] is not None
+        or ws["_closed"]
+        or conn._background
+        or conn._protocol._paused
+        or has_closing_transport(conn)
+    )
+
+
+@cython.cfunc
+def park(conn: Parkable) -> cython.bint:
+    if not is_clean(conn):
+        return False
+    conn.parked = True
+    return True
+
+
+_DONE = cython.declare(object, DONE)
+
+# What a parser returns for "go on". A "protocol error" of the real one is kept from the protocol,
+# which would drop its parser, and with it the only one to be told that the socket is gone.
+_GO_ON = cython.declare(object, (False, b""))
+
+
+@cython.cclass
+class Handle:
+    """What a response adds to aiohttp's: the fields of one acquisition.
+
+    A handle borrows its instance dictionary from the connection (:func:`lend`) and loses it on
+    release (:func:`spend`), so that nothing done with it afterwards can reach the connection.
+    """
+
+    __slots__ = ("_express", "_owner", "_reused", "_slot", "_spent")
+
+    if not cython.compiled:
+        #: Whom to tell when the handle is collected unreleased; None: it holds nothing (any more).
+        _owner: Any
+        _express: Any
+        _slot: Slot | None
+        _spent: bool
+        _reused: bool
+
+        def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+            self = super().__new__(cls)
+            self._owner = None
+            self._express = None
+            self._slot = None
+            self._spent = False
+            self._reused = False
+            return self
+
+    def release(self) -> Completion:
+        """Give the connection back.
+
+        It takes effect when called.  A connection that is fit for another's use goes to the pool,
+        or straight to the caller that has waited longest; one that has an unread message, a
+        ``receive()`` under way, or that saw an error or the beginning of a close, is closed.
+
+        What it returns can be awaited, by many and more than once, and ends when the connection is
+        pooled or closed: at most ``close_timeout`` seconds later, or after a reset if there is one.
+        """
+        owner = self._owner
+        if owner is None:
+            return _DONE
+        plan = self._express.release(self)
+        if plan is None:
+            return _DONE
+        completion: Completion = owner._released(self, plan)
+        return completion
+
+    def __del__(self) -> None:
+        if self._owner is not None:
+            self._owner._handle_lost(self)
+
+
+@cython.freelist(64)
+@cython.final
+@cython.cclass
+class Caller:
+    """A caller that waits: what a waiter of the pool stands for."""
+
+    __slots__ = ("check_deadline", "context", "error", "future", "overdue", "route", "timer")
+
+    def __init__(self, route: Route, future: Any) -> None:
+        self.route = route
+        self.future = future
+        #: A handshake made for this caller is traced and logged as the caller's.
+        self.context = copy_context()
+        self.error: BaseException | None = None
+        #: Its time ran out after it had been given a connection, which may yet turn out dead.
+        self.overdue: BaseException | None = None
+        #: While a check runs on what it was given.
+        self.check_deadline: Any = None
+        #: Its acquire_timeout.
+        self.timer: Any = None
+
+    @cython.ccall
+    def wake(self) -> None:
+        """Tell it that there is something for it, or nothing more to wait for."""
+        try:  # noqa: SIM105 (which would cost more than this)
+            self.future.set_result(None)
+        except asyncio.InvalidStateError:
+            # It was told before, or is cancelled.
+            pass
+        if self.check_deadline is not None:
+            self.stop_check()
+
+    def stop_check(self) -> None:
+        """Do not let it wait for its check any longer."""
+        if self.check_deadline is not None and not self.check_deadline.expired():
+            try:  # noqa: SIM105 (as above)
+                # In the past, whatever the loop's clock says.
+                self.check_deadline.reschedule(-INFINITY)
+            except RuntimeError:
+                # The check has ended, which is being logged.
+                pass
+
+    @cython.ccall
+    def finish(self) -> None:
+        """Let go of what its wait has left."""
+        # Their tracebacks have its frame.
+        self.error = self.overdue = None
+        if self.timer is not None:
+            self.timer.cancel()
+
+
+#: How many frames below the recursion limit a hit needs, and a release to the pool, where nothing
+#: is asked of asyncio.  C has no frames to save.
+HIT_ROOM = cython.declare(cython.int, ROOM if cython.compiled else 8)
+
+# To ask for the running loop costs a system call on CPython 3.11.
+_KNOWS_RUNNING_LOOP = cython.declare(cython.bint, sys.version_info >= (3, 12))
+
+
+@cython.final
+@cython.cclass
+class Express:
+    """The way of a connection to its user and back, as long as the core alone can see to it.
+
+    While it is ``open``, in the thread and the loop it was made for, nothing else need be asked
+    when an idle connection is at hand; otherwise the session is.
+    """
+
+    __slots__ = (
+        "_cls",
+        "_has_thread_id",
+        "_loop",
+        "_pool",
+        "open",
+        "plain_exit",
+        "pooling",
+        "session_name",
+        "thread",
+    )
+
+    def __init__(self, pool: Pool, cls: Any, loop: Any, thread: cython.ulong) -> None:
+        self._pool = pool
+        self._cls = cls
+        self._loop = loop
+        # What is_running() of asyncio's loops looks at, at a third of the price of asking.
+        self._has_thread_id = (
+            getattr(type(loop), "is_running", None) is asyncio.BaseEventLoop.is_running
+        )
+        self.thread = thread
+        self.open = False
+        # Whether what is released is pooled, and whether the class leaves by that alone.
+        self.pooling = True
+        self.plain_exit = True
+        # For errors.
+        self.session_name: str | None = None
+
+    @cython.cfunc
+    def is_usable(self) -> cython.bint:
+        """Return whether a caller need not ask the session."""
+        # A loop that runs, in the thread that asks, is the running loop.
+        if not self.open or current_thread() != self.thread:
+            return False
+        if self._has_thread_id:
+            thread_id = self._loop._thread_id
+            if thread_id is None:
+                return False
+            number: cython.ulong = thread_id
+            return number == self.thread
+        if _KNOWS_RUNNING_LOOP:
+            return _get_running_loop() is self._loop
+        # It may run in another thread than before; nobody has told.
+        return bool(self._loop.is_running())
+
+    @cython.ccall
+    def acquire(self, owner: Any, route: Route) -> Any:
+        """Return a handle on an idle connection; None: there is none."""
+        ensure_room(HIT_ROOM)
+        handshake = route.handshake
+        if handshake is None or handshake.dropped:
+            handshake = route.handshake = self._pool.find(route.key)
+            if handshake is None:
+                return None
+        top: Slot | None = handshake.idle.top
+        if top is not None:
+            conn: Parkable = top.conn
+            if is_held_back(conn):
+                self._end_held_back(handshake)
+        slot = self._pool.acquire(route.key, coarse_clock(), handshake)
+        return None if slot is None else lend(self, owner, slot)
+
+    @cython.cfunc
+    def _end_held_back(self, handshake: Handshake) -> None:
+        """Take out of the pool those on top that must not be handed out.
+
+        They have ended, and nobody has been told yet; or a frame has begun to come, and the rest of
+        it is late.
+        """
+        top: Slot | None
+        while (top := handshake.idle.top) is not None:
+            conn: Parkable = top.conn
+            if not is_held_back(conn):
+                break
+            conn.end_held_back()
+
+    @cython.ccall
+    def line_up(self, owner: Any, route: Route, acquire_timeout: Timeout) -> Waiter:
+        """Ask for a connection that is released, or a new one; either may be there at once."""
+        ensure_room()
+        caller = Caller(route, self._loop.create_future())
+        handshake = route.record()
+        if handshake is not None:
+            self._end_held_back(handshake)
+        may_wait = acquire_timeout is None or acquire_timeout != 0
+        waiter: Waiter | None
+        plan: Plan
+        waiter, plan = self._pool.request(
+            route.endpoint, route.key, caller, clock(), may_wait, route.record()
+        )
+        if not plan.is_empty():
+            owner._carry_out(plan)
+        if waiter is None:
+            raise owner._refusal(route, acquire_timeout)
+        route.handshake = waiter.handshake
+        # With 0 nothing is waited for; a check takes its own time.
+        if acquire_timeout and (waiter.slot is None or route.is_checked):
+            caller.timer = self._loop.call_later(
+                acquire_timeout, owner._time_out, waiter, acquire_timeout, context=Context()
+            )
+        return waiter
+
+    async def wait(self, owner: Any, waiter: Waiter, acquire_timeout: Timeout) -> Any:
+        """Return a handle on what a waiter is given."""
+        caller: Caller = waiter.token
+        try:
+            while True:
+                if waiter.slot is None:
+                    await caller.future
+                end_if_held_back(waiter)
+                if caller.route.is_checked and waiter.slot is not None:
+                    await owner._check(waiter)
+                slot = self._pool.take(waiter)
+                if slot is not None:
+                    return hand_out(self, owner, slot)
+                if caller.error is not None:
+                    raise caller.error
+                owner._raise_if_overdue(waiter, acquire_timeout)
+                # What it was given died before it woke. It stands at the head of its line again.
+                caller.future = self._loop.create_future()
+        except BaseException:
+            owner._give_up(waiter)
+            raise
+        finally:
+            caller.finish()
+
+    @cython.ccall
+    def release(self, handle: Handle) -> Any:
+        """Park the connection of a handle, and release it: what :meth:`Pool.release` returns.
+
+        ``None``: there is nothing left to do.  ``False``: it is not fit for another's use, or not
+        yet, and nothing was done.
+        """
+        slot = handle._slot
+        assert slot is not None
+        conn: Parkable | None = slot.conn
+        if not self.pooling or current_thread() != self.thread:
+            return False
+        # How long others have waited is told by the clock they began with.
+        now = clock() if self._pool._waiters else coarse_clock()
+        if cython.compiled:
+            ensure_room()
+        else:
+            ensure_room(HIT_ROOM if self._pool.only_parks(slot, now) else ROOM)
+        if conn is None or conn.resets or not park(conn):
+            return False
+        spend(handle, {})
+        plan = self._pool.release(slot, now)
+        # A handshake that nobody waits for any more is to be stopped in time.
+        if plan is None or self._pool._fading or not plan.is_to_wake_only():
+            return plan
+        waiter: Waiter
+        for waiter in plan.woken:
+            caller: Caller = waiter.token
+            caller.wake()
+        return None
+
+
+if not cython.compiled:
+
+    def lend(express: Express, owner: Any, slot: Slot) -> Any:
+        """Return a new handle on the connection in ``slot``, which is parked no more."""
+        conn = slot.conn
+        conn.parked = False
+        # Not by the class's own: a subclass's may want aiohttp's arguments.
+        handle: Any = Handle.__new__(express._cls)
+        handle.__dict__ = conn.state
+        handle._express = express
+        handle._slot = slot
+        handle._reused = slot.uses > 1
+        handle._owner = owner
+        return handle
+
+    def spend(handle: Handle, state: dict[str, Any]) -> None:
+        """Take the connection from a handle, and leave it ``state`` for attributes."""
+        handle._owner = None
+        handle._spent = True
+        handle.__dict__ = state  # type: ignore[misc]
+
+
+@cython.ccall
+def hand_out(express: Express, owner: Any, slot: Slot) -> Any:
+    """Do the same for a connection that was given to a waiter."""
+    conn: Parkable = slot.conn
+    conn.fresh = False
+    return lend(express, owner, slot)
+
+
+@cython.cfunc
+def end_if_held_back(waiter: Waiter) -> None:
+    """Take back what a waiter was given, if it has ended since, or is in the middle of a frame.
+
+    Not so a new one: a server that ends each at once would be connected to for ever.
+    """
+    slot = waiter.slot
+    if slot is not None:
+        conn: Parkable = slot.conn
+        if not conn.fresh and is_held_back(conn):
+            conn.end_held_back()
+
+
+#: What tells the arguments of a call from those of others, where it can be told.
+Signature = tuple[Any, ...] | None
+Options = dict[str, Any]
+Types = frozenset[type]
+
+
+@cython.ccall
+def signature_of(url: Any, reuse_key: Hashable, options: Options, atoms: Types) -> Signature:
+    """Return what tells the arguments of a call from those of others; None: it cannot be told.
+
+    Only exact types count, since one that is derived may be equal and mean something else: of
+    ``str``, dicts and sequences of them, and of ``atoms``.
+    """
+    if type(url) is not str and type(url) not in atoms:
+        return None
+    parts = [url, reuse_key]
+    for name, value in options.items():
+        kind = type(value)
+        parts.append(name)
+        if kind is str or value is None:
+            parts.append(value)
+            continue
+        parts.append(kind)
+        if kind is dict:
+            parts.append(len(value))
+            for field, content in value.items():
+                if type(field) is not str or type(content) is not str:
+                    return None
+                parts.append(field)
+                parts.append(content)
+        elif kind is tuple or kind is list:
+            parts.append(len(value))
+            for item in value:
+                if type(item) is not str:
+                    return None
+                parts.append(item)
+        elif kind in atoms:
+            parts.append(value)
+        else:
+            return None
+    return tuple(parts)
+
+
+# As many seconds as asyncio can wait for.
+_LONGEST = cython.declare(object, sys.float_info.max)
+
+
+@cython.cfunc
+def is_seconds(value: Any) -> cython.bint:
+    kind = type(value)
+    return (kind is float or kind is int) and 0 <= value <= _LONGEST

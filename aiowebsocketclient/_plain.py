@@ -1,0 +1,95 @@
+"""What the core asks of C where it is compiled, for the interpreter, and what both cores share."""
+
+from collections.abc import Coroutine, Iterator
+from functools import partial
+from threading import get_ident
+from time import monotonic
+from typing import Any, Final, NoReturn
+
+
+class Completion(Coroutine[Any, Any, None]):
+    """What ``release()`` and ``drain()`` return: it can be awaited, by many and more than once.
+
+    It need not be, since what they do is done when they are called; so to type checkers it is none
+    of the coroutines that must be.
+    """
+
+    __slots__ = ()
+
+
+class Done(Completion):
+    """What is complete from the start: nothing to wait for, and nothing kept between two uses."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Iterator[Any]:  # type: ignore[override]
+        return _NO_STEPS
+
+    def send(self, value: Any) -> Any:
+        """End at once."""
+        raise StopIteration
+
+    def throw(self, typ: Any, val: Any = None, tb: Any = None) -> Any:
+        """End with what is thrown."""
+        try:
+            raise typ if val is None else val
+        finally:
+            # Its traceback has this frame.
+            del typ, val
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+# Used up, as an iterator over nothing is from the start.
+_NO_STEPS: Final[Iterator[Any]] = iter(())
+
+#: What ``release()`` returns for a connection that is pooled.
+DONE: Final = Done()
+
+#: What the session asks for the time.  Tools that freeze the time of tests (freezegun) replace each
+#: attribute of a module that is the function itself; sockets and servers do not stand still.
+clock: Final = partial(monotonic)
+
+#: What is asked at each acquisition and release.  C has a cheaper clock, which may be some
+#: milliseconds behind, but not behind what the other has said.
+coarse_clock: Final = clock
+
+current_thread: Final = get_ident
+
+#: How many frames below the recursion limit an operation needs: from its call to the last of what
+#: it asks of asyncio, in debug mode too.
+ROOM: Final = 64
+
+
+def ensure_room(frames: int = ROOM) -> None:
+    """Raise ``RecursionError`` where an operation might fail half way, before it has begun."""
+    if frames:
+        ensure_room(frames - 1)
+
+
+class _Unset:
+    """What an argument is that was not given, where None means something."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "..."
+
+
+UNSET: Final[Any] = _Unset()
+
+
+class _NoHeaders:
+    """What a session has in place of headers until its constructor has run."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> NoReturn:
+        raise RuntimeError(
+            "the session was not initialized: the __init__() of a subclass must call"
+            " super().__init__()"
+        )
+
+
+NO_HEADERS: Final = _NoHeaders()

@@ -1,0 +1,258 @@
+"""The C types of what the sources of the core define."""
+
+
+cdef class Node:
+    cdef Node inner_prev, inner_next, outer_prev, outer_next
+    cdef readonly Py_ssize_t ticket
+    cdef bint returned
+
+
+cdef class InnerList:
+    cdef Node head, tail
+    cdef Py_ssize_t size
+    cdef int append(self, Node node)
+    cdef int remove(self, Node node)
+    cdef int insert_by_ticket(self, Node waiter)
+
+
+cdef class Stack:
+    cdef Node top
+    cdef int push(self, Node node)
+    cdef int pop(self, Node top)
+    cdef int remove(self, Node node)
+
+
+cdef class OuterList:
+    cdef Node head, tail
+    cdef Py_ssize_t size
+    cdef int append(self, Node node)
+    cdef int remove(self, Node node)
+    cdef int insert_returned(self, Node waiter)
+
+
+cdef class Slot(Node):
+    cdef readonly Handshake handshake
+    cdef readonly int state
+    cdef public object conn, task
+    cdef readonly Waiter owner, waiter
+    cdef readonly double born, began, since, retires, expires
+    cdef readonly Py_ssize_t uses
+    cdef Py_ssize_t begun_for
+    cdef readonly bint kept, doubted, late, drained
+    cdef readonly int reason
+    cdef int giving
+    cdef public bint cools
+
+
+cdef class Waiter(Node):
+    cdef readonly Handshake handshake
+    cdef public object token
+    cdef readonly double since
+    cdef readonly Slot opening, slot
+    cdef readonly bint queued
+    cdef public bint may_wait
+    cdef readonly int passed
+    cdef readonly int hedges
+
+
+cdef class Plan:
+    cdef list _opened, _closing, _woken
+    cdef open(self, Slot slot)
+    cdef close(self, Slot slot)
+    cdef wake(self, Waiter waiter)
+    cdef bint is_empty(self)
+    cdef bint is_to_wake_only(self)
+
+
+cdef class Handshake:
+    cdef readonly Endpoint endpoint
+    cdef readonly object key
+    cdef readonly bint dropped
+    cdef Stack idle
+    cdef InnerList placeless, opening
+    cdef object orphans, doubted
+    cdef Py_ssize_t live, doubts
+
+
+cdef class Endpoint:
+    cdef readonly object key
+    cdef readonly Py_ssize_t serial
+    cdef Py_ssize_t handshakes, count, connecting, acquired, closing, giving
+    cdef OuterList idle, waiting, leaning, under_way
+    cdef object failure
+    cdef double usual, patience
+    cdef Py_ssize_t claim, indexed
+    cdef object orphans
+    cdef bint in_idle_heap
+    cdef Py_ssize_t hits, requests, reused, queued, timeouts, rejected
+    cdef Py_ssize_t connects, connect_errors, released, detached
+    cdef double wait_seconds, connect_seconds
+    cdef list closed
+
+
+cdef class Route:
+    cdef readonly object endpoint, key
+    cdef readonly bint is_checked, is_direct
+    cdef readonly Handshake handshake
+    cdef Handshake record(self)
+
+cdef Waiter first_waiter(Handshake handshake)
+
+
+cdef bint _cools_after(int reason, bint is_used)
+cdef Slot _first_to_go(orphans)
+
+
+cdef class Pool:
+    cdef Py_ssize_t _limit, _limit_total, _max_connecting, _max_waiting
+    cdef double _max_idle, _cooldown
+    cdef dict _endpoints, _handshakes, _slots
+    cdef Py_ssize_t _count, _waiters, _ticket, _serial, _claims, _giving, _closing
+    cdef Py_ssize_t _idle, _max_idle_connections
+    cdef bint _retiring, _lowered
+    cdef list _place_heap, _idle_heap
+    cdef tuple _past
+    cdef object _orphans, _fading, _watched, _cooling
+    cdef dict _leaning
+    cdef double _next_look
+    cpdef Slot acquire(self, key, double now, Handshake handshake=*)
+    cpdef Handshake find(self, key)
+    cpdef Plan release(self, Slot slot, double now)
+    cpdef object request(self, endpoint_key, key, token, double now, bint may_wait=*, Handshake handshake=*)
+    cpdef Slot decline(self, Waiter waiter)
+    cdef _records(self)
+    cdef Handshake _handshake(self, endpoint_key, key)
+    cdef _drop_dead(self, Handshake handshake)
+    cdef Slot _new_slot(self, Handshake handshake, double now)
+    cdef _freed(self, Slot slot)
+    cdef _park(self, Slot slot, Handshake handshake, Endpoint endpoint, double now)
+    cdef _unpark(self, Slot slot)
+    cdef _index_idle(self, Endpoint endpoint, double since)
+    cdef Slot _longest_idle(self)
+    cdef bint _evict_longest_idle(self, Plan plan)
+    cdef _close_stale(self, Handshake handshake, Plan plan, double now)
+    cdef _close_idle(self, Slot slot, int reason, Plan plan)
+    cdef _start_closing(self, Slot slot, int reason)
+    cdef _cool_down(self, Slot slot, double now)
+    cdef _end_closing(self, Slot slot, Plan plan, double now)
+    cdef _own(self, Waiter waiter, Slot slot)
+    cdef _disown(self, Waiter waiter, Slot slot)
+    cdef _orphan(self, Slot slot, double now)
+    cdef _leave_to_nobody(self, Slot slot, Plan plan, double now)
+    cdef _adopt(self, Slot slot)
+    cdef _stop_connecting(self, Slot slot)
+    cdef _doubt(self, Slot slot, double now)
+    cdef _learn(self, Endpoint endpoint, double seconds)
+    cdef double _patience(self, Endpoint endpoint)
+    cdef double _patience_of(self, Waiter owner, Endpoint endpoint)
+    cdef double _look_deadline(self)
+    cdef _look(self, Plan plan, double now)
+    cdef _turn_late(self, Slot slot, Plan plan, double now)
+    cdef bint _has_free_room(self, Endpoint endpoint)
+    cdef _open_beside(self, Endpoint endpoint, Plan plan, double now)
+    cdef _rekey(self, Slot slot, key, Waiter owner, bint moves, Plan plan, double now)
+    cdef _move(self, Waiter waiter, Handshake new)
+    cdef _line_up(self, Waiter waiter, double now)
+    cdef bint _leans(self, Handshake handshake, Py_ssize_t ticket)
+    cdef bint _has_come_earlier(self, Endpoint endpoint, Py_ssize_t ticket)
+    cdef _return_to_line(self, Waiter waiter)
+    cdef _come_back(self, Waiter waiter, Plan plan, double now)
+    cdef _serve_at_hand(self, Handshake handshake, Plan plan, double now)
+    cdef _give_orphans(self, Handshake handshake)
+    cdef _leave_line(self, Waiter waiter)
+    cdef _leave(self, Waiter waiter, Plan plan, double now, bint gave_up=*)
+    cdef Waiter _take_back(self, Slot slot)
+    cdef _give(self, Slot slot, Waiter waiter)
+    cdef _serve(self, Waiter waiter, Slot slot, Plan plan, double now)
+    cdef _hand_on(self, Slot slot, Plan plan, double now)
+    cdef int _passed_over(self, Endpoint endpoint, Waiter first)
+    cdef bint _is_connecting_full(self, Endpoint endpoint)
+    cdef bint _is_at_limit(self, Endpoint endpoint)
+    cdef bint _is_at_total(self)
+    cdef bint _is_over_limit(self, Endpoint endpoint)
+    cdef bint _is_over_total(self)
+    cdef bint _is_surplus(self, Endpoint endpoint)
+    cdef bint _has_room(self, Endpoint endpoint)
+    cdef bint _is_full(self, Handshake handshake)
+    cdef bint _can_be_placed(self, Endpoint endpoint)
+    cdef _settle(self, Endpoint endpoint, Plan plan, double now)
+    cdef _grant(self, Endpoint endpoint, Plan plan, double now)
+    cdef _open_for(self, Waiter waiter, Plan plan, double now)
+    cdef _begin_for(self, Waiter waiter, Plan plan, double now)
+    cdef _index(self, Endpoint endpoint)
+    cdef Waiter _oldest_waiting(self, Endpoint endpoint)
+    cdef Endpoint _oldest_claimant(self)
+    cdef int _wanted(self, Endpoint endpoint, int callers=*)
+    cdef _make_room(self, Endpoint endpoint, Plan plan)
+    cdef Slot _dispensable(self, Endpoint endpoint)
+    cdef Slot _dispensable_of_all(self)
+    cdef _trim_to_limit(self, Endpoint endpoint, Plan plan)
+    cdef _trim_to_total(self, Plan plan)
+    cdef _give_way(self, Slot slot, int giving, Plan plan)
+
+
+cdef class Parkable:
+    cdef public object _buffer, _parser, _protocol, _transport
+    cdef public set _background
+    cdef public bint _has_closing
+    cdef public dict state
+    cdef public bint closing, failed, fresh, gone, parked, resets
+    cdef public double heard
+    cdef int _frame_part
+    cdef unsigned long long _frame_left, _frame_length
+    cdef int _length_left
+    cdef bint _in_control
+    cdef bint _is_final, _in_message
+    cdef readonly int midway
+    cdef readonly unsigned long long control_frames, messages
+    cdef public bint only_control
+    cdef _follow(self, bytes data)
+    cdef _follow_header(self, unsigned char byte)
+
+cdef bint has_closing_transport(Parkable conn)
+cdef bint is_held_back(Parkable conn)
+cdef bint is_clean(Parkable conn)
+cdef bint park(Parkable conn)
+
+
+cdef class Handle:
+    cdef public object _owner
+    cdef readonly Express _express
+    cdef public Slot _slot
+    cdef public bint _spent, _reused
+
+cpdef object lend(Express express, owner, Slot slot)
+cpdef object hand_out(Express express, owner, Slot slot)
+cpdef object spend(Handle handle, dict state)
+cdef end_if_held_back(Waiter waiter)
+
+
+cdef class Caller:
+    cdef readonly Route route
+    cdef public object check_deadline, context, error, future, overdue, timer
+    cpdef object wake(self)
+    cpdef object finish(self)
+
+
+cdef class Express:
+    cdef Pool _pool
+    cdef type _cls
+    cdef object _loop
+    cdef bint _has_thread_id
+    cdef public unsigned long thread
+    cdef public bint open, pooling, plain_exit
+    cdef public str session_name
+    cdef bint is_usable(self)
+    cpdef object acquire(self, owner, Route route)
+    cdef _end_held_back(self, Handshake handshake)
+    cpdef Waiter line_up(self, owner, Route route, acquire_timeout)
+    cpdef object release(self, Handle handle)
+
+
+cpdef object signature_of(url, reuse_key, options, atoms)
+cdef bint is_seconds(value)
+
+cpdef double clock()
+cdef double coarse_clock()
+cdef unsigned long current_thread()
+cpdef object ensure_room(int frames=*)
