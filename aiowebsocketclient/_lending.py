@@ -58,7 +58,8 @@ class Parkable:
     It stands in front of the connection's parser, and hands on to that what comes.  It follows the
     frames on the way, from the first byte of the connection on, since no parser shows whether it is
     in the middle of one.  The names are those of aiohttp's WebSocket response (``state``: its
-    instance dictionary) and of its protocol; ``idle.py`` says what they mean and sets the fields.
+    instance dictionary) and of its protocol; ``connection.py`` says what they mean and sets the
+    fields.
     """
 
     __slots__ = (
