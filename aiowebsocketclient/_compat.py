@@ -21,66 +21,25 @@ def _use_extension() -> bool:
 
 
 if TYPE_CHECKING or not _use_extension():
-    from ._pool_py import (
-        DONE,
-        IMPLEMENTATION,
-        UNSET,
-        Acquisition,
-        Caller,
-        Express,
-        Handle,
-        Parkable,
-        Plan,
-        Pool,
-        Route,
-        SessionBase,
-        Slot,
-        Waiter,
-        clock,
-        ensure_room,
-        lend,
-        spend,
-    )
+    from . import _pool_py as _core
 else:
-    from ._pool import (
-        DONE,
-        IMPLEMENTATION,
-        UNSET,
-        Acquisition,
-        Caller,
-        Express,
-        Handle,
-        Parkable,
-        Plan,
-        Pool,
-        Route,
-        SessionBase,
-        Slot,
-        Waiter,
-        clock,
-        ensure_room,
-        lend,
-        spend,
-    )
+    from . import _pool as _core
 
-__all__ = (
-    "DONE",
-    "IMPLEMENTATION",
-    "NO_EXTENSIONS",
-    "UNSET",
-    "Acquisition",
-    "Caller",
-    "Express",
-    "Handle",
-    "Parkable",
-    "Plan",
-    "Pool",
-    "Route",
-    "SessionBase",
-    "Slot",
-    "Waiter",
-    "clock",
-    "ensure_room",
-    "lend",
-    "spend",
-)
+DONE = _core.DONE
+IMPLEMENTATION = _core.IMPLEMENTATION
+UNSET = _core.UNSET
+Acquisition = _core.Acquisition
+Caller = _core.Caller
+Express = _core.Express
+Handle = _core.Handle
+Parkable = _core.Parkable
+Plan = _core.Plan
+Pool = _core.Pool
+Route = _core.Route
+SessionBase = _core.SessionBase
+Slot = _core.Slot
+Waiter = _core.Waiter
+clock = _core.clock
+ensure_room = _core.ensure_room
+lend = _core.lend
+spend = _core.spend

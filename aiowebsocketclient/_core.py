@@ -22,23 +22,23 @@ from . import _cython as cython
 
 if not cython.compiled:
     from ._records import (
-        _EVICTED,
-        _FOR_BOUND,
-        _FOR_LIMIT,
-        _FOR_NOBODY,
-        _FOR_TOTAL,
-        _FORCED,
-        _IDLE,
-        _LIFETIME,
-        _LOST,
         ACQUIRED,
         CLOSING,
         CONNECTING,
         COUNTERS,
+        FOR_BOUND,
+        FOR_LIMIT,
+        FOR_NOBODY,
+        FOR_TOTAL,
         GAUGES,
         GONE,
         IDLE,
         INFINITY,
+        REASON_EVICTED,
+        REASON_FORCED,
+        REASON_IDLE,
+        REASON_LIFETIME,
+        REASON_LOST,
         Endpoint,
         Handshake,
         OrderedSlots,
@@ -71,10 +71,10 @@ Counted = tuple[tuple[float, ...], list[Endpoint]]
 @cython.cfunc
 def _cools_after(reason: cython.int, is_used: cython.bint) -> cython.bint:
     """Whether a server may still be at work for what is closed for this reason."""
-    if reason == _LOST:
+    if reason == REASON_LOST:
         # What was not in use has ended for the server, too.
         return is_used
-    return reason not in (_IDLE, _LIFETIME, _EVICTED, _FORCED)
+    return reason not in (REASON_IDLE, REASON_LIFETIME, REASON_EVICTED, REASON_FORCED)
 
 
 @cython.cfunc
@@ -89,6 +89,21 @@ def _first_to_go(orphans: OrderedSlots) -> Slot | None:
         if not slot.doubted or slot.late or head is None or head.handshake is not slot.handshake:
             return slot
     return None
+
+
+@cython.cfunc
+def _first_dispensable(orphans: OrderedSlots, longest_idle: Slot | None) -> Slot | None:
+    """Return what gives way first, if anything can.
+
+    First a handshake that serves nobody, then an idle connection, then a handshake that may yet
+    serve the waiter who needs the place.
+    """
+    slot = _first_to_go(orphans)
+    if slot is not None:
+        return slot
+    if longest_idle is None and orphans:
+        return next(iter(orphans))
+    return longest_idle
 
 
 def _oldest_leaning(endpoint: Endpoint) -> int:
@@ -111,6 +126,7 @@ class Pool:
     """
 
     __slots__ = (
+        "_being_cleared",
         "_claims",
         "_closing",
         "_cooldown",
@@ -118,7 +134,6 @@ class Pool:
         "_count",
         "_endpoints",
         "_fading",
-        "_giving",
         "_handshakes",
         "_idle",
         "_idle_heap",
@@ -176,7 +191,7 @@ class Pool:
         self._serial = 0
         # Under limit_total: places wanted, and places being cleared for those who want them.
         self._claims = 0
-        self._giving = 0
+        self._being_cleared = 0
         # Endpoints whose oldest waiter lacks only room over all endpoints: (ticket, ., endpoint).
         self._place_heap: list[tuple[int, int, Endpoint]] = []
         # Endpoints with idle connections: (not after the longest idle one's since, ., endpoint).
@@ -411,36 +426,14 @@ class Pool:
         plan = Plan()
         handshake = slot.handshake
         endpoint = handshake.endpoint
-        endpoint.connects += 1
-        endpoint.connect_seconds += now - slot.born
-        owner = slot.owner
-        first: Waiter | None = first_waiter(handshake)
         is_another: cython.bint = key is not None and key != handshake.key
-        theirs: Slot | None = None if first is None or first is owner else first.opening
-        # (Who owns this one may have come after theirs was drained.)
-        if not is_another and owner and first and theirs and not theirs.drained:
-            # First come, first served: they change handshakes, and the owner keeps its place.
-            self._disown(owner, slot)
-            self._disown(first, theirs)
-            self._own(owner, theirs)
-            self._own(first, slot)
-            owner = first
-        if slot.began <= now:
-            self._learn(endpoint, now - slot.began)
-        self._stop_connecting(slot)
-        slot.state = ACQUIRED
-        slot.cools = False
-        endpoint.acquired += 1
-        if not slot.drained:
-            slot.retires = retires
-        if retires != INFINITY:
-            self._retiring = True
+        if not is_another:
+            self._give_to_first(slot)
+        owner = slot.owner
+        self._turn_open(slot, now, retires)
+        first: Waiter | None
         if is_another:
-            self._rekey(slot, key, owner, moves, plan, now)
-            is_owners: cython.bint = (
-                owner is not None and owner.queued and owner.handshake is slot.handshake
-            )
-            first = owner if is_owners else None
+            first = self._rekey(slot, key, owner, moves, plan, now)
         else:
             first = first_waiter(handshake)
         if first is not None:
@@ -532,12 +525,12 @@ class Pool:
             if slot.state == CLOSING or (keys is not None and slot.handshake.key not in keys):
                 continue
             if slot.state == IDLE:
-                self._close_idle(slot, _FORCED, plan)
+                self._close_idle(slot, REASON_FORCED, plan)
                 continue
             slot.drained = True
             slot.retires = -INFINITY
             if slot.state == CONNECTING and slot.owner is None:
-                self._give_way(slot, _FOR_NOBODY, plan)
+                self._give_way(slot, FOR_NOBODY, plan)
         return plan
 
     def retire(self, slot: Slot) -> Plan:
@@ -547,7 +540,7 @@ class Pool:
         while other is not None:
             below: Slot | None = other.inner_prev
             if other is not slot and other.born <= slot.born:
-                self._close_idle(other, _FORCED, plan)
+                self._close_idle(other, REASON_FORCED, plan)
             other = below
         return plan
 
@@ -654,7 +647,7 @@ class Pool:
         plan = Plan()
         slot: Slot | None = self._longest_idle()
         while slot is not None and slot.since + self._max_idle <= now:
-            self._close_idle(slot, _IDLE, plan)
+            self._close_idle(slot, REASON_IDLE, plan)
             slot = self._longest_idle()
         if self._retiring:
             for endpoint in list(self._endpoints.values()):
@@ -662,14 +655,14 @@ class Pool:
                 while slot is not None:
                     after: Slot | None = slot.outer_next
                     if slot.retires <= now:
-                        self._close_idle(slot, _LIFETIME, plan)
+                        self._close_idle(slot, REASON_LIFETIME, plan)
                     slot = after
         while self._fading:
             orphan: Slot = next(iter(self._fading))
             if orphan.since + ORPHAN_GRACE > now:
                 break
             leaning = orphan.owner
-            self._give_way(orphan, _FOR_NOBODY, plan)
+            self._give_way(orphan, FOR_NOBODY, plan)
             if leaning is not None:
                 self._give_orphans(leaning.handshake)
                 self._settle(leaning.handshake.endpoint, plan, now)
@@ -714,7 +707,7 @@ class Pool:
             self._index(handshake.endpoint)
         for slot in list(self._slots):
             if slot.state == CONNECTING:
-                self._give_way(slot, _FOR_NOBODY, plan)
+                self._give_way(slot, FOR_NOBODY, plan)
             elif slot.state in (IDLE, ACQUIRED):
                 if slot.state == IDLE:
                     self._unpark(slot)
@@ -963,15 +956,15 @@ class Pool:
         slot = self._longest_idle()
         if slot is None:
             return False
-        slot.giving = _FOR_BOUND
-        self._close_idle(slot, _EVICTED, plan)
+        slot.cleared_for = FOR_BOUND
+        self._close_idle(slot, REASON_EVICTED, plan)
         return True
 
     @cython.cfunc
     def _close_stale(self, handshake: Handshake, plan: Plan, now: cython.double) -> None:
         slot: Slot | None
         while (slot := handshake.idle.top) is not None and slot.expires <= now:
-            self._close_idle(slot, _LIFETIME if slot.retires <= now else _IDLE, plan)
+            self._close_idle(slot, REASON_LIFETIME if slot.retires <= now else REASON_IDLE, plan)
 
     @cython.cfunc
     def _close_idle(self, slot: Slot, reason: cython.int, plan: Plan) -> None:
@@ -1004,10 +997,10 @@ class Pool:
         endpoint = slot.handshake.endpoint
         endpoint.closing -= 1
         self._closing -= 1
-        if slot.giving == _FOR_LIMIT:
-            endpoint.giving -= 1
-        elif slot.giving == _FOR_TOTAL:
-            self._giving -= 1
+        if slot.cleared_for == FOR_LIMIT:
+            endpoint.being_cleared -= 1
+        elif slot.cleared_for == FOR_TOTAL:
+            self._being_cleared -= 1
         self._freed(slot)
         if self._waiters:
             assert plan is not None
@@ -1060,7 +1053,7 @@ class Pool:
         self._orphan(slot, now)
         if slot.drained:
             # Who comes from now on is to have one that was begun since.
-            self._give_way(slot, _FOR_NOBODY, plan)
+            self._give_way(slot, FOR_NOBODY, plan)
 
     @cython.cfunc
     def _adopt(self, slot: Slot) -> None:
@@ -1210,6 +1203,43 @@ class Pool:
                 self._begin_for(waiter, plan, now)
 
     @cython.cfunc
+    def _give_to_first(self, slot: Slot) -> None:
+        """Exchange handshakes, so that the one that is open belongs to the first waiter.
+
+        First come, first served: the owner of this one gets that of the first waiter, and keeps its
+        place in the order.
+        """
+        owner = slot.owner
+        first = first_waiter(slot.handshake)
+        if owner is None or first is None or first is owner:
+            return
+        theirs = first.opening
+        # (The owner may have come after theirs was drained.)
+        if theirs is None or theirs.drained:
+            return
+        self._disown(owner, slot)
+        self._disown(first, theirs)
+        self._own(owner, theirs)
+        self._own(first, slot)
+
+    @cython.cfunc
+    def _turn_open(self, slot: Slot, now: cython.double, retires: cython.double) -> None:
+        """From connecting to acquired."""
+        endpoint = slot.handshake.endpoint
+        endpoint.connects += 1
+        endpoint.connect_seconds += now - slot.born
+        if slot.began <= now:
+            self._learn(endpoint, now - slot.began)
+        self._stop_connecting(slot)
+        slot.state = ACQUIRED
+        slot.cools = False
+        endpoint.acquired += 1
+        if not slot.drained:
+            slot.retires = retires
+        if retires != INFINITY:
+            self._retiring = True
+
+    @cython.cfunc
     def _rekey(
         self,
         slot: Slot,
@@ -1218,8 +1248,11 @@ class Pool:
         moves: cython.bint,
         plan: Plan,
         now: cython.double,
-    ) -> None:
-        """Let a slot answer to another handshake, with all who wait for a place, or its owner."""
+    ) -> Waiter | None:
+        """Let a slot answer to another handshake, with all who wait for a place, or its owner.
+
+        Returns its owner, if it is for that.
+        """
         waiter: Waiter | None
         old = slot.handshake
         new = self._handshake(old.endpoint.key, key)
@@ -1232,6 +1265,8 @@ class Pool:
             self._serve_at_hand(new, plan, now)
         elif owner is not None and owner.ticket == slot.begun_for:
             self._move(owner, new)
+        is_owners: cython.bint = owner is not None and owner.queued and owner.handshake is new
+        return owner if is_owners else None
 
     @cython.cfunc
     def _move(self, waiter: Waiter, new: Handshake) -> None:
@@ -1337,10 +1372,14 @@ class Pool:
         """Give handshakes that belong to nobody, and are counted on, to waiters without any."""
         waiter: Waiter | None
         while handshake.orphans and (waiter := handshake.placeless.head) is not None:
-            orphan: Slot = next(iter(handshake.orphans))
-            self._adopt(orphan)
-            self._leave_line(waiter)
-            self._own(waiter, orphan)
+            self._take_over(waiter, next(iter(handshake.orphans)))
+
+    @cython.cfunc
+    def _take_over(self, waiter: Waiter, orphan: Slot) -> None:
+        """Let a waiter in line have a handshake that belongs to nobody."""
+        self._adopt(orphan)
+        self._leave_line(waiter)
+        self._own(waiter, orphan)
 
     @cython.cfunc
     def _leave_line(self, waiter: Waiter) -> None:
@@ -1372,9 +1411,7 @@ class Pool:
             elif slot.doubted:
                 self._orphan(slot, now)
                 if not self._has_come_earlier(endpoint, heir.ticket):
-                    self._adopt(slot)
-                    self._leave_line(heir)
-                    self._own(heir, slot)
+                    self._take_over(heir, slot)
             else:
                 self._leave_line(heir)
                 self._own(heir, slot)
@@ -1413,21 +1450,21 @@ class Pool:
         endpoint = handshake.endpoint
         first = first_waiter(handshake)
         if slot.retires <= now:
-            self._start_closing(slot, _FORCED if slot.drained else _LIFETIME)
+            self._start_closing(slot, REASON_FORCED if slot.drained else REASON_LIFETIME)
             plan.close(slot)
         elif self._lowered and self._is_surplus(endpoint):
-            self._give_way(slot, _FOR_NOBODY, plan)
+            self._give_way(slot, FOR_NOBODY, plan)
         elif first is None:
             self._park(slot, handshake, endpoint, now)
             if self._idle > self._max_idle_connections:
                 # Of all endpoints. The slot itself goes only where others are as young as it is.
                 self._evict_longest_idle(plan)
         else:
-            giving: cython.int = self._passed_over(endpoint, first)
-            if giving == _FOR_NOBODY:
+            cleared_for: cython.int = self._passed_over(endpoint, first)
+            if cleared_for == FOR_NOBODY:
                 self._serve(first, slot, plan, now)
             else:
-                self._give_way(slot, giving, plan)
+                self._give_way(slot, cleared_for, plan)
         self._settle(endpoint, plan, now)
         self._drop_dead(handshake)
 
@@ -1438,25 +1475,25 @@ class Pool:
         Returns for whom the connection gives way, where that is one time too many.  A waiter for
         which a place is being cleared already is not passed over.
         """
-        giving: cython.int
+        cleared_for: cython.int
         rival: Waiter | None = None
-        giving = _FOR_TOTAL
+        cleared_for = FOR_TOTAL
         if not self._is_connecting_full(endpoint):
             rival = self._oldest_waiting(endpoint)
             if self._is_at_limit(endpoint):
-                giving = _FOR_LIMIT
+                cleared_for = FOR_LIMIT
         if self._is_at_total():
             claimant = self._oldest_claimant()
             if claimant is not None:
                 waiter = self._oldest_waiting(claimant)
                 if waiter and (rival is None or waiter.ticket < rival.ticket):
-                    rival, giving = waiter, _FOR_TOTAL
+                    rival, cleared_for = waiter, FOR_TOTAL
         if rival is None or rival.ticket >= first.ticket:
-            return _FOR_NOBODY
-        if (endpoint.giving if giving == _FOR_LIMIT else self._giving) > 0:
-            return _FOR_NOBODY
+            return FOR_NOBODY
+        if (endpoint.being_cleared if cleared_for == FOR_LIMIT else self._being_cleared) > 0:
+            return FOR_NOBODY
         rival.passed += 1
-        return giving if rival.passed > MAX_PASSED_OVER else _FOR_NOBODY
+        return cleared_for if rival.passed > MAX_PASSED_OVER else FOR_NOBODY
 
     @cython.cfunc
     def _is_connecting_full(self, endpoint: Endpoint) -> cython.bint:
@@ -1492,23 +1529,32 @@ class Pool:
 
     @cython.cfunc
     def _is_full(self, handshake: Handshake) -> cython.bint:
-        """Whether one more caller would have to queue, and may not."""
-        claim: cython.Py_ssize_t
-        wanted: cython.Py_ssize_t
+        """Whether one more caller would have to queue, and may not.
+
+        A waiter whose place is being cleared does not count as queued.  With ``limit=2`` and
+        ``max_waiting=1``, where two connections of other handshakes were idle: the first two
+        callers have them closed, and wait for these places.  Neither counts as queued, so a third
+        caller may queue; a fourth may not.
+        """
         endpoint = handshake.endpoint
         if self._max_waiting < 0 or handshake.orphans or self._leans(handshake, self._ticket):
             return False
-        ahead: cython.Py_ssize_t = endpoint.waiting.size
-        claim = wanted = self._wanted(endpoint, 1)
+        queued: cython.Py_ssize_t = endpoint.waiting.size
+        # Of the handshakes that max_connecting lets begin, with this caller's, those within limit.
+        may_begin: cython.Py_ssize_t = self._wanted(endpoint, 1)
+        within_limit: cython.Py_ssize_t = may_begin
         if self._limit:
-            claim = max(0, min(wanted, self._limit - endpoint.count))
-        # Who has a place being cleared, and may use it, is as good as served.
-        elsewhere: cython.Py_ssize_t = self._claims - endpoint.claim
-        cleared: cython.Py_ssize_t = endpoint.giving + min(claim, max(0, self._giving - elsewhere))
-        served: cython.Py_ssize_t = min(wanted, cleared)
-        if served > ahead:
+            within_limit = max(0, min(may_begin, self._limit - endpoint.count))
+        # Places being cleared under limit_total that no other endpoint claims.
+        claimed_elsewhere: cython.Py_ssize_t = self._claims - endpoint.claim
+        unclaimed: cython.Py_ssize_t = max(0, self._being_cleared - claimed_elsewhere)
+        cleared: cython.Py_ssize_t = endpoint.being_cleared + min(within_limit, unclaimed)
+        as_good_as_served: cython.Py_ssize_t = min(may_begin, cleared)
+        if as_good_as_served > queued:
             return False
-        return ahead - served >= self._max_waiting and not self._can_be_placed(endpoint)
+        if queued - as_good_as_served < self._max_waiting:
+            return False
+        return not self._can_be_placed(endpoint)
 
     @cython.cfunc
     def _can_be_placed(self, endpoint: Endpoint) -> cython.bint:
@@ -1518,7 +1564,7 @@ class Pool:
             return False
         if self._is_at_limit(endpoint):
             return endpoint.idle.head is not None or bool(endpoint.orphans)
-        if 0 < self._limit <= endpoint.count + ahead - endpoint.giving:
+        if 0 < self._limit <= endpoint.count + ahead - endpoint.being_cleared:
             return False
         if self._is_at_total():
             return bool(self._orphans) or self._longest_idle() is not None
@@ -1560,7 +1606,7 @@ class Pool:
         endpoint = waiter.handshake.endpoint
         if 0 < self._max_connecting <= endpoint.connecting:
             orphan: Slot = _first_to_go(endpoint.orphans) or next(iter(endpoint.orphans))
-            self._give_way(orphan, _FOR_NOBODY, plan)
+            self._give_way(orphan, FOR_NOBODY, plan)
         self._leave_line(waiter)
         self._begin_for(waiter, plan, now)
 
@@ -1635,36 +1681,27 @@ class Pool:
     def _make_room(self, endpoint: Endpoint, plan: Plan) -> None:
         if endpoint.waiting.head is not None and self._is_at_limit(endpoint):
             wanted: cython.Py_ssize_t = self._wanted(endpoint)
-            while endpoint.giving < wanted:
+            while endpoint.being_cleared < wanted:
                 victim = self._dispensable(endpoint)
                 if victim is None:
                     break
-                self._give_way(victim, _FOR_LIMIT, plan)
-        if self._claims > self._giving and self._is_at_total():
-            while self._giving < self._claims:
+                self._give_way(victim, FOR_LIMIT, plan)
+        if self._claims > self._being_cleared and self._is_at_total():
+            while self._being_cleared < self._claims:
                 victim = self._dispensable_of_all()
                 if victim is None:
                     break
-                self._give_way(victim, _FOR_TOTAL, plan)
+                self._give_way(victim, FOR_TOTAL, plan)
 
     @cython.cfunc
     def _dispensable(self, endpoint: Endpoint) -> Slot | None:
-        """Return what can best be done without, if anything can."""
-        slot = _first_to_go(endpoint.orphans)
-        if slot is None:
-            slot = endpoint.idle.head
-        if slot is None and endpoint.orphans:
-            slot = next(iter(endpoint.orphans))
-        return slot
+        """Return what the endpoint can best do without, if anything."""
+        return _first_dispensable(endpoint.orphans, endpoint.idle.head)
 
     @cython.cfunc
     def _dispensable_of_all(self) -> Slot | None:
-        slot = _first_to_go(self._orphans)
-        if slot is None:
-            slot = self._longest_idle()
-        if slot is None and self._orphans:
-            slot = next(iter(self._orphans))
-        return slot
+        """Return what all endpoints together can best do without, if anything."""
+        return _first_dispensable(self._orphans, self._longest_idle())
 
     @cython.cfunc
     def _trim_to_limit(self, endpoint: Endpoint, plan: Plan) -> None:
@@ -1673,7 +1710,7 @@ class Pool:
             victim = self._dispensable(endpoint)
             if victim is None:
                 break
-            self._give_way(victim, _FOR_NOBODY, plan)
+            self._give_way(victim, FOR_NOBODY, plan)
 
     @cython.cfunc
     def _trim_to_total(self, plan: Plan) -> None:
@@ -1681,10 +1718,10 @@ class Pool:
             victim = self._dispensable_of_all()
             if victim is None:
                 break
-            self._give_way(victim, _FOR_NOBODY, plan)
+            self._give_way(victim, FOR_NOBODY, plan)
 
     @cython.cfunc
-    def _give_way(self, slot: Slot, giving: cython.int, plan: Plan) -> None:
+    def _give_way(self, slot: Slot, cleared_for: cython.int, plan: Plan) -> None:
         """Close a connection, or stop a handshake, so that its place can go to another."""
         handshake = slot.handshake
         endpoint = handshake.endpoint
@@ -1697,11 +1734,11 @@ class Pool:
         else:
             if slot.state == IDLE:
                 self._unpark(slot)
-            self._start_closing(slot, _EVICTED)
-        slot.giving = giving
-        if giving == _FOR_LIMIT:
-            endpoint.giving += 1
-        elif giving == _FOR_TOTAL:
-            self._giving += 1
+            self._start_closing(slot, REASON_EVICTED)
+        slot.cleared_for = cleared_for
+        if cleared_for == FOR_LIMIT:
+            endpoint.being_cleared += 1
+        elif cleared_for == FOR_TOTAL:
+            self._being_cleared += 1
         plan.close(slot)
         self._drop_dead(handshake)

@@ -40,7 +40,7 @@ cdef class Slot(Node):
     cdef Py_ssize_t begun_for
     cdef readonly bint kept, doubted, late, drained
     cdef readonly int reason
-    cdef int giving
+    cdef int cleared_for
     cdef public bint cools
 
 
@@ -77,7 +77,7 @@ cdef class Handshake:
 cdef class Endpoint:
     cdef readonly object key
     cdef readonly Py_ssize_t serial
-    cdef Py_ssize_t handshakes, count, connecting, acquired, closing, giving
+    cdef Py_ssize_t handshakes, count, connecting, acquired, closing, being_cleared
     cdef OuterList idle, waiting, leaning, under_way
     cdef object failure
     cdef double usual, patience
@@ -101,13 +101,14 @@ cdef Waiter first_waiter(Handshake handshake)
 
 cdef bint _cools_after(int reason, bint is_used)
 cdef Slot _first_to_go(orphans)
+cdef Slot _first_dispensable(orphans, Slot longest_idle)
 
 
 cdef class Pool:
     cdef Py_ssize_t _limit, _limit_total, _max_connecting, _max_waiting
     cdef double _max_idle, _cooldown
     cdef dict _endpoints, _handshakes, _slots
-    cdef Py_ssize_t _count, _waiters, _ticket, _serial, _claims, _giving, _closing
+    cdef Py_ssize_t _count, _waiters, _ticket, _serial, _claims, _being_cleared, _closing
     cdef Py_ssize_t _idle, _max_idle_connections
     cdef bint _retiring, _lowered
     cdef list _place_heap, _idle_heap
@@ -150,7 +151,9 @@ cdef class Pool:
     cdef _turn_late(self, Slot slot, Plan plan, double now)
     cdef bint _has_free_room(self, Endpoint endpoint)
     cdef _open_beside(self, Endpoint endpoint, Plan plan, double now)
-    cdef _rekey(self, Slot slot, key, Waiter owner, bint moves, Plan plan, double now)
+    cdef _give_to_first(self, Slot slot)
+    cdef _turn_open(self, Slot slot, double now, double retires)
+    cdef Waiter _rekey(self, Slot slot, key, Waiter owner, bint moves, Plan plan, double now)
     cdef _move(self, Waiter waiter, Handshake new)
     cdef _line_up(self, Waiter waiter, double now)
     cdef bint _leans(self, Handshake handshake, Py_ssize_t ticket)
@@ -159,6 +162,7 @@ cdef class Pool:
     cdef _come_back(self, Waiter waiter, Plan plan, double now)
     cdef _serve_at_hand(self, Handshake handshake, Plan plan, double now)
     cdef _give_orphans(self, Handshake handshake)
+    cdef _take_over(self, Waiter waiter, Slot orphan)
     cdef _leave_line(self, Waiter waiter)
     cdef _leave(self, Waiter waiter, Plan plan, double now, bint gave_up=*)
     cdef Waiter _take_back(self, Slot slot)
@@ -188,7 +192,7 @@ cdef class Pool:
     cdef Slot _dispensable_of_all(self)
     cdef _trim_to_limit(self, Endpoint endpoint, Plan plan)
     cdef _trim_to_total(self, Plan plan)
-    cdef _give_way(self, Slot slot, int giving, Plan plan)
+    cdef _give_way(self, Slot slot, int cleared_for, Plan plan)
 
 
 cdef class Parkable:

@@ -37,11 +37,11 @@ CLOSE_REASONS: Final = (
     "cancelled",
     "user",
 )
-_IDLE = cython.declare(cython.int, 0)
-_LIFETIME = cython.declare(cython.int, 1)
-_LOST = cython.declare(cython.int, 2)
-_EVICTED = cython.declare(cython.int, 4)
-_FORCED = cython.declare(cython.int, 5)
+REASON_IDLE = cython.declare(cython.int, CLOSE_REASONS.index("idle"))
+REASON_LIFETIME = cython.declare(cython.int, CLOSE_REASONS.index("lifetime"))
+REASON_LOST = cython.declare(cython.int, CLOSE_REASONS.index("lost"))
+REASON_EVICTED = cython.declare(cython.int, CLOSE_REASONS.index("evicted"))
+REASON_FORCED = cython.declare(cython.int, CLOSE_REASONS.index("forced"))
 
 GAUGES: Final = ("connecting", "acquired", "idle", "closing", "waiting", "endpoints")
 COUNTERS: Final = (
@@ -64,11 +64,11 @@ FIRST_PATIENCE = cython.declare(cython.double, 5.0)
 
 # Who profits from a connection that gives way: nobody in particular, a waiter that stands at its
 # endpoint's limit, or one that stands at the limit over all endpoints.
-_FOR_NOBODY = cython.declare(cython.int, 0)
-_FOR_LIMIT = cython.declare(cython.int, 1)
-_FOR_TOTAL = cython.declare(cython.int, 2)
+FOR_NOBODY = cython.declare(cython.int, 0)
+FOR_LIMIT = cython.declare(cython.int, 1)
+FOR_TOTAL = cython.declare(cython.int, 2)
 # Not a place is wanted but fewer idle connections.
-_FOR_BOUND = cython.declare(cython.int, 3)
+FOR_BOUND = cython.declare(cython.int, 3)
 
 
 @cython.final
@@ -78,6 +78,7 @@ class Endpoint:
 
     __slots__ = (
         "acquired",
+        "being_cleared",
         "claim",
         "closed",
         "closing",
@@ -88,7 +89,6 @@ class Endpoint:
         "count",
         "detached",
         "failure",
-        "giving",
         "handshakes",
         "hits",
         "idle",
@@ -120,7 +120,7 @@ class Endpoint:
         self.acquired = 0
         self.closing = 0
         #: Closing ones that make room for a waiter which stands at this endpoint's limit.
-        self.giving = 0
+        self.being_cleared = 0
         #: Handshakes under way, the oldest first, and what is known of the last that failed.
         self.under_way = OuterList()
         self.failure: Any = None
@@ -226,12 +226,12 @@ class Slot(Node):
         "began",
         "begun_for",
         "born",
+        "cleared_for",
         "conn",
         "cools",
         "doubted",
         "drained",
         "expires",
-        "giving",
         "handshake",
         "kept",
         "late",
@@ -279,7 +279,7 @@ class Slot(Node):
         self.drained = False
         #: For which of ``CLOSE_REASONS`` it is closing.
         self.reason = -1
-        self.giving = _FOR_NOBODY
+        self.cleared_for = FOR_NOBODY
         #: Whether its place stays taken for ``cooldown`` once its socket is gone.  The caller may
         #: say so of what is not connected yet, while something else than the handshake runs on it.
         self.cools = False
@@ -287,7 +287,7 @@ class Slot(Node):
     @property
     def crowded_out(self) -> bool:
         """Whether it was closed since too many connections were idle."""
-        return self.giving == _FOR_BOUND
+        return self.cleared_for == FOR_BOUND
 
     @property
     def key(self) -> Hashable:

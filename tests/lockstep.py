@@ -807,11 +807,11 @@ class Lockstep:
                 self.sides[0].number(waiter) for waiter in through(endpoint.waiting, "outer")
             ]
             assert numbers == [waiter.number for waiter in self.model.line(endpoint.key)]
-            assert endpoint.giving == self.model.cleared(endpoint.key)
+            assert endpoint.being_cleared == self.model.cleared(endpoint.key)
             if self.model.limit_total:
                 assert endpoint.claim == self.model.claim(endpoint.key)
         assert pool._idle == len(self.model.idle())
-        assert pool._giving == self.model.cleared(OVER_ALL)
+        assert pool._being_cleared == self.model.cleared(OVER_ALL)
         assert pool._claims == sum(endpoint.claim for endpoint in pool._endpoints.values())
         for handshake in pool._handshakes.values():
             stacked = down(handshake.idle.top)
