@@ -40,7 +40,7 @@ from .logs import log
 from .response import CLOSE, CONNECTION, USUAL, Pending
 from .settings import Settings
 
-__all__ = ("DIRTY", "LOST", "Connection")
+__all__ = ("DIRTY", "LOST", "Connection", "Owner", "failure_of", "reason_after")
 
 #: How a parked connection ended: by the server or the network, or by a message nobody asked for.
 LOST: Final = "lost"
@@ -48,6 +48,9 @@ DIRTY: Final = "dirty"
 
 _CONTROL: Final = frozenset({WSMsgType.PING, WSMsgType.PONG})
 _MESSAGES: Final = frozenset({WSMsgType.TEXT, WSMsgType.BINARY})
+
+# With these somebody outside ends the use of a connection, which has not failed.
+_CANCELLATIONS: Final = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt)
 
 # RFC 6455, 7.1.5: the code of a CLOSE frame that has none.
 _NO_CLOSE_CODE: Final = 1005
@@ -680,6 +683,21 @@ class Connection(Parkable):
         self.parked = False
         # What happens to an idle connection is nobody's doing.
         Context().run(self._owner.ended, self, how, code)
+
+
+def reason_after(kind: type[BaseException]) -> str:
+    """Return the reason for closing a connection whose use an exception of this class has ended."""
+    return "cancelled" if issubclass(kind, _CANCELLATIONS) else "failed"
+
+
+def failure_of(task: asyncio.Task[bool]) -> str:
+    """Return the reason for closing a connection after a hook in a task; empty: none."""
+    if task.cancelled():
+        return "cancelled"
+    error = task.exception()
+    if error is not None:
+        return reason_after(type(error))
+    return "" if task.result() else "failed"
 
 
 def _close_of(message: aiohttp.WSMessage) -> tuple[int, str]:

@@ -97,7 +97,7 @@ class Ending:
 
     def leave_to_parent(self) -> None:
         """In a forked child, wait for nothing."""
-        self.task = self._tracer = None
+        self.task = None
 
     def _run(self, steps: Coroutine[Any, Any, None], describe: Callable[[], str]) -> None:
         loop = self._lifecycle.loop

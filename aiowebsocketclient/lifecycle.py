@@ -18,7 +18,7 @@ from ._aiohttp_private import check_connection
 from ._compat import DONE, Caller, Express, Plan, Pool, Slot, Waiter, clock
 from ._pool_py import ACQUIRED, CLOSE_REASONS, CLOSING, GAUGES, IDLE, Completion
 from .connecting import Client, abort, connect
-from .connection import Connection
+from .connection import Connection, failure_of
 from .exceptions import (
     HandshakeFailure,
     PoolClosedError,
@@ -484,6 +484,22 @@ class Lifecycle:
         conn.watch_closing()
         conn.say_goodbye()
 
+    def is_fit_after(self, conn: Connection, task: asyncio.Task[bool]) -> bool:
+        """Park a connection whose hook has succeeded, or close it."""
+        slot: Slot = conn.slot
+        slot.task = None
+        failure = failure_of(task)
+        if slot.state == CLOSING:
+            # The session was closed meanwhile.
+            self.start_closing(slot)
+        elif failure or not conn.park_cleared():
+            reason = conn.why_unfit() if conn.has_ended or not failure else failure
+            self.heed_unread_close(slot)
+            self.close_acquired(slot, reason)
+        else:
+            return True
+        return False
+
     def discard(self, slot: Slot, reason: str) -> None:
         """Take a connection out of the pool that is being closed."""
         self.carry_out(self.pool.discard(slot, REASONS[reason], clock()))
@@ -605,9 +621,10 @@ class Lifecycle:
         slots = self.pool.slots()
         conns = [slot.conn for slot in slots if slot.conn is not None]
         states = [dict(conn.state) for conn in conns]
-        # Not stopped: that would ask the loop, which may refuse it in another thread than its own.
-        tracer, self._tracer = self._tracer, None
-        held = (slots, conns, states, set(self.goodbyes), self._client.session, tracer)
+        if self._tracer is not None:
+            # Not stopped: that would ask the loop, which may refuse it in another thread.
+            self._tracer.fall_silent()
+        held = (slots, conns, states, set(self.goodbyes), self._client.session, self._tracer)
         for conn in conns:
             conn.leave_to_parent(self.closed_error)
             conn.slot.conn = None

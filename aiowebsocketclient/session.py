@@ -9,14 +9,13 @@ import os
 import ssl
 import warnings
 import weakref
-from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import AbstractAsyncContextManager
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from functools import partial, update_wrapper
 from threading import get_ident
 from types import FunctionType, MethodType, TracebackType
-from typing import Any, Final, Generic, Literal, NoReturn, Self, TypeVar, Unpack
+from typing import Any, Final, Generic, NoReturn, Self, TypeVar, Unpack
 
 import aiohttp
 from aiohttp.typedefs import LooseHeaders, StrOrURL
@@ -28,22 +27,18 @@ from ._aiohttp_private import get_running_loop
 from ._compat import (
     DONE,
     UNSET,
-    Caller,
     Express,
-    Plan,
     SessionBase,
     Slot,
-    Waiter,
     clock,
     ensure_room,
-    spend,
 )
-from ._pool_py import ACQUIRED, CLOSING, IDLE, LATE_FLOOR, Completion
-from .connecting import Client, check_open, take_from_connector
-from .connection import Connection
+from ._pool_py import IDLE, LATE_FLOOR, Completion
+from .acquiring import Acquiring, wait_traced
+from .connecting import Client, check_open
 from .ending import Ending
-from .exceptions import PrewarmError, WebSocketPoolError, in_session
-from .hooks import Hook, is_being_cancelled, run_hook
+from .exceptions import PrewarmError, in_session
+from .hooks import Hook
 from .implied import Implied
 from .keeping import Keeper
 from .keys import (
@@ -55,11 +50,10 @@ from .keys import (
     resolve,
     version_of,
 )
-from .leaks import LeakWatch, lines_of, place_of_caller
-from .lifecycle import Failure, Lifecycle, fail_waiter
-from .logs import is_debugging
-from .refusals import Refusals
+from .leaks import LeakWatch, place_of_caller
+from .lifecycle import Failure, Lifecycle
 from .response import ClientWebSocketResponse
+from .returning import Returning
 from .settings import Settings
 from .stats import PoolStats
 from .targets import Targets
@@ -80,14 +74,6 @@ _ATOMS: Final = frozenset(
         *(FunctionType, MethodType),
     }
 )
-
-# Checks in the background that run at once.
-_MAX_CHECKING: Final = 50
-# Seconds after which a check that its caller gives up has failed, if nothing has come meanwhile.
-_SILENCE: Final = 0.1
-
-# With these somebody outside ends the use of a connection, which has not failed.
-_CANCELLATIONS: Final = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt)
 
 # asyncio asks what it is to run whether it is a coroutine, which an Acquisition is.
 Acquisition.register(_compat.Acquisition)
@@ -182,17 +168,24 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     __slots__ = (
         "__dict__",
         "__weakref__",
+        "_begin_close",
         "_carry_out",
-        "_checking",
+        "_check",
         "_client",
+        "_detach",
         "_ending",
+        "_fail",
+        "_give_up",
         "_keepers",
         "_leak_watch",
         "_lifecycle",
         "_on_look",
-        "_refusals",
-        "_set_aside",
+        "_raise_if_overdue",
+        "_refusal",
+        "_released",
+        "_returning",
         "_settings",
+        "_time_out",
         "_tracer",
     )
 
@@ -245,8 +238,19 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         self._lifecycle = Lifecycle(
             self._pool, settings, self._client, self._tracer, self._wake_keeper
         )
+        acquiring = Acquiring(self._lifecycle)
+        self._returning = Returning(self._lifecycle, self._client, self._tracer, self._leak_watch)
+        # What the core asks of a session, and its handles.
         self._carry_out = self._lifecycle.carry_out
-        self._refusals = Refusals(self._pool, settings)
+        self._refusal = acquiring.refusal
+        self._raise_if_overdue = acquiring.raise_if_overdue
+        self._check = acquiring.check
+        self._time_out = acquiring.time_out
+        self._give_up = acquiring.give_up
+        self._released = self._returning.released
+        self._fail = self._returning.fail
+        self._detach = self._returning.detach
+        self._begin_close = self._returning.begin_close
         self._express = self._lending = self._make_express(None, 0)
         # Where there is a check or a reset, the session itself has to see to every call.
         self._detour = self._make_express(None, 0)
@@ -262,9 +266,6 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         self._ending = Ending(self._lifecycle, self._client, self._tracer)
         # What set_min_idle() asked for, by handshake; its cookies may change.
         self._keepers: dict[HandshakeKey, Keeper] = {}
-        # Idle connections that wait for their check in the background, and how many are checked.
-        self._set_aside: deque[Slot] = deque()
-        self._checking = 0
         # What a keeper calls must not keep alive a session that its user has dropped.
         self._on_look = partial(_call_keep_up, weakref.ref(self))
 
@@ -612,7 +613,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 waiter = self._lending.line_up(self, target, acquire_timeout)
                 ws = await self._lending.wait(self, waiter, acquire_timeout)
             else:
-                ws = await self._wait_traced(self._tracer, target, acquire_timeout)
+                ws = await wait_traced(self._tracer, self._lending, self, target, acquire_timeout)
         if self._tracer is not None:
             self._tracer.acquired(ws._slot, ws.reused)
         if self._debug or self._leak_watch is not None:
@@ -625,147 +626,6 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         if self._leak_watch is not None:
             assert self._loop is not None
             self._leak_watch.acquired(slot, place, self._loop)
-
-    async def _wait_traced(
-        self, tracer: Tracer, target: Target, acquire_timeout: float | None
-    ) -> ClientWebSocketResponse:
-        trace = tracer.waiting(target.key.endpoint)
-        waiter = self._lending.line_up(self, target, acquire_timeout)
-        if waiter.slot is not None:
-            handle: ClientWebSocketResponse
-            handle = await self._lending.wait(self, waiter, acquire_timeout)
-            return handle
-        tracer.queued_start(trace)
-        try:
-            handle = await self._lending.wait(self, waiter, acquire_timeout)
-        except BaseException as exc:
-            tracer.queued_end(trace, exc)
-            raise
-        tracer.queued_end(trace)
-        return handle
-
-    def _refusal(self, target: Target, acquire_timeout: float | None) -> WebSocketPoolError:
-        """Return what a caller gets who was not let into the line."""
-        if acquire_timeout == 0:
-            return self._refusals.at_once(target.key.endpoint)
-        return self._refusals.too_many(target.key.endpoint)
-
-    def _raise_if_overdue(self, waiter: Waiter, acquire_timeout: float | None) -> None:
-        """Let a caller go that may not stand at the head of its line again."""
-        caller: Caller = waiter.token
-        if acquire_timeout == 0:
-            endpoint: Any = caller.route.endpoint
-            caller.overdue = self._refusals.at_once(endpoint)
-        if caller.overdue is not None:
-            self._lifecycle.carry_out(self._pool.give_up(waiter, clock(), True))
-            raise caller.overdue
-
-    async def _check(self, waiter: Waiter) -> None:
-        """Check what a waiter was given, and the next where that fails, as long as there is one.
-
-        Where there is none, the waiter stands at the head of its line again.
-        """
-        caller: Caller = waiter.token
-        while (slot := waiter.slot) is not None and not slot.conn.fresh:
-            if caller.overdue is not None:
-                self._pool.give_up(waiter, clock(), True)
-                raise caller.overdue
-            reason = await self._fails_check(waiter, slot)
-            if waiter.slot is slot:
-                if reason is None:
-                    return
-                self._lifecycle.heed_unread_close(slot)
-                # Who may not wait for a new one gets the next that has heard something since.
-                self._set_aside_like(slot)
-                self._lifecycle.close_acquired(slot, reason)
-
-    async def _fails_check(self, waiter: Waiter, slot: Slot) -> str | None:
-        conn: Connection = slot.conn
-        begun = clock()
-        deadline = asyncio.timeout(self._settings.hook_timeout)
-        waiter.token.check_deadline = deadline
-        try:
-            await run_hook("check", self._express, conn, deadline)
-        except Exception:
-            if conn.closing:
-                # The hook closes it by itself.
-                conn.watch_closing()
-            return "lost" if conn.has_ended else "failed"
-        except BaseException as exc:
-            if isinstance(exc, asyncio.CancelledError) and not is_being_cancelled():
-                return "failed"
-            # A reply may be on its way, so it is not for the next one either.
-            if waiter.slot is slot:
-                self._pool.decline(waiter)
-                if conn.heard < begun <= clock() - _SILENCE:
-                    conn.is_silent = True
-                    self._set_aside_like(slot)
-                self._lifecycle.close_acquired(slot, _reason_after(type(exc)))
-            raise
-        finally:
-            waiter.token.check_deadline = None
-            # It knows its task, which keeps the exception, whose traceback keeps this frame.
-            del deadline
-        return None if conn.clear() and not conn.is_held_back() else conn.why_unfit()
-
-    def _set_aside_like(self, slot: Slot) -> None:
-        """Let no caller try idle connections that may have ended as the one in ``slot`` has.
-
-        These are the ones of its endpoint that have heard nothing since before that one last did:
-        a firewall that forgot the one has most likely forgotten them, too.  They are checked in
-        the background, so that a caller pays for one failed check and not for each.
-        """
-        failed: Connection = slot.conn
-        for other in self._pool.idle_beside(slot):
-            conn: Connection = other.conn
-            if conn.hooks.check is not None and conn.heard <= failed.heard:
-                self._pool.set_aside(other)
-                self._set_aside.append(other)
-        self._check_set_aside()
-
-    def _check_set_aside(self) -> None:
-        while self._set_aside and self._checking < _MAX_CHECKING:
-            slot = self._set_aside.popleft()
-            if slot.state == ACQUIRED and slot.conn is not None:
-                self._checking += 1
-                # In nobody's context: no caller asked for this check.
-                slot.conn.run_behind("check", self._finish_check, Context())
-
-    def _finish_check(self, conn: Connection, task: asyncio.Task[bool]) -> None:
-        self._checking -= 1
-        if self._is_fit_after(conn, task):
-            plan = self._pool.put_back(conn.slot, clock())
-            # A caller that it goes straight to need not check it a second time.
-            conn.fresh = conn.slot.waiter is not None
-            self._lifecycle.carry_out(plan)
-        self._check_set_aside()
-
-    def _time_out(self, waiter: Waiter, acquire_timeout: float) -> None:
-        error = self._refusals.timed_out(waiter, acquire_timeout)
-        if waiter.queued:
-            plan = self._pool.give_up(waiter, clock(), True)
-            fail_waiter(waiter, error)
-            self._lifecycle.carry_out(plan)
-        else:
-            waiter.may_wait = False
-            waiter.token.overdue = error
-            waiter.token.stop_check()
-
-    def _give_up(self, waiter: Waiter) -> None:
-        """Undo a wait that ends without a connection: cancelled, or failed."""
-        slot = self._pool.decline(waiter)
-        if slot is None:
-            self._lifecycle.carry_out(self._pool.give_up(waiter, clock(), False))
-            return
-        # It was given one all the same, which goes on to the next.
-        conn: Connection = slot.conn
-        if self._settings.force_close:
-            self._lifecycle.close_acquired(slot, "forced")
-        elif conn.park_cleared():
-            conn.fresh = False
-            self._lifecycle.carry_out(self._pool.release(slot, clock()))
-        else:
-            self._lifecycle.close_unfit(slot)
 
     def _bind(self) -> None:
         """Make sure of an open session, of its loop and of its client session."""
@@ -805,30 +665,6 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         self._lifecycle.begin(running, self._express)
         self._bound = True
         _used_here[id(self)] = self
-
-    def _check_thread(self, what: str, handle: ClientWebSocketResponse) -> bool:
-        """Refuse what cannot be done from here, before anything is.
-
-        Returns whether the loop has gone on in another thread than before.
-        """
-        slot: Any = handle._slot
-        if slot.conn is None or slot.state == CLOSING:
-            # The session was closed under it: nothing will be done.
-            return False
-        assert self._loop is not None
-        if self._loop.is_closed():
-            said = f"{what} came too late: the event loop of the session is closed"
-            raise RuntimeError(in_session(self._settings.name, said))
-        if get_ident() == self._express.thread:
-            return False
-        if self._loop.is_running() and get_running_loop() is not self._loop:
-            said = (
-                f"{what} was called in another thread than that of the session's event loop:"
-                " use loop.call_soon_threadsafe() or asyncio.run_coroutine_threadsafe()"
-            )
-            raise RuntimeError(in_session(self._settings.name, said))
-        self._express.thread = get_ident()
-        return True
 
     def _make_express(self, loop: asyncio.AbstractEventLoop | None, thread: int) -> Express:
         cls = self._settings.response_class
@@ -901,166 +737,10 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             keys = {key for key in every if is_with(key, parsed)}
         return self._lifecycle.drain(keys)
 
-    # -- releasing and closing -------------------------------------------------------------------
-
-    def _released(self, handle: ClientWebSocketResponse, plan: Plan | Literal[False]) -> Completion:
-        """Do what is left after ``Express.release``."""
-        slot: Any = handle._slot
-        if plan is False:
-            ensure_room()
-        if plan is False:
-            has_moved = self._check_thread("release()", handle)
-            self._end_use(slot)
-            if has_moved:
-                plan = self._express.release(handle)
-        if plan is False:
-            conn: Connection | None = slot.conn
-            if conn is None or self._settings.force_close or not conn.clear():
-                return self._release_unfit(handle)
-            if conn.resets:
-                return self._begin_reset(handle, conn)
-            plan = self._express.release(handle)
-        self._lifecycle.carry_out(plan or None)
-        # Too old, or one too many.
-        return slot.conn.completion() if slot.state == CLOSING and slot.conn else DONE
-
-    def _end_use(self, slot: Slot) -> None:
-        """Tell those who watch that nobody uses a connection any more; at least once for each."""
-        if self._tracer is not None:
-            self._tracer.released(slot)
-        if self._leak_watch is not None:
-            self._leak_watch.released(slot)
-
-    def _release_unfit(self, handle: ClientWebSocketResponse) -> Completion:
-        slot: Any = handle._slot
-        conn: Connection | None = slot.conn
-        if conn is None or slot.state == CLOSING:
-            # The session was closed under it.
-            handle._cut_off()
-            if conn is None:
-                return DONE
-            # Its closing handshake would wait for a receive() that no longer tells it of its end.
-            conn.wake_pending_receive()
-            return conn.completion()
-        reason = "forced" if conn.is_clean() else conn.why_unfit()
-        self._lifecycle.heed_unread_close(slot)
-        handle._cut_off()
-        conn.wake_pending_receive()
-        self._lifecycle.close_acquired(slot, reason)
-        return conn.completion()
-
-    def _begin_reset(self, handle: ClientWebSocketResponse, conn: Connection) -> Completion:
-        assert self._loop is not None
-        spend(handle, {})
-        completion = conn.completion()
-        conn.run_behind("reset", self._finish_reset)
-        return completion
-
-    def _is_fit_after(self, conn: Connection, task: asyncio.Task[bool]) -> bool:
-        """Park a connection whose hook has succeeded, or close it."""
-        slot: Slot = conn.slot
-        slot.task = None
-        failure = _failure_of(task)
-        if slot.state == CLOSING:
-            # The session was closed meanwhile.
-            self._lifecycle.start_closing(slot)
-        elif failure or not conn.park_cleared():
-            reason = conn.why_unfit() if conn.has_ended or not failure else failure
-            self._lifecycle.heed_unread_close(slot)
-            self._lifecycle.close_acquired(slot, reason)
-        else:
-            return True
-        return False
-
-    def _finish_reset(self, conn: Connection, task: asyncio.Task[bool]) -> None:
-        if self._is_fit_after(conn, task):
-            self._lifecycle.carry_out(self._pool.release(conn.slot, clock()))
-            if not conn.closing:
-                conn.settle()
-
-    def _fail(self, handle: ClientWebSocketResponse, kind: type[BaseException]) -> None:
-        """Close a connection whose block was left by an exception; nobody waits for the server."""
-        ensure_room()
-        slot: Any = handle._slot
-        conn: Connection | None = slot.conn
-        assert self._loop is not None
-        if not self._loop.is_closed():
-            # The garbage collector may end a coroutine in any thread; its handle is lost then.
-            self._check_thread("__aexit__()", handle)
-            self._end_use(slot)
-        handle._cut_off()
-        if conn is None or self._loop.is_closed():
-            return
-        conn.give_up()
-        if slot.state != CLOSING:
-            self._lifecycle.close_acquired(slot, _reason_after(kind))
-
-    def _detach(self, handle: ClientWebSocketResponse) -> None:
-        """Leave a connection to its user for good."""
-        ensure_room()
-        self._check_thread("detach()", handle)
-        slot: Any = handle._slot
-        conn: Connection | None = slot.conn
-        if conn is None or slot.state == CLOSING:
-            raise self._lifecycle.closed_error()
-        if conn.state["_closed"] or conn.state["_closing"]:
-            said = f"{handle!r} is closed: release() it instead"
-            raise WebSocketPoolError(in_session(self._settings.name, said))
-        self._end_use(slot)
-        if self._client.is_owned:
-            take_from_connector(conn.ws)
-        conn.let_go()
-        slot.conn = None
-        handle._owner = None
-        handle._detached = True
-        if self._tracer is not None:
-            self._tracer.detached(slot)
-        if self._lifecycle.reuse_watch is not None:
-            self._lifecycle.reuse_watch.closed(slot)
-        self._lifecycle.carry_out(self._pool.detach(slot, clock()))
-        if is_debugging():
-            self._lifecycle.log(slot, "detached")
-
-    def _begin_close(self, handle: ClientWebSocketResponse) -> None:
-        """Take a connection out of the pool that its user is about to close."""
-        ensure_room()
-        self._check_thread("close()", handle)
-        slot: Any = handle._slot
-        conn: Connection | None = slot.conn
-        if conn is None or slot.state == CLOSING:
-            return
-        self._end_use(slot)
-        reason = "lost" if conn.has_ended else "user"
-        conn.forget_cancelled_receive()
-        self._lifecycle.discard(slot, reason)
-        conn.watch_closing()
+    # -- the end ---------------------------------------------------------------------------------
 
     def _handle_lost(self, handle: ClientWebSocketResponse) -> None:
-        """Get back what a handle held that was collected unreleased; called by its finalizer."""
-        slot: Any = handle._slot
-        if slot.state != ACQUIRED or self._lifecycle.is_parents:
-            # The session was closed under it.
-            return
-        assert self._loop is not None
-        if not self._loop.is_closed():
-            # The garbage collector may run in any thread, and in anybody's context.
-            self._loop.call_soon_threadsafe(self._reclaim, slot, context=Context())
-        place = None if slot.conn is None else slot.conn.acquired_at
-        where = "" if place is None else "\n  ".join(["\nAcquired at:", *lines_of(place)])
-        said = f"{handle!r} was never released: its connection is closed{where}"
-        warnings.warn(
-            in_session(self._settings.name, said),
-            ResourceWarning,
-            source=handle,
-            stacklevel=2,
-        )
-
-    def _reclaim(self, slot: Slot) -> None:
-        self._end_use(slot)
-        if slot.conn is not None and slot.state != CLOSING:
-            self._lifecycle.close_acquired(slot, "failed")
-
-    # -- the end ---------------------------------------------------------------------------------
+        self._returning.handle_lost(handle)
 
     def detach(self) -> None:
         """Leave the client session open when this session is closed."""
@@ -1111,7 +791,6 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         """Take the session for closed, without touching what a child shares with its parent."""
         self._express.open = False
         self._ending.leave_to_parent()
-        self._tracer = None
         if self._leak_watch is not None:
             self._leak_watch.stop()
         self._stop_keeping()
@@ -1164,21 +843,6 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         finally:
             # Not earlier: its repr would say so of a session that nobody has closed.
             self._lifecycle.is_closed = True
-
-
-def _reason_after(kind: type[BaseException]) -> str:
-    """Return the reason for closing a connection whose use an exception of this class has ended."""
-    return "cancelled" if issubclass(kind, _CANCELLATIONS) else "failed"
-
-
-def _failure_of(task: asyncio.Task[bool]) -> str:
-    """Return the reason for closing a connection after a hook in a task; empty: none."""
-    if task.cancelled():
-        return "cancelled"
-    error = task.exception()
-    if error is not None:
-        return _reason_after(type(error))
-    return "" if task.result() else "failed"
 
 
 def _call_keep_up(this: "Callable[[], WebSocketClientSession[Any] | None]", keeper: Keeper) -> None:

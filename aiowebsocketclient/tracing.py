@@ -399,6 +399,10 @@ class Tracer:
         if self._task is not None:
             self._task.cancel()
 
+    def fall_silent(self) -> None:
+        """Tell nothing more, in a forked child: there is no loop that may be asked."""
+        self._listened.clear()
+
     def _emit(
         self,
         trace: Trace,

@@ -45,6 +45,7 @@ from aiowebsocketclient import (
     WebSocketClientSession,
     WebSocketPoolError,
 )
+from aiowebsocketclient.acquiring import Acquiring
 
 from .proxy import NO_LINGER
 from .servers import Server, serving
@@ -274,7 +275,7 @@ def lose(trial: "Trial") -> None:
 
 def strike_acquire_timeout(trial: "Trial") -> None:
     for timer in trial.arena.watch.alive():
-        if getattr(timer.callback, "__func__", None) is WebSocketClientSession._time_out:
+        if getattr(timer.callback, "__func__", None) is Acquiring.time_out:
             trial.must_time_out = bool(timer.args[0].queued)
             trial.was_struck = True
             timer.strike()

@@ -406,7 +406,7 @@ async def test_connections_that_end_before_their_check_begins(
 async def test_the_session_closes_while_connections_are_checked(
     server: Server, make_session: SessionFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aiowebsocketclient.session._MAX_CHECKING", 2)
+    monkeypatch.setattr("aiowebsocketclient.acquiring._MAX_CHECKING", 2)
     running = 0
     failing = True
 
@@ -431,7 +431,7 @@ async def test_the_session_closes_while_connections_are_checked(
 async def test_no_more_are_checked_at_once_than_may_be(
     server: Server, make_session: SessionFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aiowebsocketclient.session._MAX_CHECKING", 2)
+    monkeypatch.setattr("aiowebsocketclient.acquiring._MAX_CHECKING", 2)
     running = peak = 0
     failing = True
 
