@@ -1,7 +1,7 @@
 """Keeps idle connections at hand: what ``set_min_idle()`` asks for.
 
-A :class:`Keeper` says how many handshakes are to be begun, and when; the session begins them.  It
-is told of connections that are closed, and looks once a second besides, since who takes an idle
+A :class:`Keeper` says how many handshakes are to be begun, and when; :class:`Keeping` begins them.
+It is told of connections that are closed, and looks once a second besides, since who takes an idle
 connection tells nobody.  It has a timer, and no task that could be cancelled.
 """
 
@@ -11,14 +11,16 @@ import weakref
 from collections.abc import Callable, Hashable
 from contextvars import Context, copy_context
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from ._compat import Slot, clock
-from ._pool_py import CLOSE_REASONS, CLOSING, GONE
-from .keys import Target
+from ._compat import Pool, Slot, clock
+from ._pool_py import CLOSE_REASONS, CLOSING, GONE, IDLE
+from .keys import HandshakeKey, Target
+from .lifecycle import Failure
 from .logs import log
+from .settings import Settings
 
-__all__ = ("Keeper",)
+__all__ = ("Keeper", "Keeping")
 
 # Seconds between two looks at what is there.
 _PERIOD: Final = 1.0
@@ -35,6 +37,101 @@ _REST: Final = 10.0
 # Seconds after which a new connection has shown that the server does not end each at once.
 _PROBATION: Final = 1.0
 _SERVERS_DOING: Final = {CLOSE_REASONS.index("lost"), CLOSE_REASONS.index("dirty")}
+
+
+class Opening(Protocol):
+    """What :class:`Keeping` needs of a lifecycle."""
+
+    loop: asyncio.AbstractEventLoop
+    pool: Pool
+    settings: Settings
+
+    def arm(self) -> None:
+        """Let the pool's timer go off in time."""
+
+    def close_acquired(self, slot: Slot, reason: str) -> None:
+        """Close a connection."""
+
+    def start_connecting(
+        self, slot: Slot, target: Target, context: Context
+    ) -> asyncio.Future[Failure | None]:
+        """Begin a handshake; returns what ends with it."""
+        ...
+
+    def when_place_left(self, callback: Callable[[Slot], None]) -> None:
+        """Call this, held weakly, with the slot of each connection that is gone."""
+
+    def with_cookies(self, target: Target) -> Target:
+        """Return a target with the cookies and the environment of now."""
+        ...
+
+
+class Keeping:
+    """What ``set_min_idle()`` asked for, of all handshakes."""
+
+    __slots__ = ("__weakref__", "_lifecycle", "_on_look", "keepers")
+
+    def __init__(self, lifecycle: Opening) -> None:
+        self._lifecycle = lifecycle
+        #: By handshake; its cookies may change.
+        self.keepers: dict[HandshakeKey, Keeper] = {}
+        # What a keeper calls must not keep alive what the user of the session has dropped.
+        self._on_look = partial(_call_keep_up, weakref.ref(self))
+        lifecycle.when_place_left(self._wake)
+
+    def keep(self, target: Target, wanted: int) -> None:
+        """Keep so many connections of a handshake idle from now on; 0: no more."""
+        keeper = self.keepers.get(target.key)
+        if wanted:
+            if keeper is None:
+                lifecycle = self._lifecycle
+                keeper = Keeper(target, lifecycle.loop, self._on_look, lifecycle.settings.name)
+                self.keepers[target.key] = keeper
+            keeper.want(target, wanted)
+        elif keeper is not None:
+            del self.keepers[target.key]
+            for slot in keeper.stop():
+                self._lifecycle.pool.abandon(slot, clock())
+            self._lifecycle.arm()
+
+    def stop(self) -> None:
+        """Keep nothing any more."""
+        for keeper in self.keepers.values():
+            keeper.stop()
+        self.keepers.clear()
+
+    def _keep_up(self, keeper: "Keeper") -> None:
+        """Open what is lacking of the connections that are to be idle."""
+        lifecycle = self._lifecycle
+        try:
+            target = lifecycle.with_cookies(keeper.target)
+        except Exception as exc:
+            # The cookie jar of client_session failed.
+            keeper.failed(type(exc).__name__, clock())
+            return
+        last = keeper.rotated
+        if last is not None and last.state == IDLE and not last.uses and last.key != target.key:
+            # Others have replaced the cookies since. Such connections would pile up.
+            lifecycle.close_acquired(last, "evicted")
+        spare = lifecycle.pool.spare_count(target.key, keeper.wanted)
+        for _ in range(keeper.lacking(spare)):
+            slot = lifecycle.pool.open(target.key.endpoint, target.key, clock())
+            if slot is None:
+                break
+            context = keeper.context.copy()
+            keeper.begun(slot, lifecycle.start_connecting(slot, target, context))
+
+    def _wake(self, slot: Slot) -> None:
+        if not self.keepers:
+            return
+        key: Any = slot.key
+        keeper = self.keepers.get(key.base())
+        if keeper is None:
+            return
+        if slot.crowded_out:
+            keeper.rest()
+        else:
+            keeper.wake()
 
 
 class Keeper:
@@ -222,6 +319,12 @@ class Keeper:
     def __repr__(self) -> str:
         """Return only what is no secret."""
         return f"<Keeper({self.target.endpoint}) wanted={self.wanted}>"
+
+
+def _call_keep_up(this: Callable[[], Keeping | None], keeper: Keeper) -> None:
+    keeping = this()
+    if keeping is not None:
+        keeping._keep_up(keeper)
 
 
 def _call_look(this: Callable[[], Keeper | None]) -> None:

@@ -76,10 +76,7 @@ class Failure:
 
 
 class Lifecycle:
-    """Opens and closes the connections of one session, as the core says.
-
-    ``on_place_left(slot)`` is called when a connection is gone; it is held weakly.
-    """
+    """Opens and closes the connections of one session, as the core says."""
 
     # Both from begin() on.
     loop: asyncio.AbstractEventLoop
@@ -91,7 +88,6 @@ class Lifecycle:
         settings: Settings,
         client: Client,
         tracer: Tracer | None,
-        on_place_left: Callable[[Slot], None],
     ) -> None:
         self.pool = pool
         self.settings = settings
@@ -99,7 +95,7 @@ class Lifecycle:
         self._tracer = tracer
         # What is not pooled is not meant to be reused.
         self.reuse_watch = None if settings.force_close else ReuseWatch(settings.name)
-        self._on_place_left = weakref.WeakMethod(on_place_left)
+        self._on_place_left: Callable[[], Callable[[Slot], None] | None] | None = None
         self.implied: Implied | None = None
         self.is_closed = False
         #: In a process that was forked from the one where the session was used.
@@ -126,6 +122,14 @@ class Lifecycle:
         """Work in this loop from now on; hooks get their handles by ``express``."""
         self.loop = loop
         self.express = express
+
+    def when_place_left(self, callback: Callable[[Slot], None]) -> None:
+        """Call this, held weakly, with the slot of each connection that is gone."""
+        self._on_place_left = weakref.WeakMethod(callback)
+
+    def with_cookies(self, target: Target) -> Target:
+        """Return a target with the cookies and the environment of now."""
+        return target if self.implied is None else self.implied.added_to(target)
 
     def closed_error(self) -> PoolClosedError:
         """Return what a call gets that comes too late."""
@@ -535,7 +539,7 @@ class Lifecycle:
         if is_debugging() and slot.reason >= 0:
             self._log_closed(slot, close)
         self._closed_slot(slot)
-        on_place_left = self._on_place_left()
+        on_place_left = None if self._on_place_left is None else self._on_place_left()
         if on_place_left is not None:
             on_place_left(slot)
 

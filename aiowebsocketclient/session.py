@@ -11,8 +11,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import AbstractAsyncContextManager
-from contextvars import copy_context
-from functools import partial, update_wrapper
+from functools import update_wrapper
 from threading import get_ident
 from types import FunctionType, MethodType, TracebackType
 from typing import Any, Final, Generic, NoReturn, Self, TypeVar, Unpack
@@ -33,17 +32,16 @@ from ._compat import (
     clock,
     ensure_room,
 )
-from ._pool_py import IDLE, LATE_FLOOR, Completion
+from ._pool_py import Completion
 from .acquiring import Acquiring, wait_traced
 from .connecting import Client, check_open
 from .ending import Ending
-from .exceptions import PrewarmError, in_session
+from .exceptions import in_session
 from .hooks import Hook
 from .implied import Implied
-from .keeping import Keeper
+from .keeping import Keeping
 from .keys import (
     EndpointKey,
-    HandshakeKey,
     Target,
     is_with,
     parse_url,
@@ -51,7 +49,8 @@ from .keys import (
     version_of,
 )
 from .leaks import LeakWatch, place_of_caller
-from .lifecycle import Failure, Lifecycle
+from .lifecycle import Lifecycle
+from .prewarming import Prewarm
 from .response import ClientWebSocketResponse
 from .returning import Returning
 from .settings import Settings
@@ -176,10 +175,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         "_ending",
         "_fail",
         "_give_up",
-        "_keepers",
+        "_keeping",
         "_leak_watch",
         "_lifecycle",
-        "_on_look",
         "_raise_if_overdue",
         "_refusal",
         "_released",
@@ -235,9 +233,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         # Whether each acquisition and each end of one has to go through here.
         self._is_watched = self._tracer is not None or self._leak_watch is not None
         self._pool = settings.make_pool()
-        self._lifecycle = Lifecycle(
-            self._pool, settings, self._client, self._tracer, self._wake_keeper
-        )
+        self._lifecycle = Lifecycle(self._pool, settings, self._client, self._tracer)
+        self._keeping = Keeping(self._lifecycle)
         acquiring = Acquiring(self._lifecycle)
         self._returning = Returning(self._lifecycle, self._client, self._tracer, self._leak_watch)
         # What the core asks of a session, and its handles.
@@ -264,10 +261,6 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             self._watch_headers(client_session)
         self._debug = False
         self._ending = Ending(self._lifecycle, self._client, self._tracer)
-        # What set_min_idle() asked for, by handshake; its cookies may change.
-        self._keepers: dict[HandshakeKey, Keeper] = {}
-        # What a keeper calls must not keep alive a session that its user has dropped.
-        self._on_look = partial(_call_keep_up, weakref.ref(self))
 
     # -- what can be seen ------------------------------------------------------------------------
 
@@ -387,94 +380,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         if progress is not None and not callable(progress):
             raise TypeError(f"progress must be callable, which {type(progress).__name__} is not")
         self._bind()
-        target = self._with_cookies(self._resolve(url, dict(options), reuse_key))
-        begun = opened = 0
-        gave_way = False
-        drain_count = self._lifecycle.drain_count
-        pending: dict[asyncio.Future[Failure | None], Slot] = {}
-        # Handshakes that were late, and what those of them that ended have raised.
-        late: set[Slot] = set()
-        errors: list[BaseException] = []
-        late_errors: list[BaseException] = []
-        future = failure = None
-        try:
-            while True:
-                if drain_count != self._lifecycle.drain_count:
-                    drain_count, begun, gave_way = self._lifecycle.drain_count, 0, False
-                    if self._settings.limit or self._settings.limit_total:
-                        # Their places may be needed.
-                        await self._lifecycle.draining
-                late.update(slot for slot in pending.values() if slot.doubted)
-                # Never more than wanted altogether: what a server ends at once is not made anew.
-                most = wanted + min(len(late), wanted)
-                while (
-                    not (errors or gave_way or self._lifecycle.is_closed)
-                    and begun < most
-                    and self._pool.open_count(target.key) < wanted
-                ):
-                    ensure_room()
-                    slot = self._pool.open(target.key.endpoint, target.key, clock())
-                    if slot is None:
-                        break
-                    begun += 1
-                    pending[self._lifecycle.start_connecting(slot, target, copy_context())] = slot
-                # Callers and other prewarms open some too.
-                under_way = self._lifecycle.handshakes_of(target.key)
-                if self._pool.open_count(target.key) - len(under_way) >= wanted or errors:
-                    under_way = []
-                under_way += [future for future, slot in pending.items() if not slot.doubted]
-                if not under_way:
-                    break
-                # Nobody tells of one that is late.
-                await asyncio.wait(
-                    under_way, timeout=LATE_FLOOR, return_when=asyncio.FIRST_COMPLETED
-                )
-                for future in [future for future in pending if future.done()]:
-                    slot = pending.pop(future)
-                    if future.cancelled():
-                        if not (slot.drained or slot in late):
-                            # It gave way to a caller that needed the place.
-                            gave_way = True
-                    elif (failure := future.result()) is not None:
-                        (late_errors if slot in late else errors).append(failure.error)
-                    else:
-                        opened += 1
-                        if progress is not None:
-                            progress(opened, opened + len(pending))
-        finally:
-            for slot in pending.values():
-                self._pool.abandon(slot, clock())
-            self._lifecycle.arm()
-        is_short = self._pool.open_count(target.key) < wanted
-        if late and is_short and not (gave_way or self._lifecycle.is_closed):
-            errors += late_errors
-            errors += [self._late_error(target) for slot in pending.values() if slot in late]
-        if errors:
-            try:
-                raise self._prewarm_error(target, errors, opened)
-            finally:
-                # Its traceback has this frame.
-                del errors, late_errors, failure, future
-        if self._lifecycle.is_closed:
-            raise self._lifecycle.closed_error()
-        return opened
-
-    def _prewarm_error(
-        self, target: Target, errors: list[BaseException], opened: int
-    ) -> BaseException:
-        exceptions = [error for error in errors if isinstance(error, Exception)]
-        if len(exceptions) < len(errors):
-            # What a connect_limiter raises may be no Exception, and would be none in a group.
-            return next(error for error in errors if not isinstance(error, Exception))
-        said = f"{len(errors)} of {len(errors) + opened} handshakes with {target.endpoint} failed"
-        return PrewarmError(in_session(self._settings.name, said), exceptions, opened)
-
-    def _late_error(self, target: Target) -> aiohttp.ConnectionTimeoutError:
-        said = (
-            f"a handshake with {target.endpoint} takes several times as long as is usual there, or"
-            " several seconds where none has succeeded yet"
-        )
-        return aiohttp.ConnectionTimeoutError(in_session(self._settings.name, said))
+        target = self._lifecycle.with_cookies(self._resolve(url, dict(options), reuse_key))
+        return await Prewarm(self._lifecycle, target, wanted, progress).run()
 
     def set_min_idle(
         self,
@@ -509,56 +416,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         """
         wanted = arguments.count(count)
         self._bind()
-        assert self._loop is not None
         target = self._resolve(url, dict(options), reuse_key)
         ensure_room()
-        keeper = self._keepers.get(target.key)
-        if wanted:
-            if keeper is None:
-                keeper = Keeper(target, self._loop, self._on_look, self._settings.name)
-                self._keepers[target.key] = keeper
-            keeper.want(target, wanted)
-        elif keeper is not None:
-            del self._keepers[target.key]
-            for slot in keeper.stop():
-                self._pool.abandon(slot, clock())
-            self._lifecycle.arm()
-
-    def _keep_up(self, keeper: Keeper) -> None:
-        """Open what is lacking of the connections that are to be idle."""
-        try:
-            target = self._with_cookies(keeper.target)
-        except Exception as exc:
-            # The cookie jar of client_session failed.
-            keeper.failed(type(exc).__name__, clock())
-            return
-        last = keeper.rotated
-        if last is not None and last.state == IDLE and not last.uses and last.key != target.key:
-            # Others have replaced the cookies since. Such connections would pile up.
-            self._lifecycle.close_acquired(last, "evicted")
-        spare = self._pool.spare_count(target.key, keeper.wanted)
-        for _ in range(keeper.lacking(spare)):
-            slot = self._pool.open(target.key.endpoint, target.key, clock())
-            if slot is None:
-                break
-            keeper.begun(
-                slot, self._lifecycle.start_connecting(slot, target, keeper.context.copy())
-            )
-
-    def _wake_keeper(self, slot: Slot) -> None:
-        key: Any = slot.key
-        keeper = self._keepers.get(key.base())
-        if keeper is None:
-            return
-        if slot.crowded_out:
-            keeper.rest()
-        else:
-            keeper.wake()
-
-    def _stop_keeping(self) -> None:
-        for keeper in self._keepers.values():
-            keeper.stop()
-        self._keepers.clear()
+        self._keeping.keep(target, wanted)
 
     def _watch_headers(self, client_session: aiohttp.ClientSession) -> None:
         self._default_headers = client_session.headers
@@ -596,15 +456,10 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     def _check_timeout(acquire_timeout: float | None) -> None:
         arguments.seconds("acquire_timeout", acquire_timeout)
 
-    def _with_cookies(self, target: Target) -> Target:
-        return (
-            target if self._lifecycle.implied is None else self._lifecycle.implied.added_to(target)
-        )
-
     async def _acquire(self, target: Target, acquire_timeout: float | None) -> WS_co:
         """Acquire where there is more to do than to hand out what is idle."""
         self._bind()
-        target = self._with_cookies(target)
+        target = self._lifecycle.with_cookies(target)
         ws: Any = None
         if not target.is_checked:
             ws = self._lending.acquire(self, target)
@@ -773,7 +628,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         self._targets.clear()
         if self._leak_watch is not None:
             self._leak_watch.stop()
-        self._stop_keeping()
+        self._keeping.stop()
         self._ending.begin(self.__repr__)
 
     def _check_other_loop(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -793,7 +648,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         self._ending.leave_to_parent()
         if self._leak_watch is not None:
             self._leak_watch.stop()
-        self._stop_keeping()
+        self._keeping.stop()
         _inherited.append(self._lifecycle.leave_to_parent())
 
     def _close_behind(self) -> None:
@@ -843,12 +698,6 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         finally:
             # Not earlier: its repr would say so of a session that nobody has closed.
             self._lifecycle.is_closed = True
-
-
-def _call_keep_up(this: "Callable[[], WebSocketClientSession[Any] | None]", keeper: Keeper) -> None:
-    session = this()
-    if session is not None:
-        session._keep_up(keeper)
 
 
 #: The sessions that a process which is forked from here inherits, and must not use.

@@ -427,7 +427,7 @@ async def make(
     await ws.close()
     pooled = await pool.ws_connect(url, **options)
     slot = pooled._slot
-    key = pool._with_cookies(pool._resolve(url, options, None)).key
+    key = pool._lifecycle.with_cookies(pool._resolve(url, options, None)).key
     reused = pooled.reused
     await pooled.release()
     return Sent(heads, slot, key, reused)

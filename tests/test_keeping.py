@@ -52,13 +52,13 @@ def idle(session: WebSocketClientSession) -> int:
 
 
 def keeper_of(session: WebSocketClientSession) -> keeping.Keeper:
-    (keeper,) = session._keepers.values()
+    (keeper,) = session._keeping.keepers.values()
     return keeper
 
 
 async def look(session: WebSocketClientSession) -> None:
     """Let the keepers look, and what they begin get under way."""
-    for keeper in session._keepers.values():
+    for keeper in session._keeping.keepers.values():
         keeper.look()
     for _ in range(5):
         await asyncio.sleep(0)
@@ -194,7 +194,7 @@ async def test_the_number_can_be_changed(server: Server, make_session: SessionFa
     await until(lambda: idle(session) == 1)
     session.set_min_idle(server.url(), 0)
     session.set_min_idle(server.url(), 0)
-    assert session._keepers == {}
+    assert session._keeping.keepers == {}
     # What is idle stays so, and is not made up for.
     assert idle(session) == 1
     held.append(await session.ws_connect(server.url()))
@@ -215,7 +215,7 @@ async def test_each_handshake_has_a_number_of_its_own(
     session.set_min_idle(server.url().replace("http", "ws"), 2)
     session.set_min_idle(server.url(), 4, headers={"X": "3"}, reuse_key="key")
     await until(lambda: idle(session) == 8)
-    assert len(session._keepers) == 3
+    assert len(session._keeping.keepers) == 3
     sent = [request.headers.get("X") for request in server.requests]
     assert sorted(map(str, sent)) == ["1", "1", "2", "2", "2", "3", "None", "None"]
     async with session.ws_connect(server.url(), headers={"X": "1"}):
@@ -667,7 +667,7 @@ async def test_it_keeps_no_session_alive(
     # One that works, and one that waits for its next try.
     sessions[0].set_min_idle(NOWHERE, 1)
     await until(lambda: sessions[0].stats().connect_errors and idle(sessions[0]) == 2)
-    dropped = [weakref.ref(sessions[0]), *map(weakref.ref, sessions[0]._keepers.values())]
+    dropped = [weakref.ref(sessions[0]), *map(weakref.ref, sessions[0]._keeping.keepers.values())]
     # The tasks of its handshakes end some turns later.
     for _ in range(5):
         await asyncio.sleep(0)
@@ -711,5 +711,5 @@ async def test_bad_arguments(make_session: SessionFactory) -> None:
     ):
         with pytest.raises((TypeError, ValueError)):
             session.set_min_idle(url, 1, **options)  # type: ignore[arg-type]
-    assert session._keepers == {}
+    assert session._keeping.keepers == {}
     assert session.stats().connecting == 0
