@@ -1,7 +1,7 @@
-"""What the arguments of users may be: each function returns what it lets pass.
+"""Validates the arguments of users: each function returns the valid value.
 
-Whatever it does not is refused with a ``TypeError`` or a ``ValueError`` that names the argument and
-shows no value that may be secret.
+An invalid value raises a ``TypeError`` or a ``ValueError`` that names the argument and shows no
+value that may be secret.
 """
 
 import asyncio
@@ -51,10 +51,10 @@ DEFAULTS: Final[Mapping[str, Any]] = {
 
 # RFC 9110, 5.6.2.
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
-# What aiohttp refuses to send, and half a character, which it leaves out.
+# Characters that aiohttp refuses to send, and lone surrogates, which it drops.
 _NO_TEXT: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 _TLS_TYPES: Final = (ssl.SSLContext, bool, aiohttp.Fingerprint, type(None))
-# aiohttp's own words, where the argument is aiohttp's.
+# The error text of aiohttp, for arguments of aiohttp.
 _SSL_SHOULD_BE: Final = "ssl should be SSLContext, bool, Fingerprint or None"
 
 
@@ -62,51 +62,43 @@ _SSL_SHOULD_BE: Final = "ssl should be SSLContext, bool, Fingerprint or None"
 
 
 def places(name: str, value: Any) -> int | None:
-    """Return ``value`` if it is a number of places, or None."""
-    if value is None:
-        return None
-    if isinstance(value, bool):
-        raise TypeError(f"{name} must be a whole number or None, not a bool")
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(
-            f"{name} must be a whole number or None, not {type(value).__name__}"
-        ) from None
-    if number < 0:
-        raise ValueError(f"{name} must be 0 or more, not {number}")
-    if number > sys.maxsize:
-        raise ValueError(f"{name} must not be more than {sys.maxsize}; None: no limit")
-    return number
+    """Return ``value``: an integer >= 0, or None."""
+    return None if value is None else _number(name, value, " or None")
 
 
 def count(value: Any) -> int:
-    """Return ``value`` if it is a number of connections."""
-    number = places("count", value)
-    if number is None:
-        raise TypeError("count must be a number of connections, not None")
-    return number
+    """Return ``value``: a number of connections."""
+    return _number("count", value, "")
 
 
 def idle_connections(name: str, value: Any) -> int | None:
-    """Return ``value`` if it is a bound to what may be idle, or None."""
+    """Return ``value``: a maximum number of idle connections, or None."""
     number = places(name, value)
     if number == 0:
         raise ValueError(
-            f"{name} must be at least 1, got 0: None sets no bound, force_close=True pools nothing"
+            f"{name} must be >= 1 or None (no limit), got 0: to pool nothing, use force_close=True"
         )
     return number
 
 
+def _number(name: str, value: Any, or_none: str) -> int:
+    number = _integer(name, value, or_none)
+    if number < 0:
+        raise ValueError(f"{name} must be an integer >= 0{or_none}, got {_shown(number)}")
+    if number > sys.maxsize:
+        raise ValueError(f"{name} must be at most {sys.maxsize}, got {_shown(number)}")
+    return number
+
+
 def positive(name: str, value: Any) -> float | None:
-    """Return ``value`` if it is a number of seconds and not 0, or None."""
+    """Return ``value``: a number of seconds > 0, or None."""
     if seconds(name, value) == 0:
-        raise ValueError(f"{name} must be more than 0 seconds; None: no limit")
+        raise ValueError(f"{name} must be a finite number > 0 or None, got 0")
     return value  # type: ignore[no-any-return]
 
 
 def some_seconds(name: str, value: Any) -> float:
-    """Return ``value`` if it is a number of seconds, and not None."""
+    """Return ``value``: a number of seconds, but not None."""
     number: float | None = seconds(name, value)
     if number is None:
         raise TypeError(f"{name} must be a number of seconds, not None")
@@ -114,7 +106,7 @@ def some_seconds(name: str, value: Any) -> float:
 
 
 def client_session(value: Any) -> aiohttp.ClientSession | None:
-    """Return it if it can be used to connect, or None."""
+    """Return ``value``: a client session that is open, or None."""
     if value is None:
         return None
     if not isinstance(value, aiohttp.ClientSession):
@@ -122,78 +114,84 @@ def client_session(value: Any) -> aiohttp.ClientSession | None:
             f"client_session must be an aiohttp.ClientSession, not {type(value).__name__}"
         )
     if value.closed:
-        raise ValueError("client_session is closed: give an open one, or none")
+        raise ValueError("client_session is closed: pass an open one, or leave it out")
     return value
 
 
 def loop(value: Any) -> asyncio.AbstractEventLoop | None:
-    """Return it if it can be run in, or None."""
+    """Return ``value``: an event loop that is not closed, or None."""
     if value is None:
         return None
     if not isinstance(value, asyncio.AbstractEventLoop):
         raise TypeError(f"loop must be an event loop, not {type(value).__name__}")
     if value.is_closed():
-        raise ValueError("loop is closed: give an open one, or none")
+        raise ValueError("loop is closed: pass an open event loop, or leave it out")
     return value
 
 
 def response_class(value: Any) -> type[ClientWebSocketResponse]:
-    """Return it if handles can be made of it."""
+    """Return ``value``: a class of which handles can be made."""
     if not isinstance(value, type) or not issubclass(value, ClientWebSocketResponse):
+        given = value if isinstance(value, type) else type(value)
         raise TypeError(
-            "ws_response_class must be a subclass of aiowebsocketclient.ClientWebSocketResponse"
+            "ws_response_class must be a subclass of aiowebsocketclient.ClientWebSocketResponse,"
+            f" not {given.__module__}.{given.__qualname__}"
         )
     for cls in value.__mro__[: value.__mro__.index(ClientWebSocketResponse)]:
         if vars(cls).get("__slots__"):
             raise TypeError(
-                f"ws_response_class must be without __slots__, which {cls.__name__} has:"
-                " they would belong to one handle, not to the connection"
+                f"ws_response_class must not have __slots__, but {cls.__name__} has: slots would"
+                " belong to one handle, not to the connection; use ordinary attributes"
             )
     return value
 
 
 def limiter(value: Any) -> Any:
-    """Return it if it can be entered, or None."""
+    """Return ``value``: an asynchronous context manager, or None."""
     if value is not None and not all(
         hasattr(type(value), name) for name in ("__aenter__", "__aexit__")
     ):
-        raise TypeError("connect_limiter must be an asynchronous context manager")
+        raise TypeError(
+            "connect_limiter must be an asynchronous context manager, such as"
+            f" asyncio.Semaphore(10), not {type(value).__name__}"
+        )
     return value
 
 
 def close_codes(name: str, value: Any) -> frozenset[int]:
-    """Return the codes of closing handshakes that are in ``value``."""
+    """Return the close codes in ``value``."""
     if isinstance(value, str | bytes) or not isinstance(value, Iterable | None):
-        raise TypeError(f"{name} must be an iterable of close codes, as in {{1001, 1012}}")
-    codes = {_whole(f"each code in {name}", code) for code in value or ()}
+        raise TypeError(
+            f"{name} must be an iterable of close codes, such as {{1001, 1012}},"
+            f" not {type(value).__name__}"
+        )
+    codes = {_integer(f"each code in {name}", code) for code in value or ()}
     for code in codes:
         # RFC 6455, 7.4.
         if not 1000 <= code <= 4999:
-            raise ValueError(f"{name} must be of close codes, from 1000 to 4999, not {code}")
+            raise ValueError(f"each code in {name} must be from 1000 to 4999, got {_shown(code)}")
     return frozenset(codes)
 
 
 def session_name(name: str, value: Any) -> str | None:
-    """Return ``value`` if a session can be named by it, or None."""
+    """Return ``value``: the name of a session, or None."""
     if value is None:
         return None
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a str or None, not {type(value).__name__}")
     if not value:
-        raise ValueError(f"{name} must not be empty; None: the session has no name")
-    # A subclass may call itself something else in each place.
+        raise ValueError(f"{name} must not be empty: leave it out if the session has no name")
+    # A subclass of str may return another text each time.
     return str.__str__(value)
 
 
 # -- of ws_connect() ------------------------------------------------------------------------------
 
 
-# What options of websockets and of websocket-client are called here.
+# Options of websockets and websocket-client, with what to use instead.
 _ELSEWHERE: Final = {
     "additional_headers": "headers=",
-    "close_timeout": "close_timeout= of the session",
     "compression": "compress=",
-    "conn_timeout": "conn_timeout= of the session",
     "cookie": 'headers={"Cookie": ...}',
     "extra_headers": "headers=",
     "header": "headers=",
@@ -201,35 +199,48 @@ _ELSEWHERE: Final = {
     "http_proxy_host": "proxy=",
     "http_proxy_port": "proxy=",
     "max_size": "max_msg_size=",
-    "open_timeout": "conn_timeout= of the session",
+    "open_timeout": "conn_timeout= of WebSocketClientSession",
     "ping_interval": "heartbeat=",
-    "ping_timeout": "heartbeat=, half of which is waited for the PONG,",
+    "ping_timeout": "heartbeat= (the PONG must arrive within half of it)",
     "sslopt": "ssl=",
     "subprotocols": "protocols=",
     "user_agent_header": 'headers={"User-Agent": ...}',
 }
 
+# Options of WebSocketClientSession; hinting() adds them.
+_OF_SESSION: Final[set[str]] = set()
+
 
 def _hint_for_session(name: str) -> str | None:
-    """Return what to write where the constructor of a session was given such a keyword."""
+    """Return what to do about an unexpected keyword argument of the constructor of a session."""
     if name in DEFAULTS or name == "reuse_key":
-        return f"{name}= of ws_connect()"
+        return "it is an option of ws_connect(), not of WebSocketClientSession"
     hint = _ELSEWHERE.get(name)
-    if hint is None or hint.startswith("headers="):
-        return hint
-    option, of_session, rest = hint.partition(" of the session")
-    return option + rest if of_session else hint.replace("=", "= of ws_connect()", 1)
+    if hint is None:
+        return None
+    option, of_session, _ = hint.partition(" of WebSocketClientSession")
+    if not of_session and not hint.startswith("headers="):
+        option = hint.replace("=", "= of ws_connect()", 1)
+    return f"use {option} instead"
+
+
+def _hint_for_ws_connect(name: str) -> str | None:
+    """Return what to do about an unexpected keyword argument of ``ws_connect()``."""
+    if name in _OF_SESSION:
+        return "it is an option of WebSocketClientSession, not of ws_connect()"
+    return f"use {_ELSEWHERE[name]} instead" if name in _ELSEWHERE else None
 
 
 _Constructor = TypeVar("_Constructor", bound=Callable[..., None])
 
 
 def hinting(constructor: _Constructor) -> _Constructor:
-    """Let a constructor tell what an option of another library, or of ``ws_connect()``, is here.
+    """Make a constructor suggest the right option in place of an unexpected keyword argument.
 
-    Its signature stays the same, as tools show it and type checkers know it.
+    The signature stays the same for tools and type checkers.
     """
     known = inspect.signature(constructor).parameters
+    _OF_SESSION.update(known.keys() - {"self"})
 
     @wraps(constructor)
     def construct(*args: Any, **options: Any) -> None:
@@ -238,7 +249,7 @@ def hinting(constructor: _Constructor) -> _Constructor:
             if hint is not None:
                 raise TypeError(
                     f"{constructor.__qualname__}() got an unexpected keyword argument {name!r}:"
-                    f" use {hint} instead"
+                    f" {hint}"
                 )
         constructor(*args, **options)
 
@@ -247,12 +258,13 @@ def hinting(constructor: _Constructor) -> _Constructor:
 
 
 def options_of_ws_connect(options: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy in which every value can be sent, and more than once."""
+    """Return a copy of valid options, whose values can be sent more than once."""
     options = dict(options)
     for name, value in options.items():
         if name not in DEFAULTS:
-            hint = f": use {_ELSEWHERE[name]} instead" if name in _ELSEWHERE else ""
-            raise TypeError(f"ws_connect() got an unexpected keyword argument {name!r}{hint}")
+            hint = _hint_for_ws_connect(name)
+            said = f"ws_connect() got an unexpected keyword argument {name!r}"
+            raise TypeError(said if hint is None else f"{said}: {hint}")
         check = _CHECKS.get(name)
         if check is not None and value is not DEFAULTS[name]:
             options[name] = check(name, value)
@@ -260,11 +272,13 @@ def options_of_ws_connect(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def header_dict(name: str, headers: Any) -> CIMultiDict[str]:
-    """Return headers of the argument ``name`` as they can go over the wire."""
+    """Return the headers of the argument ``name`` in a form that can be sent."""
     try:
         given: CIMultiDict[Any] = CIMultiDict(headers or ())
     except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a mapping of str to str, or pairs of them") from None
+        raise TypeError(
+            f"{name} must be a mapping of str to str, or an iterable of pairs (name, value)"
+        ) from None
     for field, value in given.items():
         if type(value) is not str or not value.isprintable() or _TOKEN(field) is None:
             return CIMultiDict([_header(name, *pair) for pair in given.items()])
@@ -273,26 +287,29 @@ def header_dict(name: str, headers: Any) -> CIMultiDict[str]:
 
 def _header(name: str, field: str, value: Any) -> tuple[str, str]:
     if not is_token(field):
-        # It may be a value that somebody has put in the wrong place.
-        raise ValueError(f"{name} must have names of letters, digits and !#$%&'*+-.^_`|~ only")
+        # The name is not shown: it may be a value in the wrong place.
+        raise ValueError(
+            f"{name} must have valid names: only letters, digits and !#$%&'*+-.^_`|~ are allowed"
+        )
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be str: {field!r} is {type(value).__name__}")
-    # A subclass may call itself something else, and that is what goes over the wire.
+        raise TypeError(
+            f"{name} must have values of type str: {field!r} has a value of type"
+            f" {type(value).__name__}"
+        )
+    # For a subclass of str, aiohttp sends the result of str().
     value = str(value)
     if not _is_text(value):
-        raise ValueError(
-            f"{name} must be without line breaks and control characters: see {field!r}"
-        )
+        raise ValueError(f"{name} must not have line breaks or control characters: check {field!r}")
     return str(field), value
 
 
 def _is_text(value: str) -> bool:
-    # Nearly everything is what isprintable() finds faster than an expression does.
+    # isprintable() is faster, and is true of nearly all texts.
     return value.isprintable() or _NO_TEXT.search(value) is None
 
 
 def is_token(value: str) -> bool:
-    """Return whether it can be a header's name, a method or a subprotocol (RFC 9110, 5.6.2)."""
+    """Return whether ``value`` is valid as a header name, method or subprotocol (RFC 9110)."""
     return _TOKEN(value) is not None
 
 
@@ -303,7 +320,7 @@ def _text(name: str, value: Any) -> str | None:
         raise TypeError(f"{name} must be a str, not {type(value).__name__}")
     text = str(value)
     if not _is_text(text):
-        raise ValueError(f"{name} must be without line breaks and control characters")
+        raise ValueError(f"{name} must not have line breaks or control characters")
     return text
 
 
@@ -313,20 +330,23 @@ def _method(name: str, value: Any) -> str:
     method = str(value)
     if not is_token(method):
         raise ValueError(
-            f"Method cannot contain non-token characters: {name} must be a word such as GET"
+            f"Method cannot contain non-token characters: {name} must be a single word such as GET"
         )
     return method
 
 
 def _protocols(name: str, value: Any) -> tuple[str, ...]:
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        raise TypeError(f'{name} must be an iterable of str, as in ("graphql-ws",)')
+        raise TypeError(
+            f'{name} must be an iterable of str, such as ("graphql-ws",), not'
+            f" {type(value).__name__}"
+        )
     protocols = tuple(value)
     for protocol in protocols:
         if not isinstance(protocol, str):
-            raise TypeError(f"{name} must be of str, not of {type(protocol).__name__}")
+            raise TypeError(f"each of {name} must be a str, not {type(protocol).__name__}")
         if not _is_text(protocol):
-            raise ValueError(f"{name} must be without line breaks and control characters")
+            raise ValueError(f"{name} must not have line breaks or control characters")
     return protocols
 
 
@@ -341,12 +361,12 @@ def _basic_auth(name: str, value: Any) -> BasicAuth | None:
 
 
 def encoded_auth(name: str, auth: BasicAuth) -> str:
-    """Return the header that ``auth`` makes."""
+    """Return the value of the header for ``auth``."""
     with suppress(ValueError, LookupError):
         return auth.encode()
-    # Not from inside, as the error there has it.
+    # Not chained: the original error contains the credentials.
     raise ValueError(
-        f"{name} cannot be encoded: give it an encoding, as in"
+        f"{name} cannot be encoded: pass an encoding, such as"
         " aiohttp.BasicAuth(login, password, 'utf-8')"
     )
 
@@ -356,16 +376,22 @@ def _optional_headers(name: str, value: Any) -> CIMultiDict[str] | None:
 
 
 def seconds(name: str, value: Any) -> Any:
-    """Return ``value`` if it is a number of seconds, or None."""
+    """Return ``value``: a number of seconds >= 0, or None."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
-    # An int may be too large for a float, which the loop makes of it.
+    # The loop converts an int to a float, for which it may be too large.
     if not 0 <= value <= sys.float_info.max:
-        shown = value if isinstance(value, float) else "what is given"
-        raise ValueError(f"{name} must be 0 or more seconds, and finite, not {shown}")
+        raise ValueError(f"{name} must be a finite number >= 0, got {_shown(value)}")
     return value
+
+
+def _shown(number: Any) -> str:
+    """Return the text of a number; Python refuses to convert an int of thousands of digits."""
+    if isinstance(number, float) or abs(number) <= 10 * sys.maxsize:
+        return str(number)
+    return "a very large number" if number > 0 else "a negative number"
 
 
 def _ws_timeout(name: str, value: Any) -> Any:
@@ -379,29 +405,29 @@ def _ws_timeout(name: str, value: Any) -> Any:
 
 
 def _window(name: str, value: Any) -> int:
-    number = _whole(name, value)
+    number = _integer(name, value)
     if number != 0 and not 9 <= number <= 15:
         raise ValueError(
             "Compress wbits must between 9 and 15, zlib does not support wbits=8:"
-            f" {name} must be one of these, or 0, not {number}"
+            f" {name} must be 0 or from 9 to 15, got {_shown(number)}"
         )
     return number
 
 
 def _size(name: str, value: Any) -> int:
-    number = _whole(name, value)
+    number = _integer(name, value)
     if not 0 <= number <= sys.maxsize:
-        raise ValueError(f"{name} must be from 0 (no limit) to {sys.maxsize}, not {number}")
+        raise ValueError(f"{name} must be from 0 (no limit) to {sys.maxsize}, got {_shown(number)}")
     return number
 
 
-def _whole(name: str, value: Any) -> int:
+def _integer(name: str, value: Any, or_none: str = "") -> int:
     if isinstance(value, bool):
-        raise TypeError(f"{name} must be a whole number, not a bool")
+        raise TypeError(f"{name} must be an integer{or_none}, not bool")
     try:
         return operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be a whole number, not {type(value).__name__}") from None
+        raise TypeError(f"{name} must be an integer{or_none}, not {type(value).__name__}") from None
 
 
 def _tls(name: str, value: Any) -> Any:
@@ -412,7 +438,9 @@ def _tls(name: str, value: Any) -> Any:
 
 def _tls_context(name: str, value: Any) -> Any:
     if not isinstance(value, ssl.SSLContext | None):
-        raise TypeError(f"{_SSL_SHOULD_BE}, and {name} an SSLContext, got {_a(value)} instead.")
+        raise TypeError(
+            f"{_SSL_SHOULD_BE}: {name} must be an SSLContext or None, got {_a(value)} instead."
+        )
     return value
 
 
@@ -423,12 +451,12 @@ def _fingerprint(name: str, value: Any) -> Any:
         try:
             aiohttp.Fingerprint(value)
         except ValueError as exc:
-            raise ValueError(f"{exc} ({name} must be a digest of SHA-256)") from None
+            raise ValueError(f"{exc} ({name} must be a SHA-256 digest)") from None
     return value
 
 
 def _a(value: Any) -> str:
-    """Return what kind of value it is; the value may be secret."""
+    """Return the type of ``value`` with its article; the value itself may be secret."""
     name = type(value).__name__
     return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 

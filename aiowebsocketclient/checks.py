@@ -1,7 +1,7 @@
 """Ready-made ``check`` hooks.
 
-What a network drops without a word (a firewall's or a balancer's table is full, a machine has lost
-its power) looks open from here until something is sent and nothing comes back.
+A connection that the network drops silently (a full table in a firewall or balancer, a machine
+without power) looks open until the client sends something and gets no answer.
 """
 
 import asyncio
@@ -20,28 +20,27 @@ __all__ = ("check_ping",)
 
 _ENDED: Final = frozenset({WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR})
 
-# No two pings of a connection are alike, nor like those of its heartbeat, which are empty.
+# Each PING of a connection has its own number; the PINGs of the heartbeat are empty.
 _numbers: Final = count(1)
 
 
 def check_ping(timeout: float | None = 5.0) -> Hook:
-    """Return a hook that sends a PING and waits for its PONG.
+    """Return a hook that sends a PING and waits for the PONG.
 
-    Given as ``check``, it makes sure that a pooled connection is alive before it is handed out, for
+    As ``check``, it ensures that a pooled connection is alive before a caller gets it.  This costs
     one round trip::
 
         session = WebSocketClientSession(check=check_ping(timeout=2.0))
 
-    A connection whose server does not answer in time is cut off at once: its place is free for a
-    new one, and no closing handshake is waited for.  What else comes, a message or a close, is a
-    failure too; PINGs of the server's are answered.  It may be a ``configure`` or a ``reset`` as
-    well.
+    If the server does not answer in time, the hook aborts the connection without a closing
+    handshake, and its place is free at once.  A message or a close from the server is a failure,
+    too; the hook answers PINGs.  It also works as ``configure`` or ``reset``.
 
-    :param timeout: seconds to wait for the PONG.  None: ``hook_timeout`` alone counts, which it
-        never outlives anyhow.
-    :return: for equal arguments the same hook, since connections are told apart by their hooks.
+    :param timeout: seconds to wait for the PONG.  None: only ``hook_timeout``, which limits the
+        hook in any case.
+    :return: the same hook for equal arguments, because the pool compares the hooks of connections.
 
-    Raises ``TypeError`` or ``ValueError`` for what is no timeout.  The hook raises
+    Raises ``TypeError`` or ``ValueError`` for an invalid timeout.  The hook raises
     ``aiohttp.ServerTimeoutError``, ``aiohttp.ServerDisconnectedError`` or
     :exc:`WebSocketPoolError`.
     """
@@ -54,7 +53,7 @@ def check_ping(timeout: float | None = 5.0) -> Hook:
     return hook
 
 
-# As long as somebody has one; nobody can tell a new one from one that is gone.
+# Weak: a hook that nobody refers to can be made again.
 _hooks: Final[WeakValueDictionary[float | None, Hook]] = WeakValueDictionary()
 
 
@@ -62,7 +61,7 @@ def _check_ping(seconds: float | None) -> Hook:
     async def check_ping(ws: aiohttp.ClientWebSocketResponse) -> None:
         state = vars(ws)
         autoping = state["_autoping"]
-        # Otherwise receive() keeps PONGs to itself.
+        # With autoping, receive() does not return PONGs.
         state["_autoping"] = False
         deadline = asyncio.timeout(seconds)
         try:
@@ -72,12 +71,12 @@ def _check_ping(seconds: float | None) -> Hook:
             if not deadline.expired():
                 raise
             _cut_off(ws)
-            # That keeps the frame of asyncio's timeout, which knows the task.
+            # The traceback keeps the frame of asyncio's timeout, which refers to the task.
             exc.__traceback__ = None
             raise aiohttp.ServerTimeoutError(f"no PONG within {seconds:g} s") from None
         finally:
             state["_autoping"] = autoping
-            # It knows its task, which keeps the exception, whose traceback keeps this frame.
+            # It refers to its task, which keeps the exception, whose traceback keeps this frame.
             del deadline
 
     return check_ping
@@ -87,20 +86,20 @@ async def _ping_and_wait(ws: aiohttp.ClientWebSocketResponse, seconds: float | N
     payload = b"%d" % next(_numbers)
     await ws.ping(payload)
     while True:
-        # Not that of a subclass, which may expect messages only.
+        # Not the receive() of a subclass, which may expect only messages.
         message: Any = await aiohttp.ClientWebSocketResponse.receive(ws, seconds)
         if message.type is WSMsgType.PING:
             await ws.pong(message.data)
         elif message.type in _ENDED:
-            raise aiohttp.ServerDisconnectedError("the connection ended before its PONG came")
+            raise aiohttp.ServerDisconnectedError("the connection ended before the PONG arrived")
         elif message.type is not WSMsgType.PONG:
-            raise WebSocketPoolError("a message came before the PONG")
+            raise WebSocketPoolError("a message arrived before the PONG")
         elif bytes(message.data) == payload:
             return
 
 
 def _cut_off(ws: aiohttp.ClientWebSocketResponse) -> None:
-    """Close the transport of one who would not answer a closing handshake either."""
+    """Abort the connection: the server would not answer a closing handshake, either."""
     transport = None if ws._conn is None else ws._conn.transport
     if transport is not None:
         transport.abort()

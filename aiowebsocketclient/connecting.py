@@ -1,6 +1,6 @@
-"""Opens connections: one handshake of aiohttp's, in the pool's own way.
+"""Opens connections: makes one handshake with aiohttp.
 
-What is private to aiohttp here is in ``_aiohttp_private.py``.
+``_aiohttp_private.py`` lists the private names of aiohttp that this module uses.
 """
 
 import asyncio
@@ -37,9 +37,9 @@ __all__ = (
     "take_from_connector",
 )
 
-_SUPPRESSED: Final = "connect_limiter suppressed the failure of a handshake"
+_SUPPRESSED: Final = "connect_limiter suppressed the exception of a handshake"
 
-# The process, or the machine, has as many files and sockets open as it may have.
+# The process or the machine has reached its limit of open files and sockets.
 _NO_FILES_LEFT: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
@@ -54,12 +54,11 @@ async def connect(
     free_files: Callable[[], Awaitable[None] | None],
     session_name: str | None,
 ) -> aiohttp.ClientWebSocketResponse:
-    """Make one handshake inside ``limiter``, and within ``conn_timeout`` seconds from then.
+    """Make one handshake inside ``limiter``, which then takes at most ``conn_timeout`` seconds.
 
-    ``begin`` is called when the limiter has let it pass.  When the handshake fails, or is
-    cancelled, the socket is closed.  Where it fails for want of a file, ``free_files()`` begins to
-    close what can be done without, and returns what to wait for before the handshake is tried once
-    more; None: there is nothing.
+    Calls ``begin`` inside the limiter.  When the handshake fails or is cancelled, its socket is
+    closed.  When it fails because no file can be opened, ``free_files()`` begins to close idle
+    connections, and returns what to wait for before one more try; or None, if there are none.
     """
     check_open(client_session, session_name)
     handshake = partial(
@@ -75,7 +74,7 @@ async def connect(
             ws = await handshake()
     except BaseException:
         if ws is not None:
-            # The limiter failed on the way out.
+            # The limiter failed when it was left.
             abort(ws)
         raise
     if ws is None:
@@ -110,7 +109,7 @@ async def _handshake(
         attempt.abort()
         if not scope.expired():
             raise
-        # That keeps the frame of asyncio's timeout, which knows the task.
+        # The traceback keeps the frame of asyncio's timeout, which refers to the task.
         exc.__traceback__ = None
         said = f"no connection to {target.key.endpoint} within conn_timeout ({conn_timeout:g} s)"
         raise aiohttp.ConnectionTimeoutError(in_session(session_name, said)) from None
@@ -120,12 +119,12 @@ async def _handshake(
             check_open(client_session, session_name)
         raise
     finally:
-        # It knows its task, which keeps the exception, whose traceback keeps this frame.
+        # It refers to its task, which keeps the exception, whose traceback keeps this frame.
         del scope
 
 
 def _lacks_files(error: BaseException) -> bool:
-    """Whether a handshake failed since no more files can be opened, for a socket or a resolver."""
+    """Return whether a handshake failed because no socket or file could be opened."""
     pending: list[BaseException | None] = [error]
     seen: set[int] = set()
     while pending:
@@ -142,27 +141,27 @@ def _lacks_files(error: BaseException) -> bool:
 
 
 def check_open(client_session: aiohttp.ClientSession, session_name: str | None) -> None:
-    """Refuse a client session that somebody has closed, or taken the connector of."""
+    """Raise if the client session was closed, or has lost its connector."""
     if client_session.closed:
         said = (
-            "the client_session of the WebSocketClientSession was closed by somebody else: close"
-            " the WebSocketClientSession instead, or give it a client_session of its own"
+            "the client_session of this WebSocketClientSession was closed too early: close the"
+            " WebSocketClientSession first, or leave out client_session"
         )
         raise PoolClosedError(in_session(session_name, said)) from None
 
 
 def own_client_session() -> aiohttp.ClientSession:
-    """Return a client session that only connects: the pool limits, pools and times out."""
+    """Return a client session that only connects; limits and timeouts are those of the pool."""
     return aiohttp.ClientSession(
         connector=_Connector(),
         cookie_jar=aiohttp.DummyCookieJar(),
-        # conn_timeout bounds a handshake as a whole.
+        # conn_timeout limits the whole handshake.
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
     )
 
 
 def abort(ws: aiohttp.ClientWebSocketResponse) -> None:
-    """Close a connection that is not, or not yet, the pool's."""
+    """Abort a connection that does not belong to the pool, or not yet."""
     transport = None if ws._conn is None else ws._conn.transport
     ws._response.close()
     if transport is not None:
@@ -170,7 +169,7 @@ def abort(ws: aiohttp.ClientWebSocketResponse) -> None:
 
 
 def take_from_connector(ws: aiohttp.ClientWebSocketResponse) -> None:
-    """Let a connection outlive its connector, which closes all that it knows of with itself."""
+    """Detach a connection from its connector, which closes its connections when it is closed."""
     connection: Any = ws._conn
     connector = connection._connector
     connector._release_acquired(connection._key, connection.protocol)
@@ -178,29 +177,32 @@ def take_from_connector(ws: aiohttp.ClientWebSocketResponse) -> None:
 
 
 class Client:
-    """The client session that connects: one that was given, or the pool's own."""
+    """The client session that connects: the user's, or the pool's own."""
 
     __slots__ = ("is_owned", "session")
 
     def __init__(self, session: aiohttp.ClientSession | None, is_owned: bool) -> None:
         if session is not None:
             check_client_session(session)
-        #: The pool's own is made at first use.
+        #: The pool's own session is created at the first use.
         self.session = session
-        #: Whether it is closed with the pool.
+        #: Whether the pool closes the session.
         self.is_owned = is_owned
 
     def get(self) -> aiohttp.ClientSession:
-        """Return it, once there is one."""
+        """Return the session, which must exist."""
         assert self.session is not None
         return self.session
 
     def begin(self, loop: asyncio.AbstractEventLoop, settings: Settings) -> aiohttp.ClientSession:
-        """Return it at first use, in this loop."""
+        """Return the session at the first use, and check that it belongs to ``loop``."""
         if self.session is None:
             self.session = own_client_session()
         elif self.session._loop is not loop:
-            said = "client_session belongs to another event loop"
+            said = (
+                "client_session belongs to another event loop: create it in the loop of the"
+                " WebSocketClientSession"
+            )
             raise RuntimeError(in_session(settings.name, said))
         else:
             self.warn_of_limits(settings)
@@ -208,7 +210,7 @@ class Client:
         return self.session
 
     def warn_of_limits(self, settings: Settings) -> None:
-        """Log where the connector of a given one allows fewer connections than the pool."""
+        """Log a warning if the connector of the session allows fewer connections than the pool."""
         connector = None if self.session is None else self.session.connector
         if connector is None:
             return
@@ -220,10 +222,10 @@ class Client:
                 log("connector_limited", session_name=settings.name, setting=name, limit=theirs)
 
     async def close(self, wait_for: Callable[..., Awaitable[object]]) -> None:
-        """Close it if it is owned, and wait for that as long as ``wait_for`` does."""
+        """Close the session if the pool owns it, and wait as long as ``wait_for`` does."""
         if self.session is None or not self.is_owned:
             return
-        # That of a given session may be anybody's, and wait for anything.
+        # The connector of a user's session may wait for anything.
         closing = asyncio.ensure_future(self.session.close())
         await wait_for(closing)
         if closing.done():
@@ -233,10 +235,10 @@ class Client:
 
 
 class Forerunner:
-    """Stands in front of the parser of a new connection until the pool's own does.
+    """Stands in front of the parser of a new connection until the pool's own wrapper replaces it.
 
-    It keeps what comes.  The first bytes may come with the answer to the handshake, and aiohttp
-    hands them to the parser before anybody has the response.
+    Keeps the received bytes.  The first bytes may arrive with the answer to the handshake, and
+    aiohttp passes them to the parser before the pool has the response.
     """
 
     __slots__ = ("parser", "taken")
@@ -246,25 +248,25 @@ class Forerunner:
         self.taken: list[bytes] = []
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        """Take what the transport received, in place of the parser."""
+        """Keep what the transport received, and pass it to the parser."""
         self.taken.append(data)
         result: tuple[bool, bytes] = self.parser.feed_data(data)
         return result
 
     def feed_eof(self) -> None:
-        """Take the end of the connection, in place of the parser."""
+        """Pass the end of the connection to the parser."""
         self.parser.feed_eof()
 
 
 def _set_forerunner(protocol: Any, parser: Any, *args: Any, **kwargs: Any) -> None:
-    """Do what ``set_parser()`` of the protocol does, with a forerunner for the parser."""
+    """Call ``set_parser()`` of the protocol with a forerunner in place of the parser."""
     type(protocol).set_parser(protocol, Forerunner(parser), *args, **kwargs)
 
 
 class _Outlived:
-    """Stands for the connector of a connection that outlives it.
+    """Replaces the connector of a connection that outlives the connector.
 
-    A connector that is closed takes it that all its connections are closed, too.
+    A closed connector assumes that all its connections are closed, too.
     """
 
     __slots__ = ("_connector",)
@@ -280,9 +282,9 @@ class _Outlived:
 
 
 def _leave_lookups_unlogged(connector: Any) -> None:
-    """Let a lookup of a host fail in silence, now that the handshake that began it is cancelled.
+    """Keep aiohttp from logging a failed lookup of a host after its handshake was cancelled.
 
-    aiohttp shields it, since others may come to wait for it.
+    aiohttp shields the lookup, because other handshakes may wait for it.
     """
     if LOG_ON_EXCEPTION is not None:
         for lookup in getattr(connector, "_resolve_host_tasks", ()):
@@ -290,10 +292,11 @@ def _leave_lookups_unlogged(connector: Any) -> None:
 
 
 class _Attempt:
-    """Stands for a client session in aiohttp's ``_ws_connect``, for one handshake.
+    """Acts as the client session in aiohttp's ``_ws_connect``, for one handshake.
 
-    It differs in the class of the response (a given session goes on returning its own class from
-    its own ``ws_connect``), and in keeping hold of what the handshake opened and was answered with.
+    It differs from the real session in two ways: the class of the response (``ws_connect`` of a
+    user's session still returns the session's own class), and it keeps what the handshake opened
+    and received.
     """
 
     __slots__ = (
@@ -318,7 +321,7 @@ class _Attempt:
     async def connect(self, target: Target) -> aiohttp.ClientWebSocketResponse:
         connect: Any = type(self._session)._ws_connect
         url = _relative(target.url, self._session._base_url)
-        # Those of the session that counted when the caller called are in the options.
+        # The options contain the headers that the session had at the time of the call.
         self._is_complete = bool(
             target.headers_version != version_of(self._session.headers) and self._session.headers
         )
@@ -336,7 +339,7 @@ class _Attempt:
             raise
         finally:
             if self._protocol is not None:
-                # It would be a cycle.
+                # It would be a reference cycle.
                 vars(self._protocol).pop("set_parser", None)
         return ws
 
@@ -349,20 +352,20 @@ class _Attempt:
         connection = response.connection
         if connection is not None and connection.transport is not None:
             self._transports.append(connection.transport)
-            # From here on, aiohttp's _ws_connect() waits for nothing.
+            # From here on, aiohttp's _ws_connect() does not await anything.
             protocol: Any = connection.protocol
             protocol.set_parser = partial(_set_forerunner, protocol)
             self._protocol = protocol
         elif _is_switching(response):
-            # aiohttp takes it for granted that the connection is still there.
+            # aiohttp assumes that the connection still exists.
             raise aiohttp.ServerDisconnectedError
         return response
 
     def abort(self) -> None:
-        """Close the socket of a handshake that failed, at once.
+        """Close the socket of a failed handshake at once.
 
-        aiohttp leaves it open where the class of the response raises, and waits for the other side
-        where there is TLS.
+        aiohttp leaves it open if the class of the response raises, and waits for the peer if the
+        connection uses TLS.
         """
         if self._response is not None:
             self._response.close()
@@ -371,9 +374,9 @@ class _Attempt:
 
 
 def _relative(url: URL, base: URL | None) -> URL:
-    """Return a URL relative to ``base`` where that means the same, credentials included.
+    """Return ``url`` relative to ``base`` if that means the same, credentials included.
 
-    With a base_url, aiohttp before 3.12 takes nothing absolute.
+    With a base_url, aiohttp before 3.12 accepts no absolute URL.
     """
     if base is None:
         return url
@@ -391,13 +394,13 @@ def _is_switching(response: aiohttp.ClientResponse) -> bool:
 
 
 class _Socket(socket.socket):
-    """A socket that only uvloop closes, once uvloop has connected it.
+    """A socket that only uvloop closes once uvloop has connected it.
 
-    uvloop's ``create_connection(sock=...)`` opens a transport on the descriptor, and one turn later
-    attaches the socket, which the transport's end is then told to. A transport that has ended by
-    that time tells nobody: one reset before the first bytes of TLS, which 0.23 sends in that turn,
-    or one whose task was cancelled (before 0.23). The socket, when collected, would close a number
-    that by then is another connection's.
+    uvloop's ``create_connection(sock=...)`` opens a transport on the descriptor, and attaches the
+    socket one turn of the loop later.  If the transport ends before that, the socket is not told:
+    after a reset before the first bytes of TLS (uvloop 0.23), or after a cancellation (before
+    0.23).  When collected, the socket would then close a descriptor that may by now belong to
+    another connection.
     """
 
     __slots__ = ("_is_uvloops",)
@@ -407,14 +410,14 @@ class _Socket(socket.socket):
         super().__init__(*args)
 
     def connect(self, address: Any) -> None:
-        # uvloop counts itself in while it connects. Who fails to connect closes by hand.
+        # While uvloop connects, it increments _io_refs. If it fails, it closes the socket itself.
         self._is_uvloops = self._io_refs > 0  # type: ignore[attr-defined]
         super().connect(address)
 
     def __del__(self) -> None:
         if self._is_uvloops:
             self.detach()
-        # It closes one that nobody has closed, and warns of it.
+        # Closes the socket if it is still open, with a ResourceWarning.
         super().__del__()  # type: ignore[misc]
 
 
@@ -423,15 +426,15 @@ def _make_socket(address: tuple[Any, ...]) -> socket.socket:
     return _Socket(family, kind, protocol)
 
 
-# aiohttp before 3.12 makes its sockets itself.
+# aiohttp before 3.12 has no socket_factory.
 _CAN_MAKE_SOCKETS = "socket_factory" in signature(aiohttp.TCPConnector).parameters
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Of the pool's own client session: knows what each handshake has opened."""
+    """The connector of the pool's own client session; knows what each handshake has opened."""
 
     def __init__(self) -> None:
-        # The pool limits and pools; what is left to the connector is to connect.
+        # Limits and pooling are the pool's task; the connector only connects.
         settings: dict[str, Any] = {"limit": 0, "force_close": True}
         is_asyncios = isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop)
         if _CAN_MAKE_SOCKETS and not is_asyncios:
@@ -443,7 +446,7 @@ class _Connector(aiohttp.TCPConnector):
 
     @contextmanager
     def noting(self, transports: list[asyncio.Transport]) -> Iterator[None]:
-        """Note in ``transports`` what the current task opens."""
+        """Add each transport that the current task opens to ``transports``."""
         task = asyncio.current_task()
         self._noted[task] = transports
         try:
@@ -452,18 +455,18 @@ class _Connector(aiohttp.TCPConnector):
             del self._noted[task]
 
     async def connect(self, *args: Any, **kwargs: Any) -> Any:
-        """Open a connection, after closing what it replaces in its handshake."""
+        """Open a connection, after closing the one that it replaces in the same handshake."""
         transports = self._noted.get(asyncio.current_task(), [])
         for transport in transports:
-            # A redirect, or a second try. aiohttp has closed it, and with TLS waits for an answer.
+            # After a redirect or a retry. aiohttp closes it, but with TLS waits for the peer.
             transport.abort()
         if transports:
             transports.clear()
-            # A transport closes its socket in the next turn.
+            # A transport closes its socket in the next turn of the loop.
             await asyncio.sleep(0)
-        # The transport calls its protocol in the context that it was made in, as long as it lives:
-        # that of the first caller would be kept, with all that it holds.
-        connection = await _in_nobodys_context(self._connect(*args, **kwargs))
+        # A transport always calls its protocol in the context in which it was created. The context
+        # of the first caller would be kept alive with everything in it.
+        connection = await _in_empty_context(self._connect(*args, **kwargs))
         if connection.transport is not None:
             transports.append(connection.transport)
         return connection
@@ -475,8 +478,8 @@ class _Connector(aiohttp.TCPConnector):
             return await super().connect(*args, **kwargs)
         except BaseException:
             for protocol in protocols:
-                # TLS was ready, which its caller did not learn any more: the loop has closed it,
-                # and waits for an answer.
+                # TLS was ready, but its caller was gone: the loop has closed the transport, and
+                # waits for the peer.
                 if protocol.transport is not None:
                     protocol.transport.abort()
             raise
@@ -485,15 +488,15 @@ class _Connector(aiohttp.TCPConnector):
 
 
 def _make_protocol(make: Any, protocols: dict[Any, list[Any]]) -> Any:
-    """Make what aiohttp makes, and note it with the task that connects."""
+    """Create a protocol as aiohttp does, and record it for the task that connects."""
     protocol = make()
     protocols[asyncio.current_task()].append(protocol)
     return protocol
 
 
 @coroutine
-def _in_nobodys_context(steps: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
-    """Run a coroutine in an empty context, in the task of whoever awaits this."""
+def _in_empty_context(steps: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    """Run a coroutine in an empty context, in the current task."""
     context = Context()
     resume = partial(steps.send, None)
     while True:
@@ -502,7 +505,7 @@ def _in_nobodys_context(steps: Coroutine[Any, Any, Any]) -> Generator[Any, Any, 
         except StopIteration as stop:
             return stop.value
         finally:
-            # It may have what was thrown in, whose traceback has this frame.
+            # It may hold the exception that was thrown in, whose traceback has this frame.
             del resume
         try:
             resume = partial(steps.send, (yield step))
@@ -514,8 +517,8 @@ def _in_nobodys_context(steps: Coroutine[Any, Any, Any]) -> Generator[Any, Any, 
 def _without_default_headers(
     session: aiohttp.ClientSession, request: Any
 ) -> Generator[Any, Any, Any]:
-    """Make a request that has all its headers; aiohttp adds its session's in the first step."""
-    # Not by its own throw(), whose frame would keep what is thrown, and that the frame.
+    """Make a request without the default headers, which aiohttp adds in the first step."""
+    # Not with throw() of the request, whose frame would form a cycle with the exception.
     steps = request.__await__()
     headers, session._default_headers = session._default_headers, CIMultiDict()
     try:
@@ -534,5 +537,5 @@ def _without_default_headers(
         except StopIteration as stop:
             return stop.value
         finally:
-            # It may have what was thrown in, whose traceback has this frame.
+            # It may hold the exception that was thrown in, whose traceback has this frame.
             del resume

@@ -1,8 +1,8 @@
-"""What the pool itself raises.
+"""Exceptions of the pool.
 
-What aiohttp raises while connecting (``ClientConnectorError``, ``WSServerHandshakeError``, ...)
-passes through as it is, so that a caller can always tell waiting for a place from failing to
-connect.
+Exceptions that aiohttp raises while connecting (``ClientConnectorError``,
+``WSServerHandshakeError``, ...) reach the caller unchanged.  So a caller can always distinguish
+waiting for a place from failing to connect.
 """
 
 import asyncio
@@ -34,94 +34,94 @@ __all__ = (
 
 
 class WebSocketPoolError(aiohttp.ClientError):
-    """The base of all errors of the pool."""
+    """Base class of all exceptions of the pool."""
 
 
 @dataclass(frozen=True, slots=True)
 class HandshakeFailure:
-    """What is known of a handshake that failed.
+    """Summary of a failed handshake.
 
-    It is not the exception: that has the URL and the headers in its text, and keeps alive the
-    frames that it went through.
+    It does not contain the exception, whose text has the URL and headers, and whose traceback keeps
+    frames alive.
     """
 
-    #: The name of the exception's class, such as ``"WSServerHandshakeError"``.
+    #: Name of the exception class, such as ``"WSServerHandshakeError"``.
     error: str
-    #: The HTTP status of a server that refused it.
+    #: HTTP status with which the server refused the handshake; or None.
     status: int | None
-    #: The ``errno`` of the operating system.
+    #: ``errno`` of the operating system; or None.
     errno: int | None
-    #: When it failed, in seconds since the epoch (``time.time()``).
+    #: Time of the failure, in seconds since the epoch (``time.time()``).
     time: float
 
     @classmethod
     def of(cls, error: BaseException) -> "HandshakeFailure":
-        """Make one of an exception, now."""
+        """Return the summary of an exception that was raised now."""
         return cls(type(error).__name__, status_of(error), _errno_of(error), time.time())
 
     def __str__(self) -> str:
-        """Return the class of the exception, and the status or the text of the ``errno``."""
+        """Return the exception class, with the HTTP status or the text of the ``errno``."""
         if self.status is not None:
             return f"{self.error}, status {self.status}"
         return self.error if self.errno is None else f"{self.error}, {os.strerror(self.errno)}"
 
 
 def in_session(name: str | None, text: str) -> str:
-    """Return the text of an error, after the name of the session where it has one."""
+    """Return the text of an error, after the name of the session if it has one."""
     return text if name is None else f"session {name!r}: {text}"
 
 
 def status_of(error: BaseException) -> int | None:
-    """Return the HTTP status with which a server refused a handshake."""
+    """Return the HTTP status with which a server refused a handshake, or None."""
     status = error.status if isinstance(error, aiohttp.ClientResponseError) else None
     return status if isinstance(status, int) else None
 
 
 def _errno_of(error: BaseException) -> int | None:
     errno: Any = error.errno if isinstance(error, OSError) else None
-    # That of a resolver is negative, and has another text.
+    # The errno of a resolver is negative, and os.strerror() does not know it.
     return errno if isinstance(errno, int) and errno > 0 else None
 
 
 class AcquireError(WebSocketPoolError):
-    """A caller got no connection: the base of the two errors below, which say why.
+    """A caller got no connection: base class of ``PoolTimeoutError`` and ``TooManyWaitersError``.
 
-    The numbers are those of the endpoint when the error was made, as in :class:`PoolStats`; a
-    caller that waited for a place is one of the ``waiting``.  They are None, and ``waited_for`` is
-    empty, in an error that was not raised by a session.
+    The numbers describe the endpoint when the error was raised, as in :class:`PoolStats`;
+    ``waiting`` includes a caller that waited for a place.  In an error that was not raised by a
+    session they are None, and ``waited_for`` is empty.
     """
 
-    #: The ``name`` of the session; None: it has none.
+    #: The ``name`` of the session, or None.
     session_name: str | None = None
     #: The endpoint of the call: an :class:`EndpointKey`.
     endpoint: "EndpointKey | None" = None
-    #: What the caller waited for, or would have had to wait for: a place at one of the limits
-    #: (``"limit"``, ``"limit_total"``, ``"max_connecting"``), its own handshake, which was under
-    #: way (``"handshake"``), or the health check of the connection it was given (``"check"``).
+    #: What the caller waited for, or would have waited for: a place within one of the limits
+    #: (``"limit"``, ``"limit_total"``, ``"max_connecting"``), its own handshake (``"handshake"``),
+    #: or the health check of the connection that it got (``"check"``).
     waited_for: str = ""
-    #: The limits of the session; None: no limit.
+    #: Limits of the session; None: no limit.
     limit: int | None = None
     limit_total: int | None = None
     max_connecting: int | None = None
-    #: Connections in use, idle and closing, handshakes under way, callers queued for a place.
+    #: Connections in use, idle and closing, handshakes under way, and callers queued for a place.
     acquired: int | None = None
     idle: int | None = None
     closing: int | None = None
     connecting: int | None = None
     waiting: int | None = None
-    #: Seconds since the oldest handshake under way began, those in ``connect_limiter`` among them.
+    #: Seconds since the oldest handshake under way began, including time in ``connect_limiter``.
     oldest_handshake: float | None = None
-    #: What the last handshake with the endpoint that failed has failed with; None where none has
-    #: since the endpoint last had nothing alive.
+    #: The last failed handshake with the endpoint; None if none has failed since the endpoint last
+    #: had no connection, handshake or waiting caller.
     last_failure: HandshakeFailure | None = None
 
 
 class PoolTimeoutError(AcquireError, asyncio.TimeoutError):
-    """No connection could be had within ``acquire_timeout``, whatever the cause."""
+    """The caller got no connection within ``acquire_timeout``."""
 
 
 class TooManyWaitersError(AcquireError):
-    """``max_waiting`` callers are queued for the endpoint already."""
+    """``max_waiting`` callers are already queued for the endpoint."""
 
 
 class PoolClosedError(WebSocketPoolError, RuntimeError):
@@ -129,21 +129,21 @@ class PoolClosedError(WebSocketPoolError, RuntimeError):
 
 
 class ConnectionReleasedError(WebSocketPoolError, RuntimeError):
-    """The response was used after its ``release()``: the connection may be another's by now."""
+    """The response was used after ``release()``: another caller may have the connection."""
 
 
 class PrewarmError(WebSocketPoolError, ExceptionGroup[Exception]):
-    """Handshakes of ``prewarm()`` failed; ``exceptions`` has what each of them raised.
+    """Handshakes of ``prewarm()`` failed; ``exceptions`` has the exception of each of them.
 
-    As any group it can be taken apart by ``except*``; ``except aiohttp.ClientError`` catches it as
-    a whole.
+    ``except*`` splits it like any exception group; ``except aiohttp.ClientError`` catches the whole
+    group.
     """
 
-    #: How many of its handshakes succeeded; these connections stay open.
+    #: Number of handshakes that succeeded; these connections stay open.
     opened: int
 
     def __new__(cls, message: str, exceptions: Sequence[Exception], opened: int = 0) -> Self:
-        """Make one of all that the handshakes raised."""
+        """Create the group from the exceptions of the handshakes."""
         self = super().__new__(cls, message, exceptions)
         self.opened = opened
         return self
@@ -152,20 +152,20 @@ class PrewarmError(WebSocketPoolError, ExceptionGroup[Exception]):
         super().__init__(message, exceptions)
 
     def derive(self, exceptions: Sequence[Exception]) -> "PrewarmError":  # type: ignore[override]
-        """Return one of a part of what was raised; ``split()`` and ``except*`` ask for it."""
+        """Return a group with some of the exceptions, for ``split()`` and ``except*``."""
         return PrewarmError(self.message, exceptions, self.opened)
 
     def __repr__(self) -> str:
-        """Return the message and the kinds of errors; what aiohttp's say may be secret."""
+        """Return the message and the exception classes; the texts may contain secrets."""
         kinds = ", ".join(type(error).__name__ for error in self.exceptions)
         return f"{type(self).__name__}({self.message!r}, [{kinds}])"
 
 
 def twin_of(error: BaseException) -> BaseException:
-    """Return an equal exception for another who fails with the same.
+    """Return an equal exception, for another caller that fails for the same reason.
 
-    Who raises an exception adds frames to it, and with these the locals of the caller; one object
-    for two would show, and keep alive, the one caller's to the other.
+    Raising an exception adds frames to it, and with them the locals of the caller.  A shared object
+    would expose the locals of one caller to the other, and keep them alive.
     """
     try:
         twin = copy.copy(error)
@@ -183,7 +183,7 @@ def twin_of(error: BaseException) -> BaseException:
 
 
 def _made_like(error: BaseException) -> BaseException:
-    """Return a twin of one that cannot be copied, as its constructor wants other arguments."""
+    """Return a twin of an exception that cannot be copied because of its constructor."""
     cls = type(error)
     try:
         twin = cls.__new__(cls, *error.args)

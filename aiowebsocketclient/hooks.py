@@ -1,8 +1,8 @@
-"""Hooks: what a user has done to a connection at three moments of its life.
+"""Hooks: functions of the user that run at three moments in the life of a connection.
 
 ``configure`` runs once after the handshake, ``check`` before a pooled connection is handed out, and
-``reset`` before a released one is pooled; the names and their meaning are psycopg_pool's.  When
-they run, and what becomes of a connection whose hook fails, is decided in ``session.py``.
+``reset`` before a released connection is pooled.  Names and meaning are those of psycopg_pool.
+The session decides when hooks run, and what happens to a connection whose hook fails.
 """
 
 import asyncio
@@ -27,14 +27,14 @@ __all__ = (
 
 
 class Hooks(NamedTuple):
-    """The hooks of a connection; those with other ones are not interchangeable with it."""
+    """The hooks of a connection; connections with different hooks are not interchangeable."""
 
     configure: Hook[Any] | None = None
     check: Hook[Any] | None = None
     reset: Hook[Any] | None = None
 
     def __repr__(self) -> str:
-        """Return which there are; the functions may be bound to anything."""
+        """Return the names of the hooks; the functions may be bound to secrets."""
         names = [name for name, hook in zip(self._fields, self, strict=True) if hook is not None]
         return f"<Hooks({', '.join(names)})>"
 
@@ -43,36 +43,37 @@ NO_HOOKS: Final = Hooks()
 
 
 class NotAsyncError(TypeError):
-    """A hook is no async function, which shows only when it has been called."""
+    """A hook is not an async function; this shows only when the hook is called."""
 
     def __init__(self, hook: Hook[Any]) -> None:
-        super().__init__(
-            f"{_name_of(hook)} was given as a hook, which must be async: write async def"
-        )
+        super().__init__(f"the hook {_name_of(hook)} must be async: define it with async def")
 
 
 def hooks_of(options: dict[str, Any], defaults: Hooks) -> Hooks:
-    """Take the hooks out of the options of a call; those not given are the session's."""
+    """Remove the hooks from the options of a call; ``defaults`` has those of the session."""
     given = {name: options.pop(name) for name in Hooks._fields if name in options}
     for name, hook in given.items():
         if hook is not None and not callable(hook):
-            raise TypeError(f"{name} must be an async function of one argument, or None")
+            raise TypeError(
+                f"{name} must be an async function of one argument, or None,"
+                f" not {type(hook).__name__}"
+            )
         try:
             hash(hook)
         except TypeError:
             raise TypeError(
-                f"{name} must be hashable, which {type(hook).__name__} is not: connections are told"
-                " apart by their hooks"
+                f"{name} must be hashable, not {type(hook).__name__}: the pool compares the hooks"
+                " of connections"
             ) from None
     return defaults._replace(**given) if given else defaults
 
 
 async def run_hook(name: str, express: Express, conn: Any, deadline: asyncio.Timeout) -> None:
-    """Run a hook of ``conn`` on a handle that is good until the hook ends.
+    """Run a hook of ``conn`` on a handle that is valid until the hook ends.
 
-    What it raises is logged here: where nobody waits for a hook, nobody else would learn of it.
-    A server that has let a hook run into its deadline, or fail unheard, gets little time for the
-    closing handshake, as the place may be needed.
+    Exceptions of the hook are logged here, because nobody may be waiting for the hook.  If the hook
+    ran into its deadline, or failed without hearing from the server, the closing handshake gets
+    little time, because a caller may need the place.
     """
     hook: Hook[Any] = getattr(conn.hooks, name)
     heard = conn.heard
@@ -84,14 +85,14 @@ async def run_hook(name: str, express: Express, conn: Any, deadline: asyncio.Tim
                 raise NotAsyncError(hook)
             await awaitable
         if deadline.expired():
-            # It went on although it was told to stop.
+            # The hook ignored its cancellation.
             raise TimeoutError
         if conn.state["_waiting"]:
-            # It would take what is meant for the next user.
-            said = "a hook left a receive() under way"
+            # That receive() would take a message of the next user.
+            said = f"the hook {_name_of(hook)} returned while a receive() was still under way"
             raise WebSocketPoolError(in_session(express.session_name, said))
     except NotAsyncError:
-        # Otherwise it would only show in that nothing is ever reused.
+        # Without this error, the only symptom would be that no connection is ever reused.
         log(
             "hook_not_async",
             session_name=express.session_name,
@@ -106,14 +107,14 @@ async def run_hook(name: str, express: Express, conn: Any, deadline: asyncio.Tim
     except Exception as exc:
         if deadline.expired() or conn.heard == heard:
             conn.is_silent = True
-        # With a deadline in the past it was told to stop by who would have waited for it.
+        # A deadline in the past: the caller that waited for the hook has stopped it.
         if not conn.has_ended and deadline.when() != -math.inf:
             _log_failure(name, express, conn, exc)
         raise
     finally:
         ws._cut_off()
         conn.wake_pending_receive()
-        # It knows its task, which keeps the exception, whose traceback keeps this frame.
+        # It refers to its task, which keeps the exception, whose traceback keeps this frame.
         del deadline
 
 
@@ -135,6 +136,6 @@ def _name_of(hook: Hook[Any]) -> str:
 
 
 def is_being_cancelled() -> bool:
-    """Return whether a cancellation is the running task's own, not that of what a user awaited."""
+    """Return whether the running task itself is cancelled, not something that it awaits."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

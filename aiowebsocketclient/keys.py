@@ -1,9 +1,9 @@
-"""From a URL and the options of ``ws_connect`` to the keys of the pool.
+"""Computes the keys of the pool from a URL and the options of ``ws_connect``.
 
-Two calls may share a connection when the handshakes they would make are the same, byte for byte,
-but for ``Sec-WebSocket-Key``, and the connections that come of them would behave the same.  So
-everything that aiohttp puts into a handshake is brought here into the form in which it goes over
-the wire, and everything that shapes the connection afterwards stands beside it.
+Two calls may share a connection if their handshakes are equal byte for byte, except for
+``Sec-WebSocket-Key``, and if their connections behave the same.  So a key contains everything that
+aiohttp puts into a handshake, in the form in which aiohttp sends it, and every option that changes
+how the connection behaves afterwards.
 """
 
 import re
@@ -35,24 +35,24 @@ __all__ = (
 _TLS_SCHEMES: Final = frozenset({"https", "wss"})
 _PROXY_SCHEMES: Final = frozenset({"http", "https"})
 _SCHEMES: Final = ("ws", "wss", "http", "https")
-# Of aiohttp's connectors to a file: the URL names no port.
+# Schemes of aiohttp's connectors to a file; their URLs have no port.
 _FILE_SCHEMES: Final = frozenset({"unix", "npipe"})
 
-# What aiohttp adds to every handshake unless the caller gave it: stating it changes nothing. The
-# client session's own headers do not count, as these are given with every handshake.
+# Headers that aiohttp adds to every handshake unless the caller passes them: passing these values
+# changes nothing. The headers of the client session do not replace them.
 _IMPLIED_HEADERS: Final = {
     "upgrade": ["websocket"],
     "connection": ["Upgrade"],
     "sec-websocket-version": ["13"],
 }
-# The same of every request, where neither the caller nor the client session says otherwise.
+# Headers that aiohttp adds to every request, unless the caller or the client session changes them.
 _AUTO_HEADERS: Final = {
     name.lower(): [value] for name, value in aiohttp.ClientRequest.DEFAULT_HEADERS.items()
 } | {"user-agent": [SERVER_SOFTWARE]}
 _NO_HEADERS: Final[CIMultiDict[str]] = CIMultiDict()
 
-# Options that are not looked up by their own name in the key, since they end up in the URL, in a
-# header or in another option.
+# Options that have no entry of their own in the key: they become part of the URL, of a header or of
+# another option.
 _FOLDED: Final = frozenset(
     {
         "auth",
@@ -72,14 +72,14 @@ _FOLDED: Final = frozenset(
 )
 
 
-# What breaks the first line of a request, or the header Host.
+# Characters that would break the first line of a request, or the header Host.
 _NO_URL: Final = re.compile(r"[\x00-\x20\x7f\ud800-\udfff]")
 
 _TLS_OPTIONS: Final = frozenset({"ssl", "verify_ssl", "ssl_context", "fingerprint"})
 
 
 class EndpointKey(NamedTuple):
-    """What ``limit`` counts for."""
+    """An endpoint: host, port and TLS.  ``limit`` applies to each endpoint."""
 
     host: str
     port: int
@@ -92,53 +92,53 @@ class EndpointKey(NamedTuple):
 
 
 class HandshakeKey(NamedTuple):
-    """What two calls must have in common to share a connection.
+    """Two calls can share a connection if they have equal keys.
 
-    Its ``repr`` shows the endpoint only, since all the rest may be secret.
+    The ``repr`` shows only the endpoint, because the other fields may contain secrets.
     """
 
-    #: Where it goes, and whether by TLS; ``ws`` and ``http`` are one scheme, ``wss`` and ``https``.
+    #: Host, port and TLS; ``ws`` and ``http`` are the same scheme, so are ``wss`` and ``https``.
     endpoint: EndpointKey
-    #: Path and query as on the wire, ``params`` included; to a proxy all the URL goes.
+    #: Path and query as sent, with ``params``; for a proxy, the whole URL.
     target: str
-    #: Names folded and sorted, values in order; or the caller's ``reuse_key``, which stands for
-    #: headers and cookies, but not for ``auth``, ``origin`` and credentials in the URL.
+    #: Headers with names in lower case and sorted, values in order; or the caller's ``reuse_key``,
+    #: which replaces headers and cookies, but not ``auth``, ``origin`` and credentials in the URL.
     headers: Hashable
-    #: Every other option whose value is not the default: proxy, TLS, subprotocols, and what shapes
-    #: the connection on our side only (``max_msg_size``, ``heartbeat``, ...).
+    #: All other options that differ from their defaults: proxy, TLS, subprotocols, and options that
+    #: only affect the client's side (``max_msg_size``, ``heartbeat``, ...).
     options: Hashable
-    #: What aiohttp adds by itself: cookies and environment, or nothing at all. A field of its own
-    #: for each would be hashed at each lookup, though both are nearly always empty.
+    #: What aiohttp adds: cookies and environment, or an empty tuple.  Two fields would cost two
+    #: hashes per lookup, and both are nearly always empty.
     implied: tuple[()] | tuple[tuple[Any, ...], tuple[Hashable, ...]] = ()
 
     @property
     def cookies(self) -> tuple[Any, ...]:
-        """What the jar sends: with the first request, and by place where a redirect leads."""
+        """Cookies from the jar: of the first request, then of each redirect, by place."""
         return self.implied[0] if self.implied else ()
 
     @property
     def environment(self) -> tuple[Hashable, ...]:
-        """With ``trust_env``: proxies and credentials of the environment, by place."""
+        """With ``trust_env``: proxies and credentials from the environment, by place."""
         return self.implied[1] if self.implied else ()
 
     def with_implied(
         self, cookies: tuple[Any, ...], environment: tuple[Hashable, ...]
     ) -> "HandshakeKey":
-        """Return the key of the same handshake with what aiohttp adds to it."""
+        """Return the key with what aiohttp adds to the handshake."""
         implied = (cookies, environment) if cookies or environment else ()
         return self._replace(implied=implied)
 
     def base(self) -> "HandshakeKey":
-        """Return the key without what aiohttp adds by itself, which changes at any time."""
+        """Return the key without what aiohttp adds, which may change at any time."""
         return self._replace(implied=())
 
     def __repr__(self) -> str:
-        """Return only what is no secret."""
+        """Return the endpoint; everything else may be secret."""
         return f"<HandshakeKey({self.endpoint})>"
 
 
 class Target(Route):
-    """A call of ``ws_connect`` as the pool sees it: where to look, and how to connect."""
+    """A call of ``ws_connect`` as the pool sees it: the key to look up, and how to connect."""
 
     __slots__ = ("has_reuse_key", "headers_version", "hooks", "options", "url")
 
@@ -155,13 +155,13 @@ class Target(Route):
     ) -> None:
         is_checked = hooks.check is not None
         super().__init__(key.endpoint, key, not is_checked and hooks.reset is None, is_checked)
-        #: What goes to aiohttp. Iterators are used up, so a handshake can be made more than once.
+        #: The arguments for aiohttp, without iterators: a handshake can be repeated.
         self.url = url
         self.options = options
-        #: The caller knows better than headers and cookies what connections are alike.
+        #: Whether a ``reuse_key`` replaces headers and cookies in the key.
         self.has_reuse_key = has_reuse_key
         self.hooks = hooks
-        #: Of the client session's own headers, which are in ``options`` too; None: it had none.
+        #: The version of the client session's headers, which are in ``options`` too; or None.
         self.headers_version = headers_version
 
     def with_key(self, key: HandshakeKey) -> "Target":
@@ -176,7 +176,7 @@ class Target(Route):
         )
 
     def __repr__(self) -> str:
-        """Return only what is no secret."""
+        """Return the endpoint; everything else may be secret."""
         return f"<Target({self.endpoint})>"
 
 
@@ -191,11 +191,12 @@ def resolve(
 ) -> Target:
     """Return the target of one call.
 
-    ``headers`` and ``hooks`` are the pool's own; ``client_session`` is the one that will connect,
-    if there is one already: its base URL and default headers count.  Raises ``TypeError`` for an
-    argument of the wrong type, ``ValueError`` where two say different things, and
-    ``aiohttp.InvalidURL`` and ``aiohttp.NonHttpUrlClientError`` for a URL that cannot be connected
-    to.
+    ``headers`` and ``hooks`` are those of the pool.  ``client_session`` is the session that will
+    connect, or None if there is none yet: its base URL and default headers are part of the target.
+
+    Raises ``TypeError`` for an argument of the wrong type, ``ValueError`` for arguments that
+    contradict each other, and ``aiohttp.InvalidURL`` or ``aiohttp.NonHttpUrlClientError`` for an
+    invalid URL.
     """
     options = dict(options)
     hooks = hooks_of(options, hooks)
@@ -210,7 +211,7 @@ def resolve(
     else:
         options.pop("headers", None)
     if client_session is not None and client_session.headers:
-        # A proxy is sent them too, and as they are now.
+        # aiohttp sends the current headers of the session to a proxy, too.
         options["proxy_headers"] = client_session._prepare_headers(options.get("proxy_headers"))
     wire_headers = _wire_headers(url, options, given, client_session)
     key = HandshakeKey(
@@ -222,45 +223,64 @@ def resolve(
     try:
         hash(key)
     except TypeError as exc:
-        raise TypeError(f"an option of ws_connect() has a value of the wrong type: {exc}") from None
+        raise TypeError(f"options of ws_connect() must be hashable: {exc}") from None
     version = None if client_session is None else version_of(client_session.headers)
     return Target(key, url, options, reuse_key is not None, hooks, version)
 
 
 def parse_url(url: str | URL, client_session: aiohttp.ClientSession | None) -> URL:
-    """Return the absolute URL that aiohttp would connect to."""
+    """Return the absolute URL to which aiohttp would connect."""
     if not isinstance(url, str | URL):
         raise TypeError(f"url must be a str or a yarl.URL, not {type(url).__name__}")
     why = ""
     try:
         parsed = URL(url) if client_session is None else client_session._build_url(url)
     except ValueError:
-        why = "url cannot be parsed"
+        why = "url cannot be parsed: check its host and port"
     except AssertionError:
-        why = "aiohttp before 3.12 joins a base_url only with paths beginning with a slash"
+        why = "url must begin with a slash: aiohttp before 3.12 joins only such paths to a base_url"
     if why:
-        # Not from inside, as the parser's own message may quote a password.
+        # Not chained: the message of the parser may quote a password.
         raise aiohttp.InvalidUrlClientError("<url>", why)
     if not parsed.scheme:
-        raise aiohttp.InvalidUrlClientError("<url>", "url must begin with ws:// or wss://")
+        raise aiohttp.InvalidUrlClientError(
+            "<url>",
+            "url must be absolute, such as wss://example.com/path; a relative URL needs a"
+            " client_session with a base_url",
+        )
     schemes = _schemes_of(client_session)
     if parsed.scheme not in schemes:
-        # What stands before a colon may be a user's name.
-        raise aiohttp.NonHttpUrlClientError("<url>", f"url must be one of {', '.join(schemes)}")
+        got = f", got {parsed.scheme!r}" if _is_no_secret(parsed) else ""
+        raise aiohttp.NonHttpUrlClientError(
+            f"url must have the scheme {_alternatives(schemes)}{got}"
+        )
     if not parsed.raw_host:
-        raise aiohttp.InvalidUrlClientError(f"{parsed.scheme}:...", "url names no host")
+        raise aiohttp.InvalidUrlClientError(f"{parsed.scheme}:...", "url has no host")
     if parsed.port is None and parsed.scheme not in _FILE_SCHEMES:
-        raise aiohttp.InvalidUrlClientError(f"{parsed.scheme}:...", "url names no port")
-    # A yarl.URL that was made with encoded=True may have anything in it.
+        raise aiohttp.InvalidUrlClientError(f"{parsed.scheme}:...", "url has no port")
+    # A yarl.URL created with encoded=True may contain any character.
     if _NO_URL.search(parsed.raw_host) or _NO_URL.search(parsed.raw_path_qs):
         raise aiohttp.InvalidUrlClientError(
-            f"{parsed.scheme}:...", "url must be without spaces, line breaks and control characters"
+            f"{parsed.scheme}:...", "url must not have spaces, line breaks or control characters"
         )
     return parsed
 
 
+def _is_no_secret(url: URL) -> bool:
+    """Return whether the scheme is one, and not a user name or a token in the wrong place."""
+    scheme = url.scheme
+    is_word = len(scheme) <= 10 and scheme.replace("+", "").isalpha()
+    return is_word and str(url).startswith(f"{scheme}://")
+
+
+def _alternatives(words: tuple[str, ...]) -> str:
+    """Return words as in ``ws, wss or http``."""
+    *others, last = words
+    return f"{', '.join(others)} or {last}" if others else last
+
+
 def _schemes_of(client_session: aiohttp.ClientSession | None) -> tuple[str, ...]:
-    """Return the schemes that the connector of the session takes."""
+    """Return the schemes that the connector of the session supports."""
     connector = None if client_session is None else client_session.connector
     if connector is None:
         return _SCHEMES
@@ -272,29 +292,29 @@ def _schemes_of(client_session: aiohttp.ClientSession | None) -> tuple[str, ...]
 def _extended(url: URL, params: Any) -> URL:
     with suppress(TypeError, ValueError):
         return url.extend_query(params)
-    # Not from inside, as the error there shows a value.
+    # Not chained: the original error shows a value.
     raise TypeError(
-        "params must be a str, or a mapping of str to str, int or float, or pairs of them"
+        "params must be a str, a mapping of str to str, int or float, or an iterable of such pairs"
     )
 
 
 def is_with(key: HandshakeKey, url: URL) -> bool:
-    """Return whether it is a handshake with ``url``, whatever its headers and options."""
+    """Return whether ``key`` is of a handshake with ``url``, with any headers and options."""
     target = key.target
     if not target.startswith("/"):
-        # What was asked of a proxy.
+        # For a proxy, the target is the whole URL.
         target = URL(target, encoded=True).raw_path_qs
     return key.endpoint == _endpoint(url) and target == url.raw_path_qs
 
 
 def version_of(headers: Any) -> int:
-    """Return a number that changes with headers."""
-    # It takes any multidict, and is typed for those of objects only.
+    """Return a number that changes when ``headers`` change."""
+    # getversion() accepts any multidict, but its type does not.
     return getversion(headers)
 
 
 def _merged(base: CIMultiDict[str], more: CIMultiDict[str] | None) -> CIMultiDict[str]:
-    """Return both; a name in ``more`` replaces all of that name in ``base``."""
+    """Return both; a name in ``more`` replaces all values of that name in ``base``."""
     if not more:
         return base.copy()
     merged = base.copy()
@@ -306,7 +326,7 @@ def _merged(base: CIMultiDict[str], more: CIMultiDict[str] | None) -> CIMultiDic
 
 def _endpoint(url: URL) -> EndpointKey:
     host, port = url.raw_host, url.port
-    # parse_url() has seen to both.
+    # parse_url() has checked both.
     assert host is not None
     return EndpointKey(host, port or 0, url.scheme in _TLS_SCHEMES)
 
@@ -315,17 +335,17 @@ def _reuse_key(reuse_key: Hashable) -> Hashable:
     try:
         hash(reuse_key)
     except TypeError:
-        raise TypeError(
-            f"reuse_key must be hashable, which {type(reuse_key).__name__} is not"
-        ) from None
-    # Never equal to what _wire_headers() returns, whatever the caller chose.
+        kind = type(reuse_key)
+        contents = "" if kind.__hash__ is None else " with unhashable contents"
+        raise TypeError(f"reuse_key must be hashable, not {kind.__name__}{contents}") from None
+    # The prefix makes it differ from any result of _wire_headers().
     return ("reuse_key", reuse_key)
 
 
 def _request_target(
     url: URL, options: dict[str, Any], client_session: aiohttp.ClientSession | None
 ) -> str:
-    """Return what aiohttp asks for in the first line of the handshake."""
+    """Return the request target that aiohttp sends in the first line of the handshake."""
     if url.scheme not in _TLS_SCHEMES and (
         _proxy(options, client_session) is not None
         or (client_session is not None and client_session.trust_env)
@@ -347,7 +367,7 @@ def _wire_headers(
         if "authorization" in by_name:
             raise ValueError(
                 "Cannot combine AUTHORIZATION header with AUTH argument or credentials encoded in"
-                " URL: give one of headers, auth and URL"
+                " URL: pass only one of them"
             )
         by_name["authorization"] = [authorization]
     if (authorization := _plain_proxy_authorization(url, options, client_session)) is not None:
@@ -362,19 +382,19 @@ def _wire_headers(
 def _prepared(
     headers: CIMultiDict[str], client_session: aiohttp.ClientSession | None
 ) -> CIMultiDict[str]:
-    """Return what aiohttp makes of the headers of a call and those of its session."""
+    """Return the headers that aiohttp makes from those of a call and of its session."""
     if client_session is None or not client_session.headers:
         return _unified(headers)
     prepared = client_session._prepare_headers(headers)
     for name in _IMPLIED_HEADERS:
-        # What every handshake is given replaces what the session has of it.
+        # In a handshake, aiohttp replaces these headers of the session by its own.
         if name in prepared and name not in headers:
             prepared.popall(name)
     return prepared
 
 
 def _unified(headers: CIMultiDict[str]) -> CIMultiDict[str]:
-    """Return headers where of one name in two spellings the second has replaced the first."""
+    """Return headers in which the second spelling of a name has replaced the first."""
     if len(headers) < 2 or len(headers) == len(set(headers)) == len(set(map(str.lower, headers))):
         return headers
     unified: CIMultiDict[str] = CIMultiDict()
@@ -394,7 +414,7 @@ def _drop_implied(
     options: dict[str, Any],
     client_session: aiohttp.ClientSession | None,
 ) -> None:
-    """Take out what aiohttp overwrites, and what it would have said anyhow."""
+    """Remove headers that aiohttp overwrites, and headers equal to what it sends by default."""
     by_name.pop("sec-websocket-key", None)
     if options.get("protocols"):
         by_name.pop("sec-websocket-protocol", None)
@@ -422,7 +442,7 @@ def _is_skipped(name: str, client_session: aiohttp.ClientSession | None) -> bool
 def _authorization(
     url: URL, options: dict[str, Any], client_session: aiohttp.ClientSession | None
 ) -> str | None:
-    """Return what aiohttp makes of ``auth``, of credentials in the URL and of its session's."""
+    """Return what aiohttp makes from ``auth``, credentials in the URL, and the session's."""
     auth: BasicAuth | None = options.get("auth")
     if url.raw_user is None and url.raw_password is None:
         if auth is None and client_session is not None:
@@ -430,14 +450,14 @@ def _authorization(
         return None if auth is None else encoded_auth("auth", auth)
     if auth is not None:
         raise ValueError(
-            "Cannot combine AUTH argument with credentials encoded in URL: leave out auth or these"
+            "Cannot combine AUTH argument with credentials encoded in URL: leave out auth, or these"
         )
     return _credentials("url", url)
 
 
 def _default_auth(url: URL, client_session: aiohttp.ClientSession) -> BasicAuth | None:
     base = client_session._base_url
-    # To aiohttp, ws:// and http:// are two origins.
+    # For aiohttp, ws:// and http:// are different origins.
     return client_session.auth if base is None or base.origin() == url.origin() else None
 
 
@@ -445,9 +465,11 @@ def _credentials(name: str, url: URL) -> str | None:
     with suppress(ValueError):
         auth = BasicAuth.from_url(url)
         return None if auth is None else auth.encode()
-    # Not from inside, as the error there has them.
+    # Not chained: the original error contains the credentials.
     raise aiohttp.InvalidUrlClientError(
-        f"<{name}>", f"{name} has credentials that cannot be sent (latin-1, no colon in the name)"
+        f"<{name}>",
+        f"{name} has credentials that cannot be sent: use only latin-1 characters, and no colon in"
+        " the user name",
     )
 
 
@@ -465,17 +487,17 @@ def _other_options(
         if name not in _FOLDED and (canonical := _canonical(name, value)) != DEFAULTS[name]
     }
     if url.scheme not in _SCHEMES:
-        # The port is in the header Host of these, even if it is 80.
+        # For these, the header Host contains the port, even if it is 80.
         others["scheme"] = url.scheme
     if with_reuse_key:
-        # Otherwise the headers say so.
+        # Without a reuse_key, the headers contain these.
         others["origin"] = options.get("origin")
         others["auth"] = _authorization(url, options, client_session)
         others["proxy_auth"] = _plain_proxy_authorization(url, options, client_session)
     if (proxy := _proxy(options, client_session)) is not None:
         others["proxy"] = proxy + _to_proxy(url, options, client_session)
     if client_session is not None and client_session.trust_env:
-        # The environment has proxies by scheme, of which ws and http are two.
+        # The environment has a proxy for each scheme, and ws and http are two schemes.
         others["trust_env"] = (url.scheme, options.get("proxy_auth"))
     if (timeout := _timeout(options)) != DEFAULT_WS_CLIENT_TIMEOUT:
         others["timeout"] = (timeout.ws_receive, timeout.ws_close)
@@ -512,18 +534,20 @@ def _proxy_url(options: dict[str, Any], client_session: aiohttp.ClientSession | 
     with suppress(ValueError):
         url = URL(proxy)
     if url is None:
-        raise aiohttp.InvalidUrlClientError("<proxy>", "proxy cannot be parsed")
+        raise aiohttp.InvalidUrlClientError(
+            "<proxy>", "proxy cannot be parsed: check its host and port"
+        )
     if url.scheme not in _PROXY_SCHEMES:
-        raise aiohttp.NonHttpUrlClientError("<proxy>", "proxy must be http://... or https://...")
+        raise aiohttp.NonHttpUrlClientError("proxy must begin with http:// or https://")
     if not url.raw_host:
-        raise aiohttp.InvalidUrlClientError("<proxy>", "proxy names no host")
+        raise aiohttp.InvalidUrlClientError("<proxy>", "proxy has no host")
     return url
 
 
 def _to_proxy(
     url: URL, options: dict[str, Any], client_session: aiohttp.ClientSession | None
 ) -> tuple[Hashable, ...]:
-    """Return the headers of the CONNECT request that opens a tunnel for TLS.
+    """Return the headers of the CONNECT request, which opens a tunnel for TLS.
 
     Without TLS there is no such request: the proxy reads the handshake itself.
     """
@@ -533,12 +557,12 @@ def _to_proxy(
     for name, value in _proxy_headers(options, client_session).items():
         by_name.setdefault(name.lower(), []).append(value)
     if (authorization := _proxy_authorization(options, client_session)) is not None:
-        # aiohttp moves the first Authorization. Other credentials replace all of them.
+        # aiohttp moves only the first Authorization; other credentials replace all of them.
         rest = by_name.pop("authorization", [])[1:]
         if rest and _proxy_credentials(options, client_session) is None:
             by_name["authorization"] = rest
         by_name[hdrs.PROXY_AUTHORIZATION.lower()] = [authorization]
-    # aiohttp replaces it by that of the handshake.
+    # aiohttp replaces Host by that of the handshake.
     by_name.pop("host", None)
     return tuple((name, tuple(values)) for name, values in sorted(by_name.items()))
 
@@ -565,14 +589,14 @@ def _proxy_authorization(
 def _proxy_credentials(
     options: dict[str, Any], client_session: aiohttp.ClientSession | None
 ) -> str | None:
-    """Return what aiohttp makes of ``proxy_auth``, its session's, and credentials in the URL."""
+    """Return what aiohttp makes from ``proxy_auth``, the session's, and credentials in the URL."""
     auth: BasicAuth | None = options.get("proxy_auth")
     if auth is None and client_session is not None:
         auth = client_session._default_proxy_auth
     if auth is not None:
         return encoded_auth("proxy_auth", auth)
     proxy = _proxy_url(options, client_session)
-    # aiohttp takes a user and a password that are both empty for none.
+    # aiohttp ignores credentials whose user and password are both empty.
     if proxy is None or not (proxy.raw_user or proxy.raw_password):
         return None
     return _credentials("proxy", proxy)
@@ -581,7 +605,7 @@ def _proxy_credentials(
 def _proxy_headers(
     options: dict[str, Any], client_session: aiohttp.ClientSession | None
 ) -> CIMultiDict[str]:
-    """Return the headers meant for the proxy, with those of the client session."""
+    """Return the headers for the proxy, including those of the client session."""
     headers: CIMultiDict[str] = _prepared(
         options.get("proxy_headers") or _NO_HEADERS, client_session
     )
@@ -589,7 +613,7 @@ def _proxy_headers(
 
 
 def _timeout(options: dict[str, Any]) -> aiohttp.ClientWSTimeout:
-    """Return what aiohttp makes of ``timeout`` and ``receive_timeout``."""
+    """Return what aiohttp makes from ``timeout`` and ``receive_timeout``."""
     timeout = options.get("timeout", DEFAULTS["timeout"])
     if timeout is DEFAULTS["timeout"]:
         timeout = DEFAULT_WS_CLIENT_TIMEOUT
@@ -604,7 +628,7 @@ def _timeout(options: dict[str, Any]) -> aiohttp.ClientWSTimeout:
 
 
 def _ssl(options: dict[str, Any]) -> Hashable:
-    """Return what aiohttp makes of ``ssl`` and its three deprecated forerunners."""
+    """Return what aiohttp makes from ``ssl`` and the three deprecated options for TLS."""
     if _TLS_OPTIONS.isdisjoint(options):
         return True
     verify = options.get("verify_ssl")

@@ -1,7 +1,7 @@
-"""Remembers where connections were acquired, and tells of those that are held for too long.
+"""Remembers where connections were acquired, and logs those that are in use for too long.
 
-What is held for long has most likely been forgotten by somebody who still refers to it, or waits
-for something that never comes.
+Such a connection is most likely forgotten by code that still refers to it, or by code that waits
+for a message that never comes.
 """
 
 import asyncio
@@ -19,28 +19,28 @@ from .logs import log
 
 __all__ = ("LeakWatch", "Place", "lines_of", "place_of_caller")
 
-#: The code and the line of each frame of a stack, the innermost last; unlike frames, these keep
-#: nothing else alive, and cost little until they are shown.
+#: Code and line of each frame of a stack, innermost last.  Unlike frames, they keep no locals
+#: alive, and they cost little until they are shown.
 Place = list[tuple[CodeType, int]]
 
-# What lies farther out than so many frames tells nobody more.
+# Frames further out than this are of little use.
 _MAX_FRAMES: Final = 32
 
 _OURS: Final = os.path.dirname(__file__) + os.sep
-# Where the standard library and installed packages are, and what importlib calls itself.
+# Prefixes of files in the standard library and in installed packages, and of importlib's code.
 _INSTALLED: Final = (
     *{sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")},
     os.path.dirname(os.__file__) + os.sep,
     "<frozen ",
 )
-# Below a loop nobody called us.
+# Frames of a loop, and below it, are not part of the call.
 _LOOPS: Final = {
     module.__file__ for module in (asyncio.base_events, asyncio.events, asyncio.runners)
 }
 
 
 def place_of_caller() -> Place:
-    """Return where the package was called; empty, if by a task of its own."""
+    """Return the stack of the code that called the package; empty in the package's own tasks."""
     place: Place = []
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and len(place) < _MAX_FRAMES:
@@ -55,10 +55,10 @@ def place_of_caller() -> Place:
 
 
 def lines_of(place: Place) -> list[str]:
-    """Return ``file:line in function`` for each frame of the program's own.
+    """Return ``file:line in function`` for each frame of the program.
 
-    Frames of the standard library and of installed packages, such as web frameworks, are left out,
-    unless there are no others: a program may be installed itself.
+    Leaves out frames of the standard library and of installed packages, such as web frameworks,
+    unless there are no others: the program itself may be installed.
     """
     own = [(code, line) for code, line in place if not code.co_filename.startswith(_INSTALLED)]
     lines = [f"{code.co_filename}:{line} in {code.co_qualname}" for code, line in own or place]
@@ -66,12 +66,11 @@ def lines_of(place: Place) -> list[str]:
 
 
 class LeakWatch:
-    """Logs each connection that is held for longer than ``threshold`` seconds, once.
+    """Logs each connection that is in use for longer than ``threshold`` seconds, once.
 
-    It is logged in the context of who acquired it.
-
-    It has one timer, as the one that was acquired first is overdue first.  The timer does not keep
-    it alive.
+    Logs in the context of the caller that acquired the connection.  One timer is enough, because
+    the connection that was acquired first is overdue first.  The timer does not keep the watch
+    alive.
     """
 
     __slots__ = ("__weakref__", "_held", "_session_name", "_threshold", "_timer")
@@ -79,29 +78,29 @@ class LeakWatch:
     def __init__(self, threshold: float, session_name: str | None) -> None:
         self._threshold = threshold
         self._session_name = session_name
-        # Those not yet told of, with the time of their acquisition, in this order, and where and
-        # for whom that was.
+        # Connections not logged yet, with time, place and context of their acquisition; oldest
+        # first.
         self._held: dict[Slot, tuple[float, Place, Context]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def acquired(self, slot: Slot, place: Place, loop: asyncio.AbstractEventLoop) -> None:
-        """Take it that somebody holds the connection in ``slot`` from now on."""
+        """Record that a caller acquired the connection in ``slot``."""
         self._held[slot] = (clock(), place, copy_context())
         if self._timer is None:
             self._arm(self._threshold, loop)
 
     def released(self, slot: Slot) -> None:
-        """Take it that it is held no more; it may be said more than once."""
+        """Record that the connection was released; repeated calls change nothing."""
         self._held.pop(slot, None)
 
     def stop(self) -> None:
-        """Tell nothing more."""
+        """Stop logging."""
         self._held.clear()
         if self._timer is not None:
             self._timer.cancel()
 
     def _arm(self, delay: float, loop: asyncio.AbstractEventLoop) -> None:
-        # In nobody's context: it outlives whoever arms it.
+        # In an empty context: the timer outlives the caller that arms it.
         self._timer = loop.call_later(delay, _call_look, weakref.ref(self), loop, context=Context())
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -119,12 +118,14 @@ class LeakWatch:
             context.run(self._log, slot, seconds, place)
 
     def _log(self, slot: Slot, seconds: float, place: Place) -> None:
+        lines = lines_of(place)
         log(
             "leak",
             session_name=self._session_name,
             endpoint=str(slot.endpoint),
             seconds=seconds,
-            acquired_at=lines_of(place),
+            acquired_at=lines,
+            detail="".join(f"\n  {line}" for line in lines),
         )
 
 

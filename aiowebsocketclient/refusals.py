@@ -1,4 +1,4 @@
-"""The errors of callers that got no connection: why, and how things stood at their endpoint."""
+"""Makes the errors of callers that got no connection: the reason, and the endpoint's numbers."""
 
 import time
 from typing import Any, Final, TypeVar
@@ -13,16 +13,16 @@ __all__ = ("Refusals",)
 _Error = TypeVar("_Error", bound=AcquireError)
 
 _WAITED_FOR: Final = {
-    "limit": "all places of limit are taken",
-    "limit_total": "all places of limit_total are taken, by all endpoints together",
-    "max_connecting": "max_connecting handshakes are under way already",
-    "handshake": "the handshake has not ended",
-    "check": "the check of a pooled connection has not ended",
+    "limit": "limit is reached",
+    "limit_total": "limit_total is reached, counting all endpoints",
+    "max_connecting": "max_connecting handshakes are under way",
+    "handshake": "the handshake is still under way",
+    "check": "the check of a pooled connection is still running",
 }
 
 
 class Refusals:
-    """Makes these errors for one session."""
+    """Makes the errors of one session."""
 
     __slots__ = ("_pool", "_settings")
 
@@ -31,20 +31,20 @@ class Refusals:
         self._settings = settings
 
     def at_once(self, endpoint: EndpointKey) -> PoolTimeoutError:
-        """Return the error of a caller whose ``acquire_timeout`` of 0 lets it not wait."""
+        """Return the error of a caller that must not wait: its ``acquire_timeout`` is 0."""
         said = f"no idle connection to {endpoint}, and acquire_timeout is 0"
         return self._make(PoolTimeoutError, endpoint, said)
 
     def too_many(self, endpoint: EndpointKey) -> TooManyWaitersError:
-        """Return the error of a caller that is not let into the line."""
+        """Return the error of a caller that finds ``max_waiting`` callers queued."""
         said = (
-            f"max_waiting callers are queued for {endpoint} already: try again later, or raise"
+            f"max_waiting callers are already queued for {endpoint}: try again later, or raise"
             " limit or max_waiting"
         )
         return self._make(TooManyWaitersError, endpoint, said)
 
     def timed_out(self, waiter: Waiter, seconds: float) -> PoolTimeoutError:
-        """Return the error of a caller that has waited so long, and is still counted."""
+        """Return the error of a caller that waited ``seconds``; the numbers still include it."""
         endpoint: Any = waiter.handshake.endpoint.key
         if waiter.slot is not None:
             waited_for = "check"

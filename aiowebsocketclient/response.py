@@ -1,10 +1,10 @@
-"""What ``ws_connect`` returns: aiohttp's response, which can be given back.
+"""The response of ``ws_connect``: aiohttp's response, which can be released to the pool.
 
-aiohttp makes one response for a connection; that one is never handed out.  Each acquisition gets a
-handle of its own, an object of the same class that borrows the instance dictionary of aiohttp's:
-what aiohttp's methods find and change through ``self`` is the connection's.  On release the handle
-is left with a dictionary of its own, an empty one, so that every look-up of what belongs to the
-connection ends at the class, where :class:`_Spent` raises.
+aiohttp creates one response for a connection; the pool never hands it out.  Each acquisition gets
+its own handle, an object of the same class that shares the ``__dict__`` of aiohttp's response:
+aiohttp's methods find and change the state of the connection through ``self``.  On release the
+handle gets an empty ``__dict__`` of its own.  So every lookup of the connection's state ends at the
+class, where :class:`_Spent` raises.
 """
 
 import asyncio
@@ -24,10 +24,10 @@ __all__ = ("CLOSE", "CONNECTION", "USUAL", "ClientWebSocketResponse", "Pending")
 
 
 class Pending(Completion):
-    """What ``release()`` returns for a connection that is being closed, or reset, and ``drain()``.
+    """Result of ``drain()``, and of ``release()`` if the connection is being closed or reset.
 
-    It is a coroutine to asyncio, so that ``gather``, ``wait_for`` and ``create_task`` take it: one
-    that can be the coroutine of several tasks.
+    For asyncio it is a coroutine, so ``gather``, ``wait_for`` and ``create_task`` accept it.
+    Several tasks may await it.
     """
 
     __slots__ = ("_future", "_steps")
@@ -36,22 +36,26 @@ class Pending(Completion):
         self._future = future
         self._steps: dict[asyncio.Task[Any] | None, Generator[Any, Any, None]] = {}
 
+    def __repr__(self) -> str:
+        """Return the class, and whether there is still something to wait for."""
+        return f"<Completion {'done' if self._future.done() else 'pending'}>"
+
     def __await__(self) -> Generator[Any, Any, None]:
-        """Wait until the connection is pooled or closed, or all of them are."""
+        """Wait until the connection, or every connection, is pooled or closed."""
         if not self._future.done():
-            # Not the future itself: who is cancelled here must not cancel it for all the others.
+            # Not the future itself: cancelling one waiter must not cancel it for the others.
             yield from asyncio.shield(self._future).__await__()
 
     def send(self, value: Any) -> Any:
-        """Step it, as ``asyncio.Task`` does."""
+        """Run one step, for ``asyncio.Task``."""
         return self._step("send", value)
 
     def throw(self, typ: Any, val: Any = None, tb: TracebackType | None = None) -> Any:
-        """Throw into it, as ``asyncio.Task`` does on cancellation."""
+        """Throw an exception in, for ``asyncio.Task`` on cancellation."""
         try:
             return self._step("throw", typ if val is None else val)
         finally:
-            # It comes out again, and its traceback has this frame.
+            # The exception propagates, and its traceback has this frame.
             del typ, val
 
     def close(self) -> None:
@@ -65,37 +69,37 @@ class Pending(Completion):
 
     def _step(self, how: str, argument: Any) -> Any:
         task = self._task()
-        # Not left there while it runs: once it has ended, or failed, another begins anew.
+        # Removed while it runs: after its end or failure, the next wait begins anew.
         steps = self._steps.pop(task, None) or self.__await__()
         try:
             yielded = getattr(steps, how)(argument)
             self._steps[task] = steps
         finally:
-            # The traceback of what it raises has this frame, and the task has what it raises.
+            # The task keeps the exception, whose traceback has this frame.
             del task, steps, argument
         return yielded
 
 
-#: Where the dictionary of a pooled connection's attributes holds the connection itself.
+#: Key of the connection in the ``__dict__`` of a pooled connection.
 CONNECTION: Final = "_aiowebsocketclient_connection"
-#: Where it holds code and reason of the server's CLOSE once the connection is gone.
+#: Key of the code and reason of the server's CLOSE, once the connection is gone.
 CLOSE: Final = "_aiowebsocketclient_close"
 
 
-# What aiohttp raises on a connection that has ended.
+# Exceptions that aiohttp raises on a connection that has ended.
 _ENDS: Final = (aiohttp.ClientError, aiohttp.WSMessageTypeError, ConnectionError)
 
 
 class _Spent:
-    """Stands at the class for what a handle finds in its connection's dictionary.
+    """Class attribute that raises if a handle has no connection any more.
 
-    Not a data descriptor: an instance that has the name finds its own.
+    Not a data descriptor: the ``__dict__`` of the connection takes precedence.
     """
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         if instance is None:
             return self
-        said = f"{instance!r} was used after its release(): acquire another with ws_connect()"
+        said = f"{instance!r} was used after release(): acquire a connection with ws_connect()"
         raise ConnectionReleasedError(_in_session_of(instance, said))
 
 
@@ -106,14 +110,14 @@ def _in_session_of(handle: Any, text: str) -> str:
 
 
 class _CloseCode:
-    """Stands at the class for the close code, and hears of each ``receive()`` that is given up.
+    """Property of the close code that notices abandoned calls of ``receive()`` and each CLOSE.
 
-    aiohttp then sets 1006 on a connection that is open, and leaves it there whatever is received
-    later.  It hears of each CLOSE that is received, too.
+    When a ``receive()`` is abandoned, aiohttp sets 1006 on a connection that is still open, and
+    leaves it there, whatever it receives later.
     """
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
-        # What a spent handle may be asked tells nothing of the connection.
+        # On a spent handle, it reveals nothing about the connection.
         return self if instance is None else instance.__dict__.get("_close_code")
 
     def __set__(self, instance: Any, code: int | None) -> None:
@@ -122,8 +126,8 @@ class _CloseCode:
         connection = state.get(CONNECTION)
         if connection is None:
             return
-        # The reason of a CLOSE is in the message only, which aiohttp keeps in a local variable. To
-        # look there costs nothing where a message is received.
+        # Only the message contains the reason of a CLOSE, and aiohttp keeps it in a local variable.
+        # Looking there costs nothing when a message is received.
         message = sys._getframe(1).f_locals.get("msg")
         if getattr(message, "type", None) is WSMsgType.CLOSE:
             connection.note_close(message)
@@ -136,17 +140,18 @@ class _CloseCode:
 class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
     """One acquisition of a pooled WebSocket connection.
 
-    Everything of :class:`aiohttp.ClientWebSocketResponse` is there and behaves the same, until
-    :meth:`release`.  Handles of one connection are equal and have the same hash, but each is good
-    for one acquisition only: once released it is spent.  ``send_*()``, ``receive*()``, ``ping()``
-    and ``pong()`` then raise :exc:`ConnectionReleasedError`, :attr:`closed` is True, and
-    :meth:`release` and :meth:`close` change nothing, whoever uses the connection by then.
+    It behaves like :class:`aiohttp.ClientWebSocketResponse` until :meth:`release`.  Handles of the
+    same connection are equal and have the same hash, but each handle is for one acquisition only.
+    After :meth:`release`, ``send_*()``, ``receive*()``, ``ping()`` and ``pong()`` raise
+    :exc:`ConnectionReleasedError`, :attr:`closed` is True, and :meth:`release` and :meth:`close`
+    change nothing, even if another caller uses the connection by then.
 
-    Attributes belong to the connection, not to the handle: what one user sets, the next one finds,
-    and on a spent handle there are none (``AttributeError``).  In a subclass, ``__init__`` runs
-    once for each connection, on the object that aiohttp made.  Do not keep that ``self``: it is not
-    the handle.  Do not store a handle, or a method of one, in an attribute: lost, it would never be
-    collected.  A subclass must be without ``__slots__``: they would belong to one handle only.
+    Attributes belong to the connection, not to the handle: the next user finds what the previous
+    user has set, and a released handle has none (``AttributeError``).  In a subclass, ``__init__``
+    runs once for each connection, on the object that aiohttp creates.  Do not keep that ``self``:
+    it is not the handle.  Do not store a handle, or one of its methods, in an attribute: if the
+    handle were lost, it would never be collected.  A subclass must not have ``__slots__``: slots
+    would belong to one handle only.
     """
 
     _writer: Any = _Spent()
@@ -156,11 +161,11 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
     _waiting: Any = _Spent()
     _closed: Any = _Spent()
     _close_code: Any = _CloseCode()
-    # What may be asked of a spent handle tells nothing of the connection.
+    # On a spent handle, these reveal nothing about the connection.
     _conn: Any = None
     _exception: Any = None
     _protocol: Any = None
-    # The same, and most of what a connection's dictionary would take up in memory.
+    # Defaults at the class save most of the memory of a connection's __dict__.
     _client_notakeover: Any = False
     _close_wait: Any = None
     _compress: Any = 0
@@ -170,7 +175,7 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
     _need_heartbeat_reset: Any = False
     _ping_task: Any = None
     _pong_response_cb: Any = None
-    # Of a connection that is its user's, once detach() has been called.
+    # Whether detach() was called: the connection belongs to its user.
     _detached: bool = False
 
     def __repr__(self) -> str:
@@ -180,70 +185,69 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
         return f"<{type(self).__name__}({where})>"
 
     def __reduce__(self) -> NoReturn:
-        """Refuse to be copied or pickled."""
+        """Raise: a connection cannot be copied or pickled."""
         raise TypeError(
-            f"a {type(self).__name__} can be neither copied nor pickled: it stands for a connection"
+            f"{type(self).__name__} cannot be copied or pickled: it represents an open connection"
         )
 
     def __eq__(self, other: object) -> bool:
-        """Tell whether both are handles of one connection."""
+        """Return whether both are handles of the same connection."""
         if not isinstance(other, ClientWebSocketResponse):
             return NotImplemented
         return self is other or (self._slot is not None and self._slot is other._slot)
 
     def __hash__(self) -> int:
-        """Return the same for all handles of one connection."""
+        """Return a hash that is the same for all handles of a connection."""
         return object.__hash__(self) if self._slot is None else hash(self._slot)
 
     @property
     def closed(self) -> bool:
-        """Whether the connection is closed, or was released and is not this caller's any more."""
+        """Whether the connection is closed, or this handle was released."""
         return self._spent or bool(self._closed)
 
     @property
     def reused(self) -> bool:
-        """Whether the connection had been used before this acquisition began."""
+        """Whether the connection was used before this acquisition."""
         return self._reused
 
     def detach(self) -> None:
-        """Take the connection out of the pool for good, open: it is the caller's from now on.
+        """Remove the open connection from the pool for good; it then belongs to the caller.
 
-        Its place is free at once, so it does not count against the limits any more, and it stays
-        open when the session is closed, unless its ``client_session`` is somebody else's to close
-        (``client_session_owner=False``).  :meth:`release` then changes nothing, ``async with``
-        leaves it open, and :meth:`close` closes it, which is for the caller to call.  To call it
-        again changes nothing.
+        Its place is free at once: the connection no longer counts against the limits.  It stays
+        open when the session is closed, unless the user closes its ``client_session``
+        (``client_session_owner=False``).  Afterwards :meth:`release` changes nothing,
+        ``async with`` leaves the connection open, and the caller must call :meth:`close`.  A second
+        call changes nothing.
 
-        Raises :exc:`ConnectionReleasedError` after :meth:`release`, :exc:`PoolClosedError` when the
-        session was closed meanwhile, and :exc:`WebSocketPoolError` where it is closed already (by
-        :meth:`close`, or a ``receive()`` that met the end), as there is no open connection to be
-        had, and inside a hook, whose connection is the pool's.
+        Raises :exc:`ConnectionReleasedError` after :meth:`release`, :exc:`PoolClosedError` if the
+        session is closed, and :exc:`WebSocketPoolError` if the connection is closed (by
+        :meth:`close`, or by the server, as a ``receive()`` has reported), or inside a hook.
         """
         if self._spent:
-            said = f"{self!r} was released: what is in the pool cannot be detached"
+            said = f"{self!r} was released: call detach() before release()"
             raise ConnectionReleasedError(_in_session_of(self, said))
         if self._slot is None or self._detached:
             return
         if self._owner is None:
-            said = f"{self!r} was closed, or is lent to a hook: it stays the pool's"
+            said = f"{self!r} cannot be detached: it was closed, or is lent to a hook"
             raise WebSocketPoolError(_in_session_of(self, said))
         self._owner._detach(self)
 
     def mark_clean(self) -> None:
-        """Declare that everything that was sent to this caller has been read.
+        """Declare that no more messages for this caller can arrive.
 
-        A ``receive()`` that was cancelled or timed out leaves it open whether its message is still
-        on its way, so :meth:`release` closes the connection, unless a later ``receive()`` has
-        returned a message.  Call this before :meth:`release` where you have stopped a task that
-        reads, and know that nothing more can come, to keep the connection.  It counts for what was
-        given up until now.
+        After a ``receive()`` that was cancelled or timed out, its message may still be on the way.
+        So :meth:`release` closes the connection, unless a later ``receive()`` returned a message.
+        To keep the connection, call this before :meth:`release`: for example, if you have stopped a
+        task that reads, and know that nothing more can arrive.  It applies to calls of
+        ``receive()`` that ended before.
 
-        If you are wrong, **the next user receives what was meant for you.**
+        If you are wrong, **the next user receives a message that was meant for you.**
 
-        On a connection of which nothing was given up, or that was detached, it changes nothing.
-        Raises :exc:`ConnectionReleasedError` after :meth:`release`, and :exc:`WebSocketPoolError`
-        where the connection is closed or has ended, a ``receive()`` is under way, or a message lies
-        unread or has begun to come.
+        If no ``receive()`` was cancelled or timed out, or the connection was detached, the call
+        changes nothing.  Raises :exc:`ConnectionReleasedError` after :meth:`release`, and
+        :exc:`WebSocketPoolError` if the connection is closed or has ended, if a ``receive()`` is
+        under way, or if a message is unread or has begun to arrive.
         """
         if self._spent:
             said = f"{self!r} was released: call mark_clean() before release()"
@@ -258,9 +262,10 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
             raise WebSocketPoolError(_in_session_of(self, said))
 
     async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"") -> bool:
-        """Close the connection, as aiohttp does, instead of giving it back.
+        """Close the connection, as aiohttp does, instead of releasing it.
 
-        Returns whether this call closed it.  The place in the pool is free when the socket is gone.
+        Returns whether this call closed it.  Its place in the pool is free once the socket is
+        closed.
         """
         if self._spent:
             return False
@@ -284,29 +289,28 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        """Give the connection back; after an exception close it, as a reply may be on its way.
+        """Release the connection; after an exception close it, because a reply may be on the way.
 
-        After an exception nothing is waited for: the closing handshake goes on in the background.
+        After an exception, the closing handshake continues in the background.
         """
         if exc_type is None:
             slot = self._slot
             completion = self.release()
-            # A reset goes on without the caller.
+            # A reset continues without the caller.
             if completion is not DONE and slot is not None and slot.conn and slot.conn.closing:
                 await completion
             return
         self._explain(exc_val)
         if self._owner is not None:
-            # The caller of a server that is slow is wanted elsewhere; the closing handshake goes on
-            # without it.
+            # The closing handshake continues without the caller: the server may be slow.
             self._owner._fail(self, exc_type)
 
     def _explain(self, error: BaseException | None) -> None:
-        """Tell what the server said in its CLOSE, where that is most likely why this was raised."""
+        """Add code and reason of the server's CLOSE to an exception that it most likely caused."""
         if not isinstance(error, _ENDS) or hasattr(error, "close_code"):
             return
         connection = self.__dict__.get(CONNECTION)
-        # Its socket may be gone by now.
+        # The socket may be closed by now.
         close = self.__dict__.get(CLOSE) if connection is None else connection.look_for_close()
         if close is None:
             return
@@ -317,9 +321,9 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
         error.add_note(f"The server closed the connection to {self._slot.endpoint}: {said}")
 
     def _reset_heartbeat(self) -> None:
-        # Called from receive() in aiohttp < 3.14. It arms timers that hold their response: were it
-        # the handle, a lost one would live for ever, and a spent one ping another's connection.
-        # (One that is detached is as aiohttp's own.)
+        # Called from receive() in aiohttp < 3.14. It starts timers that keep their response alive.
+        # With a handle as response, a lost handle would live for ever, and a spent handle would
+        # ping the connection of another caller. (A detached handle behaves like aiohttp's own.)
         slot = self._slot
         if slot is None or self._detached:
             super()._reset_heartbeat()
@@ -327,7 +331,7 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
             slot.conn.reset_heartbeat()
 
     def _handle_ping_pong_exception(self, exc: BaseException) -> None:
-        # The connection's own heartbeat has found it dead. Over TLS it takes its time to go.
+        # The heartbeat found the connection dead. With TLS, closing it takes time.
         super()._handle_ping_pong_exception(exc)
         connection = self.__dict__.get(CONNECTION)
         if connection is not None:
@@ -336,8 +340,8 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
     def _cut_off(self) -> None:
         """Spend the handle of a connection that is being closed.
 
-        A ``receive()`` that runs on it in another task still has to find, and to set, its own
-        flags; not so the means to read or write.
+        A ``receive()`` that runs on it in another task must still find and set its flags, but not
+        read or write.
         """
         if not self.__dict__.get("_waiting"):
             spend(self, {})
@@ -348,7 +352,7 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
         spend(self, state)
 
 
-#: What has the same value in nearly every connection, whose dictionary is without it then.
+#: Attributes with the same value in nearly every connection; its ``__dict__`` omits that value.
 USUAL: Final = frozenset(
     {
         "_client_notakeover",

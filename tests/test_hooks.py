@@ -228,7 +228,7 @@ def test_one_that_cannot_be_told_from_others_is_refused(name: str) -> None:
 
         async def __call__(self, ws: ClientWebSocketResponse) -> None: ...
 
-    with pytest.raises(TypeError, match=f"{name} must be hashable, which Unhashable is not"):
+    with pytest.raises(TypeError, match=f"{name} must be hashable, not Unhashable"):
         WebSocketClientSession(**{name: Unhashable()})
 
 
@@ -240,12 +240,12 @@ async def test_one_that_is_not_async_is_told_of(
 
     session = make_session(**{name: not_async})
     if name == "configure":
-        with pytest.raises(TypeError, match=r"not_async .* must be async"):
+        with pytest.raises(TypeError, match=r"not_async must be async"):
             await works(session, server.url())
     else:
         for _ in range(2):
             await works(session, server.url())
-        await until(lambda: f"{name}: " in caplog.text)
+        await until(lambda: f"The {name} hook " in caplog.text)
         assert "must be async" in caplog.text
 
 
@@ -449,7 +449,7 @@ async def test_a_hook_that_leaves_a_receive_under_way_has_failed(
     # It is not waited for when the connection is closed.
     async with asyncio.timeout(30):
         if name == "configure":
-            with pytest.raises(WebSocketPoolError, match="left a receive"):
+            with pytest.raises(WebSocketPoolError, match=r"returned while a receive\(\)"):
                 await works(session, server.url())
         else:
             await works(session, server.url())

@@ -684,7 +684,7 @@ def test_after_a_fork(child: str, loop: str) -> None:
     [
         ("max_size", "max_msg_size="),
         ("ping_interval", "heartbeat="),
-        ("open_timeout", "conn_timeout= of the session"),
+        ("open_timeout", "conn_timeout= of WebSocketClientSession"),
         ("additional_headers", "headers="),
         ("extra_headers", "headers="),
         ("subprotocols", "protocols="),
@@ -709,7 +709,7 @@ async def test_names_of_other_libraries_are_translated(
         ("ping_interval", "heartbeat= of ws_connect()"),
         (
             "ping_timeout",
-            "heartbeat= of ws_connect(), half of which is waited for the PONG,",
+            "heartbeat= of ws_connect() (the PONG must arrive within half of it)",
         ),
         ("open_timeout", "conn_timeout="),
         ("additional_headers", "headers="),
@@ -719,10 +719,6 @@ async def test_names_of_other_libraries_are_translated(
         ("subprotocols", "protocols= of ws_connect()"),
         ("sslopt", "ssl= of ws_connect()"),
         ("http_proxy_host", "proxy= of ws_connect()"),
-        # What is right, in the wrong place.
-        ("heartbeat", "heartbeat= of ws_connect()"),
-        ("ssl", "ssl= of ws_connect()"),
-        ("reuse_key", "reuse_key= of ws_connect()"),
     ],
 )
 @pytest.mark.parametrize("of_its_own", [False, True])
@@ -738,6 +734,67 @@ def test_the_constructor_translates_them_too(name: str, hint: str, of_its_own: b
         f"WebSocketClientSession.__init__() got an unexpected keyword argument {name!r}:"
         f" use {hint} instead"
     )
+
+
+@pytest.mark.parametrize("name", ["heartbeat", "ssl", "reuse_key"])
+def test_options_of_ws_connect_are_not_for_the_constructor(name: str) -> None:
+    options: dict[str, Any] = {name: "s3cret"}
+    with pytest.raises(TypeError) as caught:
+        WebSocketClientSession(**options)
+    assert str(caught.value) == (
+        f"WebSocketClientSession.__init__() got an unexpected keyword argument {name!r}:"
+        " it is an option of ws_connect(), not of WebSocketClientSession"
+    )
+
+
+@pytest.mark.parametrize("name", ["limit", "conn_timeout", "close_timeout", "trace_configs"])
+def test_options_of_the_constructor_are_not_for_ws_connect(name: str) -> None:
+    options: dict[str, Any] = {name: "s3cret"}
+    with pytest.raises(TypeError) as caught:
+        WebSocketClientSession().ws_connect("ws://localhost/", **options)
+    assert str(caught.value) == (
+        f"ws_connect() got an unexpected keyword argument {name!r}:"
+        " it is an option of WebSocketClientSession, not of ws_connect()"
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("ftp://host/", "url must have the scheme ws, wss, http or https, got 'ftp'"),
+        ("socket:s3cret@host", "url must have the scheme ws, wss, http or https"),
+        (
+            "host/path",
+            "<url> - url must be absolute, such as wss://example.com/path; a relative URL needs a"
+            " client_session with a base_url",
+        ),
+    ],
+)
+def test_what_errors_of_urls_say(url: str, said: str) -> None:
+    with pytest.raises(aiohttp.ClientError) as caught:
+        WebSocketClientSession().ws_connect(url)
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"acquire_timeout": -1}, "acquire_timeout must be a finite number >= 0, got -1"),
+        ({"acquire_timeout": math.nan}, "acquire_timeout must be a finite number >= 0, got nan"),
+        (
+            {"acquire_timeout": 10**5000},
+            "acquire_timeout must be a finite number >= 0, got a very large number",
+        ),
+        ({"heartbeat": "1"}, "heartbeat must be a number of seconds, not str"),
+        ({"reuse_key": []}, "reuse_key must be hashable, not list"),
+        ({"reuse_key": ([],)}, "reuse_key must be hashable, not tuple with unhashable contents"),
+    ],
+    ids=range(6),
+)
+def test_what_errors_of_values_say(options: dict[str, Any], said: str) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        WebSocketClientSession().ws_connect(UNUSED, **options)
+    assert str(caught.value) == said
 
 
 def test_what_nobody_knows_is_refused_as_ever() -> None:

@@ -517,7 +517,7 @@ def test_arguments(sdk: Sdk) -> None:
         OpenTelemetry(meter_provider=sdk.tracer_provider)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="pool_name must be a str, not int"):
         sdk.telemetry(pool_name=5)
-    with pytest.raises(ValueError, match="max_endpoints must be 0 or more, not -1"):
+    with pytest.raises(ValueError, match="max_endpoints must be an integer >= 0 or None, got -1"):
         sdk.telemetry(max_endpoints=-1)
 
 

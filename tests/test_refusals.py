@@ -40,8 +40,8 @@ async def test_all_places_are_in_use(server: Server, make_session: SessionFactor
         for waiter in waiters:
             waiter.cancel()
     assert str(error) == (
-        f"no connection to 127.0.0.1:{server.port} within acquire_timeout (0.05 s): all places of"
-        " limit are taken (limit 2: 2 in use, 0 idle, 0 connecting; 4 waiting)"
+        f"no connection to 127.0.0.1:{server.port} within acquire_timeout (0.05 s): limit is"
+        " reached (limit 2: 2 in use, 0 idle, 0 connecting; 4 waiting)"
     )
     assert vars(error) == {
         "endpoint": EndpointKey("127.0.0.1", server.port, False),
@@ -71,7 +71,7 @@ async def test_the_handshake_does_not_end(server: Server, make_session: SessionF
     assert error.connecting == 2
     assert error.oldest_handshake > SHORT
     assert re.search(
-        r": the handshake has not ended \(no limit: 0 in use, 0 idle, 2 connecting; 0 waiting;"
+        r": the handshake is still under way \(no limit: 0 in use, 0 idle, 2 connecting; 0 waiting;"
         r" oldest handshake: \d+\.\d s\)$",
         str(error),
     )
@@ -97,7 +97,7 @@ async def test_which_limit_it_was(
         assert error.waited_for == name
         assert getattr(error, name) == 1
         assert error.connecting == 1
-        assert f": all places of {name} are" in str(error) or name == "max_connecting"
+        assert f": {name} is reached" in str(error) or name == "max_connecting"
     assert "max_waiting" in str(rejected)
     assert "acquire_timeout is 0" in str(at_once)
 

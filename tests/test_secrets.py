@@ -332,7 +332,7 @@ async def test_what_is_logged(server: Server) -> None:
         await fails(watch, PoolClosedError, call)
         stop.set()
         await until(lambda: not session.stats().closing)
-    for text in ("limit=1", "do not let themselves be cancelled"):
+    for text in ("limit=1", "ignored cancellation"):
         assert any(text in each for each in watch.texts), text
 
 

@@ -58,7 +58,7 @@ def test_a_subclass_of_str_is_made_plain() -> None:
         (5, "name must be a str or None, not int"),
         (b"speech", "name must be a str or None, not bytes"),
         (False, "name must be a str or None, not bool"),
-        ("", "name must not be empty; None: the session has no name"),
+        ("", "name must not be empty: leave it out if the session has no name"),
     ],
 )
 def test_what_is_no_name(value: Any, error: str) -> None:
