@@ -5,15 +5,12 @@ wakes.  What may be open and who gets it is decided in ``_pool.pyx`` and ``_pool
 """
 
 import asyncio
-import os
-import ssl
 import warnings
-import weakref
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import AbstractAsyncContextManager
 from functools import update_wrapper
 from threading import get_ident
-from types import FunctionType, MethodType, TracebackType
+from types import TracebackType
 from typing import Any, Final, Generic, NoReturn, Self, TypeVar, Unpack
 
 import aiohttp
@@ -36,7 +33,7 @@ from ._pool_py import Completion
 from .acquiring import Acquiring, wait_traced
 from .connecting import Client, check_open
 from .ending import Ending
-from .exceptions import in_session
+from .forking import note_use
 from .hooks import Hook
 from .implied import Implied
 from .keeping import Keeping
@@ -50,12 +47,13 @@ from .keys import (
 )
 from .leaks import LeakWatch, place_of_caller
 from .lifecycle import Lifecycle
+from .loops import refuse_to_close, running_loop
 from .prewarming import Prewarm
 from .response import ClientWebSocketResponse
 from .returning import Returning
 from .settings import Settings
 from .stats import PoolStats
-from .targets import Targets
+from .targets import ATOMS, Targets
 from .tracing import TraceConfig, Tracer
 from .typedefs import Acquisition, WS_co, WSConnectOptions
 
@@ -64,15 +62,6 @@ __all__ = ("GOING_AWAY", "WebSocketClientSession")
 #: For ``retire_on=``: the close codes of a server that goes away (1001), restarts (1012), or has
 #: too much to do (1013).
 GOING_AWAY: Final = frozenset({1001, 1012, 1013})
-
-# What may be in the arguments of such a call besides str, and dicts and sequences of them.
-_ATOMS: Final = frozenset(
-    {
-        *(bool, bytes, float, int, URL),
-        *(aiohttp.ClientWSTimeout, ssl.SSLContext),
-        *(FunctionType, MethodType),
-    }
-)
 
 # asyncio asks what it is to run whether it is a coroutine, which an Acquisition is.
 Acquisition.register(_compat.Acquisition)
@@ -233,34 +222,41 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         # Whether each acquisition and each end of one has to go through here.
         self._is_watched = self._tracer is not None or self._leak_watch is not None
         self._pool = settings.make_pool()
-        self._lifecycle = Lifecycle(self._pool, settings, self._client, self._tracer)
-        self._keeping = Keeping(self._lifecycle)
-        acquiring = Acquiring(self._lifecycle)
-        self._returning = Returning(self._lifecycle, self._client, self._tracer, self._leak_watch)
-        # What the core asks of a session, and its handles.
-        self._carry_out = self._lifecycle.carry_out
-        self._refusal = acquiring.refusal
-        self._raise_if_overdue = acquiring.raise_if_overdue
-        self._check = acquiring.check
-        self._time_out = acquiring.time_out
-        self._give_up = acquiring.give_up
-        self._released = self._returning.released
-        self._fail = self._returning.fail
-        self._detach = self._returning.detach
-        self._begin_close = self._returning.begin_close
-        self._express = self._lending = self._make_express(None, 0)
-        # Where there is a check or a reset, the session itself has to see to every call.
-        self._detour = self._make_express(None, 0)
-        self._detour.plain_exit = False
         self._targets = Targets(settings.headers)
-        self._atoms = _ATOMS
+        self._atoms = ATOMS
         self._default_headers: CIMultiDict[str] = CIMultiDict()
         self._default_headers_version = 0
         self._watches_headers = False
         if client_session is not None:
             self._watch_headers(client_session)
         self._debug = False
+        self._divide_work()
+
+    def _divide_work(self) -> None:
+        """Make the parts of the session: none refers to it, so that it is collected when dropped.
+
+        What the core asks of a session by name are their methods, without a call in between.
+        """
+        self._lifecycle = Lifecycle(self._pool, self._settings, self._client, self._tracer)
+        self._keeping = Keeping(self._lifecycle)
         self._ending = Ending(self._lifecycle, self._client, self._tracer)
+        self._carry_out = self._lifecycle.carry_out
+        acquiring = Acquiring(self._lifecycle)
+        self._refusal = acquiring.refusal
+        self._raise_if_overdue = acquiring.raise_if_overdue
+        self._check = acquiring.check
+        self._time_out = acquiring.time_out
+        self._give_up = acquiring.give_up
+        returning = Returning(self._lifecycle, self._client, self._tracer, self._leak_watch)
+        self._returning = returning
+        self._released = returning.released
+        self._fail = returning.fail
+        self._detach = returning.detach
+        self._begin_close = returning.begin_close
+        self._express = self._lending = self._make_express(None, 0)
+        # Where there is a check or a reset, the session itself has to see to every call.
+        self._detour = self._make_express(None, 0)
+        self._detour.plain_exit = False
 
     # -- what can be seen ------------------------------------------------------------------------
 
@@ -486,40 +482,33 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         """Make sure of an open session, of its loop and of its client session."""
         if self._lifecycle.is_closed:
             raise self._lifecycle.closed_error()
-        running = get_running_loop()
-        if running is None:
-            said = "a WebSocketClientSession is used inside a running event loop only"
-            raise RuntimeError(in_session(self._settings.name, said))
-        if self._loop is None:
-            self._loop = running
-        if self._loop is not running:
-            said = (
-                "this WebSocketClientSession belongs to another event loop"
-                + (", which is closed" if self._loop.is_closed() else "")
-                + ": make one for each loop"
-            )
-            raise RuntimeError(in_session(self._settings.name, said))
+        loop = self._loop
+        if loop is None or get_running_loop() is not loop:
+            loop = self._loop = running_loop(loop, self._settings.name)
         if self._client.session is not None:
             check_open(self._client.session, self._settings.name)
-        if self._bound:
-            # A loop may go on in another thread.
-            self._express.thread = get_ident()
-            return
-        client_session = self._client.begin(running, self._settings)
+        if not self._bound:
+            self._begin(loop)
+        # A loop may go on in another thread.
+        self._express.thread = get_ident()
+
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Settle, at first use, what depends on the loop and on the client session."""
+        client_session = self._client.begin(loop, self._settings)
         self._lifecycle.implied = Implied(client_session, self._pool.keys) or None
         self._watch_headers(client_session)
         self._targets.clear()
-        self._debug = running.get_debug()
-        self._express = self._make_express(running, get_ident())
+        self._debug = loop.get_debug()
+        self._express = self._make_express(loop, get_ident())
         self._express.open = not (self._lifecycle.implied or self._debug or self._is_watched)
         self._lending = self._express
         if self._is_watched:
-            self._lending = self._make_express(running, get_ident())
+            self._lending = self._make_express(loop, get_ident())
             # What is released then comes here.
             self._lending.pooling = False
-        self._lifecycle.begin(running, self._express)
+        self._lifecycle.begin(loop, self._express)
         self._bound = True
-        _used_here[id(self)] = self
+        note_use(self)
 
     def _make_express(self, loop: asyncio.AbstractEventLoop | None, thread: int) -> Express:
         cls = self._settings.response_class
@@ -613,7 +602,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 return
             running = asyncio.get_running_loop()
             if self._loop is not None and self._loop is not running:
-                self._check_other_loop(self._loop)
+                # Whatever was open went with its loop.
+                self._lifecycle.is_closed = self._loop.is_closed()
+                refuse_to_close(self._loop, self._settings.name)
             if not self._bound:
                 self._lifecycle.is_closed = True
                 self._targets.clear()
@@ -631,25 +622,14 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         self._keeping.stop()
         self._ending.begin(self.__repr__)
 
-    def _check_other_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        if not loop.is_closed():
-            said = "this WebSocketClientSession belongs to another event loop"
-            raise RuntimeError(in_session(self._settings.name, said))
-        # Whatever was open went with its loop.
-        self._lifecycle.is_closed = True
-        said = (
-            "the event loop of this WebSocketClientSession is closed: close a session in its loop"
-        )
-        raise RuntimeError(in_session(self._settings.name, said))
-
-    def _leave_to_parent(self) -> None:
-        """Take the session for closed, without touching what a child shares with its parent."""
+    def _leave_to_parent(self) -> object:
+        """Be closed, in a forked child; returns what must never be collected."""
         self._express.open = False
         self._ending.leave_to_parent()
         if self._leak_watch is not None:
             self._leak_watch.stop()
         self._keeping.stop()
-        _inherited.append(self._lifecycle.leave_to_parent())
+        return self._lifecycle.leave_to_parent()
 
     def _close_behind(self) -> None:
         """Close the session for a generator that is closed, which cannot wait for anything."""
@@ -698,23 +678,3 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         finally:
             # Not earlier: its repr would say so of a session that nobody has closed.
             self._lifecycle.is_closed = True
-
-
-#: The sessions that a process which is forked from here inherits, and must not use.
-#: By their ``id()``, since a subclass may be equal to another by what it likes, or have no hash.
-_used_here: weakref.WeakValueDictionary[int, WebSocketClientSession[Any]] = (
-    weakref.WeakValueDictionary()
-)
-
-# What they hold, in the child. A transport that is collected is taken from the loop's selector, and
-# that is the parent's too.
-_inherited: list[object] = []
-
-
-def _after_fork_in_child() -> None:
-    for session in list(_used_here.values()):
-        session._leave_to_parent()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -4,10 +4,11 @@ The arguments of a call belong to its caller: a TLS context, a function with wha
 over, the object that a method is bound to.  A cache keeps them alive, so it keeps few of them.
 """
 
+import ssl
 import sys
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any, Final
 
 import aiohttp
@@ -16,7 +17,17 @@ from yarl import URL
 
 from .keys import Target
 
-__all__ = ("Targets",)
+__all__ = ("ATOMS", "Targets")
+
+#: What may be in the arguments of a call that is remembered, besides str, and dicts and sequences
+#: of them.
+ATOMS: Final = frozenset(
+    {
+        *(bool, bytes, float, int, URL),
+        *(aiohttp.ClientWSTimeout, ssl.SSLContext),
+        *(FunctionType, MethodType),
+    }
+)
 
 # Calls whose target is remembered; a service has few, and one that has many pays for a parse.
 _MAX_TARGETS: Final = 1024

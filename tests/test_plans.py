@@ -160,7 +160,7 @@ def test_sessions_without_a_hash() -> None:
             assert {id(first), id(second)} <= {id(each) for each in sessions()}
 
     def sessions() -> list[Any]:
-        from aiowebsocketclient import session as module
+        from aiowebsocketclient import forking as module
 
         return list(module._used_here.values())
 
