@@ -187,10 +187,11 @@ class Lifecycle:
             del error
 
     def _open_for_owner(self, slot: Slot) -> None:
-        owner = slot.owner
         # Opened for somebody, in this very plan.
-        assert owner is not None
-        self.start_connecting(slot, owner.token.route, owner.token.context)
+        assert slot.owner is not None
+        caller: Caller = slot.owner.token
+        target: Any = caller.route
+        self.start_connecting(slot, target, caller.context)
 
     def _do_soon(self, function: Callable[..., object], *arguments: object) -> None:
         self.loop.call_soon(partial(function, *arguments), context=Context())
@@ -346,45 +347,67 @@ class Lifecycle:
         begun_for: Waiter | None,
         task: asyncio.Task[Failure | None],
     ) -> None:
-        error: BaseException | None = None
-        if task.cancelled():
-            said = f"the handshake with {slot.endpoint} was cancelled"
-            error = WebSocketPoolError(in_session(self.settings.name, said))
-        elif (error := task.exception()) is None and (failure := task.result()) is not None:
-            error = failure.error
+        """See what has come of a handshake: it failed, was stopped, or is a connection."""
+        error = self._error_of(slot, task)
         key: Any = slot.key
         moves = False
         if error is None and slot.state != CLOSING:
             key, moves = self._key_once_open(slot, target)
         # Not earlier: the cookie jar, and who is logged to, may drain what still has a task.
         slot.task = None
+        is_stopped = slot.state == CLOSING
         if self._tracer is not None:
             # One that was told to stop, too late, is not taken for open by anybody.
-            is_stopped = slot.state == CLOSING or task.cancelled()
-            self._tracer.connected(slot, asyncio.CancelledError() if is_stopped else error)
-        if slot.state == CLOSING:
-            self._finish_stopped(slot, finished)
+            is_cancelled = is_stopped or task.cancelled()
+            self._tracer.connected(slot, asyncio.CancelledError() if is_cancelled else error)
+        if is_stopped:
+            finished.cancel()
+            self._finish_stopped(slot)
         elif error is None:
             self._finish_connected(slot, key, moves)
             finished.set_result(None)
-            if is_debugging():
-                self.log(slot, "opened")
-            if self.reuse_watch is not None and slot.state in (ACQUIRED, IDLE):
-                self.reuse_watch.opened(slot, target)
+            self._tell_connected(slot, target)
         else:
-            owner, plan = self.pool.connect_failed(slot, clock(), HandshakeFailure.of(error))
-            # Only who asked for it without a caller looks at it: prewarm().
-            theirs = twin_of(error) if owner is not None and slot.kept else error
-            if owner is not None:
-                fail_waiter(owner, error)
-            finished.set_result(Failure(theirs))
-            self.carry_out(plan)
-            if owner is None and begun_for is not None and begun_for.queued:
-                self._fail_if_timed_out(begun_for, error)
-            # Not before the core knows, here and above: who is logged to may drain.
-            if is_debugging():
-                self._log_connect_failed(slot, error)
+            self._finish_failed(slot, error, finished, begun_for)
         del self.under_way[slot]
+
+    def _error_of(self, slot: Slot, task: asyncio.Task[Failure | None]) -> BaseException | None:
+        if task.cancelled():
+            said = f"the handshake with {slot.endpoint} was cancelled"
+            return WebSocketPoolError(in_session(self.settings.name, said))
+        error = task.exception()
+        if error is not None:
+            return error
+        failure = task.result()
+        return None if failure is None else failure.error
+
+    def _finish_stopped(self, slot: Slot) -> None:
+        """End a handshake that was told to stop, which it may have been too late for."""
+        if slot.conn is None:
+            self._closed_slot(slot)
+        else:
+            self.start_closing(slot)
+
+    def _finish_failed(
+        self,
+        slot: Slot,
+        error: BaseException,
+        finished: asyncio.Future[Failure | None],
+        begun_for: Waiter | None,
+    ) -> None:
+        """Pass on what a handshake has failed with: to the caller that it belongs to, if any."""
+        owner, plan = self.pool.connect_failed(slot, clock(), HandshakeFailure.of(error))
+        # Only who asked for it without a caller looks at it: prewarm().
+        theirs = twin_of(error) if owner is not None and slot.kept else error
+        if owner is not None:
+            fail_waiter(owner, error)
+        finished.set_result(Failure(theirs))
+        self.carry_out(plan)
+        if owner is None and begun_for is not None and begun_for.queued:
+            self._fail_if_timed_out(begun_for, error)
+        # Not before the core knows, here and above: who is logged to may drain.
+        if is_debugging():
+            self._log_connect_failed(slot, error)
 
     def _fail_if_timed_out(self, waiter: Waiter, error: BaseException) -> None:
         """Fail a waiter whose late handshake has timed out, though it has had another since.
@@ -398,6 +421,7 @@ class Lifecycle:
             self.carry_out(plan)
 
     def _finish_connected(self, slot: Slot, key: HandshakeKey, moves: bool) -> None:
+        """Hand a new connection to the caller who waits for it, or to the pool."""
         retires = math.inf
         if self.settings.max_lifetime is not None:
             jitter = 1 - _LIFETIME_JITTER * random.random()
@@ -414,6 +438,12 @@ class Lifecycle:
             if not conn.park_cleared():
                 self.close_unfit(slot)
         self.carry_out(plan)
+
+    def _tell_connected(self, slot: Slot, target: Target) -> None:
+        if is_debugging():
+            self.log(slot, "opened")
+        if self.reuse_watch is not None and slot.state in (ACQUIRED, IDLE):
+            self.reuse_watch.opened(slot, target)
 
     def _key_once_open(self, slot: Slot, target: Target) -> tuple[HandshakeKey, bool]:
         """Return the handshake that a new connection answers to from now on.
@@ -434,14 +464,6 @@ class Lifecycle:
                 error=type(exc).__name__,
             )
             return self.implied.key_of_nobody(key), False
-
-    def _finish_stopped(self, slot: Slot, finished: asyncio.Future[Failure | None]) -> None:
-        """End a handshake that was told to stop, which it may have been too late for."""
-        finished.cancel()
-        if slot.conn is None:
-            self._closed_slot(slot)
-        else:
-            self.start_closing(slot)
 
     # -- logging -----------------------------------------------------------------------------------
 
