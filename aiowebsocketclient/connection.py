@@ -147,17 +147,7 @@ class Connection(Parkable):
         self.is_silent = False
         #: Whether it comes straight from its handshake, and has not been pooled yet.
         self.fresh = True
-        # Shared between the response and its handles. CPython keeps the keys of an ordinary
-        # instance dictionary apart from its values, which makes lookups through a second object
-        # several times slower; one that is made by itself is whole. A subclass may have
-        # a value of its own there, which that of the instance hides.
-        cls = type(ws)
-        self.state = {
-            name: value
-            for name, value in ws.__dict__.items()
-            if name not in USUAL or value is not getattr(cls, name)
-        }
-        ws.__dict__ = self.state
+        self.state = _share_state(ws)
         self.state[CONNECTION] = self
         self.parked = False
         self.closing = False
@@ -183,13 +173,17 @@ class Connection(Parkable):
         self._has_given_up = False
         # Messages that had been read when a receive() was given up.
         self._read_before = 0
+        self._disarm()
+
+    def _disarm(self) -> None:
+        """Stop the timers of aiohttp's that are not for an idle connection."""
         # ClientTimeout(sock_read=...) of a given session is for HTTP bodies; left armed, it would
         # poison an idle connection with SocketTimeoutError. ws_receive has a timer of its own.
         self._protocol.read_timeout = None
         self._protocol.start_timeout()
-        if ws._heartbeat is not None:
+        if self.ws._heartbeat is not None:
             # It was armed in the context of the caller whom the handshake was made for.
-            ws._cancel_heartbeat()
+            self.ws._cancel_heartbeat()
             self.reset_heartbeat()
 
     def _take_over(self, forerunner: Any) -> None:
@@ -683,6 +677,22 @@ class Connection(Parkable):
         self.parked = False
         # What happens to an idle connection is nobody's doing.
         Context().run(self._owner.ended, self, how, code)
+
+
+def _share_state(ws: aiohttp.ClientWebSocketResponse) -> dict[str, Any]:
+    """Give a response an instance dictionary that its handles can share; returns it.
+
+    CPython keeps the keys of an ordinary one apart from its values, which makes lookups through a
+    second object several times slower; one that is made by itself is whole.  A subclass may have a
+    value of its own at the class, which that of the instance hides.
+    """
+    cls = type(ws)
+    state = ws.__dict__ = {
+        name: value
+        for name, value in ws.__dict__.items()
+        if name not in USUAL or value is not getattr(cls, name)
+    }
+    return state
 
 
 def reason_after(kind: type[BaseException]) -> str:
