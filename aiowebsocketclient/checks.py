@@ -4,7 +4,7 @@ A connection that the network drops silently (a full table in a firewall or bala
 without power) looks open until the client sends something and gets no answer.
 """
 
-import asyncio
+from functools import partial
 from itertools import count
 from typing import Any, Final
 from weakref import WeakValueDictionary
@@ -13,6 +13,7 @@ import aiohttp
 from aiohttp import WSMsgType
 
 from . import arguments
+from .deadlines import Bound
 from .exceptions import WebSocketPoolError
 from .hooks import Hook
 
@@ -63,21 +64,13 @@ def _check_ping(seconds: float | None) -> Hook:
         autoping = state["_autoping"]
         # With autoping, receive() does not return PONGs.
         state["_autoping"] = False
-        deadline = asyncio.timeout(seconds)
+        bound = Bound(seconds, partial(_too_late, ws))
         try:
-            async with deadline:
-                await _ping_and_wait(ws, seconds)
-        except TimeoutError as exc:
-            if not deadline.expired():
-                raise
-            _cut_off(ws)
-            # The traceback keeps the frame of asyncio's timeout, which refers to the task.
-            exc.__traceback__ = None
-            raise aiohttp.ServerTimeoutError(f"no PONG within {seconds:g} s") from None
+            with bound:
+                async with bound.deadline:
+                    await _ping_and_wait(ws, seconds)
         finally:
             state["_autoping"] = autoping
-            # It refers to its task, which keeps the exception, whose traceback keeps this frame.
-            del deadline
 
     return check_ping
 
@@ -98,7 +91,12 @@ async def _ping_and_wait(ws: aiohttp.ClientWebSocketResponse, seconds: float | N
             return
 
 
-def _cut_off(ws: aiohttp.ClientWebSocketResponse) -> None:
+def _too_late(ws: aiohttp.ClientWebSocketResponse, seconds: float) -> aiohttp.ServerTimeoutError:
+    _abort(ws)
+    return aiohttp.ServerTimeoutError(f"no PONG within {seconds:g} s")
+
+
+def _abort(ws: aiohttp.ClientWebSocketResponse) -> None:
     """Abort the connection: the server would not answer a closing handshake, either."""
     transport = None if ws._conn is None else ws._conn.transport
     if transport is not None:

@@ -22,6 +22,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from ._aiohttp_private import LOG_ON_EXCEPTION, check_client_session
+from .deadlines import Bound
 from .exceptions import PoolClosedError, WebSocketPoolError, in_session
 from .keys import Target, version_of
 from .logs import log
@@ -92,35 +93,35 @@ async def _handshake(
 ) -> aiohttp.ClientWebSocketResponse:
     check_open(client_session, session_name)
     attempt = _Attempt(client_session, response_class)
-    scope = asyncio.timeout(conn_timeout)
+    bound = Bound(conn_timeout, partial(_too_late, target, session_name))
     try:
-        async with scope:
-            try:
+        with bound:
+            async with bound.deadline:
+                try:
+                    return await attempt.connect(target)
+                except Exception as exc:
+                    freed = free_files() if _lacks_files(exc) else None
+                    if freed is None:
+                        raise
+                attempt.abort()
+                await freed
+                attempt = _Attempt(client_session, response_class)
                 return await attempt.connect(target)
-            except Exception as exc:
-                freed = free_files() if _lacks_files(exc) else None
-                if freed is None:
-                    raise
-            attempt.abort()
-            await freed
-            attempt = _Attempt(client_session, response_class)
-            return await attempt.connect(target)
-    except TimeoutError as exc:
+    except TimeoutError:
         attempt.abort()
-        if not scope.expired():
-            raise
-        # The traceback keeps the frame of asyncio's timeout, which refers to the task.
-        exc.__traceback__ = None
-        said = f"no connection to {target.key.endpoint} within conn_timeout ({conn_timeout:g} s)"
-        raise aiohttp.ConnectionTimeoutError(in_session(session_name, said)) from None
+        raise
     except BaseException as exc:
         attempt.abort()
         if client_session.closed and isinstance(exc, Exception):
             check_open(client_session, session_name)
         raise
-    finally:
-        # It refers to its task, which keeps the exception, whose traceback keeps this frame.
-        del scope
+
+
+def _too_late(
+    target: Target, session_name: str | None, seconds: float
+) -> aiohttp.ConnectionTimeoutError:
+    said = f"no connection to {target.key.endpoint} within conn_timeout ({seconds:g} s)"
+    return aiohttp.ConnectionTimeoutError(in_session(session_name, said))
 
 
 def _lacks_files(error: BaseException) -> bool:

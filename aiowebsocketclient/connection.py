@@ -33,6 +33,7 @@ from ._aiohttp_private import LOG_ON_EXCEPTION, PLAIN_TRANSPORT, fragments_of, u
 from ._compat import DONE, Express, Parkable, Slot, clock
 from ._pool_py import BETWEEN_FRAMES, IN_MESSAGE, Completion
 from .connecting import Forerunner
+from .deadlines import Bound
 from .exceptions import in_session
 from .hooks import NO_HOOKS, Hooks, is_being_cancelled, run_hook
 from .leaks import Place
@@ -316,28 +317,22 @@ class Connection(Parkable):
     async def configure(self) -> None:
         """Run the hook of a new connection; raises what that has failed with."""
         settings = self._owner.settings
-        deadline = asyncio.timeout(settings.hook_timeout)
+        bound = Bound(settings.hook_timeout, self._configured_too_late)
         # From now on the server may be at work for it.
         self.slot.cools = True
-        try:
-            await run_hook("configure", self._owner.express, self, deadline)
-        except TimeoutError as exc:
-            if not deadline.expired():
-                raise
-            # That keeps the frame of asyncio's timeout, which knows the task.
-            exc.__traceback__ = None
-            said = (
-                f"configure of a connection to {self.slot.endpoint} did not end within"
-                f" hook_timeout ({settings.hook_timeout:g} s)"
-            )
-            raise aiohttp.ConnectionTimeoutError(in_session(settings.name, said)) from None
-        finally:
-            # It knows its task, which keeps the exception, whose traceback keeps this frame.
-            del deadline
+        with bound:
+            await run_hook("configure", self._owner.express, self, bound.deadline)
         if self.has_ended:
             said = "the connection ended while it was configured"
             raise aiohttp.ServerDisconnectedError(in_session(settings.name, said))
         self.slot.cools = False
+
+    def _configured_too_late(self, seconds: float) -> aiohttp.ConnectionTimeoutError:
+        said = (
+            f"configure of a connection to {self.slot.endpoint} did not end within"
+            f" hook_timeout ({seconds:g} s)"
+        )
+        return aiohttp.ConnectionTimeoutError(in_session(self._owner.settings.name, said))
 
     def run_behind(
         self,
