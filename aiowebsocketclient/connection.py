@@ -117,10 +117,10 @@ class Connection(Parkable):
         "_unwanted",
         "_writer",
         "acquired_at",
-        "closed",
         "hooks",
         "is_silent",
         "server_close",
+        "settled",
         "slot",
         "timer",
         "ws",
@@ -169,7 +169,7 @@ class Connection(Parkable):
         # Bytes that are still taken while the pool closes it.
         self._unwanted = math.inf
         self.timer: asyncio.TimerHandle | None = None
-        self.closed: asyncio.Future[None] | None = None
+        self.settled: asyncio.Future[None] | None = None
         self.acquired_at: Place | None = None
         self._has_given_up = False
         # Messages that had been read when a receive() was given up.
@@ -429,9 +429,9 @@ class Connection(Parkable):
 
     def until_settled(self) -> asyncio.Future[None]:
         """Return what ends when it is closed, or pooled after its reset."""
-        if self.closed is None:
-            self.closed = self._owner.loop.create_future()
-        return self.closed
+        if self.settled is None:
+            self.settled = self._owner.loop.create_future()
+        return self.settled
 
     def completion(self) -> Completion:
         """Return what a release returns."""
@@ -439,7 +439,7 @@ class Connection(Parkable):
 
     def settle(self) -> None:
         """End what waits for its release: it is pooled, or closed."""
-        settled, self.closed = self.closed, None
+        settled, self.settled = self.settled, None
         if settled is not None and not settled.done():
             settled.set_result(None)
 

@@ -100,7 +100,7 @@ class HandshakeKey(NamedTuple):
     #: Host, port and TLS; ``ws`` and ``http`` are the same scheme, so are ``wss`` and ``https``.
     endpoint: EndpointKey
     #: Path and query as sent, with ``params``; for a proxy, the whole URL.
-    target: str
+    resource: str
     #: Headers with names in lower case and sorted, values in order; or the caller's ``reuse_key``,
     #: which replaces headers and cookies, but not ``auth``, ``origin`` and credentials in the URL.
     headers: Hashable
@@ -216,7 +216,7 @@ def resolve(
     wire_headers = _wire_headers(url, options, given, client_session)
     key = HandshakeKey(
         _endpoint(url),
-        _request_target(url, options, client_session),
+        _resource(url, options, client_session),
         wire_headers if reuse_key is None else _reuse_key(reuse_key),
         _other_options(url, options, hooks, client_session, with_reuse_key=reuse_key is not None),
     )
@@ -300,11 +300,11 @@ def _extended(url: URL, params: Any) -> URL:
 
 def is_with(key: HandshakeKey, url: URL) -> bool:
     """Return whether ``key`` is of a handshake with ``url``, with any headers and options."""
-    target = key.target
-    if not target.startswith("/"):
-        # For a proxy, the target is the whole URL.
-        target = URL(target, encoded=True).raw_path_qs
-    return key.endpoint == _endpoint(url) and target == url.raw_path_qs
+    resource = key.resource
+    if not resource.startswith("/"):
+        # For a proxy, the resource is the whole URL.
+        resource = URL(resource, encoded=True).raw_path_qs
+    return key.endpoint == _endpoint(url) and resource == url.raw_path_qs
 
 
 def version_of(headers: Any) -> int:
@@ -342,7 +342,7 @@ def _reuse_key(reuse_key: Hashable) -> Hashable:
     return ("reuse_key", reuse_key)
 
 
-def _request_target(
+def _resource(
     url: URL, options: dict[str, Any], client_session: aiohttp.ClientSession | None
 ) -> str:
     """Return the request target that aiohttp sends in the first line of the handshake."""

@@ -149,7 +149,7 @@ def _marks_of(slot: Slot, target: Target) -> _Marks:
     """Return a mark of each thing that makes up the handshake of a connection."""
     key: Any = slot.key
     named = chain(
-        _of_target(key.target),
+        _of_resource(key.resource),
         _of_headers(key.headers, target),
         _of_cookies(key.cookies),
         _of_options(key.options),
@@ -158,8 +158,8 @@ def _marks_of(slot: Slot, target: Target) -> _Marks:
     return tuple([(name, _mark(value)) for name, value in named])
 
 
-def _of_target(target: str) -> Iterator[tuple[_Name, Any]]:
-    path, _, query = target.partition("?")
+def _of_resource(resource: str) -> Iterator[tuple[_Name, Any]]:
+    path, _, query = resource.partition("?")
     yield ("path", ""), path
     by_name: dict[str, list[str]] = {}
     for pair in query.split("&"):

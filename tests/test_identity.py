@@ -607,7 +607,7 @@ async def test_urls_that_are_equal_and_not_the_same(
     calls: list[Any] = [(alias, "/b"), (server.url("/a"), "/a")]
     for url, path in [*calls, *calls[::-1], (URL(server.url("/a")), "/a")]:
         async with session.ws_connect(url, **options) as ws:
-            assert ws._slot.key.target == path
+            assert ws._slot.key.resource == path
     assert [request.path for request in server.requests] == ["/", "/b", "/a"]
     with pytest.raises(TypeError, match="url must be"):
         session.ws_connect((server.url("/a"), None, "heartbeat", float, 30.0))  # type: ignore

@@ -322,7 +322,7 @@ async def test_routes_without_a_connection_are_forgotten(
             await session.drain()
     routes = session._lifecycle.implied._routes  # type: ignore[union-attr]
     assert len(routes) <= 8
-    assert any(key.target == "/?a=kept" for key in routes)
+    assert any(key.resource == "/?a=kept" for key in routes)
 
 
 async def test_a_rolled_cookie_that_somebody_else_has_replaced(
