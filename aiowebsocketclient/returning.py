@@ -4,7 +4,7 @@ import asyncio
 import warnings
 from contextvars import Context
 from threading import get_ident
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from ._aiohttp_private import get_running_loop
 from ._compat import DONE, Express, Plan, Pool, Slot, clock, ensure_room, spend
@@ -20,6 +20,12 @@ from .settings import Settings
 from .tracing import Tracer
 
 __all__ = ("Returning",)
+
+
+#: What ``Express.release`` returns where it has done nothing: the connection is not fit for another
+#: use, or not yet; somebody watches its releases; or this is another thread.  Otherwise it returns
+#: what is left to be done, a plan or None.
+UNRELEASED: Final = False
 
 
 class Closing(Protocol):
@@ -74,23 +80,23 @@ class Returning:
         self._leak_watch = leak_watch
 
     def released(self, handle: ClientWebSocketResponse, plan: Plan | Literal[False]) -> Completion:
-        """Do what is left after ``Express.release``."""
+        """Finish a release: ``plan`` is what ``Express.release`` has left to be done."""
         slot: Any = handle._slot
-        if plan is False:
+        if plan is UNRELEASED:
             ensure_room()
-        if plan is False:
             has_moved = self._check_thread("release()", handle)
             self._end_use(slot)
             if has_moved:
                 plan = self._lifecycle.express.release(handle)
-        if plan is False:
+        if plan is UNRELEASED:
             conn: Connection | None = slot.conn
             if conn is None or self._lifecycle.settings.force_close or not conn.clear():
                 return self._release_unfit(handle)
             if conn.resets:
                 return self._begin_reset(handle, conn)
             plan = self._lifecycle.express.release(handle)
-        self._lifecycle.carry_out(plan or None)
+        if plan is not UNRELEASED:
+            self._lifecycle.carry_out(plan)
         # Too old, or one too many.
         return slot.conn.completion() if slot.state == CLOSING and slot.conn else DONE
 
