@@ -8,9 +8,9 @@ The session decides when hooks run, and what happens to a connection whose hook 
 import asyncio
 import math
 from collections.abc import Awaitable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
-from ._compat import Express, lend
+from ._compat import Express, Slot, lend
 from .exceptions import WebSocketPoolError, in_session
 from .logs import is_debugging, log
 from .typedefs import Hook
@@ -68,7 +68,28 @@ def hooks_of(options: dict[str, Any], defaults: Hooks) -> Hooks:
     return defaults._replace(**given) if given else defaults
 
 
-async def run_hook(name: str, express: Express, conn: Any, deadline: asyncio.Timeout) -> None:
+class Hooked(Protocol):
+    """What ``run_hook()`` needs of a connection."""
+
+    hooks: Hooks
+    slot: Slot
+    #: Its instance dictionary.
+    state: dict[str, Any]
+    #: When something came last.
+    heard: float
+    #: Whether a hook has failed for want of an answer.
+    is_silent: bool
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the server or the network has ended it."""
+        ...
+
+    def wake_pending_receive(self) -> None:
+        """End a ``receive()`` that still runs."""
+
+
+async def run_hook(name: str, express: Express, conn: Hooked, deadline: asyncio.Timeout) -> None:
     """Run a hook of ``conn`` on a handle that is valid until the hook ends.
 
     Exceptions of the hook are logged here, because nobody may be waiting for the hook.  If the hook
@@ -118,7 +139,7 @@ async def run_hook(name: str, express: Express, conn: Any, deadline: asyncio.Tim
         del deadline
 
 
-def _log_failure(name: str, express: Express, conn: Any, error: Exception) -> None:
+def _log_failure(name: str, express: Express, conn: Hooked, error: Exception) -> None:
     log(
         "hook_failed",
         session_name=express.session_name,

@@ -11,7 +11,7 @@ import asyncio
 import sys
 from collections.abc import Generator
 from types import TracebackType
-from typing import Any, Final, NoReturn, Self
+from typing import Any, Final, NoReturn, Protocol, Self
 
 import aiohttp
 from aiohttp import WSCloseCode, WSMsgType
@@ -20,7 +20,7 @@ from ._compat import DONE, Handle, spend
 from ._pool_py import Completion
 from .exceptions import ConnectionReleasedError, WebSocketPoolError, in_session
 
-__all__ = ("CLOSE", "CONNECTION", "USUAL", "ClientWebSocketResponse", "Pending")
+__all__ = ("CLOSE", "CONNECTION", "USUAL", "ClientWebSocketResponse", "Owner", "Pending")
 
 
 class Pending(Completion):
@@ -137,6 +137,19 @@ class _CloseCode:
             connection.note_given_up_read()
 
 
+class Owner(Protocol):
+    """The session, as a handle of its needs it."""
+
+    def _begin_close(self, handle: "ClientWebSocketResponse") -> None:
+        """Take a connection out of the pool that its user is about to close."""
+
+    def _detach(self, handle: "ClientWebSocketResponse") -> None:
+        """Leave a connection to its user for good."""
+
+    def _fail(self, handle: "ClientWebSocketResponse", kind: type[BaseException]) -> None:
+        """Close a connection whose block was left by an exception."""
+
+
 class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
     """One acquisition of a pooled WebSocket connection.
 
@@ -154,6 +167,8 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
     would belong to one handle only.
     """
 
+    # None: it holds nothing, or nothing any more.
+    _owner: Owner | None
     _writer: Any = _Spent()
     _reader: Any = _Spent()
     _response: Any = _Spent()

@@ -4,7 +4,7 @@ import asyncio
 import warnings
 from contextvars import Context
 from threading import get_ident
-from typing import Any, Final, Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from ._aiohttp_private import get_running_loop
 from ._compat import DONE, Express, Plan, Pool, Slot, clock, ensure_room, spend
@@ -81,7 +81,8 @@ class Returning:
 
     def released(self, handle: ClientWebSocketResponse, plan: Plan | Literal[False]) -> Completion:
         """Finish a release: ``plan`` is what ``Express.release`` has left to be done."""
-        slot: Any = handle._slot
+        slot = handle._slot
+        assert slot is not None
         if plan is UNRELEASED:
             ensure_room()
             has_moved = self._check_thread("release()", handle)
@@ -108,7 +109,8 @@ class Returning:
             self._leak_watch.released(slot)
 
     def _release_unfit(self, handle: ClientWebSocketResponse) -> Completion:
-        slot: Any = handle._slot
+        slot = handle._slot
+        assert slot is not None
         conn: Connection | None = slot.conn
         if conn is None or slot.state == CLOSING:
             # The session was closed under it.
@@ -140,7 +142,8 @@ class Returning:
     def fail(self, handle: ClientWebSocketResponse, kind: type[BaseException]) -> None:
         """Close a connection whose block was left by an exception; nobody waits for the server."""
         ensure_room()
-        slot: Any = handle._slot
+        slot = handle._slot
+        assert slot is not None
         conn: Connection | None = slot.conn
         if not self._lifecycle.loop.is_closed():
             # The garbage collector may end a coroutine in any thread; its handle is lost then.
@@ -157,7 +160,8 @@ class Returning:
         """Leave a connection to its user for good."""
         ensure_room()
         self._check_thread("detach()", handle)
-        slot: Any = handle._slot
+        slot = handle._slot
+        assert slot is not None
         conn: Connection | None = slot.conn
         if conn is None or slot.state == CLOSING:
             raise self._lifecycle.closed_error()
@@ -183,7 +187,8 @@ class Returning:
         """Take a connection out of the pool that its user is about to close."""
         ensure_room()
         self._check_thread("close()", handle)
-        slot: Any = handle._slot
+        slot = handle._slot
+        assert slot is not None
         conn: Connection | None = slot.conn
         if conn is None or slot.state == CLOSING:
             return
@@ -195,7 +200,8 @@ class Returning:
 
     def handle_lost(self, handle: ClientWebSocketResponse) -> None:
         """Get back what a handle held that was collected unreleased; called by its finalizer."""
-        slot: Any = handle._slot
+        slot = handle._slot
+        assert slot is not None
         if slot.state != ACQUIRED or self._lifecycle.is_parents:
             # The session was closed under it.
             return
@@ -223,7 +229,8 @@ class Returning:
 
         Returns whether the loop has gone on in another thread than before.
         """
-        slot: Any = handle._slot
+        slot = handle._slot
+        assert slot is not None
         if slot.conn is None or slot.state == CLOSING:
             # The session was closed under it: nothing will be done.
             return False

@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from functools import update_wrapper
 from threading import get_ident
 from types import TracebackType
-from typing import Any, Final, Generic, NoReturn, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Self, TypeVar, Unpack
 
 import aiohttp
 from aiohttp.typedefs import LooseHeaders, StrOrURL
@@ -49,7 +49,7 @@ from .leaks import LeakWatch, place_of_caller
 from .lifecycle import Lifecycle
 from .loops import refuse_to_close, running_loop
 from .prewarming import Prewarm
-from .response import ClientWebSocketResponse
+from .response import ClientWebSocketResponse, Owner
 from .returning import Returning
 from .settings import Settings
 from .stats import PoolStats
@@ -678,3 +678,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         finally:
             # Not earlier: its repr would say so of a session that nobody has closed.
             self._lifecycle.is_closed = True
+
+
+if TYPE_CHECKING:
+
+    def _is_owner(session: WebSocketClientSession[Any]) -> Owner:
+        return session
