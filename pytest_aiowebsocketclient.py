@@ -1,9 +1,9 @@
 """The pytest plugin of aiowebsocketclient: the fixtures ``ws_server`` and ``ws_session``.
 
-pytest imports it whenever it starts, in every project that has the package installed.  So it is a
-module beside the package and not in it: that would bring aiohttp with it, which takes longer than
-pytest itself, and would hide the package from whatever measures its coverage.  The package is
-imported when a test asks for a fixture.
+pytest imports this module at each start, in every project that has the package installed.  So the
+module is not part of the package: importing the package would import aiohttp, which takes longer
+than pytest itself, and would hide the package from tools that measure coverage.  The package is
+imported when a test uses a fixture.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ try:
 except ImportError:
     pytest_asyncio = None  # type: ignore[assignment]
 else:
-    # One older than 0.24 cannot be told which loop a fixture is for, and must do no harm.
+    # Before 0.24, fixtures have no loop_scope: ignore such a version.
     if "loop_scope" not in inspect.signature(pytest_asyncio.fixture).parameters:
         pytest_asyncio = None  # type: ignore[assignment]
 
@@ -33,15 +33,15 @@ _INI: Final = "ws_session_check_leaks"
 _RAISED: Final = pytest.StashKey[bool]()
 
 _LEAKED: Final = """\
-{} left acquired in ws_session: release() or close() each, or use "async with".
+Connections left acquired in ws_session: {}. Call release() or close(), or use "async with".
 {}
-pytest.mark.ws_session(check_leaks=False) allows it."""
+To allow this in a test, mark it with pytest.mark.ws_session(check_leaks=False)."""
 
 _LoopScope = Literal["function", "class", "module", "package", "session"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the setting for a whole project."""
+    """Add the setting of the project."""
     parser.addini(
         _INI, "whether ws_session fails tests that leave connections acquired", "bool", True
     )
@@ -58,7 +58,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
-    """Remember whether the test itself has failed: then it is no wonder what it left."""
+    """Remember whether the test itself failed: then its leaks are not reported."""
     if call.when == "call":
         item.stash[_RAISED] = call.excinfo is not None
 
@@ -77,7 +77,7 @@ def ws_server() -> Iterator[WebSocketServer]:
 
 @pytest.fixture
 def ws_server_tls() -> Iterator[WebSocketServer]:
-    """Run the same with TLS; give its client_ssl to ws_connect(ssl=...)."""
+    """Run the same server with TLS; pass its client_ssl to ws_connect(ssl=...)."""
     from aiowebsocketclient.testing import WebSocketServer
 
     with WebSocketServer(tls=True) as server:
@@ -89,12 +89,12 @@ def ws_server_tls() -> Iterator[WebSocketServer]:
 
 @pytest.fixture
 def ws_session(request: pytest.FixtureRequest) -> Iterator[WebSocketClientSession]:
-    """Make a WebSocketClientSession, closed at the end; what a test leaves acquired fails it."""
+    """Create a WebSocketClientSession, and fail tests that leave connections acquired."""
     from aiowebsocketclient.testing import CheckedSession
 
     options = _options(request)
     check_leaks = options.pop("check_leaks", request.config.getini(_INI))
-    # Who closes it is a fixture of the plugin that runs the test: in the loop of the test.
+    # A fixture of the plugin that runs the test closes the session in the loop of the test.
     add_to_close = request.getfixturevalue(_closing_fixture(request))
     session = CheckedSession(**options)
     add_to_close(session)
@@ -106,7 +106,7 @@ def ws_session(request: pytest.FixtureRequest) -> Iterator[WebSocketClientSessio
 
 def _options(request: pytest.FixtureRequest) -> dict[str, Any]:
     options: dict[str, Any] = {}
-    # The closest comes first, and counts.
+    # The closest marker comes first, and takes precedence.
     for marker in request.node.iter_markers("ws_session"):
         if marker.args:
             raise pytest.UsageError("pytest.mark.ws_session() takes keyword arguments only")
@@ -115,7 +115,7 @@ def _options(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 def _closing_fixture(request: pytest.FixtureRequest) -> str:
-    """Return the name of the fixture that closes in the loop of this test."""
+    """Return the name of the fixture that closes sessions in the loop of this test."""
     item = request.node
     if pytest_asyncio is not None and pytest_asyncio.is_async_test(item):
         marker = item.get_closest_marker("asyncio")
@@ -128,14 +128,14 @@ def _closing_fixture(request: pytest.FixtureRequest) -> str:
         if backend == "asyncio":
             return _name("anyio")
         pytest.fail(
-            f"ws_session is for asyncio, and anyio runs {item.name} with {backend}: let a fixture"
-            " anyio_backend return 'asyncio'",
+            f"ws_session needs asyncio, but anyio runs {item.name} with {backend}: define a fixture"
+            " anyio_backend that returns 'asyncio'",
             pytrace=False,
         )
     pytest.fail(
-        f"ws_session is for tests in an event loop, and {item.name} is none that pytest-asyncio or"
-        " anyio runs: mark it with pytest.mark.asyncio or pytest.mark.anyio, or make a"
-        " WebSocketClientSession of your own where your loop runs",
+        f"ws_session needs a test in an event loop, but neither pytest-asyncio nor anyio runs"
+        f" {item.name}: mark it with pytest.mark.asyncio or pytest.mark.anyio, or create a"
+        " WebSocketClientSession in your own loop",
         pytrace=False,
     )
 
@@ -144,12 +144,12 @@ def _default_loop_scope(config: pytest.Config) -> str:
     try:
         return str(config.getini("asyncio_default_test_loop_scope"))
     except ValueError:
-        # Before pytest-asyncio 0.26 there was no choice.
+        # pytest-asyncio before 0.26 has no such setting.
         return "function"
 
 
 async def _closing() -> AsyncIterator[Callable[[WebSocketClientSession], None]]:
-    """Give what takes a session, to close it at the end."""
+    """Yield a function that registers a session to close at the end."""
     sessions: list[WebSocketClientSession] = []
     yield sessions.append
     for session in sessions:

@@ -1,7 +1,7 @@
 """A pool of WebSocket client connections on aiohttp.
 
-``WebSocketClientSession.ws_connect(url)`` acquires a connection, ``ws.release()`` gives it back;
-the next caller gets the same open socket.
+``WebSocketClientSession.ws_connect(url)`` acquires a connection, ``ws.release()`` returns it to the
+pool, and the next caller gets the same open socket.
 """
 
 from importlib.metadata import version

@@ -1,7 +1,7 @@
-"""``python -m aiowebsocketclient [URL]``: many callers share a few connections, and it is measured.
+"""``python -m aiowebsocketclient [URL]``: measures many callers that share a few connections.
 
-Without a URL the server is an echo server of its own, in another process.  The same traffic is then
-sampled with a new connection for every request, which is what the pool is there to avoid.
+Without a URL, it starts an echo server in another process.  Then it measures a sample of the same
+traffic with a new connection for every request, as without a pool.
 """
 
 import argparse
@@ -31,17 +31,17 @@ from .keys import resolve
 
 __all__ = ("main", "serve")
 
-# What is sampled with a new connection for every request: enough to tell, and soon over.
+# Size of the sample with a new connection for every request.
 _SAMPLE_REQUESTS: Final = 1000
 _SAMPLE_SECONDS: Final = 2.0
 
-# Seconds for a closing handshake: all is measured by then, and nobody wants to wait for it.
+# Seconds for closing handshakes, after the measurement.
 _CLOSE_TIMEOUT: Final = 1.0
 
-# Seconds between two steps of a progress bar.
+# Seconds between two updates of the progress bar.
 _TICK: Final = 0.1
 
-# What is shown of a result: its name, its key, its format.
+# Rows of the result: name, key, format.
 _ROWS: Final = (
     ("requests", "requests", "{:,}"),
     ("time", "seconds", "{:.2f} s"),
@@ -52,8 +52,8 @@ _ROWS: Final = (
     ("latency max", "max_ms", "{:.2f} ms"),
     ("handshakes", "handshakes", "{:,}"),
     ("connections reused", "reused", "{:.2%}"),
-    ("waited, each request", "wait_ms", "{:.2f} ms"),
-    ("waited, altogether", "wait_seconds", "{:,.1f} s"),
+    ("wait per request", "wait_ms", "{:.2f} ms"),
+    ("total wait", "wait_seconds", "{:,.1f} s"),
     ("peak connections", "peak_connections", "{:,}"),
 )
 
@@ -66,7 +66,7 @@ class NoReplyError(Exception):
 
 
 class Latencies:
-    """Latencies in buckets 1 % wide: a run of days takes no more memory than one of seconds."""
+    """Latencies in buckets 1 % wide, whose memory does not grow with the length of a run."""
 
     _WIDTH: Final = math.log(1.01)
 
@@ -76,13 +76,13 @@ class Latencies:
         self._buckets: Counter[int] = Counter()
 
     def record(self, seconds: float) -> None:
-        """Count one; what the clock is too coarse to see counts as a nanosecond."""
+        """Count a latency; 0, from a coarse clock, counts as a nanosecond."""
         self.count += 1
         self.max = max(self.max, seconds)
         self._buckets[math.floor(math.log(max(seconds, 1e-9)) / self._WIDTH)] += 1
 
     def quantile(self, share: float) -> float:
-        """Return the seconds within which ``share`` (0 to 1) of all were done."""
+        """Return the latency in seconds at the quantile ``share`` (0 to 1)."""
         left = share * self.count
         for bucket in sorted(self._buckets):
             left -= self._buckets[bucket]
@@ -92,10 +92,10 @@ class Latencies:
 
 
 class Traffic:
-    """Requests that are made one way, and how they fare.
+    """Requests made in one way, with their latencies.
 
-    :param requests: how many to make; ``math.inf``: until the time is up.
-    :param duration: seconds after which no more is waited for; ``math.inf``: until all are made.
+    :param requests: number of requests; ``math.inf``: until the time is up.
+    :param duration: seconds until the end; ``math.inf``: until all requests are made.
     """
 
     def __init__(self, requests: float, duration: float) -> None:
@@ -108,7 +108,7 @@ class Traffic:
 
     @property
     def done(self) -> int:
-        """Requests that were answered."""
+        """Number of requests that were answered."""
         return self.latencies.count
 
     @property
@@ -122,7 +122,7 @@ class Traffic:
         callers: int,
         update: Callable[["Traffic"], None],
     ) -> None:
-        """Make the requests by so many callers at once; the first that fails ends it."""
+        """Make the requests with concurrent callers, until the end or the first failure."""
         start = perf_counter()
         tasks = {asyncio.create_task(self._call(request)) for _ in range(callers)}
         pending = tasks
@@ -149,7 +149,7 @@ class Traffic:
             self.latencies.record(perf_counter() - begun)
 
     def result(self) -> dict[str, float]:
-        """Return what was measured; throughput is in requests per second."""
+        """Return the measured values; throughput is in requests per second."""
         shares = {"p50_ms": 0.5, "p90_ms": 0.9, "p99_ms": 0.99}
         return {
             "requests": self.done,
@@ -161,10 +161,10 @@ class Traffic:
 
 
 class Run:
-    """One run against one server: what was asked for, and what has come of it so far.
+    """One run against one server, with its results so far.
 
-    :param args: as the command line's parser makes them.
-    :param url: of the server.
+    :param args: parsed arguments of the command line.
+    :param url: URL of the server.
     """
 
     def __init__(self, args: argparse.Namespace, url: str) -> None:
@@ -177,7 +177,7 @@ class Run:
         self.unpooled = Traffic(min(requests, _SAMPLE_REQUESTS), min(duration, _SAMPLE_SECONDS))
         self._peak = 0
         self._of_pool: dict[str, float] = {}
-        # None but what differs from the default, so that ws_connect() is called as it mostly is.
+        # Only options that differ from their defaults, so that ws_connect() is called as usual.
         self._options: dict[str, Any] = {}
         if args.protocol:
             self._options["protocols"] = tuple(args.protocol)
@@ -185,7 +185,7 @@ class Run:
             self._options["ssl"] = False
 
     async def measure(self, output: "Output") -> None:
-        """Make the requests through the pool, then a sample of them without."""
+        """Make the requests through the pool, then a sample of them without a pool."""
         with output.bar("through the pool") as update:
             await self._measure_pooled(update)
         if not self.pooled.done:
@@ -203,7 +203,7 @@ class Run:
 
             async def request() -> None:
                 async with session.ws_connect(self.url, **self._options) as ws:
-                    # It takes a new connection to reach a new peak.
+                    # Only a new connection can raise the peak.
                     if not ws.reused:
                         self._note_peak(session)
                     await self._exchange(ws)
@@ -215,7 +215,7 @@ class Run:
 
     async def _measure_unpooled(self, update: Callable[[Traffic], None]) -> None:
         places = asyncio.Semaphore(self.args.limit)
-        # As in the pool: nothing is left to the client session but to connect.
+        # As in the pool: the client session only connects.
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
         jar = aiohttp.DummyCookieJar()
         timeout = aiohttp.ClientWSTimeout(
@@ -237,7 +237,7 @@ class Run:
 
     async def _exchange(self, ws: aiohttp.ClientWebSocketResponse) -> None:
         """Send the message and wait for one reply."""
-        # Around both: a server that does not read holds up the sender.
+        # Around both: a server that does not read blocks the sender.
         async with asyncio.timeout(self.args.timeout):
             await ws.send_str(self.args.message)
             reply = await ws.receive()
@@ -251,7 +251,7 @@ class Run:
 
     def _note_stats(self, session: WebSocketClientSession) -> None:
         stats = session.stats()
-        # Fewer than stats.requests, where some were cut short: those waited and got nothing.
+        # Fewer than stats.requests if some callers were cancelled while they waited.
         handed_out = stats.reused + stats.connects
         self._of_pool = {
             "handshakes": stats.connects + stats.connect_errors,
@@ -262,7 +262,7 @@ class Run:
         }
 
     def result(self) -> dict[str, Any]:
-        """Return what was measured; what was not is None."""
+        """Return the measured values; None for a part that was not measured."""
         without = self.unpooled
         counted = {"handshakes": without.done, "reused": 0.0}
         return {
@@ -280,11 +280,11 @@ class Run:
         }
 
 
-# -- telling -------------------------------------------------------------------------------------
+# -- output --------------------------------------------------------------------------------------
 
 
 class Output:
-    """Standard output: JSON alone where asked for; a terminal with rich; or else plain lines."""
+    """Standard output: only JSON if requested, rich tables in a terminal, or plain lines."""
 
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
@@ -296,13 +296,13 @@ class Output:
                 self._console = Console()
 
     def say(self, line: str) -> None:
-        """Print a line, which no machine asked for."""
+        """Print a line, unless the output is JSON."""
         if not self._as_json:
             print(line, flush=True)
 
     @contextlib.contextmanager
     def bar(self, title: str) -> Iterator[Callable[[Traffic], None]]:
-        """Show a progress bar while entered; yields what moves it."""
+        """Show a progress bar inside the block; yields a function that updates it."""
         if self._console is None:
             yield lambda traffic: None
             return
@@ -324,7 +324,7 @@ class Output:
             yield update
 
     def report(self, result: dict[str, Any]) -> None:
-        """Print what :meth:`Run.result` returned."""
+        """Print the result of :meth:`Run.result`."""
         if self._as_json:
             print(json.dumps(result, indent=2))
             return
@@ -335,7 +335,7 @@ class Output:
         ]
         self._table(("", "pool", "connecting each time"), rows)
         if result["speedup"] is not None:
-            self.say(f"\nThe pool makes it {result['speedup']:.1f} times as fast.")
+            self.say(f"\nThe pool is {result['speedup']:.1f} times as fast.")
 
     def _table(self, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
         if self._console is None:
@@ -361,19 +361,19 @@ def _heading(args: argparse.Namespace) -> str:
 
 
 def _task(run: Run) -> str:
-    whose = "" if run.args.url else " (its own, in another process)"
+    whose = "" if run.args.url else " (built-in, in another process)"
     return f"{run.args.callers:,} callers, limit {run.args.limit:,}, server {run.endpoint}{whose}\n"
 
 
 def _complaint(error: Exception, args: argparse.Namespace) -> str:
-    """Say what the server did, in our words: aiohttp's may quote what was sent to it."""
+    """Return what the server did, without texts of aiohttp that may quote secrets."""
     match error:
         case aiohttp.WSServerHandshakeError(status=101):
             return f"broke the handshake: {error.message}"
         case aiohttp.WSServerHandshakeError():
             return f"refused the handshake: HTTP status {error.status}"
         case aiohttp.ClientResponseError():
-            return "does not answer as an HTTP server does"
+            return "does not answer like an HTTP server"
         case aiohttp.ClientConnectorCertificateError():
             return "has a certificate that is not trusted (--no-verify trusts any)"
         case aiohttp.ClientSSLError():
@@ -389,15 +389,15 @@ def _complaint(error: Exception, args: argparse.Namespace) -> str:
         case NoReplyError() | aiohttp.ClientConnectionError() | ConnectionError():
             return "closed the connection instead of answering"
         case ValueError():
-            return "cannot be sent these headers with this URL"
+            return "cannot be requested: the headers and the URL contradict each other"
     return f"failed: {type(error).__name__}"
 
 
-# -- the server of its own -----------------------------------------------------------------------
+# -- the built-in server -------------------------------------------------------------------------
 
 
 def serve(use_uvloop: bool) -> None:
-    """Echo on a free port of loopback, which is printed, until standard input ends."""
+    """Run an echo server on loopback until standard input ends, and print its port."""
     with asyncio.Runner(loop_factory=_loop_factory(use_uvloop)) as runner:
         runner.run(_serve())
 
@@ -409,14 +409,14 @@ async def _serve() -> None:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0, backlog=4096).start()
     print(runner.addresses[0][1], flush=True)
-    # It ends with its parent, in whatever way that ends: even killed.
+    # The server ends with its parent, even if the parent is killed.
     await asyncio.to_thread(os.read, sys.stdin.fileno(), 1)
 
 
 async def _echo(request: web.Request) -> web.WebSocketResponse:
     offered = request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, "")
     ws = web.WebSocketResponse(protocols=[name.strip() for name in offered.split(",") if name])
-    # Raised where the client has gone with something unanswered.
+    # Raised if the client disconnects before the reply.
     with contextlib.suppress(ConnectionResetError):
         await ws.prepare(request)
         async for message in ws:
@@ -432,9 +432,9 @@ def _own_server(use_uvloop: bool) -> Iterator[str]:
         [sys.executable, "-P", "-c", code],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        # It must find the package where this process did.
+        # The process must find the package at the same place as this one.
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        # Ctrl-C is for this process; the server is needed until all is measured.
+        # Ctrl-C must not reach the server, which is needed until the end.
         start_new_session=True,
         text=True,
     ) as process:
@@ -454,30 +454,36 @@ def _own_server(use_uvloop: bool) -> Iterator[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m aiowebsocketclient",
-        description="Show what a pool of WebSocket connections does: many callers make requests\n"
-        "(one message, one reply) over few connections, and then a sample of them with a\n"
-        "new connection for every request.",
+        description="Measure a pool of WebSocket connections: many callers make requests (one\n"
+        "message, one reply) over few connections, and then a sample of the requests with a\n"
+        "new connection for each.",
         epilog="examples:\n"
         "  python -m aiowebsocketclient --callers 500 --limit 20\n"
         "  python -m aiowebsocketclient wss://example.com/ws --duration 10 --json\n\n"
-        "Progress bar and table need rich: pip install 'aiowebsocketclient[cli]'.",
+        "The progress bar and the table need rich: pip install 'aiowebsocketclient[cli]'.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add, default = parser.add_argument, "(default: %(default)s)"
-    server = "server (default: an echo server of its own)"
+    server = "URL of the server (default: a built-in echo server)"
     add("url", metavar="URL", nargs="?", type=_url, help=server)
     amount = parser.add_mutually_exclusive_group().add_argument
-    requests = f"requests to make {default}"
+    requests = f"number of requests {default}"
     amount("--requests", metavar="N", type=_count, default=50000, help=requests)
-    amount("--duration", metavar="SECONDS", type=_seconds, help="go on for so long instead")
-    add("--callers", metavar="N", type=_count, default=100, help=f"callers at once {default}")
-    add("--limit", metavar="N", type=_count, default=10, help=f"connections at most {default}")
+    amount("--duration", metavar="SECONDS", type=_seconds, help="run this long instead")
+    add("--callers", metavar="N", type=_count, default=100, help=f"concurrent callers {default}")
+    add(
+        "--limit",
+        metavar="N",
+        type=_count,
+        default=10,
+        help=f"maximum number of connections {default}",
+    )
     add("--message", metavar="TEXT", default="hello", help=f"message to send {default}")
-    header = "'Name: value' to send with every handshake; repeatable"
+    header = "'Name: value' for every handshake; repeatable"
     add("--header", metavar="HEADER", type=_header, action="append", help=header)
     protocol = "subprotocol to offer; repeatable"
     add("--protocol", metavar="NAME", type=_protocol, action="append", help=protocol)
-    timeout = f"for one handshake, and for one reply {default}"
+    timeout = f"limit for each handshake and each reply {default}"
     add("--timeout", metavar="SECONDS", type=_seconds, default=5.0, help=timeout)
     add("--no-verify", action="store_true", help="trust any TLS certificate")
     add("--uvloop", action="store_true", help="run on uvloop")
@@ -493,7 +499,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         parser.error("an argument is not valid text in this locale")
     args, unknown = parser.parse_known_args(argv)
     if unknown:
-        # What is no name may be a header's value or a password.
+        # Only names are shown: other words may be the value of a header, or a password.
         names = [word.partition("=")[0] for word in unknown if word.startswith("-")]
         parser.error(f"unknown option: {names[0]}" if names else "more than one URL")
     if args.uvloop and importlib.util.find_spec("uvloop") is None:
@@ -510,7 +516,7 @@ def _url(value: str) -> str:
     try:
         _endpoint(value)
     except aiohttp.ClientError as error:
-        # The URL itself may be secret, and is what precedes the description.
+        # Only the description: the URL, which precedes it, may be secret.
         raise argparse.ArgumentTypeError(error.args[-1]) from None
     except ValueError:
         raise argparse.ArgumentTypeError("user or password cannot be sent") from None
@@ -528,7 +534,7 @@ def _header(value: str) -> tuple[str, str]:
 
 def _protocol(value: str) -> str:
     if not is_token(value):
-        raise argparse.ArgumentTypeError(f"no name of a subprotocol: {value!r}")
+        raise argparse.ArgumentTypeError(f"not a valid name of a subprotocol: {value!r}")
     return value
 
 
@@ -536,14 +542,14 @@ def _count(value: str) -> int:
     with contextlib.suppress(ValueError):
         if (number := int(value)) > 0:
             return number
-    raise argparse.ArgumentTypeError(f"must be a whole number, 1 or more, not {value!r}")
+    raise argparse.ArgumentTypeError(f"must be an integer >= 1, got {value!r}")
 
 
 def _seconds(value: str) -> float:
     with contextlib.suppress(ValueError):
         if 0 < (seconds := float(value)) < math.inf:
             return seconds
-    raise argparse.ArgumentTypeError(f"must be seconds, more than 0, not {value!r}")
+    raise argparse.ArgumentTypeError(f"must be a number of seconds > 0, got {value!r}")
 
 
 def _loop_factory(use_uvloop: bool) -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -551,7 +557,7 @@ def _loop_factory(use_uvloop: bool) -> Callable[[], asyncio.AbstractEventLoop] |
 
 
 async def _measure(run: Run, args: argparse.Namespace, output: Output) -> None:
-    # Only now, when the loop runs: from here on, Ctrl-C cancels this task.
+    # Inside the loop, because from here on Ctrl-C cancels this task.
     output.say(_heading(args))
     output.say(_task(run))
     await run.measure(output)
@@ -564,7 +570,7 @@ def _run(args: argparse.Namespace, output: Output) -> int:
         with contextlib.ExitStack() as stack:
             run = Run(args, args.url or stack.enter_context(_own_server(args.uvloop)))
             work = _measure(run, args, output)
-            # Interrupted before it began, it would tell that it was never awaited.
+            # Without close(), an early Ctrl-C would warn that the coroutine was never awaited.
             stack.callback(work.close)
             runner = stack.enter_context(asyncio.Runner(loop_factory=_loop_factory(args.uvloop)))
             runner.run(work)
@@ -584,13 +590,13 @@ def _run(args: argparse.Namespace, output: Output) -> int:
 def main() -> int:
     """Run the command line; returns the exit status.
 
-    0: all done; 1: the server refused, hung or did not answer; 2: bad arguments; 130: Ctrl-C.
+    0: success; 1: the server refused, hung or did not answer; 2: bad arguments; 130: Ctrl-C.
     """
     args = _parse(sys.argv[1:])
     try:
         return _run(args, Output(args.json))
     except BrokenPipeError:
-        # Nobody reads on, as with "| head"; the interpreter's own flush must not fail as well.
+        # The reader has ended, as in "| head". The flush at the exit must not fail, too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 

@@ -1,7 +1,7 @@
-"""Chooses the core: compiled where it was built, plain Python elsewhere or on demand.
+"""Chooses the core: the compiled core if it was built, otherwise the plain-Python core.
 
-The only reader of ``AIOWEBSOCKETCLIENT_NO_EXTENSIONS`` at run time (``setup.py`` reads it at build
-time).  Set and not empty, it asks for the plain-Python core.
+A non-empty ``AIOWEBSOCKETCLIENT_NO_EXTENSIONS`` selects the plain-Python core.  At run time, only
+this module reads the variable; ``setup.py`` reads it at build time.
 """
 
 import importlib.util
@@ -15,8 +15,8 @@ NO_EXTENSIONS: Final = bool(os.environ.get("AIOWEBSOCKETCLIENT_NO_EXTENSIONS"))
 def _use_extension() -> bool:
     if NO_EXTENSIONS or sys.implementation.name != "cpython":
         return False
-    # An absent extension is a wheel without one. One that is there and fails to import is a broken
-    # installation: that error must be seen, not turned into a slower library.
+    # Without an extension, the wheel is pure Python. If an extension exists but fails to import,
+    # the installation is broken: the error must be visible, instead of a silently slower library.
     return importlib.util.find_spec("aiowebsocketclient._pool") is not None
 
 

@@ -1,11 +1,12 @@
-"""What aiohttp adds to a handshake that no argument states, and that may change at any time.
+"""Computes what aiohttp adds to a handshake without an argument, and what may change at any time.
 
-These are the cookies of the jar and, with ``trust_env``, the proxies and credentials of the
-environment.  They are read twice: for a call, when an open connection is looked for, and for a new
-connection, when it is ready.  A redirect sends what belongs to where it leads, so this counts, too.
+These are the cookies of the jar and, with ``trust_env``, proxies and credentials from the
+environment.  They are read twice: for a call, to look up an open connection, and for a new
+connection, when it is ready.  A redirect sends the cookies of its own target, which are therefore
+part of the key.
 
-Cookies are compared as the header that aiohttp makes of the jar and of the call's own header, and
-never as parts of a header that was sent: a value may contain whatever separates cookies.
+Cookies are compared as the header that aiohttp makes from the jar and from the header of the call.
+A header that was sent is never split into cookies: a value may contain the separator.
 """
 
 import os
@@ -28,23 +29,23 @@ from .keys import HandshakeKey, Target
 
 __all__ = ("Implied",)
 
-#: What a jar sends, by name.
+#: Cookies that a jar sends, by name.
 Cookies = dict[str, Morsel[str]]
-#: The values of the headers ``Cookie`` of a request: as a rule none, or one.
+#: The values of the ``Cookie`` headers of a request, usually none or one.
 Sent = tuple[str, ...]
-#: The same as it stands in a key, where names are wanted: nothing where the jar adds nothing.
+#: The same in a key, with names; empty if the jar adds nothing.
 Form = tuple[tuple[str, str], ...]
-#: Where redirects led, and whether the call's own header ``Cookie`` goes there too, by place.
+#: Targets of redirects by place, and whether aiohttp sends the call's ``Cookie`` header there.
 Stops = Mapping[str, tuple[URL, bool]]
 
-# A server that redirects each handshake elsewhere would make the pool remember ever more.
+# Limits memory for a server that redirects each handshake elsewhere.
 _MAX_HOPS: Final = 8
-# Handshakes with a redirect that are remembered before those without a connection are dropped. A
-# key keeps alive what a call brought, such as a TLS context.
+# Number of redirected handshakes to remember before those without a connection are dropped. A key
+# keeps the arguments of a call alive, such as a TLS context.
 _MANY_ROUTES: Final = 16
-# Answers of the environment that are kept until it changes.
+# Number of cached answers of the environment; a change drops them.
 _MAX_ANSWERS: Final = 256
-# Headers made of cookies that are kept, since aiohttp takes a while to make one.
+# Number of cached cookie headers, which take aiohttp some time to make.
 _MAX_FORMS: Final = 64
 
 
@@ -67,22 +68,22 @@ class Implied:
         live_keys: Callable[[], Iterable[Any]],
     ) -> None:
         self._session = client_session
-        # A class derived from it may send cookies.
+        # A subclass of DummyCookieJar may send cookies.
         self._sends_cookies = type(client_session.cookie_jar) is not aiohttp.DummyCookieJar
         self._environment = _Environment() if client_session.trust_env else None
-        #: Where handshakes were redirected to, by key.
+        #: Targets of redirects, by key of the handshake.
         self._routes: dict[HandshakeKey, dict[str, tuple[URL, bool]]] = {}
-        #: What cookies come to in a key, by what goes into it.
+        #: Cached forms of cookies in a key.
         self._forms: dict[Hashable, Form] = {}
         self._live_keys = live_keys
         self._many = _MANY_ROUTES
 
     def __bool__(self) -> bool:
-        """Return whether there is ever anything to add."""
+        """Return whether aiohttp may add anything."""
         return self._sends_cookies or self._environment is not None
 
     def added_to(self, target: Target) -> Target:
-        """Return the target of the same call with what aiohttp would add to it now."""
+        """Return the target of the same call with what aiohttp would add now."""
         key = target.key
         hops = self._routes.get(key, _NO_HOPS) if self._routes else _NO_HOPS
         cookies = self._cookies_now(target, hops)
@@ -94,11 +95,11 @@ class Implied:
     def key_once_open(
         self, asked: HandshakeKey, target: Target, response: aiohttp.ClientResponse
     ) -> tuple[HandshakeKey, bool]:
-        """Return the key of a new connection, and whether it is what callers ask for now.
+        """Return the key of a new connection, and whether callers look for this key now.
 
-        ``asked`` is the key that the handshake was begun under.  For each cookie that a reply has
-        set, the jar counts where it still holds the reply's value: a balancer's cookie would defeat
-        reuse otherwise.  In all other cases the connection is of who sends what was sent with it.
+        ``asked`` is the key with which the handshake began.  If a reply has set a cookie, and the
+        jar still has its value, the key contains the jar's value: otherwise the cookie of a
+        balancer would prevent reuse.  In all other cases the key contains what was sent.
         """
         if target.has_reuse_key and self._environment is None:
             return asked, True
@@ -110,7 +111,7 @@ class Implied:
         now = self._forms_of(target, route, jars)
         environment = self._environment_now(target, route)
         if not set(asked.environment) <= set(environment):
-            # Nobody knows with which of the two it was opened.
+            # The environment has changed: it is unknown which of the two was used.
             return self.key_of_nobody(asked), False
         if target.has_reuse_key or all(hop.would_send(jars.get(hop.place, {})) for hop in hops):
             return asked.with_implied(now, environment), True
@@ -122,7 +123,7 @@ class Implied:
         return asked.with_implied(sent, environment), False
 
     def key_of_nobody(self, asked: HandshakeKey) -> HandshakeKey:
-        """Return a key that no other connection and no caller has."""
+        """Return a key that matches no other connection and no caller."""
         return asked.with_implied(asked.cookies, (_Unique(),))
 
     def _hops_of(self, target: Target, response: aiohttp.ClientResponse) -> "list[_Hop]":
@@ -133,7 +134,7 @@ class Implied:
         is_carried = True
         for index, reply in enumerate(responses):
             url = target.url if index == 0 else reply.request_info.url
-            # aiohttp drops it on the way to somewhere else, for good.
+            # On a redirect to another origin, aiohttp drops the header for good.
             is_carried = is_carried and (index == 0 or url.origin() == target.url.origin())
             hops.append(
                 _Hop(
@@ -148,9 +149,9 @@ class Implied:
         return hops
 
     def _learn(self, base: HandshakeKey, hops: "list[_Hop]") -> Stops | None:
-        """Remember where a handshake was redirected to.
+        """Remember the targets of the redirects of a handshake.
 
-        None: it is led to too many places, or on two ways to the same.
+        Returns None if there are too many, or if two ways lead to the same place.
         """
         route = self._routes.get(base)
         if len(hops) == 1:
@@ -169,7 +170,7 @@ class Implied:
         return route
 
     def drop_routes(self) -> None:
-        """Forget routes without a connection; the next one tells of them again."""
+        """Drop routes without a connection; the next handshake adds them again."""
         live = {key.base() for key in self._live_keys()}
         self._routes = {key: route for key, route in self._routes.items() if key in live}
         self._many = max(_MANY_ROUTES, 2 * len(self._routes))
@@ -178,7 +179,7 @@ class Implied:
         return self._forms_of(target, route, self._jars_now(target, route))
 
     def _jars_now(self, target: Target, route: Stops) -> dict[str, Cookies]:
-        """Return what the jar sends to each place."""
+        """Return the cookies that the jar sends to each place."""
         jar = self._session.cookie_jar
         if (
             not self._sends_cookies
@@ -226,7 +227,7 @@ class Implied:
 
 
 class _Hop:
-    """A request of a handshake: the first, or where a redirect has led."""
+    """A request of a handshake: the first request, or one after a redirect."""
 
     __slots__ = ("given", "is_carried", "place", "replied", "sent", "url")
 
@@ -239,13 +240,13 @@ class _Hop:
         given: Sent,
         replied: Mapping[str, str],
     ) -> None:
-        #: What tells it from others: empty for the first.
+        #: Identifies the target; empty for the first request.
         self.place = place
         self.url = url
-        #: Whether the call's own header goes there.
+        #: Whether aiohttp sends the call's own ``Cookie`` header there.
         self.is_carried = is_carried
-        #: What was sent, what the call itself has of it, and the cookies, as they are sent, that
-        #: the reply, and replies after it, have set for this place.
+        #: The ``Cookie`` headers that were sent, those of the call itself, and the cookies that
+        #: this reply and later replies have set for this place.
         self.sent = sent
         self.given = given
         self.replied = replied
@@ -253,8 +254,8 @@ class _Hop:
     def would_send(self, cookies: Cookies) -> bool:
         """Return whether a jar with ``cookies`` would send what was sent.
 
-        A cookie that has the value that the reply set may have been sent with any, or not at all.
-        One that is gone may have been deleted by anybody, so the one sent counts.
+        A cookie with the value that the reply set may have been sent with any value, or not at all.
+        A cookie that is no longer in the jar counts as sent, because anybody may have deleted it.
         """
         if _sent_with(self.given, cookies) == self.sent:
             return True
@@ -264,12 +265,12 @@ class _Hop:
         if not replied:
             return False
         if self.sent == self.given:
-            # The jar had none.
+            # The jar was empty.
             return len(replied) == len(cookies)
         return len(self.sent) == 1 and self._differs_by(cookies, replied)
 
     def _differs_by(self, cookies: Cookies, replied: set[str]) -> bool:
-        """Return whether it was sent with the same cookies but for those in ``replied``."""
+        """Return whether the same cookies were sent, except for those in ``replied``."""
         marked = {
             name: _marked(cookie) if name in replied else cookie for name, cookie in cookies.items()
         }
@@ -282,31 +283,31 @@ class _Hop:
 
 
 class _Unique:
-    """Part of a key that is equal to no other."""
+    """Part of a key; equal only to itself."""
 
     __slots__ = ()
 
 
 _NO_HOPS: Final[Stops] = {}
 
-# A value of a cookie as it is sent: one in quotes may contain anything.
+# The value of a cookie as sent; a value in quotes may contain any character.
 _VALUE: Final = r'(?:"(?:[^"\\]|\\.)*"|(?!")[^;]*)'
 _PAIR: Final = re.compile(rf"([^=;]+)=({_VALUE})(?:; |\Z)")
-# Stands for any value.
+# Placeholder for any value.
 _MARK: Final = "aiowebsocketclient-any-value"
 
 
 def _place(url: URL) -> str:
-    """Return what decides which cookies are sent to a URL."""
+    """Return the part of a URL that decides which cookies are sent."""
     return str(url.with_query(None).with_fragment(None))
 
 
 def _cookies_for(jar: AbstractCookieJar, url: URL) -> Cookies:
-    """Return what ``jar`` would send to ``url`` as it stands."""
+    """Return the cookies that ``jar`` would send to ``url``."""
     cookies: Any = jar.filter_cookies(url)
     if type(cookies) is SimpleCookie:
         return cookies
-    # That of a jar which is not aiohttp's may have plain values.
+    # A jar that is not aiohttp's may return plain values.
     named: SimpleCookie = SimpleCookie()
     for name, value in cookies.items() if isinstance(cookies, Mapping) else cookies:
         named[name] = value
@@ -314,7 +315,7 @@ def _cookies_for(jar: AbstractCookieJar, url: URL) -> Cookies:
 
 
 class _Request:
-    """What ``aiohttp.ClientRequest.update_cookies`` needs of a request."""
+    """The part of a request that ``aiohttp.ClientRequest.update_cookies`` needs."""
 
     __slots__ = ("headers",)
 
@@ -323,7 +324,7 @@ class _Request:
 
 
 def _sent_with(given: Sent, cookies: Cookies) -> Sent:
-    """Return what aiohttp sends of the jar's cookies with a call that has ``given`` itself."""
+    """Return the ``Cookie`` headers that aiohttp makes from the jar's cookies and the call's."""
     if not cookies:
         return given
     request: Any = _Request(given)
@@ -336,9 +337,9 @@ def _cookie_headers(headers: Any) -> Sent:
 
 
 def _form(sent: Sent, given: Sent) -> Form:
-    """Return what was sent as it stands in a key: equal only where this is, for equal ``given``.
+    """Return the form of sent headers in a key; for equal ``given``, equal only if ``sent`` is.
 
-    A header that is not a plain row of cookies has no names.
+    A header that is not a plain list of cookies has no names.
     """
     if sent == given:
         return ()
@@ -351,20 +352,20 @@ def _form(sent: Sent, given: Sent) -> Form:
 
 
 def _marked(cookie: Morsel[str]) -> Morsel[str]:
-    """Return the cookie with a value that stands for any."""
+    """Return the cookie with the placeholder for any value."""
     marked: Any = Morsel()
-    # Not by set(), which refuses names that servers use.
+    # Not with set(), which refuses names that servers use.
     marked.__setstate__({"key": cookie.key, "value": _MARK, "coded_value": _MARK})
     return marked  # type: ignore[no-any-return]
 
 
 def _canonical(cookies: Mapping[str, Form]) -> tuple[Any, ...]:
-    """Return cookies by place as they are in a key: nothing where none are sent."""
+    """Return cookies by place in the form of a key; empty if none are sent."""
     return (*cookies[""], *sorted((p, form) for p, form in cookies.items() if p and form))
 
 
 def _as_sent(hops: "list[_Hop]") -> tuple[Any, ...] | None:
-    """Return the cookies of the requests; None: other ones were sent to the same place."""
+    """Return the cookies of the requests, or None if two requests to one place differ."""
     cookies: dict[str, Form] = {}
     for hop in hops:
         form = _form(hop.sent, hop.given)
@@ -376,7 +377,7 @@ def _as_sent(hops: "list[_Hop]") -> tuple[Any, ...] | None:
 def _cookies_set_by(
     replies: "tuple[aiohttp.ClientResponse, ...]", url: URL, quotes: bool
 ) -> Mapping[str, str]:
-    """Return what a jar would send to ``url`` that has seen these replies alone."""
+    """Return what a jar that knows only these replies would send to ``url``."""
     if not any(hdrs.SET_COOKIE in reply.headers for reply in replies):
         return {}
     jar = aiohttp.CookieJar(unsafe=True, quote_cookie=quotes)
@@ -392,10 +393,10 @@ _TAKES_HEADERS: Final = hasattr(aiohttp.CookieJar, "update_cookies_from_headers"
 
 
 class _Environment:
-    """Proxies, and credentials in a netrc file, that aiohttp takes from the environment.
+    """Proxies and credentials (of a netrc file) that aiohttp takes from the environment.
 
-    Answers are kept until a variable or the file changes: aiohttp reads both, and logs what is
-    wrong with them, for each handshake.
+    Caches answers until a variable or the file changes: aiohttp would read both for each handshake,
+    and log their faults each time.
     """
 
     __slots__ = ("_answers", "_seen")
@@ -405,7 +406,7 @@ class _Environment:
         self._answers: dict[tuple[str, str | None], Hashable] = {}
 
     def answer_for(self, url: URL) -> Hashable:
-        """Return the proxy for ``url``, with its credentials, and those for the server."""
+        """Return the proxy for ``url`` with its credentials, and the credentials for the server."""
         netrc = _netrc_file()
         seen = (tuple(sorted(getproxies().items())), netrc, _stamp(netrc))
         if seen != self._seen or len(self._answers) >= _MAX_ANSWERS:

@@ -62,7 +62,7 @@ def lines_of(place: Place) -> list[str]:
     """
     own = [(code, line) for code, line in place if not code.co_filename.startswith(_INSTALLED)]
     lines = [f"{code.co_filename}:{line} in {code.co_qualname}" for code, line in own or place]
-    return lines or ["a task of its own"]
+    return lines or ["a separate task"]
 
 
 class LeakWatch:

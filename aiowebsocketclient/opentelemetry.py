@@ -1,31 +1,30 @@
-"""Pools as OpenTelemetry sees them: metrics of a pool, spans of handshakes and of waits.
+"""OpenTelemetry: metrics of pools, and spans of handshakes and of waits.
 
 ::
 
     session = WebSocketClientSession(trace_configs=[OpenTelemetry()])
 
-The metrics are those that OpenTelemetry's semantic conventions have for pools of a client's
-connections, ``db.client.connection.*``, with their units, kinds and meanings.  A WebSocket is no
-database, and after its handshake no HTTP connection either; there are no conventions for it yet,
-and names that they have not given may come to mean something else.  So the prefix is this
-library's:
+The metrics follow OpenTelemetry's semantic conventions for connection pools of clients,
+``db.client.connection.*``, in units, kinds and meanings.  There are no conventions for WebSockets
+yet.  A WebSocket is not a database connection, and after the handshake not an HTTP connection, so
+the names have the prefix of this library:
 
 .. list-table::
    :header-rows: 1
 
    * - Metric
      - Kind, unit
-     - What
+     - Meaning
    * - ``aiowebsocketclient.connection.count``
      - up-down counter, ``{connection}``
      - Connections by ``aiowebsocketclient.connection.state``: ``idle`` and ``used`` as in the
-       conventions, and ``connecting`` and ``closing``, which count against the limits too
+       conventions, and ``connecting`` and ``closing``, which also count against the limits
    * - ``aiowebsocketclient.connection.max``
      - up-down counter, ``{connection}``
-     - ``limit_total``, where it is set
+     - ``limit_total``, if set
    * - ``aiowebsocketclient.connection.max_per_endpoint``
      - up-down counter, ``{connection}``
-     - ``limit``, where it is set
+     - ``limit``, if set
    * - ``aiowebsocketclient.connection.pending_requests``
      - up-down counter, ``{request}``
      - Callers queued for a place
@@ -34,35 +33,34 @@ library's:
      - Callers whose ``acquire_timeout`` ran out while they waited
    * - ``aiowebsocketclient.connection.create_time``
      - histogram, ``s``
-     - Handshakes; those that failed have ``error.type``
+     - Handshakes; failed handshakes have ``error.type``
    * - ``aiowebsocketclient.connection.wait_time``
      - histogram, ``s``
-     - Waits of callers that found nothing idle; those that ended without a connection have
-       ``error.type``.  Who is answered at once is not in it
+     - Waits of callers that found no idle connection; waits that ended without a connection have
+       ``error.type``.  Callers that need not wait are not included
    * - ``aiowebsocketclient.connection.use_time``
      - histogram, ``s``
-     - From when a caller has a connection until it is given back
+     - From when a caller gets a connection until its release
    * - ``aiowebsocketclient.connection.duration``
      - histogram, ``s``
      - From the beginning of a handshake until the socket is closed, by
        ``aiowebsocketclient.connection.close_reason``, the last part of a ``PoolStats.closed_...``;
-       one that was detached is not in it
+       detached connections are not included
 
-Each has ``aiowebsocketclient.connection.pool.name`` and, but for the two limits,
+Each metric has ``aiowebsocketclient.connection.pool.name`` and, except for the two limits,
 ``server.address``, ``server.port`` and ``url.scheme``.  There is no ``idle.max`` or ``idle.min``:
-the pool has no such bounds, and what ``set_min_idle()`` keeps is of a handshake.
+the pool has no such limits, and ``set_min_idle()`` applies to one handshake.
 
 The spans are ``WebSocket connect`` (of kind client) and ``WebSocket wait`` (internal), with the
-same attributes; a reuse has none.  Their parent is the span in which ``ws_connect()`` was called.
-One that ended in an exception has the status "error" and, as ``error.type``, the name of the
-exception's class, or the HTTP status with which the server refused (as
-``http.response.status_code`` too).  What the exception says is not recorded, since aiohttp's have
-URLs and headers in them.  A handshake that the pool stopped because nobody needed it any more is no
-error: it has ``aiowebsocketclient.stopped``.
+same attributes; a reuse has no span.  Their parent is the span in which ``ws_connect()`` was
+called.  A span that ended with an exception has the status "error".  Its ``error.type`` is the name
+of the exception class, or the HTTP status of the server's refusal (also in
+``http.response.status_code``).  The text of the exception is not recorded, because aiohttp's
+exceptions contain URLs and headers.  If the pool stopped a handshake because no caller needed it
+any more, this is not an error: the span has ``aiowebsocketclient.stopped``.
 
-Each use costs some 50 µs more, which is what it takes to tell of it and to record its
-``use_time``.  Where that is too much, ``telemetry.on_release.clear()`` does without, before a
-session is made.
+Each use costs about 50 µs more, to report its end and to record ``use_time``.  To avoid this cost,
+call ``telemetry.on_release.clear()`` before you create the session.
 
 The extra ``aiowebsocketclient[opentelemetry]`` installs the API of OpenTelemetry; without its SDK
 nothing is recorded.
@@ -115,12 +113,12 @@ __all__ = ("OpenTelemetry",)
 _SCOPE: Final = "aiowebsocketclient"
 _PREFIX: Final = "aiowebsocketclient.connection."
 _POOL_NAME: Final = f"{_PREFIX}pool.name"
-# That of a session without a name.
+# The pool name of a session without a name.
 _DEFAULT_NAME: Final = "default"
 _STATE: Final = f"{_PREFIX}state"
 _CLOSE_REASON: Final = f"{_PREFIX}close_reason"
 
-# The conventions' words for states, and those of PoolStats.
+# States in the conventions, and their fields in PoolStats.
 _STATES: Final = {
     "idle": "idle",
     "used": "acquired",
@@ -128,7 +126,7 @@ _STATES: Final = {
     "closing": "closing",
 }
 
-# The SDK's own boundaries are for milliseconds.
+# Bucket boundaries in seconds; the defaults of the SDK are in milliseconds.
 _SHORT: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 _LONG: Final = (0.01, 0.1, 1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0)
 
@@ -136,21 +134,21 @@ _Attributes = Mapping[str, str | int]
 
 
 class OpenTelemetry(TraceConfig):
-    """Records the metrics of a session's pool, and spans of its handshakes and waits.
+    """Records metrics of a session's pool, and spans of its handshakes and waits.
 
-    It goes into the ``trace_configs`` of a session, or of several: sessions of the same name, or
-    without one, and all sessions where there is a ``pool_name``, are one pool to who looks on.
-    Handlers of one's own can be appended to it as to any other.
+    Pass it in the ``trace_configs`` of one or more sessions.  Sessions with the same name, or
+    without a name, appear as one pool; with ``pool_name``, all sessions do.  You can append
+    handlers of your own, as to any other ``TraceConfig``.
 
-    :param tracer_provider: where spans go; default: the global one.
-    :param meter_provider: where metrics go; default: the global one.
+    :param tracer_provider: provider for spans; default: the global provider.
+    :param meter_provider: provider for metrics; default: the global provider.
     :param pool_name: ``aiowebsocketclient.connection.pool.name``; default: the ``name`` of the
-        session, or "default" where it has none.
-    :param max_endpoints: how many endpoints of each pool have points of their own in metrics: the
-        first that are met.  What is of others has no ``server.address``, so that sums over all stay
-        right.  0: none has; None: all have.
+        session, or "default" if it has none.
+    :param max_endpoints: maximum number of endpoints per pool with points of their own in metrics;
+        the first endpoints get them.  Points of other endpoints have no ``server.address``, so sums
+        stay correct.  0: no endpoint; None: no limit.
 
-    A session that is closed or was dropped is not counted any more, and is not kept alive.
+    A closed or dropped session is not counted, and is not kept alive.
     """
 
     def __init__(
@@ -176,10 +174,10 @@ class OpenTelemetry(TraceConfig):
             raise TypeError(f"pool_name must be a str, not {type(pool_name).__name__}")
         self._max_endpoints = arguments.places("max_endpoints", max_endpoints)
         self._pool_name = pool_name
-        # Of each pool and its endpoints, by the pool's name.
+        # Attributes of endpoints, by the names of their pools.
         self._endpoints: dict[str, dict[EndpointKey, _Attributes]] = {}
         self._sessions: weakref.WeakSet[WebSocketClientSession] = weakref.WeakSet()
-        # Metrics are read in threads of their readers.
+        # Readers read metrics in their own threads.
         self._lock = RLock()
         self._tracer = get_tracer(_SCOPE, __version__, tracer_provider)
         self._instruments = _instruments_of(meter_provider)
@@ -192,10 +190,10 @@ class OpenTelemetry(TraceConfig):
         self.on_release.append(self._release)
         self.on_close.append(self._close)
 
-    # -- what is asked for when metrics are read ---------------------------------------------------
+    # -- reading metrics ---------------------------------------------------------------------------
 
     def readings(self) -> Iterator[tuple[_Attributes, PoolStats]]:
-        """Return what is to be added up, with the attributes that it is of."""
+        """Return statistics to sum up, with their attributes."""
         for session in self.sessions():
             if self._max_endpoints == 0:
                 yield self.attributes_of(session), session.stats()
@@ -204,7 +202,7 @@ class OpenTelemetry(TraceConfig):
                 yield self._attributes_at(session, endpoint), stats
 
     def sessions(self) -> list[WebSocketClientSession]:
-        """Return those that are open."""
+        """Return the open sessions."""
         with self._lock:
             return [session for session in self._sessions if not session.closed]
 
@@ -212,7 +210,7 @@ class OpenTelemetry(TraceConfig):
         with self._lock:
             self._sessions.add(session)
 
-    # -- what events tell --------------------------------------------------------------------------
+    # -- handling events ---------------------------------------------------------------------------
 
     async def _queued_start(
         self, session: WebSocketClientSession, ctx: Any, params: TraceQueuedStartParams
@@ -271,7 +269,7 @@ class OpenTelemetry(TraceConfig):
     # -- attributes --------------------------------------------------------------------------------
 
     def attributes_of(self, session: WebSocketClientSession) -> _Attributes:
-        """Return those of the pool as a whole."""
+        """Return the attributes of the whole pool."""
         return {_POOL_NAME: self._name_of(session)}
 
     def _name_of(self, session: WebSocketClientSession) -> str:
@@ -289,7 +287,7 @@ class OpenTelemetry(TraceConfig):
         return attributes if error is None else {**attributes, "error.type": error}
 
     def _attributes_at(self, session: WebSocketClientSession, endpoint: EndpointKey) -> _Attributes:
-        """Return those of an endpoint, or those of the pool where it has had too many."""
+        """Return the attributes of an endpoint, or of the pool after ``max_endpoints``."""
         name = self._name_of(session)
         endpoints = self._endpoints.get(name)
         known = None if endpoints is None else endpoints.get(endpoint)
@@ -324,11 +322,11 @@ def _error_type(exception: BaseException) -> str:
 def _end(
     ctx: Any, time: float, exception: BaseException | None = None, stopped: bool = False
 ) -> None:
-    # Where handlers fell behind, there may have been no start.
+    # If handlers were too slow, the event of the start may have been dropped.
     span: Span | None = getattr(ctx, "span", None)
     if span is None:
         return
-    # A connection is told of until it is closed, and its span has ended.
+    # The context lives until the connection is closed, longer than the span.
     del ctx.span
     if stopped:
         span.set_attribute("aiowebsocketclient.stopped", True)
@@ -344,7 +342,7 @@ def _end(
 
 
 class _Points:
-    """What a callback returns: numbers by their attributes, none of which may come twice."""
+    """Result of a callback: numbers by attributes, each set of attributes once."""
 
     def __init__(self) -> None:
         self._numbers: Counter[tuple[tuple[str, str | int], ...]] = Counter()
@@ -357,10 +355,10 @@ class _Points:
 
 
 class _Instruments:
-    """The instruments of a meter provider, which has one of each for all pools."""
+    """The instruments of a meter provider, shared by all pools."""
 
     def __init__(self, meter: Meter) -> None:
-        # The provider keeps what its callbacks are bound to.
+        # Weak: the provider keeps this object, to which its callbacks are bound.
         self._pools: weakref.WeakSet[OpenTelemetry] = weakref.WeakSet()
         self._lock = RLock()
         self.timeouts = meter.create_counter(
@@ -377,23 +375,23 @@ class _Instruments:
         self.wait_time = meter.create_histogram(
             f"{_PREFIX}wait_time",
             "s",
-            "The time that callers who found nothing idle waited.",
+            "The time that callers waited who found no idle connection.",
             explicit_bucket_boundaries_advisory=_SHORT,
         )
         self.use_time = meter.create_histogram(
             f"{_PREFIX}use_time",
             "s",
-            "The time from when a caller has a connection until it is given back.",
+            "The time from when a caller gets a connection until its release.",
             explicit_bucket_boundaries_advisory=_LONG,
         )
         self.duration = meter.create_histogram(
             f"{_PREFIX}duration",
             "s",
-            "The time from the beginning of a handshake until the socket is closed.",
+            "The time from the start of a handshake until the socket is closed.",
             explicit_bucket_boundaries_advisory=_LONG,
         )
         meter.create_observable_up_down_counter(
-            f"{_PREFIX}count", [self._count], "{connection}", "Connections, by their state."
+            f"{_PREFIX}count", [self._count], "{connection}", "Connections by state."
         )
         meter.create_observable_up_down_counter(
             f"{_PREFIX}pending_requests",
@@ -405,13 +403,13 @@ class _Instruments:
             f"{_PREFIX}max",
             [self._max],
             "{connection}",
-            "Connections that all endpoints together may have.",
+            "Maximum number of connections of all endpoints together.",
         )
         meter.create_observable_up_down_counter(
             f"{_PREFIX}max_per_endpoint",
             [self._max_per_endpoint],
             "{connection}",
-            "Connections that one endpoint may have.",
+            "Maximum number of connections per endpoint.",
         )
 
     def add(self, pool: OpenTelemetry) -> None:
@@ -419,14 +417,14 @@ class _Instruments:
             self._pools.add(pool)
 
     def pools(self) -> list[OpenTelemetry]:
-        """Return those that record to these."""
+        """Return the pools that use these instruments."""
         with self._lock:
             return list(self._pools)
 
     def _all(self) -> list[OpenTelemetry]:
         pools = self.pools()
-        # Of a provider that was given, and only then became the global one: it has these already,
-        # and takes no others by their names.
+        # A provider that was passed first, and later became the global one, already has these
+        # instruments, and accepts no others with the same names.
         if _global is not None and _by_provider.get(get_meter_provider()) is self:
             pools += _global.pools()
         return pools
@@ -464,9 +462,10 @@ class _Instruments:
         return points.observations()
 
 
-# Of the global provider, whether it is set already or comes later.
+# Instruments of the global provider, which may be set later.
 _global: _Instruments | None = None
-# Of others. A second observable instrument of the same name would never be asked.
+# Instruments of other providers. A second observable instrument with the same name would never be
+# read.
 _by_provider: weakref.WeakKeyDictionary[MeterProvider, _Instruments] = weakref.WeakKeyDictionary()
 _lock = RLock()
 
@@ -476,7 +475,7 @@ def _instruments_of(provider: MeterProvider | None) -> _Instruments:
     with _lock:
         the_global = get_meter_provider()
         provider = the_global if provider is None else provider
-        # Looked at first: one that was given may have become the global one since.
+        # Checked first: a provider that was passed before may be the global one by now.
         if provider in _by_provider:
             return _by_provider[provider]
         if provider is the_global:

@@ -1,4 +1,4 @@
-"""Pools as Prometheus sees them: a collector for ``prometheus_client``, read at each scrape.
+"""Metrics for Prometheus: a collector for ``prometheus_client``, read at each scrape.
 
 ::
 
@@ -6,19 +6,19 @@
 
     REGISTRY.register(PoolCollector(session))
 
-What a pool counts is exported under the names that :class:`PoolStats` has for it, as
-``aiowebsocketclient_requests_total{pool="default"}``: over all endpoints, and for each endpoint in
-families of their own, as ``aiowebsocketclient_endpoint_requests_total{pool="default",
-endpoint="wss://example.com:443"}``.  They are two so that a sum over either is right.
+The statistics of a pool are exported under their names in :class:`PoolStats`: over all endpoints,
+as ``aiowebsocketclient_requests_total{pool="default"}``, and for each endpoint in separate
+families, as ``aiowebsocketclient_endpoint_requests_total{pool="default",
+endpoint="wss://example.com:443"}``.  Separate families keep the sum over each of them correct.
 
-* The pool's own counters never fall while its session lives.
-* An endpoint's are those of its record, which the pool drops as soon as the endpoint has nothing
-  alive: its series end then, and begin anew at 0 with the next connection.  To ``rate()`` and
-  ``increase()`` that is a reset like any other, after which they go on; what came between the last
-  scrape and the drop is in the pool's own only.
+* The counters of a pool never decrease while its session lives.
+* The pool drops the counters of an endpoint as soon as the endpoint has no connection, handshake or
+  waiting caller.  Its series then end, and begin anew at 0 with the next connection.  This is an
+  ordinary reset for ``rate()`` and ``increase()``.  Only the counters of the pool contain what was
+  counted between the last scrape and the drop.
 * A limit that is not set has no series.
 
-The extra ``aiowebsocketclient[prometheus]`` installs what is needed.
+The extra ``aiowebsocketclient[prometheus]`` installs ``prometheus_client``.
 """
 
 import weakref
@@ -49,44 +49,44 @@ _PREFIX: Final = "aiowebsocketclient_"
 # The label of a session without a name.
 _DEFAULT_NAME: Final = "default"
 
-# Gauges of PoolStats that are one family, of which each is a state.
+# Gauges of PoolStats that form one family, with a state each.
 _STATES: Final = ("connecting", "acquired", "idle", "closing")
-# Counters of PoolStats that are one family, of which each is a reason.
+# Counters of PoolStats that form one family, with a reason each.
 _CLOSED: Final = tuple(
     field.name for field in fields(PoolStats) if field.name.startswith("closed_")
 )
-# Those that are a family each, with what they count.
+# Counters of PoolStats with a family each, and their descriptions.
 _COUNTERS: Final = {
-    "requests": "Connections asked for.",
-    "reused": "Requests answered with a connection used before.",
-    "queued": "Requests that found nothing idle and had to wait.",
-    "wait_seconds": "Seconds that these waited altogether.",
+    "requests": "Connections requested by callers.",
+    "reused": "Requests that got a connection used before.",
+    "queued": "Requests that found no idle connection and had to wait.",
+    "wait_seconds": "Seconds that these requests waited in total.",
     "timeouts": "Callers whose acquire_timeout ran out.",
-    "rejected": "Callers turned away because of max_waiting.",
+    "rejected": "Callers rejected because of max_waiting.",
     "connects": "Handshakes that succeeded.",
     "connect_errors": "Handshakes that failed.",
-    "connect_seconds": "Seconds that handshakes took altogether.",
-    "released": "Connections given back fit for another's use.",
-    "detached": "Connections taken out of the pool by detach().",
+    "connect_seconds": "Seconds that handshakes took in total.",
+    "released": "Connections released in a state that allows reuse.",
+    "detached": "Connections removed from the pool by detach().",
 }
 
 _Family = GaugeMetricFamily | CounterMetricFamily
 
 
 class PoolCollector(Collector):
-    """What the pools of one or more sessions count, for a ``prometheus_client`` registry.
+    """Collector for a ``prometheus_client`` registry, with the pools of one or more sessions.
 
     :param session: the first session, or None.
-    :param name: its label ``pool``; default: the ``name`` of the session, or "default" where it has
-        none.
-    :param max_endpoints: how many endpoints have series of their own: the first that a scrape
-        meets.  Each has about 25 for each pool, and Prometheus keeps them for ever.  0: none has;
-        None: all have.
+    :param name: the label ``pool`` of the session; default: the ``name`` of the session, or
+        "default" if it has none.
+    :param max_endpoints: maximum number of endpoints with series of their own; the first endpoints
+        that a scrape finds get them.  An endpoint has about 25 series per pool.  0: no endpoint;
+        None: no limit.
 
-    A registry takes one collector: further sessions are for :meth:`add`.  Sessions are held
-    weakly, and one that is closed or was dropped has no series any more.
+    A registry accepts only one collector: add further sessions with :meth:`add`.  The collector
+    refers to sessions weakly; a closed or dropped session has no series.
 
-    Scrapes may come from any thread, as they do with ``prometheus_client.start_http_server()``.
+    Scrapes may come from any thread, as with ``prometheus_client.start_http_server()``.
     """
 
     def __init__(
@@ -98,8 +98,8 @@ class PoolCollector(Collector):
     ) -> None:
         self._max_endpoints = arguments.places("max_endpoints", max_endpoints)
         self._pools: dict[str, _Pool] = {}
-        # Scrapes may be several at once, and come while a session is added; the garbage collector
-        # may run something in the middle of either.
+        # Several scrapes may run at once, also while a session is added. Reentrant, because the
+        # garbage collector may run code at any point.
         self._lock = RLock()
         if session is not None:
             self.add(session, name=name)
@@ -107,9 +107,8 @@ class PoolCollector(Collector):
     def add(self, session: WebSocketClientSession, *, name: str | None = None) -> None:
         """Export another session, with the label ``pool="<name>"``.
 
-        The default is that of the constructor.
-        A name that belonged to a session which is closed or was dropped is free again.  One that is
-        taken raises ``ValueError``.
+        The default of ``name`` is that of the constructor.  Raises ``ValueError`` if another open
+        session has the name; the name of a closed or dropped session is free.
         """
         if not isinstance(session, WebSocketClientSession):
             raise TypeError(
@@ -122,16 +121,18 @@ class PoolCollector(Collector):
         with self._lock:
             pools = {name: pool for name, pool in self._pools.items() if pool.session() is not None}
             if name in pools and pools[name].session() is not session:
-                raise ValueError(f"name must be unique: there is an open session named {name!r}")
+                raise ValueError(
+                    f"name must be unique: there is already an open session named {name!r}"
+                )
             pools.setdefault(name, _Pool(session))
             self._pools = pools
 
     def describe(self) -> Iterable[_Family]:
-        """Return the families without their samples, so that to register scrapes nothing."""
+        """Return the families without samples, so that registering does not scrape."""
         return _Families().all()
 
     def collect(self) -> Iterator[_Family]:
-        """Return the families of all open sessions, as they are now."""
+        """Return the families with the current samples of all open sessions."""
         families = _Families()
         with self._lock:
             for name, pool in self._pools.items():
@@ -142,21 +143,21 @@ class PoolCollector(Collector):
 
 
 class _Pool:
-    """A session, and those of its endpoints that have series of their own."""
+    """A session, and its endpoints with series of their own."""
 
     def __init__(self, session: WebSocketClientSession) -> None:
         self._session = weakref.ref(session)
         self._shown: set[EndpointKey] = set()
 
     def session(self) -> WebSocketClientSession | None:
-        """Return it, unless it is closed or was dropped."""
+        """Return the session, or None if it is closed or was dropped."""
         session = self._session()
         return None if session is None or session.closed else session
 
     def shown(
         self, session: WebSocketClientSession, max_endpoints: int | None
     ) -> dict[EndpointKey, PoolStats]:
-        """Return the statistics of those endpoints, of which there may be new ones."""
+        """Return the statistics of the endpoints with series, after adding new endpoints."""
         if max_endpoints == 0:
             return {}
         by_endpoint = session.stats_by_endpoint()
@@ -170,22 +171,24 @@ class _Pool:
 
 
 class _Families:
-    """All that is exported in one scrape."""
+    """All families of one scrape."""
 
     def __init__(self) -> None:
         self._pools = _Group("", ("pool",))
         self._endpoints = _Group("endpoint_", ("pool", "endpoint"))
         self._alive = GaugeMetricFamily(
-            f"{_PREFIX}endpoints", "Endpoints with anything alive.", labels=["pool"]
+            f"{_PREFIX}endpoints",
+            "Endpoints with a connection, a handshake or a waiting caller.",
+            labels=["pool"],
         )
         self._limit = GaugeMetricFamily(
             f"{_PREFIX}endpoint_connections_limit",
-            "Connections that one endpoint may have.",
+            "Maximum number of connections per endpoint.",
             labels=["pool"],
         )
         self._limit_total = GaugeMetricFamily(
             f"{_PREFIX}connections_limit",
-            "Connections that all endpoints together may have.",
+            "Maximum number of connections of all endpoints together.",
             labels=["pool"],
         )
 
@@ -215,7 +218,7 @@ class _Group:
     def __init__(self, prefix: str, labels: tuple[str, ...]) -> None:
         prefix = _PREFIX + prefix
         self._connections = GaugeMetricFamily(
-            f"{prefix}connections", "Connections, by their state.", labels=[*labels, "state"]
+            f"{prefix}connections", "Connections by state.", labels=[*labels, "state"]
         )
         self._waiting = GaugeMetricFamily(
             f"{prefix}waiting", "Callers queued for a place.", labels=labels
@@ -231,7 +234,7 @@ class _Group:
         }
         self._closed = CounterMetricFamily(
             f"{prefix}closed",
-            "Connections closed, by the reason.",
+            "Closed connections by reason.",
             labels=[*labels, "reason"],
         )
 
@@ -250,5 +253,5 @@ class _Group:
 
 
 def _label(endpoint: EndpointKey) -> str:
-    # The port alone does not tell TLS: the same one may be spoken to in both ways.
+    # With the scheme, because a port may be used both with TLS and without.
     return f"{'wss' if endpoint.is_ssl else 'ws'}://{endpoint}"

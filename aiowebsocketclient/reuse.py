@@ -1,10 +1,10 @@
-"""Notices that nothing is ever reused, and says why: once for each endpoint.
+"""Detects that no connection to an endpoint is ever reused, and logs the reason once.
 
-A header that is new in each call, such as a request id, makes each handshake another one, and a
-pool that never reuses a connection is worse than none.  What tells the handshakes apart is known
-here by name; of the values only hashes are kept, and weak references.
+A header that changes with each call, such as a request id, makes each handshake different, and a
+pool that never reuses connections is worse than none.  This module knows by name what differs
+between handshakes; of the values it keeps only hashes and weak references.
 
-Only the opening and the end of a connection come by here, and no use of it.
+It sees connections open and close, but not their uses.
 """
 
 import weakref
@@ -23,27 +23,26 @@ from .logs import log
 
 __all__ = ("ReuseWatch",)
 
-#: Handshakes whose connections have gone idle and were not used again, of which is told.
+#: Number of handshakes without reuse after which the warning is logged.
 _MANY: Final = 20
-# Of the last handshakes of an endpoint so many are looked at.
+# Number of recent handshakes to look at, per endpoint.
 _LOOKED_AT: Final = 32
-# Handshakes of an endpoint that were used again, after which it is no concern any more; and
-# endpoints of which something is known.
+# Number of reused handshakes after which an endpoint is no longer watched, and number of endpoints.
 _MAX_REUSED: Final = 1024
 _MAX_ENDPOINTS: Final = 1024
 
-# Why a connection is closed that was idle.
+# Reasons for closing an idle connection.
 _FROM_IDLE: Final = {CLOSE_REASONS.index("idle"), CLOSE_REASONS.index("evicted")}
 
-#: What can differ: its kind, and its name where the kind has any.
+#: Something that can differ: its kind, and its name if the kind has names.
 _Name = tuple[str, str]
-#: What tells a value from others without being it.
+#: Identifies a value without containing it.
 _Mark = Hashable
 _Marks = tuple[tuple[_Name, _Mark], ...]
 
 
 class ReuseWatch:
-    """Logs for each endpoint, once, that its handshakes are new each time, and what differs."""
+    """Logs once per endpoint that every handshake is different, and what differs."""
 
     __slots__ = ("_endpoints", "_session_name")
 
@@ -52,7 +51,7 @@ class ReuseWatch:
         self._endpoints: OrderedDict[EndpointKey, _Handshakes] = OrderedDict()
 
     def opened(self, slot: Slot, target: Target) -> None:
-        """Record that a connection was opened; its handshake may have been another one before."""
+        """Record that a connection was opened for ``target``."""
         endpoint = target.key.endpoint
         handshakes = self._endpoints.get(endpoint)
         if handshakes is None:
@@ -74,7 +73,7 @@ class ReuseWatch:
             )
 
     def closed(self, slot: Slot) -> None:
-        """Record that the socket of a connection is closed: nothing of it is to be kept."""
+        """Record that the socket of a connection is closed, and drop what refers to it."""
         endpoint: Any = slot.endpoint
         handshakes = self._endpoints.get(endpoint)
         if handshakes is not None:
@@ -82,16 +81,16 @@ class ReuseWatch:
 
 
 class _Handshakes:
-    """Those of one endpoint that were made last, and have not been used again as far as known."""
+    """Recent handshakes of one endpoint whose connections have not been reused."""
 
     __slots__ = ("_recent", "_reused", "is_settled")
 
     def __init__(self) -> None:
-        #: By what tells them apart: their connection; None: it went idle and is closed.
+        #: Connections by the marks of their handshakes; None: closed after being idle.
         self._recent: OrderedDict[_Marks, Slot | None] = OrderedDict()
-        # Hashes of those used again.
+        # Hashes of the keys of reused handshakes.
         self._reused: set[int] = set()
-        #: Whether there is nothing more to tell.
+        #: Whether the endpoint is no longer watched.
         self.is_settled = False
 
     def add(self, slot: Slot, target: Target) -> None:
@@ -99,7 +98,7 @@ class _Handshakes:
             return
         marks = _marks_of(slot, target)
         if marks in self._recent:
-            # Its connection is in use, or was closed: the handshake is wanted again, all the same.
+            # The same handshake is needed again, although its connection is in use or closed.
             del self._recent[marks]
             self._note_reuse(slot)
             return
@@ -133,7 +132,7 @@ class _Handshakes:
         if not self.is_settled:
             self._reused.add(hash(slot.key))
             if len(self._reused) > _MAX_REUSED:
-                # So much is reused here that the rest can be what it likes.
+                # Enough connections are reused here.
                 self.settle()
 
     def settle(self) -> None:
@@ -142,11 +141,11 @@ class _Handshakes:
         self._reused.clear()
 
 
-# -- what tells handshakes apart -----------------------------------------------------------------
+# -- differences between handshakes --------------------------------------------------------------
 
 
 def _marks_of(slot: Slot, target: Target) -> _Marks:
-    """Return a mark of each thing that makes up the handshake of a connection."""
+    """Return a mark of each part of the handshake of a connection."""
     key: Any = slot.key
     named = chain(
         _of_resource(key.resource),
@@ -164,7 +163,7 @@ def _of_resource(resource: str) -> Iterator[tuple[_Name, Any]]:
     by_name: dict[str, list[str]] = {}
     for pair in query.split("&"):
         name, equals, value = pair.partition("=")
-        # A pair without a name may be all secret.
+        # A pair without a name may be a secret as a whole.
         by_name.setdefault(name if equals else "", []).append(value if equals else name)
     for name, values in by_name.items():
         yield ("query", name), tuple(values)
@@ -174,7 +173,7 @@ def _of_headers(headers: Any, target: Target) -> Iterator[tuple[_Name, Any]]:
     if target.has_reuse_key:
         yield ("reuse_key", ""), headers[1]
         return
-    # As the caller has spelt them.
+    # In the caller's spelling.
     spelt = {name.lower(): name for name in target.options.get("headers", ())}
     for name, values in headers:
         yield ("headers", spelt.get(name) or name.title()), values
@@ -183,7 +182,7 @@ def _of_headers(headers: Any, target: Target) -> Iterator[tuple[_Name, Any]]:
 def _of_cookies(cookies: Any) -> Iterator[tuple[_Name, Any]]:
     by_name: dict[str, list[Any]] = {}
     for name, value in cookies:
-        # After those of the URL come those of each place that the server redirects to.
+        # The cookies of the URL come first, then those of each redirect.
         pairs = [(name, value)] if isinstance(value, str) else value
         for cookie, content in pairs:
             by_name.setdefault(cookie, []).append(content)
@@ -201,24 +200,25 @@ def _of_options(options: Any) -> Iterator[tuple[_Name, Any]]:
 
 
 def _mark(value: Any) -> _Mark:
-    """Return what is equal for equal values, and is neither them nor keeps them alive."""
+    """Return an object that is equal for equal values, and does not contain or keep them."""
     if isinstance(value, MethodType):
         return (_mark(value.__self__), _mark(value.__func__))
     hash_of: Any = type(value).__hash__
     if hash_of is object.__hash__:
-        # Where one is gone, another may have its address, and so its hash.
+        # A later object may have the same address as a collected one, and so the same hash.
         with suppress(TypeError):
             mark = weakref.ref(value)
-            # A reference has the hash of what it refers to only if it was asked for in time.
+            # A weak reference is only hashable later if it is hashed while its object lives.
             hash(mark)
             return mark
     return hash(value)
 
 
 def _differing(handshakes: Iterable[_Marks]) -> list[_Name]:
-    """Return what is not the same in all of them.
+    """Return what differs between handshakes.
 
-    A name that few have is no name but a value, a token in a query say, and is not shown.
+    A name that only a minority has may be a secret value, such as a token in a query; it is not
+    shown.
     """
     all_marks = [dict(marks) for marks in handshakes]
     names = dict.fromkeys(name for marks in all_marks for name in marks)
@@ -232,7 +232,7 @@ def _differing(handshakes: Iterable[_Marks]) -> list[_Name]:
 
 
 def _told(differing: Iterable[_Name]) -> str:
-    """Return them as in ``headers: X-Request-Id, X-Trace; path``."""
+    """Return differences as text, as in ``headers: X-Request-Id, X-Trace; path``."""
     by_kind: dict[str, list[str]] = {}
     for kind, name in differing:
         by_kind.setdefault(kind, []).extend([name] if name else [])

@@ -1,4 +1,4 @@
-"""What the pool tells of itself."""
+"""Statistics of the pool."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,68 +8,70 @@ __all__ = ("PoolStats",)
 
 @dataclass(frozen=True, slots=True)
 class PoolStats:
-    """The state of a pool, or of one of its endpoints, at one moment.
+    """Snapshot of the statistics of a pool, or of one endpoint.
 
-    The first six are gauges; the others count since the session began (those of an endpoint: since
-    it last had nothing alive).
+    The first six fields are gauges.  The others count since the session was created, or, for an
+    endpoint, since it last had no connection, handshake or waiting caller.
     """
 
     #: Handshakes under way.
     connecting: int
     #: Connections in use.
     acquired: int
-    #: Connections open and free.
+    #: Open connections that are free.
     idle: int
-    #: Connections whose socket is not gone yet, and places that ``cooldown`` keeps after that.
+    #: Connections whose socket is not closed yet, and places that ``cooldown`` still holds.
     closing: int
-    #: Callers queued for a place; one whose own handshake is under way is not.
+    #: Callers queued for a place, without callers whose own handshake is under way.
     waiting: int
-    #: Endpoints with anything alive.
+    #: Endpoints with a connection, a handshake or a waiting caller.
     endpoints: int
 
-    #: Connections asked for.
+    #: Connections requested by callers.
     requests: int
-    #: Those of them that were answered with a connection used before.
+    #: Requests that got a connection used before.
     reused: int
-    #: Those of them that found nothing idle and had to wait, for a place or for a handshake.
+    #: Requests that found no idle connection and had to wait, for a place or for a handshake.
     queued: int
-    #: Seconds that these waited altogether.
+    #: Seconds that these requests waited in total.
     wait_seconds: float
     #: Callers whose ``acquire_timeout`` ran out.
     timeouts: int
-    #: Callers turned away because of ``max_waiting``.
+    #: Callers rejected because of ``max_waiting``.
     rejected: int
     #: Handshakes that succeeded.
     connects: int
-    #: Those that failed.
+    #: Handshakes that failed.
     connect_errors: int
-    #: Seconds that both took altogether.
+    #: Seconds that all these handshakes took in total.
     connect_seconds: float
-    #: Connections given back fit for another's use.
+    #: Connections released in a state that allows reuse.
     released: int
-    #: Connections taken out of the pool for good, open.
+    #: Connections removed from the pool by ``detach()``.
     detached: int
 
     #: Closed after ``max_idle``.
     closed_idle: int
     #: Closed after ``max_lifetime``.
     closed_lifetime: int
-    #: Ended by the server or the network.
+    #: Closed by the server or lost by the network.
     closed_lost: int
-    #: Given back with something unread or under way, or written to by the server while idle.
+    #: Released with an unread message or an unfinished call, or written to by the server while
+    #: idle.
     closed_dirty: int
-    #: Closed to make room for another caller, or since too many were idle.
+    #: Closed to make room for another caller, or because too many were idle.
     closed_evicted: int
     #: Closed by ``force_close``, ``drain()`` or ``retire_on``, or with the session.
     closed_forced: int
-    #: Left by an error, failed by a hook, or collected unreleased.
+    #: Closed after an exception in ``async with`` or in a hook, or because the handle was lost.
     closed_failed: int
-    #: Left by a cancellation: ``asyncio.CancelledError``, ``GeneratorExit``, ``KeyboardInterrupt``.
+    #: Closed after a cancellation: ``asyncio.CancelledError``, ``GeneratorExit``,
+    #: ``KeyboardInterrupt``.
     closed_cancelled: int
-    #: Closed by the caller.
+    #: Closed by the caller with ``close()``.
     closed_user: int
 
     @classmethod
     def from_core(cls, gauges: tuple[int, ...], counters: tuple[Any, ...]) -> "PoolStats":
-        """Make one of what the core counts, which is in the order of the fields."""
+        """Return the statistics of the core, whose numbers are in the order of the fields."""
         return cls(*gauges, *counters)

@@ -1,7 +1,7 @@
-"""Remembers what the arguments of calls were resolved to, and for how many and how large ones.
+"""Caches the targets of calls, by their arguments, within limits of number and size.
 
-The arguments of a call belong to its caller: a TLS context, a function with what it has closed
-over, the object that a method is bound to.  A cache keeps them alive, so it keeps few of them.
+The arguments of a call belong to its caller: a TLS context, a closure, an object with a bound
+method.  A cache keeps them alive, so it keeps only a few of them.
 """
 
 import ssl
@@ -29,38 +29,38 @@ ATOMS: Final = frozenset(
     }
 )
 
-# Calls whose target is remembered; a service has few, and one that has many pays for a parse.
+# Maximum number of targets; most services need few, and others pay for parsing again.
 _MAX_TARGETS: Final = 1024
-# Bytes that they may take altogether, and one of them.
+# Maximum number of bytes, of all targets and of one target.
 _MAX_SIZE: Final = 4 * 1024 * 1024
 _MAX_SIZE_OF_ONE: Final = 64 * 1024
-# About what a target takes besides its strings, and how often a string may be there: as it was
-# given, and in the form in which it is sent.
+# Estimated bytes of a target besides its strings, and copies of each string: as passed by the
+# caller and as sent.
 _BASE_SIZE: Final = 2048
 _COPIES: Final = 2
-# Objects in the arguments of those calls whose size is not known: a TLS context has a megabyte.
+# Maximum number of objects of unknown size in the arguments; a TLS context may take a megabyte.
 _MAX_OBJECTS: Final = 8
 
-# Numbers, None, and the classes that stand in a signature before their instances.
+# Numbers, None, and classes that precede their instances in a signature.
 _SMALL: Final = frozenset({bool, float, type(None), type, aiohttp.ClientWSTimeout})
 _SIZED: Final = frozenset({str, bytes, int})
 
 
 class Targets(dict[Any, Target]):
-    """Targets by what tells the arguments of calls from each other, which are resolved once."""
+    """Cache of targets, by the signature of the arguments of a call."""
 
     __slots__ = ("_by_object", "_size", "headers")
 
     def __init__(self, headers: CIMultiDict[str]) -> None:
-        #: Those of the pool, which go with every handshake.
+        #: The headers of the pool, part of every handshake.
         self.headers = headers
-        # The bytes that all of them take, and the signatures with each object of unknown size, the
-        # object that was longest in no call that was resolved first.
+        # Total size in bytes, and the signatures that contain each object of unknown size; the
+        # least recently resolved object comes first.
         self._size = 0
         self._by_object: OrderedDict[Any, dict[Hashable, None]] = OrderedDict()
 
     def remember(self, signature: Hashable, target: Target) -> None:
-        """Remember the target of a call; others are forgotten for it where there are too many."""
+        """Cache the target of a call, and drop others if the cache is full."""
         size, objects = _weighed(signature)
         if size > _MAX_SIZE_OF_ONE or len(objects) > _MAX_OBJECTS:
             return
@@ -86,18 +86,18 @@ class Targets(dict[Any, Target]):
                 del self._by_object[thing]
 
     def clear(self) -> None:
-        """Forget all of them."""
+        """Drop all targets."""
         super().clear()
         self._by_object.clear()
         self._size = 0
 
     def __repr__(self) -> str:
-        """Return how many there are; URLs and headers may be secret."""
+        """Return the number of targets; URLs and headers may be secret."""
         return f"<{len(self)} targets>"
 
 
 def _weighed(signature: Hashable) -> tuple[int, list[Any]]:
-    """Return the bytes that a target takes, and the objects in its arguments of unknown size."""
+    """Return the estimated size of a target, and its arguments of unknown size."""
     objects: dict[Any, None] = {}
     parts: Iterable[Any] = signature if type(signature) is tuple else (signature,)
     size = _BASE_SIZE + _COPIES * _size_of(parts, objects)
@@ -121,7 +121,7 @@ def _size_of(parts: Iterable[Any], objects: dict[Any, None]) -> int:
 
 
 def _holds_nothing(function: FunctionType) -> bool:
-    """Whether a function keeps nothing alive but its code and its module."""
+    """Return whether a function keeps only its code and its module alive."""
     return not (
         function.__closure__ or function.__defaults__ or function.__kwdefaults__ or vars(function)
     )

@@ -1,7 +1,7 @@
-"""For tests: a WebSocket server that does what it is told, and a session that knows its leaks.
+"""For tests: a scriptable WebSocket server, and a session that reports leaked connections.
 
-The pytest plugin gives both to tests, as its fixtures ``ws_server`` and ``ws_session``; elsewhere
-each is a context manager.
+The pytest plugin provides them as the fixtures ``ws_server`` and ``ws_session``; without pytest,
+use each as a context manager.
 """
 
 import asyncio
@@ -35,24 +35,24 @@ from .session import WebSocketClientSession
 __all__ = ("CheckedSession", "Handshake", "WebSocketServer")
 
 Message = str | bytes
-#: What is sent for a message: nothing, one message, or several.
+#: The reply to a message: nothing, one message, or several.
 Reply = Message | Iterable[Message] | None
 
 _T = TypeVar("_T")
 
 _HOST: Final = "127.0.0.1"
 
-# Seconds: for the thread to do what it was told, which takes a few turns of its loop; for a port
-# to be free again that others may have taken meanwhile; between two looks at a condition.
+# Seconds to wait: for the server's thread to carry out a command, for its port to become free again
+# after stop(), and between two checks of a condition.
 _PATIENCE: Final = 10.0
 _PORT_PATIENCE: Final = 5.0
 _PAUSE: Final = 0.005
 
-# To be set before a socket is closed, so that its peer gets a reset.
+# Set before a socket is closed, it makes the peer get a reset.
 _NO_LINGER: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
-# What an acquisition may be handed to, as in wait_for(session.ws_connect(...)): who does that is
-# of interest.
+# Code to which an acquisition may be passed, as in wait_for(session.ws_connect(...)); the caller of
+# that code is the place to report.
 _CARRIERS: Final = (os.path.dirname(asyncio.__file__) + os.sep, contextlib.__file__)
 
 _ENDS: Final = frozenset({WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR})
@@ -60,32 +60,32 @@ _ENDS: Final = frozenset({WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, 
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """A handshake as the server got it, whether it accepted it or not."""
+    """A handshake that the server received, accepted or not."""
 
-    #: The path, with the query.
+    #: Path and query.
     path: str
-    #: All headers, whatever the case of their names.
+    #: All headers; their names are case-insensitive.
     headers: CIMultiDictProxy[str]
 
 
 class _Connection:
-    """One that was accepted."""
+    """A connection that the server accepted."""
 
     def __init__(self, ws: web.WebSocketResponse, transport: asyncio.Transport) -> None:
         self.ws = ws
         self.transport = transport
         self.closing: asyncio.Task[object] | None = None
-        #: Messages that wait for their reply, with the loop's time at which they came.
+        #: Messages without a reply so far, with the loop's time of their arrival.
         self.inbox: asyncio.Queue[tuple[float, Message]] = asyncio.Queue()
         self.replied = 0
 
 
 class WebSocketServer:
-    """A real aiohttp server on loopback, at a free port of its own, that echoes what it gets.
+    """A real aiohttp server on a free port of loopback that echoes messages.
 
-    It lives in a thread with a loop of its own.  So it serves tests with any loop and tests without
-    one, and goes on while a test blocks; what it is told from a test is done when the call returns.
-    What follows on the other side of a socket takes its time: see :meth:`until`.
+    It runs in a thread with its own loop.  So it serves tests with any loop or without a loop, and
+    keeps running while a test blocks.  Commands from a test have taken effect on the server when
+    the call returns; the client learns of them a little later, see :meth:`until`.
 
     .. code-block:: python
 
@@ -94,22 +94,22 @@ class WebSocketServer:
            ...
            assert server.connections == 1
 
-    :param tls: serve ``wss://``, with a certificate of an authority made for it, which
-       :attr:`client_ssl` trusts.  It takes `trustme <https://trustme.readthedocs.io/>`_.
+    :param tls: serve ``wss://``, with a new certificate that :attr:`client_ssl` trusts.  Requires
+       `trustme <https://trustme.readthedocs.io/>`_.
     """
 
     def __init__(self, *, tls: bool = False) -> None:
-        #: Each handshake that came, in their order.
+        #: Handshakes received so far, in order.
         self.handshakes: list[Handshake] = []
-        #: Each message that came, from whichever connection, in their order.
+        #: Messages received so far, from all connections, in order.
         self.received: list[Message] = []
         #: Connections accepted so far.
         self.connections: int = 0
-        #: The most that were open at once.
+        #: Highest number of connections open at once.
         self.peak: int = 0
-        #: What the replies given to :meth:`reply_with` raised.  The end of the server raises it.
+        #: Exceptions of the replies of :meth:`reply_with`.  Leaving the server raises them.
         self.errors: list[BaseException] = []
-        #: With ``tls``, what to give to ``ws_connect(ssl=...)``.
+        #: With ``tls``, the context for ``ws_connect(ssl=...)``.
         self.client_ssl: ssl.SSLContext | None = None
         self._ssl: ssl.SSLContext | None = None
         if tls:
@@ -119,9 +119,9 @@ class WebSocketServer:
         self._handshake_delay = 0.0
         self._reply_delay = 0.0
         self._refusal = 503
-        #: Handshakes that will be refused still; None: all.
+        #: Number of handshakes still to refuse; None: all.
         self._refusals: int | None = 0
-        #: The number of messages after which a connection is closed, and the code.
+        #: Number of replies after which a connection is closed, and the code.
         self._close_after: tuple[int, int] | None = None
         self._reply: Callable[[Any], Any] = _echo
         self._thread: threading.Thread | None = None
@@ -130,44 +130,44 @@ class WebSocketServer:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def __repr__(self) -> str:
-        """Return the class with the URL and live counts."""
+        """Return the class with the URL and the current numbers."""
         return (
             f"<{type(self).__name__} {self.url if self._port else 'not started'}"
             f" handshakes={len(self.handshakes)} connections={self.connections} open={self.open}"
             f" received={len(self.received)}>"
         )
 
-    # -- what can be seen ------------------------------------------------------------------------
+    # -- reading ---------------------------------------------------------------------------------
 
     @property
     def url(self) -> str:
-        """Where it listens; every path is served."""
+        """The URL of the server, which accepts any path."""
         return f"{'wss' if self._ssl else 'ws'}://{_HOST}:{self.port}/"
 
     @property
     def port(self) -> int:
-        """The port at which it listens, which :meth:`stop` and :meth:`start` do not change."""
+        """The port of the server; it stays the same after :meth:`stop` and :meth:`start`."""
         if not self._port:
-            raise RuntimeError("the server has no port before it is started")
+            raise RuntimeError("the server has no port before it is started: call start()")
         return self._port
 
     @property
     def open(self) -> int:
-        """The number of connections that are open: no side has begun to close them."""
+        """The number of open connections that neither side has begun to close."""
         return len(self._open)
 
     async def until(self, condition: Callable[[], object], seconds: float = 5.0) -> None:
-        """Wait in a test's loop for what happens on the server's side, or elsewhere.
+        """Wait in the loop of a test until ``condition()`` is true.
 
-        :raises TimeoutError: ``condition()`` was false for so long.
+        :raises TimeoutError: ``condition()`` stayed false for ``seconds``.
         """
         end = time.monotonic() + seconds
-        # No asyncio.Event: it may be about another thread.
+        # Not an asyncio.Event: the condition may depend on another thread.
         while not self._holds(condition, end):  # noqa: ASYNC110
             await asyncio.sleep(_PAUSE)
 
     def wait_until(self, condition: Callable[[], object], seconds: float = 5.0) -> None:
-        """Do the same in a test without a loop."""
+        """Wait like :meth:`until`, but in a test without a loop."""
         end = time.monotonic() + seconds
         while not self._holds(condition, end):
             time.sleep(_PAUSE)
@@ -176,15 +176,15 @@ class WebSocketServer:
         if condition():
             return True
         if time.monotonic() > end:
-            raise TimeoutError(f"what was waited for did not come true; {self!r}")
+            raise TimeoutError(f"the condition did not become true in time: {self!r}")
         return False
 
-    # -- what it is to do ------------------------------------------------------------------------
+    # -- configuring -----------------------------------------------------------------------------
 
     def delay(self, *, handshake: float | None = None, replies: float | None = None) -> None:
-        """Answer handshakes, and messages, so many seconds late; ``None`` leaves it as it is.
+        """Delay handshakes and replies by this many seconds; ``None`` keeps the current delay.
 
-        Meanwhile it goes on reading: it answers pings, and closes when the client does.
+        Meanwhile the server keeps reading: it answers pings, and closes when the client does.
         """
         handshake = arguments.seconds("handshake", handshake)
         replies = arguments.seconds("replies", replies)
@@ -194,24 +194,24 @@ class WebSocketServer:
             self._reply_delay = replies
 
     def refuse(self, status: int = 503, *, times: int | None = None) -> None:
-        """Answer handshakes with this HTTP status: the next ``times``, or all from now on.
+        """Refuse the next ``times`` handshakes, or all further ones, with this HTTP status.
 
-        ``times=0`` accepts them again.
+        ``times=0`` accepts handshakes again.
         """
         if not isinstance(status, int) or not 400 <= status <= 599:
-            raise ValueError(f"status must be that of a refusal, 400 to 599, not {status!r}")
+            raise ValueError(f"status must be an HTTP error status, 400 to 599, got {status!r}")
         self._refusal, self._refusals = status, arguments.places("times", times)
 
     def reply_with(
         self,
         replies: Mapping[Any, Reply] | Callable[[Any], Reply | Awaitable[Reply]] | None,
     ) -> None:
-        """Answer messages by a mapping or by a function of each, instead of with an echo.
+        """Reply to messages from a mapping or with a function, instead of an echo.
 
-        A reply is a ``str`` or ``bytes``, an iterable of them, or ``None``: no reply.  The
-        function, which may be a coroutine function, runs in the server's thread.  When it raises,
-        and for a message that the mapping does not have, the connection is closed with code 1011;
-        the error is in :attr:`errors`, and is raised at the end.  ``None``: echo again.
+        A reply is a ``str``, ``bytes``, an iterable of these, or ``None`` for no reply.  The
+        function may be a coroutine function, and runs in the server's thread.  If it raises, or if
+        the mapping has no reply, the server closes the connection with code 1011, adds the
+        exception to :attr:`errors`, and raises it at the end.  ``reply_with(None)`` echoes again.
         """
         if replies is None:
             self._reply = _echo
@@ -225,42 +225,44 @@ class WebSocketServer:
             )
 
     def close_after(self, messages: int | None, code: int = WSCloseCode.OK) -> None:
-        """Close each connection when it has had so many replies; ``None``: no more."""
+        """Close each connection after this many replies; ``None``: do not close any more."""
         count = arguments.places("messages", messages)
         if count == 0:
-            raise ValueError("messages must be 1 or more; to close what is open, call close()")
+            raise ValueError(
+                "messages must be >= 1 or None, got 0: to close open connections, call close()"
+            )
         self._close_after = None if count is None else (count, _close_code(code))
 
-    # -- what it is to do now --------------------------------------------------------------------
+    # -- acting ----------------------------------------------------------------------------------
 
     def send(self, message: Message) -> int:
-        """Send a message to all that are open, unasked; return to how many."""
+        """Send a message to all open connections; return their number."""
         if not isinstance(message, str | bytes):
             raise TypeError(f"message must be a str or bytes, not {type(message).__name__}")
         return self._to_each(lambda connection: self._spawn(_send(connection.ws, message)))
 
     def close(self, code: int = WSCloseCode.OK, reason: str = "") -> int:
-        """Begin to close all that are open; return how many those were."""
+        """Begin to close all open connections; return their number."""
         code = _close_code(code)
         if not isinstance(reason, str):
             raise TypeError(f"reason must be a str, not {type(reason).__name__}")
         message = reason.encode()
         if len(message) > 123:
-            raise ValueError("reason must not be more than 123 bytes long")
+            raise ValueError(f"reason must be at most 123 bytes long, got {len(message)} bytes")
         return self._to_each(lambda connection: self._begin_close(connection, code, message))
 
     def abort(self) -> int:
-        """Reset (RST) all that are open; return how many those were."""
+        """Reset (RST) all open connections; return their number."""
         return self._to_each(self._reset)
 
     def stop(self) -> None:
-        """Listen no more, and cut off whatever is open: an outage, until :meth:`start`."""
+        """Stop listening, and abort all connections: an outage, until :meth:`start`."""
         thread = self._thread
         if thread is None:
             return
         if thread is threading.current_thread():
             raise RuntimeError("a function of reply_with() cannot stop its own server")
-        # Its loop is closed if it was told before, and has stopped since.
+        # The loop is closed if an earlier stop() has ended meanwhile.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._stopping.set)
         thread.join(_PATIENCE)
@@ -269,9 +271,9 @@ class WebSocketServer:
         self._thread = None
 
     def start(self) -> None:
-        """Listen, after a :meth:`stop` at the same port as before."""
+        """Listen; after :meth:`stop`, at the same port as before."""
         if self._thread is not None:
-            raise RuntimeError(f"{self!r} is started already")
+            raise RuntimeError(f"{self!r} is already started")
         started: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._thread = threading.Thread(
             target=self._run, args=(started,), name=type(self).__name__, daemon=True
@@ -284,7 +286,7 @@ class WebSocketServer:
             raise
 
     def __enter__(self) -> Self:
-        """Start it."""
+        """Start the server."""
         self.start()
         return self
 
@@ -294,7 +296,7 @@ class WebSocketServer:
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        """Stop it, and raise what its replies have raised, if anything."""
+        """Stop the server, and raise the exceptions of its replies, if any."""
         self.stop()
         if len(self.errors) > 1:
             raise BaseExceptionGroup("replies of the WebSocketServer failed", self.errors)
@@ -304,7 +306,7 @@ class WebSocketServer:
     # -- from the test's thread to the server's --------------------------------------------------
 
     def _in_loop(self, function: Callable[[], _T]) -> _T:
-        """Run it between two steps of the server's loop."""
+        """Run a function in the server's loop, and return its result."""
         if threading.current_thread() is self._thread:
             return function()
         done: concurrent.futures.Future[_T] = concurrent.futures.Future()
@@ -324,7 +326,7 @@ class WebSocketServer:
             raise self._blocked() from None
 
     def _blocked(self) -> RuntimeError:
-        return RuntimeError(f"{self!r} does not react: is a function of reply_with() blocking?")
+        return RuntimeError(f"{self!r} does not respond: is a function of reply_with() blocking?")
 
     def _to_each(self, function: Callable[[_Connection], object]) -> int:
         if self._thread is None:
@@ -341,7 +343,7 @@ class WebSocketServer:
     # -- in the server's thread ------------------------------------------------------------------
 
     def _run(self, started: concurrent.futures.Future[None]) -> None:
-        # The same loop whatever the policy: this is not what is tested.
+        # The same loop under any policy: the server's loop is not under test.
         with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
             try:
                 runner.run(self._serve(started))
@@ -391,7 +393,7 @@ class WebSocketServer:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         task = asyncio.current_task()
         assert task is not None
-        # It goes on to other requests of the same connection, but is here while there is a handler.
+        # aiohttp uses the task for other requests, too; it is listed only while the handler runs.
         self._tasks.add(task)
         try:
             return await self._answer_handshake(request)
@@ -406,7 +408,7 @@ class WebSocketServer:
             return web.Response(status=status)
         offered = request.headers.get("Sec-WebSocket-Protocol", "")
         ws = web.WebSocketResponse(
-            # Not before it is counted here: who closes is to find it closed.
+            # The server closes only after it has updated its numbers.
             autoclose=False,
             protocols=[name.strip() for name in offered.split(",") if name.strip()],
             max_msg_size=0,
@@ -414,7 +416,7 @@ class WebSocketServer:
         if not ws.can_prepare(request) or request.transport is None:
             return web.Response(status=400, text="a WebSocket handshake is expected")
         connection = _Connection(ws, request.transport)
-        # Before it is answered: whoever has a connection finds it counted.
+        # Before the answer: a client with a connection must find it counted.
         self._open[connection] = None
         self.connections += 1
         self.peak = max(self.peak, len(self._open))
@@ -452,7 +454,7 @@ class WebSocketServer:
                 await self._reply_to(connection, message)
         except BaseException as exc:
             if isinstance(exc, asyncio.CancelledError) and is_being_cancelled():
-                # By the server; otherwise it is what the function for replies has raised.
+                # Cancelled by the server; otherwise the reply function has raised it.
                 raise
             self.errors.append(exc)
             self._begin_close(connection, WSCloseCode.INTERNAL_ERROR, b"")
@@ -496,10 +498,13 @@ def _tls_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
 
 
 def _close_code(code: int) -> int:
-    # Those that are never sent, RFC 6455, 7.4, are not to be told to a server either.
+    # RFC 6455, 7.4: an endpoint must not send these codes.
     sent = isinstance(code, int) and 1000 <= code <= 4999
     if not sent or code in (1004, 1005, 1006, 1015):
-        raise ValueError(f"code must be a close code that can be sent, not {code!r}")
+        raise ValueError(
+            "code must be a close code that can be sent, from 1000 to 4999 without 1004, 1005, 1006"
+            f" and 1015, got {code!r}"
+        )
     return int(code)
 
 
@@ -511,23 +516,23 @@ def _look_up(replies: Mapping[Any, Reply], message: Message) -> Reply:
     try:
         return replies[message]
     except KeyError:
-        raise LookupError(f"there is no reply for {message!r}") from None
+        raise LookupError(f"reply_with() has no reply for {message!r}") from None
 
 
 def _messages(reply: object) -> list[Message]:
     if reply is None:
         return []
     messages = [reply] if isinstance(reply, str | bytes) else reply
-    # What was meant as JSON would be sent as its keys.
+    # A mapping is refused: probably meant as JSON, it would be sent as its keys.
     if isinstance(messages, Iterable) and not isinstance(messages, Mapping):
         messages = list(messages)
         if all(isinstance(message, str | bytes) for message in messages):
             return messages
-    raise TypeError(f"a reply must be a str, bytes, some of them or None, not {reply!r}")
+    raise TypeError(f"a reply must be a str, bytes, an iterable of these, or None, not {reply!r}")
 
 
 async def _send(ws: web.WebSocketResponse, message: Message) -> None:
-    # The client may go at any moment.
+    # The client may disconnect at any moment.
     with contextlib.suppress(ConnectionResetError):
         if isinstance(message, str):
             await ws.send_str(message)
@@ -536,9 +541,10 @@ async def _send(ws: web.WebSocketResponse, message: Message) -> None:
 
 
 class CheckedSession(WebSocketClientSession):
-    """A session that can tell what was acquired and not given back, and where.
+    """A session that reports connections that were acquired and not released, and where.
 
-    It is as slow as one in the debug mode of asyncio, since it remembers each acquisition.
+    It is as slow as a session in the debug mode of asyncio, because it remembers the place of each
+    acquisition.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -546,11 +552,11 @@ class CheckedSession(WebSocketClientSession):
         self._forgotten: dict[Any, str] = {}
 
     def leaks(self) -> list[str]:
-        """Return a line for each connection in use, and for each that was forgotten in use."""
+        """Return a line for each connection in use, and for each whose handle was lost."""
         in_use = [
             _describe(slot)
             for slot in self._pool.slots()
-            # One with a task was released, and is being reset.
+            # A slot with a task was released, and is being reset.
             if slot.state == ACQUIRED and slot.task is None and slot not in self._forgotten
         ]
         return [*self._forgotten.values(), *in_use]
@@ -573,7 +579,7 @@ def _describe(slot: Any) -> str:
         return str(slot.endpoint)
     called = [frame for frame in place if not frame[0].co_filename.startswith(_CARRIERS)]
     if not called:
-        return f"{slot.endpoint}, acquired in a task of its own"
+        return f"{slot.endpoint}, acquired in a separate task"
     code, line = called[-1]
     source = linecache.getline(code.co_filename, line).strip()
     where = f"{code.co_filename}:{line}, in {code.co_qualname}: {source}"

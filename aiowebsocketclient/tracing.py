@@ -1,6 +1,6 @@
-"""Tells those who ask what happens to callers and connections, after ``aiohttp.TraceConfig``.
+"""Reports events of callers and connections to handlers, in the style of ``aiohttp.TraceConfig``.
 
-A :class:`TraceConfig` has a signal for each kind of event, to which ``async`` functions are added::
+A :class:`TraceConfig` has a signal for each kind of event.  Append ``async`` functions to it::
 
     trace = TraceConfig()
 
@@ -12,15 +12,16 @@ A :class:`TraceConfig` has a signal for each kind of event, to which ``async`` f
 
     session = WebSocketClientSession(trace_configs=[trace])
 
-Unlike aiohttp's they are not run by the caller: most events come where nothing may wait, such as a
-release.  They run one after another in the order of the events, soon after these, each in the
-context (``contextvars``) of who has caused the event; an empty one where nobody has, as when the
-server ends an idle connection, or ``max_idle`` does.  So a handler that is slow, or fails, delays
-and breaks nothing but other handlers; what it raises is logged.  Where handlers fall behind by
-10,000 events, those that come then are dropped, and that is logged.
+Unlike in aiohttp, the caller does not run the handlers: most events happen where nothing may wait,
+such as in a release.  Handlers run one after another, in the order of the events and soon after
+them.  Each runs in the context (``contextvars``) of the code that caused the event, or in an empty
+context if no code did: for example, when the server or ``max_idle`` ends an idle connection.  So a
+slow or failing handler affects only other handlers; its exceptions are logged.  If 10,000 events
+are pending, further events are dropped, and this is logged.
 
 ``WebSocketClientSession.close()`` lets handlers finish, within ``close_timeout``.  A handler may
-call it, too, itself or in a task that it waits for: what is left to tell is told after that one.
+call it, too, directly or in a task that it waits for: pending events are then reported after that
+handler.
 """
 
 import asyncio
@@ -64,36 +65,36 @@ __all__ = (
 
 _Params = TypeVar("_Params")
 
-# The tracer whose handler runs, and what is told. Tasks that a handler starts have it from there;
-# who calls close() from one of those may be waited for by the handler.
+# The tracer whose handler runs, and the event. Tasks started by a handler inherit it: the handler
+# may be waiting for a task that calls close().
 _telling: ContextVar[tuple["Tracer", object] | None] = ContextVar(
     "aiowebsocketclient.telling", default=None
 )
 
-# Events that wait for handlers; one is some 500 bytes.
+# Maximum number of pending events, of about 500 bytes each.
 _MAX_PENDING: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class TraceQueuedStartParams:
-    """A caller found nothing idle and waits, for a place or for a handshake."""
+    """A caller found no idle connection and waits, for a place or for a handshake."""
 
-    #: Host, port and whether there is TLS.
+    #: Host, port and TLS.
     endpoint: EndpointKey
-    #: When it happened, in seconds since the epoch (``time.time()``).
+    #: Time of the event, in seconds since the epoch (``time.time()``).
     time: float
 
 
 @dataclass(frozen=True, slots=True)
 class TraceQueuedEndParams:
-    """A caller that waited has a connection, or has not and waits no more."""
+    """A caller stopped waiting, with or without a connection."""
 
     endpoint: EndpointKey
     time: float
-    #: Seconds that it waited.
+    #: Seconds that the caller waited.
     seconds: float
-    #: What it got instead of a connection: ``PoolTimeoutError``, ``asyncio.CancelledError``, what
-    #: the handshake failed with, ...  Not in the ``repr``, as its own may have secrets.
+    #: The exception that the caller got: ``PoolTimeoutError``, ``asyncio.CancelledError``, that of
+    #: the handshake, ...; None: it got a connection.  Not in the ``repr``: it may contain secrets.
     exception: BaseException | None = field(repr=False)
 
 
@@ -107,25 +108,25 @@ class TraceConnectStartParams:
 
 @dataclass(frozen=True, slots=True)
 class TraceConnectEndParams:
-    """A connection is open, and configured where there is a ``configure``."""
+    """A connection is open, and ``configure`` has run, if there is one."""
 
     endpoint: EndpointKey
     time: float
-    #: Seconds since the start, those in ``connect_limiter`` and in ``configure`` among them.
+    #: Seconds since the start, including ``connect_limiter`` and ``configure``.
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class TraceConnectExceptionParams:
-    """A handshake failed, or was stopped because nobody needed it any more."""
+    """A handshake failed, or was stopped because no caller needed it any more."""
 
     endpoint: EndpointKey
     time: float
     seconds: float
-    #: What aiohttp, ``connect_limiter`` or ``configure`` raised; ``asyncio.CancelledError`` where
-    #: it was stopped.  Not in the ``repr``, as its own may have secrets: the URL's query, headers.
+    #: The exception of aiohttp, ``connect_limiter`` or ``configure``; ``asyncio.CancelledError`` if
+    #: the handshake was stopped.  Not in the ``repr``: it may contain a query or headers.
     exception: BaseException = field(repr=False)
-    #: The HTTP status with which the server refused it; None: it did not.
+    #: The HTTP status with which the server refused the handshake, or None.
     status: int | None = None
 
 
@@ -139,11 +140,11 @@ class TraceReuseParams:
 
 @dataclass(frozen=True, slots=True)
 class TraceReleaseParams:
-    """The use of a connection has ended: released, closed, detached, or its handle collected."""
+    """A use of a connection ended: it was released, closed or detached, or its handle was lost."""
 
     endpoint: EndpointKey
     time: float
-    #: Seconds that it was in use.
+    #: Seconds that the connection was in use.
     seconds: float
 
 
@@ -153,16 +154,16 @@ class TraceCloseParams:
 
     endpoint: EndpointKey
     time: float
-    #: Why, as :class:`PoolStats` counts it: ``"idle"`` (for ``closed_idle``), ``"lifetime"``,
-    #: ``"lost"``, ``"dirty"``, ``"evicted"``, ``"forced"``, ``"failed"``, ``"cancelled"`` or
-    #: ``"user"``.
+    #: The reason, as counted in :class:`PoolStats`: ``"idle"`` (for ``closed_idle``),
+    #: ``"lifetime"``, ``"lost"``, ``"dirty"``, ``"evicted"``, ``"forced"``, ``"failed"``,
+    #: ``"cancelled"`` or ``"user"``.
     reason: str
-    #: Seconds since its handshake began.
+    #: Seconds since the handshake began.
     seconds: float
-    #: The code of the server's CLOSE, which may be its answer to that of this side (1005: it had
-    #: none); None: none has come.
+    #: The code of the server's CLOSE, which may be the answer to the client's CLOSE (1005: a CLOSE
+    #: without a code); None: the server sent no CLOSE.
     close_code: int | None = None
-    #: The reason in it, as text that can be printed.  The server writes it: not in the ``repr``.
+    #: The reason in the server's CLOSE, as printable text.  Not in the ``repr``: it is untrusted.
     close_reason: str = field(default="", repr=False)
 
 
@@ -171,49 +172,48 @@ if TYPE_CHECKING:
 
 
 class TraceConfig:
-    """What is to be called when something happens in a session's pool.
+    """Handlers for the events of a session's pool.
 
-    Each of its attributes ``on_...`` is an ``aiosignal.Signal``, a list to which ``async``
-    functions are appended before a session is made with it, which freezes it.  They are called with
-    the session, the ``trace_config_ctx`` and the parameters of the event.
+    Each attribute ``on_...`` is an ``aiosignal.Signal``, a list of ``async`` functions.  Append
+    handlers before you create the session, which freezes the lists.  A handler gets the session,
+    the ``trace_config_ctx`` and the parameters of the event.
 
-    :param trace_config_ctx_factory: makes a ``trace_config_ctx``, an object in which handlers keep
-        what they like.  There is one for each wait, from ``on_queued_start`` to ``on_queued_end``,
-        and one for each connection, from ``on_connect_start`` to ``on_connect_exception`` or
-        ``on_close``.
+    :param trace_config_ctx_factory: creates a ``trace_config_ctx``, an object for data of the
+        handlers.  Each wait has one, from ``on_queued_start`` to ``on_queued_end``, and each
+        connection has one, from ``on_connect_start`` to ``on_connect_exception`` or ``on_close``.
     """
 
     def __init__(self, trace_config_ctx_factory: Callable[[], Any] = SimpleNamespace) -> None:
         self.trace_config_ctx = trace_config_ctx_factory
         #: A caller waits: :class:`TraceQueuedStartParams`.
         self.on_queued_start: _Signal[TraceQueuedStartParams] = Signal(self)
-        #: It waits no more: :class:`TraceQueuedEndParams`.
+        #: The caller stops waiting: :class:`TraceQueuedEndParams`.
         self.on_queued_end: _Signal[TraceQueuedEndParams] = Signal(self)
         #: A handshake begins: :class:`TraceConnectStartParams`.
         self.on_connect_start: _Signal[TraceConnectStartParams] = Signal(self)
-        #: It has succeeded: :class:`TraceConnectEndParams`.
+        #: The handshake succeeded: :class:`TraceConnectEndParams`.
         self.on_connect_end: _Signal[TraceConnectEndParams] = Signal(self)
-        #: It has failed: :class:`TraceConnectExceptionParams`.
+        #: The handshake failed: :class:`TraceConnectExceptionParams`.
         self.on_connect_exception: _Signal[TraceConnectExceptionParams] = Signal(self)
         #: A caller gets a connection used before: :class:`TraceReuseParams`.
         self.on_reuse: _Signal[TraceReuseParams] = Signal(self)
-        #: A use has ended: :class:`TraceReleaseParams`.
+        #: A use of a connection ended: :class:`TraceReleaseParams`.
         self.on_release: _Signal[TraceReleaseParams] = Signal(self)
         #: A connection is closed: :class:`TraceCloseParams`.
         self.on_close: _Signal[TraceCloseParams] = Signal(self)
 
     def freeze(self) -> None:
-        """Let nothing be appended any more."""
+        """Make the lists of handlers immutable."""
         for name in _SIGNALS:
             getattr(self, name).freeze()
 
     def __repr__(self) -> str:
-        """Return which events it listens to; the functions may be bound to anything."""
+        """Return the events with handlers; the functions may be bound to secrets."""
         names = [name for name in _SIGNALS if getattr(self, name)]
         return f"<{type(self).__name__}({', '.join(names)})>"
 
 
-# How each event is called; the order is that of a connection's life.
+# The names of the events, in the order of a connection's life.
 _SIGNALS: Final = (
     "on_queued_start",
     "on_queued_end",
@@ -227,26 +227,29 @@ _SIGNALS: Final = (
 
 
 def trace_configs_of(value: Any) -> tuple[TraceConfig, ...]:
-    """Return the trace configs of a session, whatever iterable they were given as."""
+    """Return the trace configs of a session as a tuple."""
     if isinstance(value, str | TraceConfig) or not isinstance(value, Iterable | None):
-        raise TypeError("trace_configs must be an iterable of TraceConfig, as in [trace_config]")
+        raise TypeError(
+            "trace_configs must be an iterable of TraceConfig, such as [trace_config], not"
+            f" {type(value).__name__}"
+        )
     configs = tuple(value or ())
     for config in configs:
         if isinstance(config, aiohttp.TraceConfig):
             raise TypeError(
-                "trace_configs must be of aiowebsocketclient.TraceConfig; aiohttp's own belong to a"
-                " client session: client_session=aiohttp.ClientSession(trace_configs=...)"
+                "trace_configs must contain aiowebsocketclient.TraceConfig objects: pass an"
+                " aiohttp.TraceConfig to client_session=aiohttp.ClientSession(trace_configs=...)"
             )
         if not isinstance(config, TraceConfig):
             raise TypeError(
-                "trace_configs must be of aiowebsocketclient.TraceConfig,"
-                f" not of {type(config).__name__}"
+                "trace_configs must contain aiowebsocketclient.TraceConfig objects,"
+                f" not {type(config).__name__}"
             )
     return configs
 
 
 class Trace:
-    """A wait, or a connection, of which several events tell."""
+    """A wait or a connection, with several events."""
 
     __slots__ = ("_contexts", "began", "caller", "endpoint", "position", "time", "used_since")
 
@@ -254,26 +257,26 @@ class Trace:
         self.endpoint = endpoint
         self.began = clock()
         self.time = time.time()
-        #: Where, among the events that are to be told, it began.
+        #: Its position among the pending events when it began.
         self.position = 0
-        #: For whom a handshake is made.
+        #: The context of the caller that needs the handshake.
         self.caller = caller
-        #: Since when somebody uses the connection; None: nobody does.
+        #: When the current use began; None: not in use.
         self.used_since: float | None = None
         self._contexts: dict[TraceConfig, Any] = {}
 
     def context_of(self, config: TraceConfig) -> Any:
-        """Return what the handlers of ``config`` share; it is theirs to make, so not earlier."""
+        """Return the context object of ``config``, created at the first use by a handler."""
         if config not in self._contexts:
             self._contexts[config] = config.trace_config_ctx()
         return self._contexts[config]
 
 
 class Tracer:
-    """Tells the trace configs of a session; called by it at each event."""
+    """Reports the events of a session to its trace configs."""
 
     def __init__(self, session: "WebSocketClientSession", configs: tuple[TraceConfig, ...]) -> None:
-        # What is pending must not keep alive a session that its user has dropped.
+        # Weak: pending events must not keep a dropped session alive.
         self._session = weakref.ref(session)
         self._session_name = session.name
         self._configs = configs
@@ -283,29 +286,29 @@ class Tracer:
         self._pending: deque[tuple[Trace, str, Any, Context]] = deque()
         self._has_dropped = False
         self._task: asyncio.Task[None] | None = None
-        #: Stands for what is being told.
+        #: Identifies the event that is being reported.
         self._event: object = None
-        #: What is set once there is nothing more to tell; None: there is nothing.
+        #: Done once no event is pending; None: no event is pending.
         self._told_all: asyncio.Future[None] | None = None
-        #: What is set once a handler waits for the session to be closed.
+        #: Done once a handler waits for the session to close.
         self._closed_by_handler: asyncio.Future[None] | None = None
         self._connections: dict[Slot, Trace] = {}
 
     # -- waits -----------------------------------------------------------------------------------
 
     def waiting(self, endpoint: EndpointKey) -> Trace:
-        """Return what stands for a caller that may have to wait; nothing is told yet."""
+        """Return the trace of a caller that may have to wait, without an event yet."""
         trace = Trace(endpoint)
         trace.position = len(self._pending)
         return trace
 
     def queued_start(self, trace: Trace) -> None:
-        """Take it that it waits, since before whatever else has happened meanwhile."""
+        """Record that the caller waits, before all events since then."""
         params = TraceQueuedStartParams(trace.endpoint, trace.time)
         self._emit(trace, "on_queued_start", params, position=trace.position)
 
     def queued_end(self, trace: Trace, exception: BaseException | None = None) -> None:
-        """Take it that it waits no more."""
+        """Record that the caller stopped waiting."""
         seconds = clock() - trace.began
         params = TraceQueuedEndParams(trace.endpoint, time.time(), seconds, exception)
         self._emit(trace, "on_queued_end", params)
@@ -313,14 +316,14 @@ class Tracer:
     # -- connections -----------------------------------------------------------------------------
 
     def connect_start(self, slot: Slot, caller: Context) -> None:
-        """Take it that a handshake begins."""
+        """Record that a handshake begins."""
         endpoint: Any = slot.endpoint
         trace = self._connections[slot] = Trace(endpoint, caller)
         params = TraceConnectStartParams(endpoint, trace.time)
         self._emit(trace, "on_connect_start", params, caller)
 
     def connected(self, slot: Slot, exception: BaseException | None) -> None:
-        """Take it that it has succeeded, or failed with an exception."""
+        """Record that the handshake succeeded, or failed with an exception."""
         trace = self._connections[slot]
         caller, trace.caller = trace.caller, None
         now, seconds = time.time(), clock() - trace.began
@@ -334,14 +337,14 @@ class Tracer:
         self._emit(trace, "on_connect_exception", failed, caller)
 
     def acquired(self, slot: Slot, is_reused: bool) -> None:
-        """Take it that a caller has a connection."""
+        """Record that a caller got the connection."""
         trace = self._connections[slot]
         trace.used_since = clock()
         if is_reused:
             self._emit(trace, "on_reuse", TraceReuseParams(trace.endpoint, time.time()))
 
     def released(self, slot: Slot) -> None:
-        """Take it that the caller has it no more; it may be said more than once."""
+        """Record that the use ended; repeated calls change nothing."""
         trace = self._connections.get(slot)
         if trace is None or trace.used_since is None:
             return
@@ -351,11 +354,11 @@ class Tracer:
         self._emit(trace, "on_release", params)
 
     def closed(self, slot: Slot, close: tuple[int, str] | None = None) -> None:
-        """Record that the socket is closed; ``close`` is what the server said in its CLOSE."""
+        """Record that the socket is closed; ``close`` has code and reason of the server's CLOSE."""
         self.released(slot)
         trace = self._connections.pop(slot, None)
         if trace is None:
-            # It was told to stop connecting.
+            # Its handshake was stopped.
             return
         seconds = clock() - trace.began
         reason = CLOSE_REASONS[slot.reason]
@@ -364,13 +367,13 @@ class Tracer:
         self._emit(trace, "on_close", params)
 
     def detached(self, slot: Slot) -> None:
-        """Take it that it is the pool's no more."""
+        """Record that the connection was detached."""
         del self._connections[slot]
 
-    # -- telling ---------------------------------------------------------------------------------
+    # -- reporting -------------------------------------------------------------------------------
 
     def closing(self) -> None:
-        """Take it that the session is being closed, by a handler maybe, which then waits for it."""
+        """Record that the session is being closed, maybe by a handler that waits for the end."""
         if self._told_all is None:
             return
         if self._closed_by_handler is None:
@@ -381,20 +384,20 @@ class Tracer:
             self._closed_by_handler.set_result(None)
 
     async def finish(self, wait_for: Callable[..., Awaitable[object]]) -> None:
-        """Wait until all is told, as long as ``wait_for`` does; what is left is dropped.
+        """Wait until all events are reported, as long as ``wait_for`` does; then drop the rest.
 
-        Nobody waits for a handler that waits for this; what is left is told after it.
+        Does not wait for a handler that waits for this call: the rest is reported after it.
         """
         self.closing()
         if self._told_all is None or self._closed_by_handler is None:
             return
-        # Cancelled here, as all tasks are by who ends a program, what is left is told all the same.
+        # If this wait is cancelled, as at the end of a program, the rest is reported nevertheless.
         await wait_for(self._told_all, self._closed_by_handler)
         if not self._closed_by_handler.done():
             self.stop()
 
     def stop(self) -> None:
-        """Tell nothing more."""
+        """Drop all pending events."""
         self._pending.clear()
         if self._task is not None:
             self._task.cancel()
@@ -415,11 +418,11 @@ class Tracer:
             return
         running = get_running_loop()
         if running is None:
-            # The garbage collector ends a coroutine that its loop has left behind.
+            # The garbage collector closes a coroutine after the end of its loop.
             return
         if len(self._pending) >= _MAX_PENDING:
             if not self._has_dropped:
-                # Not at once: the session may be half way through a plan of the core's.
+                # Deferred: the session may be in the middle of a plan of the core.
                 dropped = partial(log, "trace_dropped", session_name=self._session_name)
                 running.call_soon(dropped)
             self._has_dropped = True
@@ -428,7 +431,7 @@ class Tracer:
         self._pending.insert(len(self._pending) if position is None else position, event)
         if self._told_all is None:
             self._told_all = running.create_future()
-            # Not at once: somebody may be inside the core.
+            # Deferred: the core may be running.
             running.call_soon(self._tell_next, context=Context())
 
     def _tell_next(self, told: asyncio.Task[None] | None = None) -> None:
@@ -441,8 +444,8 @@ class Tracer:
             return
         trace, name, params, context = self._pending.popleft()
         self._event = event = object()
-        # One for each, as a task has one context for all that it runs; a copy, since connections
-        # are opened in the contexts of their callers, too.
+        # One task per event, because a task has only one context; a copy, because connections are
+        # also opened in the contexts of their callers.
         telling = self._tell(trace, name, params, event)
         self._task = asyncio.Task(telling, loop=self._told_all.get_loop(), context=context.copy())
         self._task.add_done_callback(self._tell_next, context=Context())
@@ -460,7 +463,7 @@ class Tracer:
             except (Exception, asyncio.CancelledError) as exc:
                 if isinstance(exc, asyncio.CancelledError) and is_being_cancelled():
                     raise
-                # It may be what the event tells of, which may have secrets in its text.
+                # It may be the exception of the event, whose text may contain secrets.
                 shown = exc if is_debugging() else None
                 log(
                     "trace_failed",

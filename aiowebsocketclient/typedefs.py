@@ -1,7 +1,7 @@
-"""Types for the annotations of users, and of the session.
+"""Types for annotations, of users and of the session.
 
-Those of the options are aiohttp's own; ``tests/test_annotations.py`` compares them with what the
-installed aiohttp has.
+The types of the options are those of aiohttp; ``tests/test_annotations.py`` compares them with the
+installed aiohttp.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -16,7 +16,7 @@ from ._pool_py import Completion
 from .response import ClientWebSocketResponse
 
 if TYPE_CHECKING:
-    # That of typing has a default from CPython 3.13 on.
+    # typing.TypeVar supports defaults since CPython 3.13.
     from typing_extensions import TypeVar
 
     WS = TypeVar("WS", bound=ClientWebSocketResponse, default=ClientWebSocketResponse)
@@ -31,18 +31,18 @@ else:
 
 __all__ = ("WS", "Acquisition", "Completion", "Hook", "WSConnectOptions", "WS_co")
 
-#: What a hook is: ``async (ws) -> None``.  What it returns is ignored.
+#: Type of a hook: ``async (ws) -> None``.  The result is ignored.
 Hook = Callable[[WS], Awaitable[object]]
 
 
 class WSConnectOptions(TypedDict, Generic[WS], total=False):
-    """What ``ws_connect()`` takes besides what is the pool's own.
+    """Options of ``ws_connect()``, without ``acquire_timeout`` and ``reuse_key``.
 
-    For functions that hand them on: ``**options: Unpack[WSConnectOptions]``, or
-    ``Unpack[WSConnectOptions[MyWS]]`` where the hooks are those of a subclass.
+    For functions that pass options on: ``**options: Unpack[WSConnectOptions]``, or
+    ``Unpack[WSConnectOptions[MyWS]]`` if the hooks take a subclass.
     """
 
-    # Those of aiohttp.ClientSession.ws_connect().
+    # Options of aiohttp.ClientSession.ws_connect().
     method: str
     protocols: Iterable[str]
     timeout: ClientWSTimeout
@@ -66,13 +66,13 @@ class WSConnectOptions(TypedDict, Generic[WS], total=False):
     max_msg_size: int
     # New in aiohttp 3.14.
     decode_text: bool
-    # In place of the session's.
+    # In place of the hooks of the session.
     configure: Hook[WS] | None
     check: Hook[WS] | None
     reset: Hook[WS] | None
 
 
 class Acquisition(Coroutine[Any, Any, WS_co], AbstractAsyncContextManager[WS_co, None]):
-    """What ``ws_connect()`` returns: to be awaited, or entered with ``async with``."""
+    """Result of ``ws_connect()``: await it, or enter it with ``async with``."""
 
     __slots__ = ()

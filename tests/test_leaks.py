@@ -259,7 +259,7 @@ async def test_who_acquired_in_a_task_of_its_own(
     session = make_session(leak_threshold=LONG)
     ws = await asyncio.create_task(session.ws_connect(server.url()))
     assert told.later(session) == 1
-    assert told.records[0].acquired_at == ["a task of its own"]
+    assert told.records[0].acquired_at == ["a separate task"]
     await ws.release()
 
 

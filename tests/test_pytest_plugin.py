@@ -187,7 +187,7 @@ def test_with_trio_it_says_that_it_cannot(run: Run) -> None:
             pass
     """)
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*anyio runs test_it with trio: let a fixture anyio_backend*"])
+    result.stdout.fnmatch_lines(["*anyio runs test_it with trio: define a fixture anyio_backend*"])
 
 
 @pytest.mark.slow
@@ -230,7 +230,7 @@ def test_without_a_loop_there_is_a_server_but_no_session(run: Run) -> None:
             pass
     """)
     result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["ws_session is for tests in an event loop, and test_session is *"])
+    result.stdout.fnmatch_lines(["ws_session needs a test in an event loop, *runs test_session: *"])
 
 
 @pytest.mark.slow
@@ -238,7 +238,7 @@ def test_without_a_plugin_for_async_tests(run: Run) -> None:
     source = "async def test_it(ws_session):\n    pass"
     result = run(source, *NO_ASYNCIO, "-p", "no:anyio", ini="")
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["ws_session is for tests in an event loop, and test_it is none*"])
+    result.stdout.fnmatch_lines(["ws_session needs a test in an event loop, *runs test_it: *"])
 
 
 @pytest.mark.slow
@@ -297,7 +297,7 @@ def test_leaks(run: Run) -> None:
     result.stdout.fnmatch_lines(
         [
             "*ERROR at teardown of test_kept*",
-            "1 left acquired in ws_session: release() or close() each*",
+            "Connections left acquired in ws_session: 1. Call release() *",
             "127.0.0.1:*, acquired at *.py:*, in test_kept: KEPT.append(await ws_session.ws_co*",
             "*ERROR at teardown of test_forgotten*",
             "127.0.0.1:*, in test_forgotten: ws = await *(forgotten)",

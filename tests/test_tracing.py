@@ -784,16 +784,16 @@ async def test_a_config_is_frozen_with_its_session(
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (TraceConfig(), r"an iterable of TraceConfig, as in \[trace_config\]"),
+        (TraceConfig(), r"an iterable of TraceConfig, such as \[trace_config\]"),
         ("on_close", "an iterable of TraceConfig"),
         (5, "an iterable of TraceConfig"),
-        ([aiohttp.TraceConfig()], r"aiohttp's own belong to a client session"),
-        ([None], "not of NoneType"),
-        ([TraceConfig], "not of type"),
+        ([aiohttp.TraceConfig()], r"pass an aiohttp.TraceConfig to client_session"),
+        ([None], "objects, not NoneType"),
+        ([TraceConfig], "objects, not type"),
     ],
 )
 def test_wrong_trace_configs(wrong: Any, message: str) -> None:
-    with pytest.raises(TypeError, match=f"trace_configs must be .*{message}"):
+    with pytest.raises(TypeError, match=f"trace_configs must .*{message}"):
         WebSocketClientSession(trace_configs=wrong)
 
 
