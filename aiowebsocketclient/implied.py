@@ -128,12 +128,12 @@ class Implied:
 
     def _hops_of(self, target: Target, response: aiohttp.ClientResponse) -> "list[_Hop]":
         given = _cookie_headers(target.options.get("headers"))
-        responses = (*response.history, response)
+        replies = (*response.history, response)
+        urls = [target.url, *(reply.request_info.url for reply in replies[1:])]
+        exchanges = _Exchanges(replies, urls, self._session.cookie_jar)
         hops: list[_Hop] = []
-        quotes = getattr(self._session.cookie_jar, "quote_cookie", True)
         is_carried = True
-        for index, reply in enumerate(responses):
-            url = target.url if index == 0 else reply.request_info.url
+        for index, (reply, url) in enumerate(zip(replies, urls, strict=True)):
             # On a redirect to another origin, aiohttp drops the header for good.
             is_carried = is_carried and (index == 0 or url.origin() == target.url.origin())
             hops.append(
@@ -143,7 +143,7 @@ class Implied:
                     is_carried,
                     _cookie_headers(reply.request_info.headers),
                     given if is_carried else (),
-                    _cookies_set_by(responses[index:], url, quotes) if self._sends_cookies else {},
+                    exchanges.replied_to(index) if self._sends_cookies else {},
                 )
             )
         return hops
@@ -246,7 +246,7 @@ class _Hop:
         #: Whether aiohttp sends the call's own ``Cookie`` header there.
         self.is_carried = is_carried
         #: The ``Cookie`` headers that were sent, those of the call itself, and the cookies that
-        #: this reply and later replies have set for this place.
+        #: this reply, and later replies to the same user, have set for this place.
         self.sent = sent
         self.given = given
         self.replied = replied
@@ -360,8 +360,12 @@ def _marked(cookie: Morsel[str]) -> Morsel[str]:
 
 
 def _canonical(cookies: Mapping[str, Form]) -> tuple[Any, ...]:
-    """Return cookies by place in the form of a key; empty if none are sent."""
-    return (*cookies[""], *sorted((p, form) for p, form in cookies.items() if p and form))
+    """Return cookies by place in the form of a key.
+
+    A place to which none are sent is part of it: a key that was made before the place was known
+    says nothing of the cookies there.
+    """
+    return (*cookies[""], *sorted((place, form) for place, form in cookies.items() if place))
 
 
 def _as_sent(hops: "list[_Hop]") -> tuple[Any, ...] | None:
@@ -374,19 +378,77 @@ def _as_sent(hops: "list[_Hop]") -> tuple[Any, ...] | None:
     return _canonical(cookies)
 
 
-def _cookies_set_by(
-    replies: "tuple[aiohttp.ClientResponse, ...]", url: URL, quotes: bool
-) -> Mapping[str, str]:
-    """Return what a jar that knows only these replies would send to ``url``."""
-    if not any(hdrs.SET_COOKIE in reply.headers for reply in replies):
+def _cookies_set_by(reply: aiohttp.ClientResponse, url: URL, quotes: bool) -> Mapping[str, str]:
+    """Return what a jar that knows only this reply would send to ``url``."""
+    if hdrs.SET_COOKIE not in reply.headers:
         return {}
     jar = aiohttp.CookieJar(unsafe=True, quote_cookie=quotes)
-    for reply in replies:
-        if _TAKES_HEADERS:
-            jar.update_cookies_from_headers(reply.headers.getall(hdrs.SET_COOKIE, []), reply.url)
-        else:
-            jar.update_cookies(reply.cookies, reply.url)
+    if _TAKES_HEADERS:
+        jar.update_cookies_from_headers(reply.headers.getall(hdrs.SET_COOKIE, []), reply.url)
+    else:
+        jar.update_cookies(reply.cookies, reply.url)
     return {name: cookie.coded_value for name, cookie in jar.filter_cookies(url).items()}
+
+
+class _Exchanges:
+    """The requests of one handshake, with their replies: more than one where it is redirected.
+
+    The jar may change between two requests, so that the second is another user's.
+    """
+
+    __slots__ = ("_jar", "_quotes", "_replies", "_sent", "_urls")
+
+    def __init__(
+        self,
+        replies: "tuple[aiohttp.ClientResponse, ...]",
+        urls: list[URL],
+        jar: AbstractCookieJar,
+    ) -> None:
+        self._replies = replies
+        self._urls = urls
+        self._jar = jar
+        self._quotes = getattr(jar, "quote_cookie", True)
+        self._sent = [_values(_cookie_headers(reply.request_info.headers)) for reply in replies]
+
+    def replied_to(self, index: int) -> Mapping[str, str]:
+        """Return the cookies that replies to one user have set for the place of a request."""
+        replied: dict[str, str] = {}
+        for later in range(index, len(self._replies)):
+            for name, value in self._set_by(later, self._urls[index]).items():
+                if all(self._goes_on(name, between) for between in range(index, later)):
+                    replied[name] = value
+                else:
+                    replied.pop(name, None)
+        return replied
+
+    def _goes_on(self, name: str, index: int) -> bool:
+        """Return whether a cookie tells of the same user in a request and in the next.
+
+        It has the value that the reply between them has set, and otherwise that of the first.
+        """
+        before, after = self._sent[index], self._sent[index + 1]
+        if before is None or after is None:
+            return False
+        replied = self._set_by(index, self._urls[index + 1])
+        if name in self._replies[index].cookies:
+            return after.get(name) == replied.get(name)
+        if before.get(name) == after.get(name):
+            return True
+        # A cookie of one of the two places alone tells nothing of the other.
+        places = ((before, self._urls[index]), (after, self._urls[index + 1]))
+        return any(
+            name not in sent and name not in _cookies_for(self._jar, url) for sent, url in places
+        )
+
+    def _set_by(self, index: int, url: URL) -> Mapping[str, str]:
+        return _cookies_set_by(self._replies[index], url, self._quotes)
+
+
+def _values(sent: Sent) -> Mapping[str, str] | None:
+    """Return the cookies that were sent; None: the header is not a plain row of them."""
+    pairs = _form(sent, ())
+    values = dict(pairs)
+    return None if len(values) < len(pairs) or "" in values else values
 
 
 _TAKES_HEADERS: Final = hasattr(aiohttp.CookieJar, "update_cookies_from_headers")

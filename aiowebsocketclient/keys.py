@@ -375,7 +375,7 @@ def _wire_headers(
     if options.get("origin") is not None:
         by_name[hdrs.ORIGIN.lower()] = [options["origin"]]
     if by_name:
-        _drop_implied(by_name, url, options, client_session)
+        _drop_implied(by_name, options, client_session)
     return tuple((name, tuple(values)) for name, values in sorted(by_name.items()))
 
 
@@ -410,7 +410,6 @@ def _unified(headers: CIMultiDict[str]) -> CIMultiDict[str]:
 
 def _drop_implied(
     by_name: dict[str, list[str]],
-    url: URL,
     options: dict[str, Any],
     client_session: aiohttp.ClientSession | None,
 ) -> None:
@@ -424,9 +423,8 @@ def _drop_implied(
         if by_name.get(name) == values:
             del by_name[name]
     if "host" in by_name:
+        # The usual value counts, too: a redirect carries it to the next host.
         del by_name["host"][:-1]
-        if by_name["host"] == [url.host_port_subcomponent]:
-            del by_name["host"]
     if client_session is None or client_session._request_class is aiohttp.ClientRequest:
         for name, values in _AUTO_HEADERS.items():
             if by_name.get(name) == values and not _is_skipped(name, client_session):
@@ -495,7 +493,7 @@ def _other_options(
         others["auth"] = _authorization(url, options, client_session)
         others["proxy_auth"] = _plain_proxy_authorization(url, options, client_session)
     if (proxy := _proxy(options, client_session)) is not None:
-        others["proxy"] = proxy + _to_proxy(url, options, client_session)
+        others["proxy"] = proxy + _to_proxy(options, client_session)
     if client_session is not None and client_session.trust_env:
         # The environment has a proxy for each scheme, and ws and http are two schemes.
         others["trust_env"] = (url.scheme, options.get("proxy_auth"))
@@ -545,14 +543,13 @@ def _proxy_url(options: dict[str, Any], client_session: aiohttp.ClientSession | 
 
 
 def _to_proxy(
-    url: URL, options: dict[str, Any], client_session: aiohttp.ClientSession | None
+    options: dict[str, Any], client_session: aiohttp.ClientSession | None
 ) -> tuple[Hashable, ...]:
     """Return the headers of the CONNECT request, which opens a tunnel for TLS.
 
-    Without TLS there is no such request: the proxy reads the handshake itself.
+    A handshake without TLS has no such request, but a redirect may lead it to a server with TLS.
+    The proxy then gets these headers, and its credentials, from the caller who was first.
     """
-    if url.scheme not in _TLS_SCHEMES:
-        return ()
     by_name: dict[str, list[str]] = {}
     for name, value in _proxy_headers(options, client_session).items():
         by_name.setdefault(name.lower(), []).append(value)

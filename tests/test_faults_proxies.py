@@ -469,3 +469,41 @@ async def test_forward_proxy_dies(
         await until(lambda: not session.stats().idle and not session.stats().closing)
         assert closed(session) == {"lost": LIMIT}
         await check_whole(session, tls_server.url(), proxy, **options)
+
+
+@pytest.mark.parametrize("has_reuse_key", [False, True])
+async def test_a_redirect_to_tls_asks_for_a_tunnel_with_the_callers_own_headers(
+    tls_server: Server,
+    make_session: SessionFactory,
+    client_tls: ssl.SSLContext,
+    has_reuse_key: bool,
+) -> None:
+    asked: list[bytes] = []
+
+    def redirect_or_tunnel(link: Link, request: bytes) -> None:
+        if request.startswith(b"GET http://"):
+            location = f"https://127.0.0.1:{tls_server.port}/".encode()
+            link.client.write(
+                b"HTTP/1.1 302 Found\r\nConnection: close\r\nContent-Length: 0\r\n"
+                b"Location: " + location + b"\r\n\r\n"
+            )
+            link.client.close()
+            return
+        lines = request.split(b"\r\n")
+        asked.extend(line for line in lines if line.startswith(b"Proxy-Authorization"))
+        tunnel(link, request)
+
+    session = make_session()
+    async with forward_proxy(tls_server) as proxy:
+        proxy.answer = redirect_or_tunnel
+        options: dict[str, Any] = {"proxy": proxy.url(scheme="http"), "ssl": client_tls}
+        if has_reuse_key:
+            options["reuse_key"] = "the same"
+        for user, is_reused in (("alice", False), ("bob", False), ("alice", True)):
+            headers = {"Proxy-Authorization": f"Basic {user}"}
+            async with session.ws_connect(
+                "http://plain.example/", proxy_headers=headers, **options
+            ) as ws:
+                await echo(ws)
+                assert ws.reused is is_reused
+    assert asked == [b"Proxy-Authorization: Basic alice", b"Proxy-Authorization: Basic bob"]

@@ -512,6 +512,20 @@ async def test_a_redirected_connection_is_of_the_url_that_was_asked_for(
         assert elsewhere.handshakes == 2
 
 
+async def test_a_host_that_is_given_counts_where_a_redirect_carries_it(
+    server: Server, make_session: SessionFactory
+) -> None:
+    async with serving(Server()) as elsewhere:
+        server.redirect_to = elsewhere.url("/there")
+        session = make_session()
+        url = server.url("/redirect")
+        usual = {"Host": f"127.0.0.1:{server.port}"}
+        async with session.ws_connect(url, headers=usual), session.ws_connect(url) as ws:
+            assert not ws.reused
+        async with session.ws_connect(url, headers=usual) as ws:
+            assert ws.reused
+
+
 async def test_targets_are_remembered_within_bounds(make_session: SessionFactory) -> None:
     session = make_session()
     for number in range(3_000):

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import json
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from http.cookies import SimpleCookie
 from typing import Any, NamedTuple
 
@@ -23,7 +23,10 @@ Cookies = dict[str, str]
 
 # Where the jar may be changed, and how.
 CHANGES = ("nothing", "alice", "bob", "gone")
-POINTS = ("before the request", "during the handshake", "during configure", "afterwards")
+POINTS = (
+    *("before the request", "before the redirect", "during the handshake"),
+    *("during configure", "afterwards"),
+)
 # What a reply does to the cookie "user", and whether it is the first of two or the only one.
 REPLIES = ("nothing", "rolls", "deletes", "sets another")
 WAYS = ("direct", "redirected", "redirected by the reply")
@@ -47,6 +50,10 @@ ORDERS = [
 ]
 
 
+def user_of(cookies: Mapping[str, str]) -> str:
+    return cookies.get("user", "").partition(".")[0]
+
+
 class Keeper:
     """A server that knows with which cookies each connection was opened, on each of its ways."""
 
@@ -55,8 +62,9 @@ class Keeper:
         self.way = "direct"
         self.number = 0
         self.hops: dict[str, list[Cookies]] = {}
-        #: What replies have set for a connection.
-        self.replied: dict[str, Cookies] = {}
+        #: What replies have set for a connection, and whose request they replied to.
+        self.replied: dict[str, dict[str, tuple[str, str]]] = {}
+        self.redirecting: Callable[[], None] | None = None
         self.during: Callable[[], Any] | None = None
         self.url = URL()
 
@@ -72,6 +80,9 @@ class Keeper:
             self.hops[number], self.replied[number] = [], {}
         self.hops[number].append(dict(request.cookies))
         if request.path == "/" and self.way != "direct":
+            if (redirecting := self.redirecting) is not None:
+                self.redirecting = None
+                redirecting()
             moved = web.HTTPTemporaryRedirect(f"/there/?n={number}")
             if self.way == "redirected by the reply":
                 self.set_cookies(moved, number, request)
@@ -91,12 +102,12 @@ class Keeper:
         if self.reply == "rolls":
             value = request.cookies.get("user", "new").partition(".")[0] + f".{number}"
             response.set_cookie("user", value, path="/")
-            self.replied[number]["user"] = value
+            self.replied[number]["user"] = value, user_of(request.cookies)
         elif self.reply == "deletes":
             response.del_cookie("user", path="/")
         elif self.reply == "sets another":
             response.set_cookie("visited", number, path="/")
-            self.replied[number]["visited"] = number
+            self.replied[number]["visited"] = number, user_of(request.cookies)
 
 
 @pytest_asyncio.fixture
@@ -172,7 +183,8 @@ class History:
     def matches(self, number: str, cookies: list[Cookies]) -> bool:
         replied = self.keeper.replied[number]
         return all(
-            seen.get(name) == now.get(name) or (name in replied and replied[name] == now.get(name))
+            seen.get(name) == now.get(name)
+            or replied.get(name) == (now.get(name, "gone"), user_of(seen))
             for seen, now in zip(self.keeper.hops[number], cookies, strict=True)
             for name in seen.keys() | now.keys()
         )
@@ -192,6 +204,7 @@ class History:
     async def play(self) -> None:
         self.keeper.reply, self.keeper.way = self.order.reply, self.order.way
         self.keeper.during = self.during
+        self.keeper.redirecting = lambda: self.change("before the redirect")
         self.log_in("alice")
         self.session = WebSocketClientSession(
             client_session=aiohttp.ClientSession(
@@ -569,3 +582,45 @@ async def test_what_was_sent_to_one_place_twice_is_nobodys(
         await session.close()
     finally:
         await runner.cleanup()
+
+
+async def test_an_earlier_request_of_another_user_is_not_excused_by_a_later_reply(
+    keeper: Keeper, make_session: SessionFactory
+) -> None:
+    keeper.reply, keeper.way = "rolls", "redirected"
+    jar = aiohttp.CookieJar(unsafe=True)
+    session = make_session(client_session=aiohttp.ClientSession(cookie_jar=jar))
+
+    def log_in(user: str) -> None:
+        jar.update_cookies({"user": user}, keeper.url)
+
+    keeper.redirecting = lambda: log_in("alice")
+    log_in("bob")
+    await (await session.ws_connect(keeper.url)).release()
+    async with session.ws_connect(keeper.url) as ws:
+        assert not ws.reused
+        await ws.send_str("?")
+        seen = keeper.hops[await ws.receive_str()]
+        assert [user_of(cookies) for cookies in seen] == ["alice", "alice"]
+    async with session.ws_connect(keeper.url) as ws:
+        assert ws.reused
+
+
+async def test_a_caller_who_waits_is_not_given_a_place_that_its_key_does_not_know(
+    keeper: Keeper, make_session: SessionFactory
+) -> None:
+    keeper.way = "redirected"
+    jar = aiohttp.CookieJar(unsafe=True)
+    session = make_session(client_session=aiohttp.ClientSession(cookie_jar=jar), limit=1)
+    waits: list[asyncio.Task[Any]] = []
+
+    async def log_in_and_call() -> None:
+        jar.update_cookies({"deep": "alice"}, keeper.there)
+        waits.append(asyncio.ensure_future(session.ws_connect(keeper.url)))
+        await asyncio.sleep(0)
+
+    keeper.during = log_in_and_call
+    await (await session.ws_connect(keeper.url)).release()
+    async with await waits.pop() as ws:
+        await ws.send_str("?")
+        assert keeper.hops[await ws.receive_str()] == [{}, {"deep": "alice"}]

@@ -339,7 +339,32 @@ def our_side_of(call: Call) -> tuple[object, ...]:
     host = call["host"].value.lower().encode("idna")
     port = call["port"].value == ":other"
     meanings = tuple(call[name].meaning for name in SPELLINGS if name not in OF_THE_URL)
-    return (host, port, is_tls(call), meanings)
+    return (host, port, is_tls(call), meanings, *for_a_redirect(call))
+
+
+def for_a_redirect(call: Call) -> tuple[object, ...]:
+    """Return what the handshake itself does not show, and a redirect would: to a host, to TLS."""
+    headers, proxy_headers = (
+        CIMultiDict() if call[name].value is ABSENT else CIMultiDict(call[name].value)
+        for name in ("headers", "proxy_headers")
+    )
+    if call["proxy"].value is ABSENT or is_tls(call):
+        return ("host" in headers,)
+    by_name: dict[str, list[str]] = {}
+    for name, value in proxy_headers.items():
+        by_name.setdefault(name.lower(), []).append(value)
+    # aiohttp replaces it.
+    by_name.pop("host", None)
+    has_credentials = call["proxy_auth"].value is not ABSENT or bool(
+        URL(call["proxy"].value).user or URL(call["proxy"].value).password
+    )
+    if "authorization" in by_name or has_credentials:
+        # Those that are used are in the handshake.
+        by_name.pop("proxy-authorization", None)
+        rest = by_name.pop("authorization", [])[1:]
+        if rest and not has_credentials:
+            by_name["authorization"] = rest
+    return ("host" in headers, tuple(sorted((n, tuple(v)) for n, v in by_name.items())))
 
 
 def may_hide_what_is_the_same(calls: tuple[Call, Call], setup: "Setup") -> bool:
