@@ -241,7 +241,9 @@ class Keeper:
         """Return how many handshakes may be begun, where so many connections are idle or to be."""
         if clock() < self._not_before:
             return 0
-        lacking = max(0, self.wanted - spare)
+        # A connection that has ended already is judged once its handshake is known to be over.
+        unjudged = sum(slot.reason >= 0 for slot in self._under_way)
+        lacking = max(0, self.wanted - spare - unjudged)
         if self.rotated is not None:
             lacking = 0 if spare or self._under_way else min(lacking, 1)
         if self._failures:
@@ -291,7 +293,7 @@ class Keeper:
 
     def _judge(self, now: float) -> None:
         """See what has become of the newest handshakes and connections."""
-        for slot in [slot for slot in self._under_way if slot.doubted]:
+        for slot in [slot for slot in self._under_way if slot.late]:
             # It may still come to a connection, but is not counted on.
             del self._under_way[slot]
             self.failed("late", slot.born)

@@ -348,6 +348,7 @@ class Lifecycle:
         task: asyncio.Task[Failure | None],
     ) -> None:
         """See what has come of a handshake: it failed, was stopped, or is a connection."""
+        del self.under_way[slot]
         error = self._error_of(slot, task)
         key: Any = slot.key
         moves = False
@@ -369,7 +370,6 @@ class Lifecycle:
             self._tell_connected(slot, target)
         else:
             self._finish_failed(slot, error, finished, begun_for)
-        del self.under_way[slot]
 
     def _error_of(self, slot: Slot, task: asyncio.Task[Failure | None]) -> BaseException | None:
         if task.cancelled():
@@ -397,11 +397,10 @@ class Lifecycle:
     ) -> None:
         """Pass on what a handshake has failed with: to the caller that it belongs to, if any."""
         owner, plan = self.pool.connect_failed(slot, clock(), HandshakeFailure.of(error))
-        # Only who asked for it without a caller looks at it: prewarm().
-        theirs = twin_of(error) if owner is not None and slot.kept else error
+        # Made before the caller raises its own, which adds frames and a context to that.
+        finished.set_result(Failure(error if owner is None else twin_of(error)))
         if owner is not None:
             fail_waiter(owner, error)
-        finished.set_result(Failure(theirs))
         self.carry_out(plan)
         if owner is None and begun_for is not None and begun_for.queued:
             self._fail_if_timed_out(begun_for, error)

@@ -69,8 +69,8 @@ class Prewarm:
         self._opened = 0
         # Handshakes under way.
         self._pending: dict[asyncio.Future[Failure | None], Slot] = {}
-        # Those that were late, and what those of them that ended have raised.
-        self._late: set[Slot] = set()
+        # Those that were not counted on any more, and what the late ones that ended have raised.
+        self._doubted: set[Slot] = set()
         self._errors: list[BaseException] = []
         self._late_errors: list[BaseException] = []
 
@@ -80,7 +80,7 @@ class Prewarm:
             while True:
                 if self._drain_count != self._lifecycle.drain_count:
                     await self._begin_anew()
-                self._late.update(slot for slot in self._pending.values() if slot.doubted)
+                self._doubted.update(slot for slot in self._pending.values() if slot.doubted)
                 self._begin_handshakes()
                 under_way = self._counted_on()
                 if not under_way:
@@ -120,7 +120,7 @@ class Prewarm:
         if self._errors or self._gave_way or self._lifecycle.is_closed:
             return False
         # Never more than wanted altogether: what a server ends at once is not made anew.
-        most = self._wanted + min(len(self._late), self._wanted)
+        most = self._wanted + min(len(self._doubted), self._wanted)
         return self._begun < most and self._open_count() < self._wanted
 
     def _open_count(self) -> int:
@@ -131,8 +131,9 @@ class Prewarm:
         # Callers and other prewarms open some too.
         under_way = self._lifecycle.handshakes_of(self._target.key)
         if self._open_count() - len(under_way) >= self._wanted or self._errors:
-            under_way = []
-        return under_way + [future for future, slot in self._pending.items() if not slot.doubted]
+            return [future for future, slot in self._pending.items() if not slot.doubted]
+        # One that a caller has given up may still come to a connection; one that is late may not.
+        return under_way + [future for future, slot in self._pending.items() if not slot.late]
 
     def _take_ended(self) -> None:
         for future in [future for future in self._pending if future.done()]:
@@ -142,11 +143,11 @@ class Prewarm:
         """See what has become of a handshake."""
         slot = self._pending.pop(future)
         if future.cancelled():
-            if not (slot.drained or slot in self._late):
+            if not (slot.drained or slot in self._doubted):
                 # It gave way to a caller that needed the place.
                 self._gave_way = True
         elif (failure := future.result()) is not None:
-            (self._late_errors if slot in self._late else self._errors).append(failure.error)
+            (self._late_errors if slot.late else self._errors).append(failure.error)
         else:
             self._opened += 1
             if self._progress is not None:
@@ -156,9 +157,9 @@ class Prewarm:
         errors, self._errors = self._errors, []
         late_errors, self._late_errors = self._late_errors, []
         is_short = self._open_count() < self._wanted
-        if self._late and is_short and not (self._gave_way or self._lifecycle.is_closed):
+        if is_short and not (self._gave_way or self._lifecycle.is_closed):
             errors += late_errors
-            errors += [self._late_error() for slot in self._pending.values() if slot in self._late]
+            errors += [self._late_error() for slot in self._pending.values() if slot.late]
         try:
             if errors:
                 raise self._error_of(errors)

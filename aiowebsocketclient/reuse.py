@@ -202,7 +202,19 @@ def _of_options(options: Any) -> Iterator[tuple[_Name, Any]]:
 def _mark(value: Any) -> _Mark:
     """Return an object that is equal for equal values, and does not contain or keep them."""
     if isinstance(value, MethodType):
-        return (_mark(value.__self__), _mark(value.__func__))
+        return (_identity(value.__self__), _mark(value.__func__))
+    hash_of: Any = type(value).__hash__
+    if hash_of is object.__hash__:
+        return _identity(value)
+    try:
+        return hash(value)
+    except TypeError:
+        # A hook may be an object that has none.
+        return id(value)
+
+
+def _identity(value: Any) -> _Mark:
+    """Return what is equal for the same object alone."""
     hash_of: Any = type(value).__hash__
     if hash_of is object.__hash__:
         # A later object may have the same address as a collected one, and so the same hash.
@@ -211,7 +223,7 @@ def _mark(value: Any) -> _Mark:
             # A weak reference is only hashable later if it is hashed while its object lives.
             hash(mark)
             return mark
-    return hash(value)
+    return id(value)
 
 
 def _differing(handshakes: Iterable[_Marks]) -> list[_Name]:

@@ -263,13 +263,14 @@ class Trace:
         self.caller = caller
         #: When the current use began; None: not in use.
         self.used_since: float | None = None
-        self._contexts: dict[TraceConfig, Any] = {}
+        #: By the identity of the trace config, which may have no hash.
+        self._contexts: dict[int, Any] = {}
 
     def context_of(self, config: TraceConfig) -> Any:
         """Return the context object of ``config``, created at the first use by a handler."""
-        if config not in self._contexts:
-            self._contexts[config] = config.trace_config_ctx()
-        return self._contexts[config]
+        if id(config) not in self._contexts:
+            self._contexts[id(config)] = config.trace_config_ctx()
+        return self._contexts[id(config)]
 
 
 class Tracer:

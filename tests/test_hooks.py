@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import gc
 import logging
 import warnings
@@ -230,6 +231,44 @@ def test_one_that_cannot_be_told_from_others_is_refused(name: str) -> None:
 
     with pytest.raises(TypeError, match=f"{name} must be hashable, not Unhashable"):
         WebSocketClientSession(**{name: Unhashable()})
+
+
+@dataclasses.dataclass
+class Comparable:
+    """Has ``__eq__``, so no ``__hash__``."""
+
+    async def hook(self, ws: ClientWebSocketResponse) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class ComparableByList:
+    """Has a ``__hash__`` that fails."""
+
+    tokens: list[str]
+
+    async def hook(self, ws: ClientWebSocketResponse) -> None: ...
+
+
+class Mapping(dict[str, str]):
+    async def hook(self, ws: ClientWebSocketResponse) -> None: ...
+
+
+@pytest.mark.parametrize("owner", [Comparable(), ComparableByList([]), Mapping()], ids=repr)
+@pytest.mark.parametrize("name", HOOKS)
+async def test_its_owner_need_not_be_hashable(
+    server: Server, make_session: SessionFactory, name: str, owner: Any
+) -> None:
+    # A callback that fails would fail the fixture, too.
+    session = make_session(**{name: owner.hook})
+    for number in range(3):
+        async with session.ws_connect(server.url(f"/?{number}")):
+            pass
+    assert not session._lifecycle.under_way
+    async with asyncio.timeout(30):
+        assert await session.prewarm(server.url(), 2) == 2
+    connects = session.stats().connects
+    async with session.ws_connect(server.url()):
+        assert session.stats().connects == connects
 
 
 @pytest.mark.parametrize("name", HOOKS)

@@ -14,7 +14,7 @@ from aiohttp import web
 from websockets.asyncio.server import serve
 
 from aiowebsocketclient import PrewarmError, WebSocketClientSession, keeping
-from aiowebsocketclient._pool_py import ORPHAN_GRACE
+from aiowebsocketclient._pool_py import LATE_FLOOR, ORPHAN_GRACE
 
 from .conftest import SessionFactory, until
 from .servers import Server, serving
@@ -321,3 +321,55 @@ async def test_limits_hold_where_everything_hangs(
         peak = max(peak, stats.connecting)
         assert stats.connecting + stats.closing <= 3
     assert peak <= 2
+
+
+async def test_prewarm_waits_for_one_that_a_caller_gave_up(
+    server: Server, make_session: SessionFactory
+) -> None:
+    server.gate.clear()
+    session = make_session(limit=1)
+    warming = asyncio.create_task(session.prewarm(server.url(), 1))
+    await until(lambda: server.arrived)
+    # A caller takes the handshake over, and leaves it.
+    assert await use(session, server.url(), 0.05) == "gave up"
+    await asyncio.sleep(2 * LATE_FLOOR)
+    assert not warming.done()
+    server.gate.set()
+    assert await warming == 1
+    assert server.arrived == 1
+
+
+async def test_prewarm_and_a_caller_share_no_exception(
+    server: Server, make_session: SessionFactory
+) -> None:
+    server.gate.clear()
+    session = make_session(limit=2)
+    warming = asyncio.create_task(session.prewarm(server.url("/refuse"), 2))
+    await until(lambda: server.arrived == 2)
+    assert await use(session, server.url("/refuse"), 0.05) == "gave up"
+    calls = [asyncio.create_task(use(session, server.url("/refuse"), 30.0)) for _ in range(2)]
+    await until(lambda: session.stats().waiting or all(s.owner for s in session._pool.slots()))
+    server.gate.set()
+    theirs = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(error) for error in theirs] == [aiohttp.WSServerHandshakeError] * 2
+    with pytest.raises(PrewarmError) as caught:
+        await warming
+    assert not {id(error) for error in theirs} & {id(error) for error in caught.value.exceptions}
+
+
+async def test_one_that_a_caller_gave_up_is_no_failure_of_what_is_kept_idle(
+    server: Server, make_session: SessionFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "aiowebsocketclient")
+    server.gate.clear()
+    session = make_session()
+    session.set_min_idle(server.url(), 1)
+    await until(lambda: server.arrived)
+    assert await use(session, server.url(), 0.05) == "gave up"
+    await until(lambda: server.arrived == 2)
+    (keeper,) = session._keeping.keepers.values()
+    keeper.look()
+    server.gate.set()
+    await until(lambda: session.stats().idle == 2)
+    assert not [r for r in caplog.records if getattr(r, "event", "").startswith("min_idle")]
+    session.set_min_idle(server.url(), 0)

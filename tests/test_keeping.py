@@ -18,6 +18,7 @@ from aiowebsocketclient import PoolClosedError, WebSocketClientSession, keeping
 
 from .conftest import SessionFactory, until
 from .servers import Server, serving
+from .test_frames import raw
 
 NOWHERE = "ws://127.0.0.1:1/"
 
@@ -529,6 +530,25 @@ async def test_a_server_that_ends_each_at_once(
         assert server.arrived <= 3 + len(told("min_idle_unchanged"))
         assert told("min_idle_failing")[0].error == reason
         assert not told("min_idle_recovered")
+        await session.close()
+
+
+async def test_a_server_that_ends_each_with_its_answer(
+    make_session: SessionFactory, told: Any, without_chance: pytest.MonkeyPatch
+) -> None:
+    """The connection is closed before its handshake is known to be over."""
+    without_chance.setattr(keeping, "_FIRST_PAUSE", 0.02)
+    async with raw(b"\x81\x05hello") as server:
+        session = make_session()
+        session.set_min_idle(server.url, 3)
+        keeper = keeper_of(session)
+        for slot in session._pool.slots():
+            # As its timer may, on a busy machine.
+            slot.task.add_done_callback(lambda _: keeper.look())
+        await until(lambda: len(told("min_idle_unchanged")) >= 3)
+        session.set_min_idle(server.url, 0)
+        assert len(server.peers) <= 3 + len(told("min_idle_unchanged"))
+        assert told("min_idle_failing")[0].error == "dirty"
         await session.close()
 
 

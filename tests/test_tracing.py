@@ -811,3 +811,26 @@ def test_repr_shows_no_functions() -> None:
 def test_events_are_those_of_a_trace_config() -> None:
     signals = {name for name in vars(TraceConfig()) if name.startswith("on_")}
     assert signals == {f"on_{name}" for name in EVENTS}
+
+
+async def test_a_config_need_not_be_hashable(server: Server, make_session: SessionFactory) -> None:
+    @dataclasses.dataclass
+    class Counting(TraceConfig):
+        seen: list[Any] = dataclasses.field(default_factory=list)
+
+        def __post_init__(self) -> None:
+            super().__init__()
+            self.on_connect_start.append(self.note)
+            self.on_connect_end.append(self.note)
+
+        async def note(self, session: WebSocketClientSession, ctx: Any, params: Any) -> None:
+            self.seen.append(ctx)
+
+    # They are equal, and each has contexts of its own.
+    configs = [Counting(), Counting()]
+    session = make_session(trace_configs=configs)
+    await (await session.ws_connect(server.url())).release()
+    await until(lambda: all(len(config.seen) == 2 for config in configs))
+    contexts = [{id(ctx) for ctx in config.seen} for config in configs]
+    assert [len(ids) for ids in contexts] == [1, 1]
+    assert contexts[0] != contexts[1]
