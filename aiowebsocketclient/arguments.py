@@ -12,7 +12,7 @@ import ssl
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from functools import wraps
+from functools import update_wrapper, wraps
 from typing import Any, Final, TypeVar
 
 import aiohttp
@@ -30,6 +30,7 @@ __all__ = (
     "header_dict",
     "hinting",
     "idle_connections",
+    "implemented_by",
     "is_token",
     "limiter",
     "loop",
@@ -231,7 +232,21 @@ def _hint_for_ws_connect(name: str) -> str | None:
     return f"use {_ELSEWHERE[name]} instead" if name in _ELSEWHERE else None
 
 
+_Declaration = TypeVar("_Declaration", bound=Callable[..., Any])
 _Constructor = TypeVar("_Constructor", bound=Callable[..., None])
+
+
+def implemented_by(function: Any) -> Callable[[_Declaration], _Declaration]:
+    """Put a core's function in the place of its declaration, whose signature and text it gets.
+
+    Both cores have the same then, and nothing in Python stands between a call and the core.
+    """
+
+    def implement(declaration: _Declaration) -> _Declaration:
+        implementation: Any = update_wrapper(function, declaration)
+        return implementation  # type: ignore[no-any-return]
+
+    return implement
 
 
 def hinting(constructor: _Constructor) -> _Constructor:

@@ -8,10 +8,9 @@ import asyncio
 import warnings
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import AbstractAsyncContextManager
-from functools import update_wrapper
 from threading import get_ident
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Self, Unpack
 
 import aiohttp
 from aiohttp.typedefs import LooseHeaders, StrOrURL
@@ -66,22 +65,6 @@ GOING_AWAY: Final = frozenset({1001, 1012, 1013})
 # asyncio asks what it is to run whether it is a coroutine, which an Acquisition is.
 Acquisition.register(_compat.Acquisition)
 Completion.register(type(DONE))  # pyright: ignore[reportAttributeAccessIssue]
-
-
-_Declaration = TypeVar("_Declaration", bound=Callable[..., Any])
-
-
-def _implemented_by(function: Any) -> Callable[[_Declaration], _Declaration]:
-    """Put a core's function in the place of its declaration, whose signature and text it gets.
-
-    Both cores have the same then, and nothing in Python stands between a call and the core.
-    """
-
-    def implement(declaration: _Declaration) -> _Declaration:
-        implementation: Any = update_wrapper(function, declaration)
-        return implementation  # type: ignore[no-any-return]
-
-    return implement
 
 
 class WebSocketClientSession(SessionBase, Generic[WS_co]):
@@ -321,7 +304,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     # -- acquiring -------------------------------------------------------------------------------
 
     # The core takes any options, and refuses those that are none.
-    @_implemented_by(SessionBase.ws_connect)
+    @arguments.implemented_by(SessionBase.ws_connect)
     def ws_connect(  # type: ignore[override]
         self,
         url: StrOrURL,

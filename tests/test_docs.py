@@ -18,6 +18,7 @@ from aiowebsocketclient import (
     acquiring,
     connection,
     lifecycle,
+    returning,
     session,
 )
 
@@ -71,7 +72,17 @@ def test_each_test_that_is_named_exists() -> None:
 
 def test_the_architecture_names_what_is_there() -> None:
     page = text_of("docs/architecture.rst")
-    code = (_core, _lending, _pool_py, _records, acquiring, connection, lifecycle, session)
+    code = (
+        _core,
+        _lending,
+        _pool_py,
+        _records,
+        acquiring,
+        connection,
+        lifecycle,
+        returning,
+        session,
+    )
     members = set(re.findall(r"``([A-Z]\w+)\.(\w+)``", page))
     assert members
     for owner, name in members:
