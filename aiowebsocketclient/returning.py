@@ -14,7 +14,7 @@ from .connection import Connection, reason_after
 from .exceptions import PoolClosedError, WebSocketPoolError, in_session
 from .leaks import LeakWatch, lines_of
 from .logs import is_debugging
-from .response import ClientWebSocketResponse
+from .response import ClientWebSocketResponse, Pending
 from .reuse import ReuseWatch
 from .settings import Settings
 from .tracing import Tracer
@@ -129,7 +129,7 @@ class Returning:
 
     def _begin_reset(self, handle: ClientWebSocketResponse, conn: Connection) -> Completion:
         spend(handle, {})
-        completion = conn.completion()
+        completion = Pending(conn.until_settled())
         conn.run_behind("reset", self._finish_reset)
         return completion
 
