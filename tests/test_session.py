@@ -18,6 +18,7 @@ import aiowebsocketclient
 from aiowebsocketclient import (
     ClientWebSocketResponse,
     PoolClosedError,
+    TraceConfig,
     WebSocketClientSession,
 )
 from aiowebsocketclient._compat import UNSET
@@ -626,6 +627,88 @@ async def test_dropped_sessions_are_not_left_to_the_cyclic_collector(server: Ser
         assert dropped() is None
     finally:
         gc.enable()
+
+
+async def no_hook(ws: ClientWebSocketResponse) -> None:
+    pass
+
+
+@pytest.mark.parametrize("hooks", [{}, {"check": no_hook, "reset": no_hook}], ids=["", "hooks"])
+async def test_no_part_of_a_session_keeps_it(server: Server, hooks: dict[str, Any]) -> None:
+    """Neither what is idle, closing or being opened, nor timers, traces and watches."""
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    made = [
+        WebSocketClientSession(
+            trace_configs=[TraceConfig()],
+            leak_threshold=60.0,
+            max_lifetime=60.0,
+            conn_timeout=600,
+            **hooks,
+        )
+    ]
+    made[0].set_min_idle(server.url("/kept"), 1)
+    for path in ("/", "/silent"):
+        await (await made[0].ws_connect(server.url(path))).release()
+    await until(lambda: made[0].stats().idle == 3)
+    made[0].drain(server.url("/silent"))
+    made[0].set_min_idle(server.url("/hang"), 1)
+    await until(lambda: server.arrived == 4)
+    assert (made[0].stats().closing, made[0].stats().connecting) == (1, 1)
+    dropped = weakref.ref(made[0])
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.warns(ResourceWarning, match="Unclosed <WebSocketClientSession acquired="):
+            made.clear()
+        assert dropped() is None
+    finally:
+        gc.enable()
+    # The silent server does not notice.
+    await until(lambda: all(transport.is_closing() for transport in server.transports))
+
+
+class HoldingBack:
+    """A ``connect_limiter`` that ends when it is told to, and ignores cancellation."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(self, *_: object) -> None:
+        while not self.gate.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.gate.wait()
+
+
+@pytest.mark.parametrize("ignores_cancellation", [False, True])
+async def test_handshakes_of_a_dropped_session_leave_nothing_open(
+    server: Server, ignores_cancellation: bool
+) -> None:
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    limiter = HoldingBack()
+    made = [WebSocketClientSession(connect_limiter=limiter if ignores_cancellation else None)]
+    prewarming = asyncio.create_task(made[0].prewarm(server.url(), 1))
+    if not ignores_cancellation:
+        server.gate.clear()
+    await until(lambda: server.open if ignores_cancellation else server.arrived)
+    prewarming.cancel()
+    await asyncio.wait([prewarming])
+    assert made[0].stats().connecting == 1
+    (opening,) = [slot.task for slot in made[0]._pool.slots()]
+    del prewarming
+    with pytest.warns(ResourceWarning, match="Unclosed <WebSocketClientSession acquired="):
+        made.clear()
+        gc.collect()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert opening.done() is not ignores_cancellation
+    limiter.gate.set()
+    server.gate.set()
+    async with asyncio.timeout(30):
+        await asyncio.wait([opening])
+    await until(lambda: not server.open)
 
 
 async def test_a_handle_keeps_its_session(server: Server) -> None:
