@@ -455,12 +455,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m aiowebsocketclient",
         description="Measure a pool of WebSocket connections: many callers make requests (one\n"
-        "message, one reply) over few connections, and then a sample of the requests with a\n"
-        "new connection for each.",
+        "message, one reply) over few connections, and then a sample of them with a new\n"
+        "connection for each request.",
         epilog="examples:\n"
         "  python -m aiowebsocketclient --callers 500 --limit 20\n"
         "  python -m aiowebsocketclient wss://example.com/ws --duration 10 --json\n\n"
-        "The progress bar and the table need rich: pip install 'aiowebsocketclient[cli]'.",
+        "Progress bar and table need rich: pip install 'aiowebsocketclient[cli]'.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add, default = parser.add_argument, "(default: %(default)s)"

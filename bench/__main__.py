@@ -15,7 +15,7 @@ from .report import Result, Run
 from .run import running
 from .saved import Record, SavedError, load
 
-# Rounds, and seconds for which each thing is timed in a round.
+# Rounds, and seconds of each measurement in a round.
 _FULL = (31, 0.02)
 _QUICK = (3, 0.002)
 
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def _drawing() -> Callable[[Record, Path], object]:
-    """Find out before all the measuring whether anything can be drawn."""
+    """Import the plotting code, to fail before the measurement if matplotlib is missing."""
     try:
         from .plot import draw_all
     except ImportError as exc:
@@ -67,7 +67,7 @@ def _measured(
     rounds, seconds = _QUICK if options.quick else _FULL
     run = Run(options.rounds or rounds, seconds, options.quick)
     results: list[Result] = []
-    # What is asked for by name has to be there.
+    # Contenders that are named explicitly must be available.
     with running(_contenders(options.impl), insist=options.impl not in (None, ["all"])) as contest:
         environment = machine() | {"contenders": contest.about, "left_out": contest.left_out}
         for name in _scenarios(options.scenario):
@@ -81,7 +81,7 @@ def _measured(
 
 
 def _chosen(record: Record, options: argparse.Namespace) -> Record:
-    """Return of a run what is asked for."""
+    """Return the requested part of a run."""
     contenders, wanted = _contenders(options.impl), _scenarios(options.scenario)
     results = [r for r in record.results if r.contender in contenders and r.scenario in wanted]
     return record._replace(results=results)
@@ -104,7 +104,7 @@ def _tell(record: Record, comparison: Comparison | None, json_to: str | None) ->
 
 
 def _scenarios(asked_for: list[str] | None) -> list[str]:
-    # In the order of the report, each once, however they were asked for.
+    # In the order of the report, each once.
     return [name for name in scenarios.SCENARIOS if name in (asked_for or [name])]
 
 
@@ -130,36 +130,38 @@ def _listing() -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
-        description="What a cycle of the pool costs, as a multiple of the floor: a deque inside one"
-        " awaited coroutine; beside other pools.",
+        description="Measure the cost of a cycle of this pool and of other pools, as a multiple of"
+        " the floor: a deque inside one awaited coroutine.",
     )
     parser.add_argument(
         "--impl",
         action="append",
         choices=(*CONTENDERS, "both", "all"),
-        help="which contenders, may be repeated; both: the two cores; default: all that are there",
+        help="contender to measure, repeatable; both: the two cores; default: all available",
     )
     parser.add_argument(
-        "--scenario", action="append", choices=scenarios.SCENARIOS, help="may be repeated"
+        "--scenario", action="append", choices=scenarios.SCENARIOS, help="repeatable"
     )
     parser.add_argument("--rounds", type=_positive, help=f"default: {_FULL[0]}")
-    parser.add_argument("--quick", action="store_true", help="too short to tell anything")
+    parser.add_argument(
+        "--quick", action="store_true", help="a short run, whose numbers mean nothing"
+    )
     parser.add_argument(
         "--json",
         nargs="?",
         const="-",
         metavar="FILE",
-        help="with the samples of every round; without FILE in place of the text",
+        help="save the run with all samples; without FILE, print it instead of the text",
     )
     parser.add_argument(
         "--compare",
         type=Path,
         metavar="OLD",
-        help="mark what got slower since a run that was saved by --json, and fail if this library"
-        " did; what appears so is measured once more",
+        help="mark what got slower since a run saved by --json, and fail if this library did;"
+        " suspects are measured once more",
     )
     parser.add_argument(
-        "--plot", type=Path, metavar="DIR", help="draw the plots there; needs matplotlib"
+        "--plot", type=Path, metavar="DIR", help="draw plots into DIR; needs matplotlib"
     )
     parser.add_argument(
         "--rst",
@@ -167,24 +169,24 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         type=Path,
         metavar="FILE",
-        help="put tables into a page, such as docs/benchmarks.rst, where its comments say that they"
-        " belong; repeatable",
+        help="write tables into a page such as docs/benchmarks.rst, between its comments for them;"
+        " repeatable",
     )
     parser.add_argument(
         "--from",
         dest="measured",
         type=Path,
         metavar="FILE",
-        help="measure nothing: take what --json saved there",
+        help="do not measure: use a run saved by --json",
     )
-    parser.add_argument("--list", action="store_true", help="say what there is, and end")
+    parser.add_argument("--list", action="store_true", help="list contenders and scenarios")
     return parser
 
 
 def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
+        raise argparse.ArgumentTypeError(f"must be an integer >= 1, got {text!r}")
     return number
 
 

@@ -1,7 +1,7 @@
-"""What must be shown, as data: numbers of the compiled core, those of the pure one beside them.
+"""The bounds of the project, as data: for the compiled core, with numbers of the pure core.
 
-A number is the median over the rounds: of a ratio or a difference of two readings of the same
-round, or of one reading alone.
+A number is the median over the rounds: of the ratio or difference of two readings of the same
+round, or of a single reading.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,16 +14,16 @@ from .report import RATIO, Result, spread, three_digits
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Where in the samples a number is."""
+    """The place of a number in the samples."""
 
     scenario: str
     metric: str = "ns"
     point: int = 0
-    #: None: the core of this library that is judged.
+    #: None: the core of this library for which the bound is evaluated.
     contender: str | None = None
 
     def values(self, results: Sequence[Result], core: str) -> list[float]:
-        """Return it for each round."""
+        """Return the number of each round."""
         contender = core if self.contender is None else self.contender
         for result in results:
             if (result.scenario, result.point, result.contender) == (
@@ -46,7 +46,7 @@ class Bound:
 
     def values(self, results: Sequence[Result], core: str) -> list[float]:
         values = self.reading.values(results, core)
-        # One that was left out has no rounds.
+        # A contender that was left out has no rounds.
         if self.over is not None:
             return [a / b for a, b in zip(values, self.over.values(results, core), strict=False)]
         if self.minus is not None:
@@ -78,7 +78,7 @@ def _by_floor(what: str, scenario: str, at_most: float) -> Bound:
 
 
 def _flat(what: str, scenario: str, many: int, few: int, at_most: float | None = 1.2) -> Bound:
-    # Both are in one process, and each has been timed next to the floor.
+    # Both run in one process, and each is timed next to the floor.
     return Bound(
         f"{what}: {many:,} / {few:,}",
         Reading(scenario, RATIO, many),
@@ -95,7 +95,7 @@ BOUNDS: Final = (
     _flat("held", "held", 100_000, 0),
     _flat("endpoints, one of them cycled", "endpoints", 10_000, 1),
     _flat("handshakes, one of them cycled", "handshakes", 1000, 1),
-    _flat("waiters given up", "given-up", 10_000, 0),
+    _flat("cancelled waiters", "given-up", 10_000, 0),
     *(
         Bound(
             f"contended, {callers:,} callers / Semaphore",
@@ -153,18 +153,18 @@ BOUNDS: Final = (
         Reading("core", contender="c"),
         at_most=5,
     ),
-    # What has no bound is there to be seen beside what has.
+    # Without a bound, for comparison.
     Bound("spike: connections opened, 100 at a time", Reading("spike", "opened", point=100)),
-    # What the caches of the processor cannot hold costs a dict of deques, too.
+    # Cache misses of the processor cost a dict of deques as much.
     _flat("endpoints in turn", "endpoints-in-turn", 10_000, 1, None),
     Bound(
-        "the same of a dict of deques",
+        "same with a dict of deques",
         Reading("endpoints-in-turn", "dict_ns", 10_000),
         Reading("endpoints-in-turn", "dict_ns", 1),
     ),
     _flat("handshakes in turn", "handshakes-in-turn", 1000, 1, None),
     Bound(
-        "the same of a dict of deques",
+        "same with a dict of deques",
         Reading("handshakes-in-turn", "dict_ns", 1000),
         Reading("handshakes-in-turn", "dict_ns", 1),
     ),
@@ -172,12 +172,12 @@ BOUNDS: Final = (
 
 
 def judged(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Return each bound for which there are samples, with what was measured on each core."""
+    """Return each bound with samples, with the measured numbers of each core."""
     return [verdict for bound in BOUNDS if (verdict := judge(bound, results))]
 
 
 def judge(bound: Bound, results: Sequence[Result]) -> dict[str, Any] | None:
-    """Return the same of one bound; None where there are no samples for it."""
+    """Return the same for one bound, or None if it has no samples."""
     cores = OURS if bound.is_of_either_core else OURS[:1]
     measured = {core: spread(values) for core in cores if (values := bound.values(results, core))}
     if not measured:
@@ -186,13 +186,13 @@ def judge(bound: Bound, results: Sequence[Result]) -> dict[str, Any] | None:
         "what": bound.what,
         "bound": bound.text,
         "measured": measured,
-        # It is the compiled core that is held to it.
+        # The bound applies to the compiled core.
         "met": bound.met_by(measured["c"]["median"]) if bound.text and "c" in measured else None,
     }
 
 
 def as_lines(verdicts: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Return the table; nothing where nothing can be judged."""
+    """Return the lines of the table; empty if there are no verdicts."""
     if not verdicts:
         return
     yield f"{'bounds':<50} {'bound':>7} {'c':>8}  {'quartiles':<15} {'':<6} {'py':>8}"

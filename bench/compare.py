@@ -1,12 +1,12 @@
-"""Two runs beside each other: what got slower, and not by chance.
+"""Compares two runs: finds what got slower, and not by chance.
 
-A machine that others use, too, is slower for a while now and then, and a run is spread out over
-minutes; two runs of the same thing differ by more than either's own spread says.  So
+A shared machine is sometimes slower for a while, and a run takes minutes.  So two runs of the same
+code differ by more than the spread of either run.  Therefore
 
-* it is ratios to the floor that are compared, where there are any;
-* what counts as a change is wider than the spread of both runs: between the quartiles of one and
-  those of the other there is a gap, of half the wider spread and of 5 % at least;
-* what appears slower is measured once more (by ``__main__.py``), and has to be slower again.
+* ratios to the floor are compared, if there are any;
+* a change must exceed the spread of both runs: the gap between their quartiles must be at least
+  half of the wider spread, and at least 5 %;
+* what appears slower is measured once more (by ``__main__.py``), and must be slower again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,20 +17,20 @@ from .contenders import OURS
 from .report import RATIO, Result, numbers_of, spread
 from .saved import Record
 
-#: Growth that is never marked, however little a number spreads.
+#: Smallest growth that is marked, even if a number hardly spreads.
 _LEAST: Final = 0.05
-#: The gap, as a share of the distance of the quartiles.
+#: The gap, as a share of the distance between quartiles.
 _GAP: Final = 0.5
-#: Of fewer rounds quartiles say little.
+#: Fewer rounds give no meaningful quartiles.
 _ROUNDS: Final = 5
 
-# Of these more is better.
+# Metrics of which more is better.
 _MERITS: Final = {"fewest_by_most"}
-# How much is done depends on the time there was, and is not what is compared.
+# Metrics that depend on the length of the run, and are not compared.
 _NEITHER: Final = {"fewest_uses", "most_uses"}
 
 
-# Of these more is slower; of all else it is worse.
+# Metrics of which more is slower; of other metrics more is worse.
 _TIMED: Final = (RATIO, "us_", "ms_", "seconds_")
 
 #: Scenario, point, contender, metric.
@@ -48,7 +48,7 @@ class Change:
     metric: str
     old: dict[str, float]
     new: dict[str, float]
-    #: Of the run that has fewer.
+    #: The number of rounds of the run with fewer rounds.
     rounds: int
 
     @property
@@ -91,7 +91,7 @@ class Change:
 
 
 def changes(old: Sequence[Result], new: Sequence[Result]) -> list[Change]:
-    """Return all that both runs have measured, in the order of the new one."""
+    """Return the numbers that both runs have, in the order of the new run."""
     before = {(r.scenario, r.point, r.contender): r for r in old}
     found: list[Change] = []
     for result in new:
@@ -121,12 +121,12 @@ def _compared(result: Result) -> list[str]:
     names = result.metrics()
     if "floor_ns" not in names:
         return [name for name in names if name not in _NEITHER]
-    # What else is timed there is for comparison within the run.
+    # Other times are only for comparison within the run.
     return [RATIO, *(name for name in names if not name.endswith("ns"))]
 
 
 class Comparison:
-    """An old run and a new one, and what of the new one was measured once more."""
+    """An old run, a new run, and the results that were measured once more."""
 
     def __init__(self, old: Record, new: Record) -> None:
         self._old = old
@@ -143,7 +143,7 @@ class Comparison:
 
     @property
     def slower(self) -> list[Change]:
-        """What of this library got slower."""
+        """The numbers of this library that got slower."""
         return [c for c in self.changes if c.is_ours and c.is_slower and self._is_confirmed(c)]
 
     def _is_confirmed(self, change: Change) -> bool:
@@ -157,8 +157,8 @@ class Comparison:
         for name, value in self._old.made_on().items():
             now = self._new.made_on().get(name)
             if now not in (None, value):
-                yield f"not alike: {name} was {value}, is {now}"
-        # Of others only what is not as it was.
+                yield f"different: {name} was {value}, is now {now}"
+        # Of other libraries, only changes.
         shown = [c for c in self.changes if c.is_ours or c.is_slower or c.is_faster]
         if shown:
             yield f"{'medians (quartiles)':<51} {'before':>9} {'now':>30} {'change':>28}"
@@ -174,12 +174,12 @@ class Comparison:
             return ""
         if not change.is_ours:
             return f"{slower}, not ours"
-        return slower.upper() if self._is_confirmed(change) else "not when measured again"
+        return slower.upper() if self._is_confirmed(change) else "not confirmed"
 
     def _summary(self) -> str:
         ours = [change for change in self.changes if change.is_ours]
         untold = sum(change.is_untold for change in ours)
-        few = f"; {untold} in fewer than {_ROUNDS} rounds, too few to tell" if untold else ""
+        few = f"; {untold} had fewer than {_ROUNDS} rounds, too few to compare" if untold else ""
         return f"{len(self.slower)} of {len(ours)} numbers of this library got slower or worse{few}"
 
 

@@ -1,9 +1,8 @@
-"""What a contender is, and what it may be able to do.
+"""Protocols of contenders.
 
-A contender defines :meth:`Contender.filled` and those of the methods below that it is able to do;
-a scenario names the ones it needs.  Loops are written out in each contender, so that the cycle
-stands there as in a user's own function; what the loop itself costs (some 10 ns) is in the floor
-too.
+A contender defines :meth:`Contender.filled`, and those of the methods below that it supports.  A
+scenario lists the methods that it needs.  Each contender has its own loops, so that a cycle looks
+as in a function of a user.  The cost of the loop (about 10 ns) is also part of the floor.
 """
 
 import asyncio
@@ -11,60 +10,60 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 if TYPE_CHECKING:
-    # Others' processes do without.
+    # The processes of other contenders do not import these.
     import aiohttp
 
     from .fleet import Fleet
 
 
 class Contender(Protocol):
-    """A pool at work, with everything done that is not to be timed."""
+    """A pool that is ready to be timed."""
 
     @classmethod
     def filled(cls, url: str, *, limit: int, connections: int) -> AbstractAsyncContextManager[Self]:
-        """Make a pool of at most ``limit`` (0: no limit), with ``connections`` open and idle.
+        """Create a pool of at most ``limit`` connections (0: no limit), with ``connections`` idle.
 
-        A connection is a trivial object where the library lets its user make it; those of this
-        library are live sockets to the echo server at ``url``.
+        If the library lets its users create connections, they are trivial objects.  This library
+        uses live sockets to the echo server at ``url``.
         """
         ...
 
     @classmethod
     def about(cls) -> dict[str, Any]:
-        """Return what else the header is to say: the path of what is measured, and the like."""
+        """Return further details for the header, such as the path of the library."""
         return {}
 
 
 class Cycling(Contender, Protocol):
-    """One caller, and what it wants is idle."""
+    """One caller that always finds an idle connection."""
 
     async def cycle(self, cycles: int) -> int:
-        """Acquire and release so many times, nothing between; return the ns that took."""
+        """Acquire and release this many times, with nothing in between; return the ns taken."""
         ...
 
 
 class Crowded(Contender, Protocol):
-    """One of many callers."""
+    """Many callers."""
 
     async def use(self, cycles: int) -> None:
-        """Acquire, ``await asyncio.sleep(0)``, release, so many times.
+        """Acquire, ``await asyncio.sleep(0)``, release, this many times.
 
-        Without that turn of the loop nobody would ever find everything taken.
+        Without that turn of the loop, no caller would ever have to wait.
         """
         ...
 
     async def use_until(self, stop: asyncio.Event) -> int:
-        """Do the same until ``stop`` is set (``while not stop.is_set()``); return how often."""
+        """Do the same until ``stop`` is set (``while not stop.is_set()``); return the count."""
         ...
 
 
 class Holding(Contender, Protocol):
-    """Connections that are in use for long."""
+    """Connections that stay in use."""
 
     def hold(self, count: int) -> AbstractAsyncContextManager[None]:
-        """Acquire so many, one after the other, and release them at the end.
+        """Acquire ``count`` connections one after another, and release them at the end.
 
-        There are as many idle, or as much room.
+        The pool has enough idle connections, or enough room.
         """
         ...
 
@@ -74,9 +73,10 @@ class Slow(Contender, Protocol):
 
     @classmethod
     def slow(cls, url: str, *, connections: int, at_once: int) -> AbstractAsyncContextManager[Self]:
-        """Make one without limit, with ``connections`` open and idle.
+        """Create a pool without limit, with ``connections`` idle.
 
-        It opens at most ``at_once`` at a time; a library that cannot be told raises ``LeftOut``.
+        It opens at most ``at_once`` connections at a time; a library without such a setting raises
+        ``LeftOut``.
         """
         ...
 
@@ -85,7 +85,7 @@ class Slow(Contender, Protocol):
         ...
 
     async def begun(self) -> int:
-        """Return how many connections it has begun to open so far."""
+        """Return how many connections the pool has begun to open."""
         ...
 
 
@@ -96,13 +96,13 @@ class Many(Contender, Protocol):
     def fleet(
         cls, client_session: "aiohttp.ClientSession", url: str
     ) -> "AbstractAsyncContextManager[Fleet]":
-        """Make something that opens connections by ``client_session``, and has none yet."""
+        """Create a fleet without connections, which opens them with ``client_session``."""
         ...
 
 
 class CyclingAndHolding(Cycling, Holding, Protocol):
-    """Both."""
+    """Cycling and Holding."""
 
 
 class CrowdedAndHolding(Cycling, Crowded, Holding, Protocol):
-    """All three."""
+    """Cycling, Crowded and Holding."""

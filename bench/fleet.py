@@ -1,4 +1,4 @@
-"""Connections in large numbers: what holds them, and the server they lead to."""
+"""Large numbers of connections, and their server."""
 
 import asyncio
 import ssl
@@ -22,27 +22,27 @@ _ON_THE_WAY: Final = 0.1
 class Fleet(Protocol):
     """WebSocket connections to one server."""
 
-    #: Whether a server that pings keeps them.
+    #: Whether idle connections answer the PINGs of a server.
     answers_pings: bool
 
     async def open(self, count: int) -> None:
-        """Open so many, at most ``AT_ONCE`` at a time, and leave them idle."""
+        """Open ``count`` connections, at most ``AT_ONCE`` at a time, and leave them idle."""
         ...
 
     async def take(self) -> int:
-        """Take all of them into use; returns the ns that took."""
+        """Acquire all connections; return the ns taken."""
         ...
 
     async def give(self) -> int:
-        """Leave all that are in use idle again; returns the ns that took."""
+        """Release all connections; return the ns taken."""
         ...
 
     def alive(self) -> int:
-        """Return how many are idle, and open as far as it knows."""
+        """Return the number of idle connections that appear open."""
         ...
 
     async def close(self) -> None:
-        """Close all of them."""
+        """Close all connections."""
         ...
 
 
@@ -50,7 +50,7 @@ class Fleet(Protocol):
 async def serving(
     *, tls: bool = False, heartbeat: float | None = None
 ) -> AsyncIterator[tuple[Server, aiohttp.ClientSession]]:
-    """Start a server for this alone, and make a client session, as the pool's own is, for it."""
+    """Start a separate server, and create a client session like the pool's own."""
     if tls and find_spec("trustme") is None:
         raise LeftOut("trustme is not installed")
     with Server(tls=tls, heartbeat=heartbeat) as server:
@@ -59,19 +59,19 @@ async def serving(
         async with aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
-            # The default one would keep a timer for each connection for its first five minutes.
+            # The default timeout would keep a timer for each connection for five minutes.
             timeout=aiohttp.ClientTimeout(),
         ) as client_session:
             yield server, client_session
 
 
 async def ping(server: Server, *, answered: bool) -> int:
-    """Have the server send a PING to everybody; returns how many that were."""
+    """Make the server send a PING to each client; return the number of clients."""
     server.tell({"answered": answered})
     pings: int = (await asyncio.to_thread(server.hear))["pings"]
     if not answered:
-        # Who does not answer has to take them all the same.
+        # Clients that do not answer must receive the PINGs nevertheless.
         await asyncio.sleep(_ON_THE_WAY)
     if not pings:
-        raise BenchError("nobody is connected to the server")
+        raise BenchError("no client is connected to the server")
     return pings

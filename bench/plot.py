@@ -1,4 +1,4 @@
-"""Draws what a run came to: cost against connections held, contention, fairness, the spike."""
+"""Draws the results of a run: cost by connections in use, contention, fairness, the spike."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -29,7 +29,7 @@ class Style(NamedTuple):
     line: str = "-"
 
 
-#: The colours are apart with any kind of colour vision, and so are markers and lines without them.
+#: Colours are distinct for any kind of colour vision, and markers and lines without colours.
 STYLES: Final = {
     "c": Style("this library, compiled", _BLUE, "o"),
     "py": Style("this library, pure Python", _SKY, "s"),
@@ -54,14 +54,14 @@ _SETTINGS: Final[dict[str, object]] = {
     "figure.facecolor": "white",
     "font.size": 10,
     "grid.color": "#E4E4E4",
-    # Text stays text, and two drawings of the same are the same file.
+    # Keep text as text, and make equal drawings equal files.
     "svg.fonttype": "none",
     "svg.hashsalt": "bench",
 }
 
 
 def draw_all(record: Record, directory: Path, kind: str = "svg") -> list[Path]:
-    """Draw all that the run has measured what is needed for; return the files."""
+    """Draw each plot for which the run has results; return the files."""
     directory.mkdir(parents=True, exist_ok=True)
     drawn: list[Path] = []
     with mpl.rc_context(_SETTINGS):
@@ -90,21 +90,21 @@ def _made_on(record: Record) -> str:
 def _held(results: Sequence[Result]) -> Figure | None:
     panels = [
         (_of(results, "held"), "the core alone"),
-        (_of(results, "cycle-held"), "the whole pool (this library's on live sockets)"),
+        (_of(results, "cycle-held"), "the whole pool (this library on live sockets)"),
     ]
     panels = [(found, title) for found, title in panels if found]
     if not panels:
         return None
-    figure = _figure("Cost of a connection while others are in use")
+    figure = _figure("Cost of a use while other connections are in use")
     drawn = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (found, title) in zip(drawn, panels, strict=True):
         axes.set_xscale("symlog", linthresh=100)
         _lines(axes, found)
         axes.set_xlim(left=-30)
         axes.set_title(title, fontsize=10)
-        axes.set_xlabel("connections in use beside it")
+        axes.set_xlabel("other connections in use")
     drawn[0].set_ylabel("acquire and release (multiples of the floor)")
-    # In the order of the last, beside which the names are.
+    # In the order of the last panel, which is next to the legend.
     last = panels[-1][0]
     there = _contenders(last)
     _legend(figure, last + [r for found, _ in panels for r in found if r.contender not in there])
@@ -119,14 +119,14 @@ def _contended(results: Sequence[Result]) -> Figure | None:
     axes = figure.subplots()
     axes.set_xscale("log", base=2)
     _lines(axes, found)
-    axes.set_xlabel("callers at once")
+    axes.set_xlabel("concurrent callers")
     axes.set_ylabel("acquire, one turn of the loop, release\n(multiples of the floor)")
     _legend(figure, found)
     return figure
 
 
 def _lines(axes: Axes, results: Sequence[Result]) -> None:
-    """Draw a line for each contender, through the medians; bars are quartiles."""
+    """Draw a line through the medians of each contender, with quartiles as bars."""
     for contender in _contenders(results):
         own = sorted(_of_contender(results, contender), key=lambda result: result.point)
         numbers = [spread(result.values(RATIO)) for result in own]
@@ -156,7 +156,7 @@ def _lines(axes: Axes, results: Sequence[Result]) -> None:
 
 
 def _legend(figure: Figure, results: Sequence[Result]) -> None:
-    """Name the lines, in the order in which they end."""
+    """Name the lines in the order of their right ends."""
     last = {r.contender: median(r.values(RATIO)) for r in sorted(results, key=lambda r: r.point)}
     handles = [
         Line2D(
@@ -172,7 +172,7 @@ def _legend(figure: Figure, results: Sequence[Result]) -> None:
     figure.legend(handles=handles, loc="outside right center", frameon=False)
 
 
-# -- who is served, and by how many --------------------------------------------------------------
+# -- fairness and the spike ----------------------------------------------------------------------
 
 
 def _fairness(results: Sequence[Result]) -> Figure | None:
@@ -191,7 +191,7 @@ def _fairness(results: Sequence[Result]) -> Figure | None:
     )
     axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1])
     axes.set_xlim(0, 1.4)
-    axes.set_xlabel("uses of the caller served least / of the one served most (1: all alike)")
+    axes.set_xlabel("uses of the least served caller / uses of the most served caller (1: fair)")
     return figure
 
 
@@ -204,17 +204,17 @@ def _spike(results: Sequence[Result]) -> Figure | None:
     found = _of(results, "spike", "opened")
     if not found:
         return None
-    # From the top: in the order of the report.
+    # From the top, in the order of the report.
     found.reverse()
     figure = _figure(
-        "A spike: 50 callers at once, 5 connections open, connecting takes 150 ms, a use 2 ms",
+        "A spike: 50 callers at once, 5 connections open, a handshake takes 150 ms, a use 2 ms",
         len(found),
     )
     left, right = figure.subplots(1, 2, sharey=True)
     names = [f"{STYLES[r.contender].label}, {_at_once(r.point)}" for r in found]
     for axes, metric, label in (
-        (left, "opened", "connections opened in all, the first 5 too"),
-        (right, "ms_to_serve_all", "time until all were served (ms)"),
+        (left, "opened", "connections opened in total, including the first 5"),
+        (right, "ms_to_serve_all", "time until all callers were served (ms)"),
     ):
         _bars(axes, found, metric, names, partial(_rounded, metric))
         axes.set_xlabel(label)
@@ -226,7 +226,9 @@ def _rounded(metric: str, result: Result) -> str:
 
 
 def _at_once(handshakes: int) -> str:
-    return "one handshake at once" if handshakes == 1 else f"up to {handshakes} handshakes at once"
+    return (
+        "one handshake at a time" if handshakes == 1 else f"up to {handshakes} handshakes at a time"
+    )
 
 
 def _bars(
@@ -236,7 +238,7 @@ def _bars(
     names: Sequence[str],
     text: Callable[[Result], str],
 ) -> None:
-    """Draw a bar for each, as long as the median, with the quartiles and what it comes to."""
+    """Draw a bar for the median of each result, with quartiles and a label."""
     numbers = [spread(result.values(metric)) for result in results]
     bars = axes.barh(
         range(len(results)),
@@ -255,12 +257,12 @@ def _bars(
     axes.margins(x=0.15)
 
 
-# -- what they have in common --------------------------------------------------------------------
+# -- helpers -------------------------------------------------------------------------------------
 
 
 def _figure(title: str, rows: int = 0) -> Figure:
     height = 1.8 + 0.34 * rows if rows else 5.0
-    # With room for a line below.
+    # With room for a line of text at the bottom.
     margin = 0.2 / height
     layout = ConstrainedLayoutEngine(rect=(0, margin, 1, 1 - margin), hspace=0.1)
     figure = Figure(figsize=(10, height), layout=layout)

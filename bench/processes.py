@@ -1,4 +1,4 @@
-"""The processes of a run: one for each contender, and an echo server for all."""
+"""The processes of a run: one for each contender, and an echo server."""
 
 import json
 import os
@@ -14,17 +14,17 @@ from .scenario import LeftOut, Sample
 
 _ROOT: Final = str(Path(__file__).resolve().parents[1])
 
-# With -P the package that is measured is the installed one, if there is one: the checkout, where
-# this very file is, would come first, and may be without the compiled core.
+# With -P, an installed package is measured in preference to the checkout, which contains this file
+# and may lack the compiled core.
 _START: Final = "import sys; sys.path.append(sys.argv.pop(1)); from bench.{} import main; main()"
 
 
 class BenchError(Exception):
-    """A process of the run could not do its part."""
+    """A process of the run failed."""
 
 
 class Process:
-    """A module of this package in a process of its own, spoken to in lines of JSON."""
+    """A module of this package in its own process, which exchanges lines of JSON."""
 
     def __init__(self, module: str, *arguments: str, env: dict[str, str] | None = None) -> None:
         self._name = " ".join((module, *arguments[:1]))
@@ -34,7 +34,7 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            # An interrupt is for the one who drives; the others end with their standard input.
+            # Ctrl-C must reach only the main process; the others end with their standard input.
             start_new_session=True,
         )
 
@@ -54,7 +54,7 @@ class Process:
         return json.loads(line)
 
     def _ended(self) -> BenchError:
-        return BenchError(f"the process of {self._name} has ended, see above")
+        return BenchError(f"the process {self._name!r} has ended: see its error above")
 
     def __enter__(self) -> Self:
         return self
@@ -65,7 +65,7 @@ class Process:
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        # It closes the pipes and waits. What was not read any more cannot be said once more.
+        # Closes the pipes and waits. Unread output may break the pipe.
         with suppress(BrokenPipeError):
             self._process.__exit__(exc_type, exc_val, exc_tb)
 
@@ -80,29 +80,29 @@ class Server(Process):
         super().__init__("server", *arguments)
         hello = self.hear()
         self.url: str = hello["url"]
-        #: The PEM of who vouches for its certificate.
+        #: The certificate of the authority, as PEM.
         self.authority: str | None = hello["authority"]
 
 
 class Worker(Process):
-    """A contender; it measures when it is told, and sleeps otherwise."""
+    """A contender; it measures on request, and sleeps otherwise."""
 
     def __init__(self, name: str, url: str, loop: str = "asyncio") -> None:
         super().__init__("worker", name, url, loop, env=CONTENDERS[name].env)
         self.name = name
-        #: What the header says of it.
+        #: Details for the header.
         self.about: dict[str, Any] = {}
-        #: The names of the methods that its contender has.
+        #: The names of the contender's methods.
         self.abilities: set[str] = set()
 
     def meet(self) -> None:
-        """Wait until it has started; several start at the same time."""
+        """Wait until the process has started; several start concurrently."""
         hello = self.hear()
         self.about = hello["about"]
         self.abilities = set(hello["abilities"])
 
     def measure(self, scenario: str, point: int, seconds: float) -> Sample:
-        """Return what was measured; the first time it is set up as well."""
+        """Measure once and return the sample; the first call also sets up the scenario."""
         self.tell({"scenario": scenario, "point": point, "seconds": seconds})
         answer = self.hear()
         if "left_out" in answer:
@@ -111,6 +111,6 @@ class Worker(Process):
         return sample
 
     def forget(self) -> None:
-        """Let go of all that was set up."""
+        """Tear down all scenarios."""
         self.tell(None)
         self.hear()

@@ -1,4 +1,4 @@
-"""From the samples of the rounds to what is said of them."""
+"""Computes and prints the results of the samples."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,29 +10,29 @@ from .scenario import Sample
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """How much was measured."""
+    """The length of a run."""
 
     rounds: int
-    #: For which a thing is timed in a round.
+    #: Seconds of each measurement in a round.
     seconds: float
     quick: bool
 
 
-#: What stands for ``ns`` by ``floor_ns`` where a metric is named.
+#: The name of the metric ``ns`` / ``floor_ns``.
 RATIO: Final = "ratio"
 
 
 @dataclass(slots=True)
 class Result:
-    """One point of one scenario of one contender."""
+    """The results of a contender at one point of a scenario."""
 
     scenario: str
     axis: str
     point: int
     contender: str
-    #: One of each round, from the first on.
+    #: One sample per round.
     samples: list[Sample] = field(default_factory=list)
-    #: Why it could not be measured here.
+    #: Why it was not measured; None: it was.
     left_out: str | None = None
 
     def leave_out(self, reason: str) -> None:
@@ -40,18 +40,18 @@ class Result:
         self.samples.clear()
 
     def values(self, metric: str) -> list[float]:
-        """Return a metric of each round, or the ratio to the floor."""
+        """Return a metric, or the ratio to the floor, of each round."""
         if metric == RATIO:
             return [s["ns"] / s["floor_ns"] for s in self.samples if "floor_ns" in s]
         return [sample[metric] for sample in self.samples if metric in sample]
 
     def metrics(self) -> dict[str, dict[str, float]]:
-        """Return each metric's median over the rounds, and how it spreads."""
+        """Return the median and spread of each metric over the rounds."""
         names = dict.fromkeys(name for sample in self.samples for name in sample)
         return {name: spread(self.values(name)) for name in names}
 
     def ratio(self) -> dict[str, float] | None:
-        """Return the same of the rounds' ratios to the floor, for what is timed per cycle."""
+        """Return the same for the ratio to the floor, if the result is timed per cycle."""
         ratios = self.values(RATIO)
         return spread(ratios) if ratios else None
 
@@ -135,7 +135,7 @@ def _short(number: float) -> str:
 
 
 def three_digits(number: float) -> str:
-    """Return it in as many digits as say something, and without an exponent."""
+    """Return a number with three digits and without an exponent."""
     if 0 < abs(number) < 0.001:
         return f"{number:.3f}"
     return f"{number:.3g}" if abs(number) < 99.95 else f"{number:,.0f}"
@@ -154,6 +154,6 @@ def _header(environment: dict[str, Any], run: Run) -> Iterator[str]:
     for name, reason in environment["left_out"].items():
         yield f"{name:<24} left out: {reason}"
     yield (
-        f"{run.rounds} rounds, {run.seconds * 1000:g} ms each for a thing and for the floor;"
+        f"{run.rounds} rounds, {run.seconds * 1000:g} ms per measurement and for the floor;"
         " medians (quartiles)"
     )

@@ -1,13 +1,13 @@
-"""Puts tables of what a run came to into a page, as reStructuredText.
+"""Writes tables of the results of a run into a page, as reStructuredText.
 
-A table stands between two comments, and what was between them is replaced::
+A table replaces the text between two comments::
 
     .. bench: begin bounds
 
     .. bench: end bounds
 
-``TABLES`` has their names.  (Sphinx's ``include`` takes such comments, too, so that a table need
-not be in two pages.)
+``TABLES`` has the names of the tables.  (Sphinx's ``include`` accepts such comments, too, so that
+several pages can show a table.)
 """
 
 import re
@@ -23,7 +23,7 @@ from .report import RATIO, Result, three_digits
 from .saved import Record
 
 _WIDTH: Final = 100
-# Where somebody could not be measured, or was not.
+# The cell of a contender that was not measured.
 _NOTHING: Final = "n/a"
 
 _PLACE: Final = re.compile(
@@ -34,39 +34,43 @@ _COMMENT: Final = re.compile(r"^\.\. bench: (?:begin|end) ", re.MULTILINE)
 
 
 class RstError(Exception):
-    """A page has no place for a table, or a run has nothing for it."""
+    """A page has no place for a table, or a run has no results for it."""
 
 
 class Table(NamedTuple):
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
-    #: What it is made of.
+    #: The results in the table.
     results: Sequence[Result]
-    #: What else is to be said of its numbers, a sentence.
+    #: Sentences about the numbers, below the table.
     remark: str = ""
-    #: Each row on one line of the page.
+    #: Whether each row is one line of the page.
     is_compact: bool = False
 
 
 def names_in(path: Path) -> list[str]:
-    """Return which tables a page has places for."""
+    """Return the names of the tables in a page."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as exc:
         raise RstError(f"{path}: {exc.strerror}") from None
     names = [place["name"] for place in _PLACE.finditer(text)]
     if len(_COMMENT.findall(text)) != 2 * len(names):
-        raise RstError(f"{path}: one of the comments that begin and end a table stands alone")
+        raise RstError(f"{path}: a comment that begins or ends a table has no counterpart")
     if not names:
-        raise RstError(f"{path} has no place for a table, '.. bench: begin bounds' and so on")
+        raise RstError(
+            f"{path} has no place for a table: add comments such as '.. bench: begin bounds'"
+        )
     for name in names:
         if name not in TABLES:
-            raise RstError(f"{path}: there is no table {name!r}, but {', '.join(TABLES)}")
+            raise RstError(
+                f"{path}: there is no table {name!r}; the tables are {', '.join(TABLES)}"
+            )
     return names
 
 
 def write_into(path: Path, record: Record) -> None:
-    """Replace the tables of a page; all of them, or none where one cannot be made."""
+    """Replace the tables of a page; none, if one of them cannot be made."""
     made = {name: "\n".join(_lines_of(name, record)) for name in names_in(path)}
 
     def replaced(place: re.Match[str]) -> str:
@@ -88,8 +92,8 @@ def _bounds(record: Record) -> Table:
         for contender in (OURS if reading.contender is None else (reading.contender,))
     }
     return Table(
-        ("What", "Bound", "Compiled core (quartiles)", "", "Pure core"),
-        # What was not measured is not to look as if it had been met.
+        ("Measurement", "Bound", "Compiled core (quartiles)", "", "Pure core"),
+        # With the bounds that were not measured: they must not look as if they were met.
         [_bounds_row(bound, verdict) for bound, verdict in verdicts if verdict or bound.text],
         [r for r in record.results if (r.scenario, r.point, r.contender) in used],
     )
@@ -122,7 +126,7 @@ def _with_quartiles(numbers: dict[str, float]) -> str:
     return f"{middle} ({' to '.join(ends)})"
 
 
-#: Scenario, point, metric, and what the column is called.
+#: Scenario, point, metric, title of the column.
 _SIDE_BY_SIDE: Final = (
     ("cycle", 0, RATIO, "One caller"),
     ("cycle-held", 5000, RATIO, "5,000 in use"),
@@ -131,7 +135,7 @@ _SIDE_BY_SIDE: Final = (
     ("contended", 2048, RATIO, "2,048 callers"),
     ("fairness", 0, "fewest_by_most", "Fairness"),
 )
-#: Of one caller, in front of these.
+#: The first column of numbers.
 _MICROSECONDS: Final = "One caller, µs"
 
 
@@ -139,7 +143,7 @@ def _pools(record: Record) -> Table:
     columns = [(scenario, point) for scenario, point, *_ in _SIDE_BY_SIDE]
     used = [r for r in record.results if (r.scenario, r.point) in columns and r.samples]
     found = {(r.contender, r.scenario, r.point): r for r in used}
-    # Costs are given in floors.
+    # Without the floor, which is the unit of the costs.
     names = [name for name in CONTENDERS if name != "floor" and any(name == k[0] for k in found)]
     rows = [[_escaped(_full_name(name, record)), *_pool_row(name, found)] for name in names]
     floors = [s["floor_ns"] for r in used if r.scenario == "cycle" for s in r.samples]
@@ -158,13 +162,13 @@ def _pool_row(name: str, found: dict[tuple[str, str, int], Result]) -> Iterator[
 
 
 def _microseconds(nanoseconds: Sequence[float]) -> str:
-    """Return the median in two digits, as more of them are those of one machine."""
+    """Return the median with two digits: more would only describe one machine."""
     return f"{float(f'{median(nanoseconds) / 1000:.2g}'):g}"
 
 
 def _full_name(contender: str, record: Record) -> str:
     about = record.environment["contenders"][contender]
-    # Its own is the first.
+    # The first version is that of the contender itself.
     versions = [f"{contender} {version}" for version in about["versions"].values()]
     return ": ".join([*versions[:1], about["about"]])
 
@@ -177,9 +181,9 @@ _LARGE: Final = (
 )
 _OF_LARGE: Final = (
     ("seconds_to_open", 1, "Seconds to open"),
-    ("seconds_to_close", 1, "to close"),
-    ("rss_bytes_per_connection", 1000, "kB of each"),
-    ("idle_cpu_percent", 1, "% of a core, idle"),
+    ("seconds_to_close", 1, "Seconds to close"),
+    ("rss_bytes_per_connection", 1000, "kB per connection"),
+    ("idle_cpu_percent", 1, "% of a CPU core while idle"),
 )
 
 
@@ -200,18 +204,14 @@ def _large(record: Record) -> Table:
     return Table(("Connections", *(title for *_, title in _OF_LARGE)), rows, used)
 
 
-#: The bounds that are shown in short, and what they are called there.
+#: The bounds of the short table, with their names there.
 _IN_SHORT: Final = {
-    "connecting each time / through the pool": (
-        "A request: over a new connection / through the pool"
-    ),
-    "aiohttp connector reuse / ours": "Take and give back: aiohttp's connector / the pool",
-    "request/reply through the pool / raw connection": (
-        "A request: through the pool / over a raw connection"
-    ),
-    "held: 100,000 / 0": "Take and give back, the core alone: 100,000 in use / none",
+    "connecting each time / through the pool": "Request: new connection / pool",
+    "aiohttp connector reuse / ours": "Acquire and release: aiohttp's connector / pool",
+    "request/reply through the pool / raw connection": "Request: pool / raw connection",
+    "held: 100,000 / 0": "Acquire and release, core only: 100,000 in use / none in use",
 }
-#: Of a bar, for each 1.
+#: Characters of a bar per 1.
 _BLOCKS: Final = 2
 
 
@@ -227,22 +227,46 @@ def _short(record: Record) -> Table:
             used |= {(r.scenario, r.point, r.contender or OURS[0]) for r in bound.readings}
     rows.sort(key=lambda row: -len(row[2]))
     results = [r for r in record.results if (r.scenario, r.point, r.contender) in used]
-    cycles = [r for r in record.results if (r.scenario, r.contender) == ("cycle", OURS[0])]
-    times = [ns for r in cycles if r.samples for ns in r.values("ns")]
-    took = f"{_microseconds(times)} µs" if times else ""
-    remark = f"To take a connection and give it back took {took}." if took else ""
-    header = ("Time of the first / of the second", "Factor", "")
-    return Table(header, rows, results, remark, is_compact=True)
+    header = ("First time / second time", "Factor", "")
+    return Table(header, rows, results, _times_in_short(record), is_compact=True)
+
+
+def _times_in_short(record: Record) -> str:
+    """Return sentences with the times of a request and of a cycle."""
+    requests = {
+        metric: _microseconds(times)
+        for metric in ("ns", "connecting_ns")
+        if (times := _times(record, "request-reply", metric))
+    }
+    cycle = _times(record, "cycle", "ns")
+    said = []
+    if len(requests) == 2:
+        said.append(
+            f"A request took {requests['ns']} µs through the pool and"
+            f" {requests['connecting_ns']} µs over a new connection."
+        )
+    if cycle:
+        said.append(f"Acquiring and releasing an idle connection took {_microseconds(cycle)} µs.")
+    return " ".join(said)
+
+
+def _times(record: Record, scenario: str, metric: str) -> list[float]:
+    return [
+        value
+        for result in record.results
+        if (result.scenario, result.contender) == (scenario, OURS[0])
+        for value in result.values(metric)
+    ]
 
 
 TABLES: Final[dict[str, Callable[[Record], Table]]] = {
-    # Of the first of these, the few for whoever reads no more.
+    # A few numbers, for the README.
     "short": _short,
-    # What must be shown, beside what was.
+    # Bounds and measured numbers.
     "bounds": _bounds,
-    # This pool beside others.
+    # This pool and others.
     "pools": _pools,
-    # Many connections opened, held and closed.
+    # Many connections: opened, idle, closed.
     "large": _large,
 }
 
@@ -253,7 +277,7 @@ TABLES: Final[dict[str, Callable[[Record], Table]]] = {
 def _lines_of(name: str, record: Record) -> Iterator[str]:
     table = TABLES[name](record)
     if not table.results:
-        raise RstError(f"the run has nothing for the table {name!r}")
+        raise RstError(f"the run has no results for the table {name!r}")
     directive = "csv-table" if table.is_compact else "list-table"
     yield from (f".. {directive}::", "   :header-rows: 1", "   :widths: auto", "")
     for row in (table.header, *table.rows):
@@ -263,7 +287,7 @@ def _lines_of(name: str, record: Record) -> Iterator[str]:
         for number, cell in enumerate(row):
             yield f"   {'-' if number else '*'} - {cell}".rstrip().replace("   - -", "     -")
     said = " ".join([_made_on(table, record), table.remark]).rstrip()
-    # A name that is broken at its hyphen would be read as two words.
+    # Without breaks at hyphens, which would split names.
     yield from ("", *wrap(said, _WIDTH, break_long_words=False, break_on_hyphens=False))
 
 
@@ -278,7 +302,7 @@ def _made_on(table: Table, record: Record) -> str:
 
 
 def _versions(table: Table, record: Record) -> list[str]:
-    """Return what the contenders of the table are made of, where it has a version."""
+    """Return the versions of the libraries of the contenders in the table."""
     there = {result.contender for result in table.results if result.samples}
     found: dict[str, str] = {}
     for name, about in record.environment["contenders"].items():
@@ -291,5 +315,5 @@ def _versions(table: Table, record: Record) -> list[str]:
 
 
 def _escaped(text: str) -> str:
-    """Return it so that it is read as it stands."""
+    """Return text in which reStructuredText finds no markup."""
     return re.sub(r"([\\*`|]|_(?!\w))", r"\\\1", text)

@@ -1,4 +1,4 @@
-"""One run: every scenario, round by round, on every contender that can do it."""
+"""One run: every scenario, round by round, with all contenders that support it."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from .scenario import LeftOut, Scenario
 
 @contextmanager
 def running(contenders: Sequence[str], *, insist: bool) -> Iterator["Running"]:
-    """Start the contenders; with ``insist`` each must be there, or it is left out."""
+    """Start the contenders; a missing contender is left out, or with ``insist`` an error."""
     with ExitStack() as stack:
         url = stack.enter_context(Server()).url
         left_out = {name: CONTENDERS[name].missing() for name in contenders}
@@ -35,13 +35,13 @@ def _wrong_core(worker: Worker) -> str | None:
     if worker.name not in OURS or found == worker.name:
         return None
     return (
-        f"{worker.about['path']} has the core {found!r} only, not {worker.name!r}:"
-        f" build the other, or ask for --impl {found}"
+        f"{worker.about['path']} only has the core {found!r}, not {worker.name!r}:"
+        f" build the other core, or use --impl {found}"
     )
 
 
 class Running:
-    """Contenders that have started, and what came out so far."""
+    """The contenders of a run that has started."""
 
     def __init__(
         self, url: str, workers: list[Worker], left_out: dict[str, str], stack: ExitStack
@@ -52,7 +52,7 @@ class Running:
         self._names = [worker.name for worker in workers]
         self.about = {worker.name: self._about(worker) for worker in workers}
         self.left_out = left_out
-        #: What went wrong in the middle.
+        #: Failures of scenarios.
         self.failures: list[str] = []
         self._abilities = {worker.name: worker.abilities for worker in workers}
 
@@ -61,7 +61,7 @@ class Running:
         return {"about": entry.about, "versions": entry.versions(), **worker.about}
 
     def measure(self, scenario: Scenario, run: Run) -> list[Result]:
-        """Give a scenario all its rounds."""
+        """Run all rounds of a scenario."""
         names = [n for n in self._names if self._abilities[n].issuperset(scenario.needs)]
         results = {
             (point, name): Result(scenario.name, scenario.axis, point, name)
@@ -71,7 +71,7 @@ class Running:
         rounds = scenario.rounds_of(run.rounds, run.quick)
         for number in range(rounds):
             _show(f"{scenario.name}: round {number + 1} of {rounds}")
-            # Nobody is always the first, or the one after a certain other.
+            # The order changes: no contender always comes first, or always after the same one.
             pending = list(results) if number % 2 else list(reversed(results))
             for point, name in pending:
                 result = results[point, name]
@@ -98,13 +98,13 @@ class Running:
         except BenchError as exc:
             self._fail(scenario, [result], exc)
             if not scenario.own_process:
-                # The next that is asked of it is for a new process.
+                # A new process takes over.
                 self._workers.pop((result.contender, scenario.loop), None)
         else:
             result.samples.append(sample)
 
     def _forget(self, scenario: Scenario, results: Sequence[Result]) -> None:
-        """Have everything torn down; who then finds that something was wrong has failed."""
+        """Tear down the scenario; a contender that finds an error then has failed."""
         for (name, loop), worker in list(self._workers.items()):
             try:
                 worker.forget()
@@ -113,7 +113,7 @@ class Running:
                 del self._workers[name, loop]
 
     def _fail(self, scenario: Scenario, results: Sequence[Result], error: BenchError) -> None:
-        """Go on without these: what others were measured in many minutes is not to be lost."""
+        """Continue without these results, to keep those of the other contenders."""
         self.failures.append(f"{scenario.name}: {error}")
         for result in results:
             result.leave_out(str(error))

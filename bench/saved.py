@@ -1,4 +1,4 @@
-"""What a run came to, also when it is read from what ``--json`` wrote."""
+"""The results of a run, measured now or saved by ``--json``."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from .report import Result, Run
 
 
 class SavedError(Exception):
-    """A file is not what ``--json`` writes."""
+    """A file was not written by ``--json``."""
 
 
 class Record(NamedTuple):
@@ -17,7 +17,7 @@ class Record(NamedTuple):
     results: list[Result]
 
     def made_on(self) -> dict[str, str]:
-        """Return what numbers may be due to, other than what is measured."""
+        """Return versions and machine, which influence the numbers."""
         names = ("python", "aiohttp", "system", "cpu", "cores")
         about = {name: str(self.environment.get(name)) for name in names}
         for contender in self.environment["contenders"].values():
@@ -36,7 +36,7 @@ def load(path: Path) -> Record:
     except OSError as exc:
         raise SavedError(f"{path}: {exc.strerror}") from None
     except (ValueError, KeyError, TypeError) as exc:
-        raise SavedError(f"{path} is not what --json writes: {exc!r}") from None
+        raise SavedError(f"{path} was not written by --json: {exc!r}") from None
 
 
 def _result(fields: dict[str, Any]) -> Result:

@@ -1,43 +1,43 @@
-"""What a scenario is."""
+"""Scenarios: the tasks of a benchmark."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-#: What was measured once: numbers by the name of the metric, which ends in its unit or begins with
-#: it (``us_per_ping``).  ``ns`` is per cycle, and ``floor_ns`` that of the floor next to it.
+#: The numbers of one measurement, by metric.  The name of a metric ends or begins with its unit
+#: (``us_per_ping``).  ``ns`` is per cycle, and ``floor_ns`` per cycle of the floor.
 Sample = dict[str, float]
 
-#: Measures once; given the seconds for which a thing is to be timed.
+#: Measures once; the argument is the length of the measurement in seconds.
 Measure = Callable[[float], Awaitable[Sample]]
 
 
 class LeftOut(Exception):  # noqa: N818
-    """Raised while a scenario is set up: it cannot be done here, and why."""
+    """Raised while a scenario is set up if it is impossible here, with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """Something to do to a pool."""
+    """A task for pools."""
 
     #: As in ``--scenario``.
     name: str
     #: One line.
     about: str
-    #: Given the contender's class, the URL of the echo server and a point of the axis: sets up all
-    #: that is not to be timed, and yields what measures. (``timing.per_cycle`` makes most of them.)
+    #: Sets up everything that is not timed, and yields a function that measures, usually made by
+    #: ``timing.per_cycle``.  Arguments: the contender's class, the URL of the echo server, a point.
     prepare: Callable[[Any, str, int], AbstractAsyncContextManager[Measure]]
-    #: The methods of a contender that it uses; who lacks one is left out.
+    #: The required methods of a contender; contenders without them are left out.
     needs: tuple[str, ...]
-    #: What varies, and how much there is of it; ``("", (0,))`` where nothing does.
+    #: What varies, and its values; ``("", (0,))`` if nothing varies.
     axis: str = ""
     points: tuple[int, ...] = (0,)
-    #: Those of a quick run; default: the first.
+    #: The points of a quick run; default: the first point.
     quick_points: tuple[int, ...] = ()
-    #: For what takes long: no more rounds than these.
+    #: The maximum number of rounds, for long scenarios.
     max_rounds: int | None = None
-    #: Whether each sample is taken in a process made for it, as one of memory must be.
+    #: Whether each sample needs a new process, as for memory.
     own_process: bool = False
     loop: Literal["asyncio", "uvloop"] = "asyncio"
 
@@ -46,6 +46,6 @@ class Scenario:
 
     def rounds_of(self, rounds: int, quick: bool) -> int:
         if quick and self.own_process:
-            # To start processes is what takes long then.
+            # Starting processes takes long.
             return 1
         return rounds if self.max_rounds is None else min(rounds, self.max_rounds)

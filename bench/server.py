@@ -1,9 +1,9 @@
-"""An echo server in a process of its own: says where it is, and runs until its input ends.
+"""An echo server in its own process: prints its URL, and runs until its input ends.
 
-``/`` echoes.  So does ``/slow/NAME``, after taking :data:`CONNECTING` seconds for its 101; how many
-came for that is the answer to ``/slow/NAME/begun``.
+``/`` echoes.  So does ``/slow/NAME``, but its handshake takes :data:`CONNECTING` seconds;
+``/slow/NAME/begun`` returns the number of handshakes begun there.
 
-It can be told, in lines of JSON, to ping everybody: see :meth:`_Server.ping`.
+A line of JSON makes the server ping all clients: see :meth:`_Server.ping`.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from aiohttp import WSMsgType, web
 #: Seconds of a handshake at ``/slow``.
 CONNECTING: Final = 0.15
 
-# Seconds after which those who have not answered a PING never will.
+# Seconds to wait for PONGs.
 _PATIENCE: Final = 30.0
 
 
@@ -40,7 +40,7 @@ class _Server:
         return app
 
     async def _echo(self, request: web.Request) -> web.WebSocketResponse:
-        # One that counts PONGs has to take them itself, and with a heartbeat must not.
+        # Without autoping, the server receives and counts PONGs; a heartbeat needs autoping.
         autoping = self._heartbeat is not None
         ws = web.WebSocketResponse(
             protocols=("bench.v2",), heartbeat=self._heartbeat, autoping=autoping
@@ -48,7 +48,7 @@ class _Server:
         try:
             await ws.prepare(request)
         except ConnectionResetError:
-            # It has gone while it was kept waiting.
+            # The client disconnected during the handshake.
             return ws
         self._open.add(ws)
         try:
@@ -73,7 +73,7 @@ class _Server:
         return web.json_response(self._begun[request.match_info["name"]])
 
     async def ping(self, *, answered: bool) -> dict[str, int]:
-        """Send a PING to everybody; with ``answered`` wait for the PONGs."""
+        """Send a PING to all clients; with ``answered``, wait for the PONGs."""
         everybody = list(self._open)
         expected = self._pongs + len(everybody)
         for ws in everybody:
@@ -91,7 +91,7 @@ async def _serve(options: argparse.Namespace) -> None:
     runner = web.AppRunner(server.app(), access_log=None, shutdown_timeout=1)
     await runner.setup()
     context, authority = _tls() if options.tls else (None, None)
-    # Thousands come at once.
+    # Thousands of clients may connect at once.
     site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context, backlog=4096)
     await site.start()
     host, port = runner.addresses[0][:2]
@@ -102,8 +102,8 @@ async def _serve(options: argparse.Namespace) -> None:
 
 
 def _tls() -> tuple[ssl.SSLContext, str]:
-    """Return the server's context, and the PEM of who vouches for its certificate."""
-    # Not everybody has it.
+    """Return the context of the server, and the certificate of its authority as PEM."""
+    # An optional dependency.
     import trustme
 
     authority = trustme.CA()

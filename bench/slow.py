@@ -1,4 +1,4 @@
-"""What stands for a handshake with a slow server where connections are objects."""
+"""Simulates a handshake with a slow server, for pools whose connections are objects."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,7 +9,7 @@ Start = Callable[[], Awaitable[None]]
 
 
 class SlowStart:
-    """Takes its time, and counts how often it was begun."""
+    """Sleeps like a slow handshake, and counts the calls."""
 
     def __init__(self) -> None:
         self.begun = 0

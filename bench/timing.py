@@ -1,30 +1,30 @@
-"""How a cycle is timed, and what is done so that only the cycle is.
+"""Times a cycle, and only the cycle.
 
 The floor
-    is timed half before and half after each thing, in the same process: a machine that gets slower
-    or faster meanwhile does so for both.
+    It is timed in the same process, half before and half after each contender's cycle: a machine
+    that becomes slower or faster affects both.
 
 Warm-up
-    The first use of a thing finds out how many cycles fill the time, and is thrown away: caches are
-    warm, the interpreter has specialised its bytecode, lists have grown to their size.
+    The first measurement determines how many cycles fill the time, and is discarded.  Afterwards
+    caches are warm, the interpreter has specialised its bytecode, and lists have their final size.
 
 Order
-    Contenders and points change order from round to round: nobody is always the first, or the one
-    after a certain other.
+    Contenders and points change order from round to round: no contender always comes first, or
+    always after the same one.
 
 Garbage
-    The collector stays on: who makes cyclic garbage pays for its collection.  But what was there
-    before is collected, and frozen, so that nobody pays for going through what others, or its own
-    set-up, hold.  On CPython a cycle that keeps nothing triggers no collection at all.
+    The collector stays on: a contender that creates cyclic garbage pays for its collection.
+    Existing objects are collected and frozen before, so that no contender pays for traversing them.
+    On CPython, a cycle that keeps nothing triggers no collection.
 
 Leftovers
-    Callbacks that are due are run before anything is timed.  When a scenario has had its rounds
-    all that it set up is closed, in every process, before the next begins: no timer, task or socket
-    of one is there during another.  (The points of one scenario are there side by side.)
+    Pending callbacks run before a measurement.  After the last round of a scenario, every process
+    closes everything that the scenario has set up: scenarios do not disturb each other.  (All
+    points of one scenario exist at the same time.)
 
 Neighbours
-    Processes take turns: a worker that is not asked sleeps in its selector.  One contender pays
-    neither for another's imports nor for its heap.
+    Processes take turns: a worker without a task sleeps in its selector.  No contender pays for the
+    imports or the heap of another.
 """
 
 import asyncio
@@ -36,21 +36,21 @@ from statistics import fmean
 from .contenders.floor import Floor
 from .scenario import Measure, Sample
 
-# PyPy has none.
+# PyPy has no freeze().
 freeze = getattr(gc, "freeze", gc.collect)
 unfreeze = getattr(gc, "unfreeze", gc.collect)
 
-#: Goes through a number of cycles, and returns the ns that took.
+#: Runs a number of cycles, and returns the ns taken.
 Run = Callable[[int], Awaitable[int]]
 
 
 def per_cycle(run: Run, step: int = 100, slices: int = 1, **others: Run) -> Measure:
-    """Return what times a cycle of ``run`` next to the floor.
+    """Return a function that times a cycle of ``run`` next to the floor.
 
-    ``others`` are timed next to it, too, each under its own name.  The number of cycles is always a
-    multiple of ``step``.  With ``slices``, they take turns so often in one measurement, each as
-    long as it would be without: where two processes do the work, the machine changes its mind from
-    one moment to the next about how fast they are.
+    It also times ``others``, each under its own name.  The number of cycles is a multiple of
+    ``step``.  With ``slices``, ``run`` and ``others`` take turns that often in one measurement,
+    each turn as long as a whole measurement: if two processes do the work, their speed varies from
+    moment to moment.
     """
     things = {"ns": _Timed(run, step)} | {name: _Timed(run, step) for name, run in others.items()}
     floor = _Timed(Floor().cycle, 100)
@@ -58,7 +58,7 @@ def per_cycle(run: Run, step: int = 100, slices: int = 1, **others: Run) -> Meas
 
     async def measure(seconds: float) -> Sample:
         sample: Sample = {}
-        # Nobody is always the first here either.
+        # The order changes here, too.
         order = list(things) if next(turns) % 2 else list(reversed(things))
         for thing in (floor, *things.values()):
             await thing.warm_up(seconds)
@@ -77,7 +77,7 @@ def per_cycle(run: Run, step: int = 100, slices: int = 1, **others: Run) -> Meas
 
 
 class _Timed:
-    """Something to be timed, and what it cost when it was warm."""
+    """A loop to be timed, with its cost after warming up."""
 
     def __init__(self, run: Run, step: int) -> None:
         self._run = run
@@ -93,15 +93,15 @@ class _Timed:
         self._expected_ns = ns / cycles
 
     async def ns(self, seconds: float) -> float:
-        """Return the ns of one cycle, of as many as fill the time."""
+        """Run as many cycles as fill the time; return the ns per cycle."""
         steps = round(seconds * 1e9 / self._expected_ns / self._step)
         cycles = max(1, steps) * self._step
         return await self._run(cycles) / cycles
 
 
 async def quiet() -> None:
-    """Get done what is still to be done from before."""
+    """Collect garbage, and run pending callbacks."""
     gc.collect()
-    # What a callback schedules, too.
+    # Several turns, because callbacks may schedule others.
     for _ in range(3):
         await asyncio.sleep(0)

@@ -1,9 +1,9 @@
 """Memory of connections, to the byte.
 
-tracemalloc counts what Python's allocators hand out, and the same is handed out in every run: two
-contenders can be compared by a few bytes.  RSS goes by pages and by what the allocators keep for
-later, and differs by some 100 bytes a connection from run to run; it is there as a check, since it
-has what tracemalloc cannot see as well, OpenSSL's memory for one.
+tracemalloc counts the memory of Python's allocators, which is the same in every run: contenders can
+be compared to a few bytes.  RSS depends on pages and on memory that the allocators keep, and varies
+by about 100 bytes per connection from run to run.  It serves as a check, because it includes memory
+that tracemalloc does not see, such as that of OpenSSL.
 """
 
 import gc
@@ -13,7 +13,7 @@ from .fleet import Fleet
 from .scenario import LeftOut
 from .timing import quiet
 
-# Opened before anything is counted: imports, caches, and what there is once only.
+# Connections to open before counting, for imports, caches and other objects that exist only once.
 _WARM_UP: Final = 200
 
 
@@ -32,7 +32,7 @@ async def warm_up(fleet: Fleet) -> None:
 
 
 async def traced_bytes(fleet: Fleet, count: int) -> float:
-    """Open ``count`` more, and return the bytes of each."""
+    """Open ``count`` more connections, and return the bytes per connection."""
     try:
         import tracemalloc
     except ImportError as exc:
@@ -49,7 +49,7 @@ async def traced_bytes(fleet: Fleet, count: int) -> float:
 
 
 async def rss_bytes(fleet: Fleet, count: int) -> float:
-    """Do the same by what the system says, roughly."""
+    """Do the same with the RSS of the process, which is less precise."""
     await quiet()
     before = rss()
     await fleet.open(count)

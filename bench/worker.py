@@ -1,4 +1,4 @@
-"""A contender's process: measures what it is told to, until its input ends."""
+"""The process of a contender: measures on request, until its input ends."""
 
 import asyncio
 import gc
@@ -14,7 +14,7 @@ from .timing import freeze, unfreeze
 
 
 class Bench:
-    """The points of a scenario that are set up."""
+    """The points that are set up."""
 
     def __init__(self, contender: type[Any], url: str) -> None:
         self._contender = contender
@@ -29,7 +29,7 @@ class Bench:
             manager = prepare(self._contender, self._url, point)
             measure = await self._stack.enter_async_context(manager)
             self._measures[scenario, point] = measure
-            # Nobody is to pay for a collection that goes through what is set up.
+            # A collection must not traverse the objects of the set-up.
             gc.collect()
             freeze()
         return await measure(seconds)
@@ -43,7 +43,7 @@ class Bench:
 
 async def _serve(contender: type[Any], url: str) -> None:
     bench = Bench(contender, url)
-    # The loop runs on between two measurements: connections that are idle are looked after.
+    # The loop runs between measurements, to serve idle connections.
     orders = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(orders), sys.stdin
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def _uvloop() -> asyncio.AbstractEventLoop:
-    # Not everybody has it.
+    # An optional dependency.
     import uvloop
 
     return uvloop.new_event_loop()

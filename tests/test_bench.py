@@ -208,7 +208,7 @@ def test_a_process_that_ends_costs_its_own_samples_alone() -> None:
         floor, queue = contest.measure(cycle, run)
         assert len(floor.samples) == 1
         assert queue.samples == []
-        assert queue.left_out == "the process of worker queue has ended, see above"
+        assert queue.left_out == "the process 'worker queue' has ended: see its error above"
         assert contest.failures == [f"cycle: {queue.left_out}"]
         # It has another from then on.
         assert len(contest.measure(cycle, run)[1].samples) == 1

@@ -112,7 +112,7 @@ def test_a_slower_machine_is_no_slower_library() -> None:
 def test_too_few_rounds_tell_nothing() -> None:
     comparison = compared(timed([1.0] * 4), timed([9.0] * 9))
     assert not comparison.slower
-    assert "too few to tell" in str(comparison)
+    assert "too few to compare" in str(comparison)
 
 
 # -- metrics -------------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ def test_another_library_is_said_and_is_no_failure() -> None:
 
 
 def test_only_what_both_have_is_compared() -> None:
-    left_out = Result("core", "", 0, "c", left_out="it cannot be told")
+    left_out = Result("core", "", 0, "c", left_out="it has no such setting")
     assert not compared(timed(SPREAD), timed(SPREAD, "py")).changes
     assert not compared(timed(SPREAD), left_out).changes
     assert not compared(left_out, timed(SPREAD)).changes
@@ -176,8 +176,8 @@ def test_what_runs_were_not_made_on_alike_is_said() -> None:
     contenders = {"psycopg_pool": {"about": "another", "versions": {"psycopg-pool": "3.4"}}}
     now = record(timed(SPREAD), cpu="two", contenders=contenders)
     said = str(Comparison(record(timed(SPREAD)), now))
-    assert "not alike: cpu was one, is two" in said
-    assert "not alike: psycopg-pool was 3.3.3, is 3.4" in said
+    assert "different: cpu was one, is now two" in said
+    assert "different: psycopg-pool was 3.3.3, is now 3.4" in said
     assert "python was" not in said
 
 
@@ -189,7 +189,7 @@ def test_what_is_slower_once_only_is_no_failure() -> None:
     assert comparison.suspects() == ["core"]
     comparison.measured_again([timed(SPREAD)])
     assert not comparison.slower
-    assert marks(comparison) == ["not when measured again"]
+    assert marks(comparison) == ["not confirmed"]
 
 
 def test_what_is_slower_twice_is_a_failure() -> None:
@@ -219,7 +219,7 @@ def test_a_run_is_read_as_it_was_saved(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"results": [{"samples": [[1, 2]]}]}'])
 def test_what_is_no_run_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content)
-    with pytest.raises(SavedError, match=r"run\.json is not what --json writes"):
+    with pytest.raises(SavedError, match=r"run\.json was not written by --json"):
         load(tmp_path / "run.json")
 
 

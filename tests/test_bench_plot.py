@@ -79,12 +79,12 @@ def test_each_plot_is_drawn_with_who_takes_part(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("plot", "label"),
     [
-        ("held", "connections in use beside it"),
+        ("held", "other connections in use"),
         ("held", "100,000"),
-        ("contended", "callers at once"),
-        ("fairness", "uses of the caller served least / of the one served most"),
-        ("spike", "time until all were served (ms)"),
-        ("spike", "one handshake at once"),
+        ("contended", "concurrent callers"),
+        ("fairness", "uses of the least served caller / uses of the most served caller"),
+        ("spike", "time until all callers were served (ms)"),
+        ("spike", "one handshake at a time"),
     ],
 )
 def test_axes_say_what_they_are_in(tmp_path: Path, plot: str, label: str) -> None:
@@ -94,13 +94,13 @@ def test_axes_say_what_they_are_in(tmp_path: Path, plot: str, label: str) -> Non
 
 def test_only_what_was_measured_is_drawn(tmp_path: Path) -> None:
     some = [result for result in results() if result.scenario == "spike"]
-    left_out = Result("contended", "", 16, "queue", left_out="it cannot be told")
+    left_out = Result("contended", "", 16, "queue", left_out="it has no such setting")
     drawn = draw_all(record([*some, left_out]), tmp_path)
     assert [path.name for path in drawn] == ["spike.svg"]
 
 
 def test_what_was_left_out_of_a_scenario_is_not_drawn(tmp_path: Path) -> None:
-    left_out = Result("contended", "", 16, "2015", left_out="it cannot be told")
+    left_out = Result("contended", "", 16, "2015", left_out="it has no such setting")
     draw_all(record([*results(), left_out]), tmp_path)
     assert STYLES["2015"].label not in texts(tmp_path / "contended.svg")
 

@@ -104,7 +104,7 @@ def results() -> list[Result]:
             rss_bytes_per_connection=315_722.0,
             idle_cpu_percent=1.74,
         ),
-        Result("scale", "", 10_000, "c", left_out="a busy machine?"),
+        Result("scale", "", 10_000, "c", left_out="is the machine busy?"),
     ]
 
 
@@ -199,17 +199,20 @@ def test_a_few_bounds_in_short(page: Path) -> None:
     write_into(page, record([*results(), request_reply]))
     # The longest first; what was not measured is left out.
     assert tables(page)[0][1:] == [
-        ["A request: over a new connection / through the pool", "3.5", 7 * "█"],
-        ["A request: through the pool / over a raw connection", "2", 4 * "█"],
+        ["Request: new connection / pool", "3.5", 7 * "█"],
+        ["Request: pool / raw connection", "2", 4 * "█"],
     ]
     # The median of the rounds in which a cycle took 400, 450 and 500 ns.
-    took = "To take a connection and give it back took 0.45 µs."
+    took = (
+        "A request took 2 µs through the pool and 7 µs over a new connection."
+        " Acquiring and releasing an idle connection took 0.45 µs."
+    )
     assert took in " ".join(page.read_text().split())
 
 
 def test_none_of_these_bounds_was_measured(page: Path) -> None:
     page.write_text(".. bench: begin short\n.. bench: end short\n")
-    with pytest.raises(RstError, match="the run has nothing for the table 'short'"):
+    with pytest.raises(RstError, match="the run has no results for the table 'short'"):
         write_into(page, record())
 
 
@@ -287,7 +290,7 @@ def test_another_run_leaves_nothing_of_the_first(page: Path) -> None:
 
 
 def test_nothing_is_written_where_one_table_cannot_be_made(page: Path) -> None:
-    with pytest.raises(RstError, match="the run has nothing for the table 'large'"):
+    with pytest.raises(RstError, match="the run has no results for the table 'large'"):
         write_into(page, record([timed("c", "cycle", 0, 4.0)]))
     assert page.read_text() == PAGE
 
@@ -296,10 +299,13 @@ def test_nothing_is_written_where_one_table_cannot_be_made(page: Path) -> None:
     ("text", "error"),
     [
         ("Nothing here.\n", "no place for a table"),
-        (".. bench: begin bounds\n", "stands alone"),
-        (".. bench: begin bounds\n.. bench: end pools\n", "stands alone"),
-        (".. bench: begin a\n.. bench: end a\n.. bench: end b\n", "stands alone"),
-        (".. bench: begin all\n.. bench: end all\n", "there is no table 'all', but short, "),
+        (".. bench: begin bounds\n", "has no counterpart"),
+        (".. bench: begin bounds\n.. bench: end pools\n", "has no counterpart"),
+        (".. bench: begin a\n.. bench: end a\n.. bench: end b\n", "has no counterpart"),
+        (
+            ".. bench: begin all\n.. bench: end all\n",
+            "there is no table 'all'; the tables are short, ",
+        ),
     ],
 )
 def test_pages_that_cannot_be_filled(page: Path, text: str, error: str) -> None:
@@ -336,7 +342,7 @@ def test_each_table_has_its_place_in_one_page() -> None:
 @pytest.mark.skipif(not all(page.is_file() for page in FILLED), reason="no pages")
 def test_what_is_shown_in_short_is_what_is_shown_in_full() -> None:
     ((_, *short),) = tables(FILLED[0])
-    full = next(t for t in tables(FILLED[1]) if t[0][0] == "What")
+    full = next(t for t in tables(FILLED[1]) if t[0][0] == "Measurement")
     factors = {_IN_SHORT[cells[0]]: cells[2].split()[0] for cells in full if cells[0] in _IN_SHORT}
     assert {cells[0]: cells[1] for cells in short} == factors
 

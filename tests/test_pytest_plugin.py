@@ -335,7 +335,7 @@ def test_replies_that_fail_fail_the_test(run: Run) -> None:
     """
     result = run(source, ini=AUTO)
     result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["*LookupError: there is no reply for 'another'"])
+    result.stdout.fnmatch_lines(["*LookupError: reply_with() has no reply for 'another'"])
 
 
 # -- options -------------------------------------------------------------------------------------
@@ -389,7 +389,7 @@ def test_wrong_options(run: Run) -> None:
             "*UsageError: pytest.mark.ws_session() takes keyword arguments only",
             # CPython 3.13 asks whether limit was meant.
             "*TypeError: *'limits'*",
-            "*TypeError: limit must be a whole number or None, not str",
+            "*TypeError: limit must be an integer or None, not str",
         ]
     )
 
@@ -443,5 +443,5 @@ def test_it_works_without_the_other_plugins(run: Run, monkeypatch: pytest.Monkey
 def test_it_explains_itself(run: Run) -> None:
     result = run("", "--fixtures")
     described = ("ws_server -- *", "    Run *", "ws_server_tls -- *", "    Run *")
-    result.stdout.fnmatch_lines([*described, "ws_session -- *", "    Make *"])
+    result.stdout.fnmatch_lines([*described, "ws_session -- *", "    Create *"])
     run("", "--markers").stdout.fnmatch_lines(["@pytest.mark.ws_session(*): options of*"])

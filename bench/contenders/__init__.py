@@ -1,4 +1,4 @@
-"""Who is compared, by name."""
+"""Contenders by name."""
 
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -8,13 +8,13 @@ from typing import Any, Final
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where a contender is, and what it takes to run it."""
+    """The class of a contender, and its requirements."""
 
     #: ``module:Class`` in this package.
     where: str
     #: One line.
     about: str
-    #: What has to be installed; each is named in the header with its version.
+    #: Required distributions; the header shows their versions.
     distributions: tuple[str, ...] = ()
     #: The environment of its process.
     env: dict[str, str] = field(default_factory=dict)
@@ -23,7 +23,7 @@ class Entry:
         return {name: version(name) for name in self.distributions}
 
     def missing(self) -> str | None:
-        """Return why it cannot be run here; None: it can."""
+        """Return why the contender cannot run here, or None."""
         try:
             self.versions()
         except PackageNotFoundError as exc:
@@ -48,26 +48,26 @@ CONTENDERS: Final[dict[str, Entry]] = {
     "2015": Entry("algorithm_2015:Algorithm2015", "this library's algorithm of 2015"),
     "psycopg_pool": Entry(
         "psycopg_pool:PsycopgPool",
-        "AsyncConnectionPool, connections to nothing",
+        "AsyncConnectionPool, fake connections",
         distributions=("psycopg-pool", "psycopg"),
     ),
     "asyncio-connection-pool": Entry(
         "asyncio_connection_pool:AsyncioConnectionPool",
-        "ConnectionPool, objects for connections",
+        "ConnectionPool, fake connections",
         distributions=("asyncio-connection-pool",),
     ),
     "generic-connection-pool": Entry(
         "generic_connection_pool:GenericConnectionPool",
-        "ConnectionPool, objects for connections",
+        "ConnectionPool, fake connections",
         distributions=("generic-connection-pool",),
     ),
     "aio-websocket-pool": Entry(
         "aio_websocket_pool:AioWebsocketPool",
-        "WebsocketConnectionPool, connections to nothing",
+        "WebsocketConnectionPool, fake connections",
         distributions=("aio-websocket-pool", "websockets"),
     ),
-    "unread": Entry("plain:Unread", "WebSockets of aiohttp that nobody reads"),
-    "readers": Entry("plain:Readers", "the same, with a task in receive() for each"),
+    "unread": Entry("plain:Unread", "WebSockets of aiohttp without a reader"),
+    "readers": Entry("plain:Readers", "WebSockets of aiohttp, each with a task in receive()"),
 }
 
 #: The cores of this library.
@@ -75,7 +75,7 @@ OURS: Final = ("c", "py")
 
 
 def find(name: str) -> type[Any]:
-    """Return the class of a contender; to be called in a process that has its environment."""
+    """Return the class of a contender; call it only in a process with the right environment."""
     module, _, cls = CONTENDERS[name].where.partition(":")
     found: type[Any] = getattr(import_module(f"{__name__}.{module}"), cls)
     return found

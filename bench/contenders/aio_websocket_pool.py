@@ -1,9 +1,10 @@
-"""aio-websocket-pool, with connections that connect to nothing.
+"""aio-websocket-pool, with fake connections.
 
-Each acquire sends a ping and does not wait for its answer; here that goes nowhere.  On a live
-socket a cycle takes about twice as long, and answers pile up unread while it is timed.
+Each acquire sends a ping without waiting for the answer; a fake connection drops it.  On a live
+socket a cycle takes about twice as long, and unread answers accumulate during the measurement.
 
-Who finds all in use gets an exception and does not wait: it cannot be one of a crowd.
+If all connections are in use, a caller gets an exception instead of waiting, so the contender has
+no use().
 """
 
 import sys
@@ -20,7 +21,7 @@ from ..contender import Contender
 
 
 class WebSocket:
-    """What a connection asks of the ``websockets`` library."""
+    """The part of a connection of ``websockets`` that the pool uses."""
 
     state = State.OPEN
 
@@ -38,7 +39,7 @@ class Connection(WebsocketConnection):
 
 
 class Pool(WebsocketConnectionPool):
-    # It offers no other way to choose the class.
+    # The only way to choose the class.
     def _create_connection(self) -> Connection:
         return Connection(uri=self.uri)
 
@@ -54,7 +55,7 @@ class AioWebsocketPool(Contender):
             uri=url,
             max_connections=limit or sys.maxsize,
             warmup_connections=connections,
-            # Its process sleeps while others have their turn.
+            # Long enough for the turns of other contenders.
             idle_timeout=86_400.0,
         ) as pool:
             yield cls(pool)

@@ -1,8 +1,7 @@
-"""How aiohttp's connector takes a kept-alive connection and puts it back: what each request pays.
+"""aiohttp's connector: acquires and releases a kept-alive connection, as for each HTTP request.
 
-The sockets are real, to the echo server; nothing is sent on them.  What a request costs besides is
-left out: one and the same is asked for all the time.  Its key is built at each call, as for any
-request.
+The sockets are real, to the echo server, but nothing is sent on them.  Other costs of a request are
+left out: the request object is always the same.  Its key is built in each call, as for any request.
 """
 
 import asyncio
@@ -17,8 +16,7 @@ from yarl import URL
 
 from ..contender import Contender
 
-#: Default: 15 s.  Its process sleeps while others have their turn, and what is taken is to be what
-#: was there before.
+#: Instead of 15 s: connections must survive the turns of other contenders.
 _KEEPALIVE_S: Final = 86_400.0
 
 

@@ -1,9 +1,9 @@
-"""The algorithm that this library had in 2015, written anew from its description.
+"""The algorithm of this library in 2015, rewritten from its description.
 
-One semaphore for all endpoints; the URL parsed at each acquire; what is in use in one list, which a
-release goes through to find its connection; and both are coroutines, as its users awaited them.
-That is all that is known of it, and each step is as short as it can be: what is idle is popped from
-a list and not searched for, and the list in use is gone through by ``list.remove``.
+It has one semaphore for all endpoints, parses the URL in each acquire, and keeps connections in use
+in one list, which a release searches.  Acquire and release are coroutines.  No more is known of it,
+so each step is as short as possible: idle connections are popped from a list, and ``list.remove``
+searches the list of connections in use.
 """
 
 import asyncio
@@ -18,12 +18,12 @@ from urllib.parse import urlparse
 
 from ..contender import Contender
 
-#: Host, port, and whether TLS is spoken.
+#: Host, port, and whether TLS is used.
 Endpoint = tuple[str | None, int, bool]
 
 
 class Connection:
-    """It stands for a socket."""
+    """A fake connection."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
@@ -97,6 +97,6 @@ class Algorithm2015(Contender):
     async def hold(self, count: int) -> AsyncIterator[None]:
         held = [await self._pool.acquire(self._url) for _ in range(count)]
         yield
-        # The oldest is the first in the list: found at once.
+        # The oldest connection is the first in the list, so it is found at once.
         for connection in held:
             await self._pool.release(connection)

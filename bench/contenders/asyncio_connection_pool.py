@@ -1,4 +1,4 @@
-"""asyncio-connection-pool, with objects for connections; ``async with`` is its only way in."""
+"""asyncio-connection-pool, with fake connections; its API is ``async with`` only."""
 
 import asyncio
 import sys
@@ -16,7 +16,7 @@ from ..slow import SlowStart, Start, no_start
 
 
 class Connection:
-    """It stands for a socket."""
+    """A fake connection."""
 
 
 class Strategy(ConnectionStrategy[Connection]):
@@ -51,7 +51,7 @@ class AsyncioConnectionPool(Contender):
     @asynccontextmanager
     async def slow(cls, url: str, *, connections: int, at_once: int) -> AsyncIterator[Self]:
         if at_once == 1:
-            raise LeftOut("it cannot be told")
+            raise LeftOut("it has no limit on concurrent handshakes")
         start = SlowStart()
         pool = cls(ConnectionPool(strategy=Strategy(start), max_size=sys.maxsize))
         pool._start = start

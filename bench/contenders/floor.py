@@ -1,4 +1,4 @@
-"""The least that a pool could cost: a deque inside one awaited coroutine."""
+"""The least possible cost of a pool: a deque inside one awaited coroutine."""
 
 from collections import deque
 from collections.abc import AsyncIterator
@@ -11,7 +11,7 @@ from ..contender import Contender
 
 
 class Floor(Contender):
-    """It never waits, so it can only be cycled."""
+    """Never waits, so it only has cycle()."""
 
     @classmethod
     @asynccontextmanager

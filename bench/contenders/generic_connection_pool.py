@@ -1,6 +1,6 @@
-"""generic-connection-pool, with objects for connections.
+"""generic-connection-pool, with fake connections.
 
-As cheap as its settings make it: no time limit for an acquire, no connection beyond those that it
+It has the cheapest settings: no timeout for an acquire, and no connections beyond those that it
 keeps for good.
 """
 
@@ -20,7 +20,7 @@ from ..slow import SlowStart, Start, no_start
 
 
 class Connection:
-    """It stands for a socket."""
+    """A fake connection."""
 
 
 class Manager(BaseConnectionManager[str, Connection]):
@@ -56,7 +56,7 @@ class GenericConnectionPool(Contender):
     @asynccontextmanager
     async def slow(cls, url: str, *, connections: int, at_once: int) -> AsyncIterator[Self]:
         if at_once == 1:
-            raise LeftOut("it cannot be told")
+            raise LeftOut("it has no limit on concurrent handshakes")
         start = SlowStart()
         size = sys.maxsize
         pool = ConnectionPool(Manager(start), min_idle=size, max_size=size, total_max_size=size)

@@ -1,4 +1,4 @@
-"""The library itself, on live sockets; which core it runs on is its environment's to say."""
+"""The library itself, on live sockets; the environment chooses the core."""
 
 import asyncio
 import re
@@ -44,7 +44,7 @@ class Ours(Contender):
             pool = cls(session, url)
             await pool._open(connections)
             yield pool
-            # Nothing but reuse was timed.
+            # Only reuse was timed.
             assert session.stats().connects == pool._opened
 
     async def cycle(self, cycles: int) -> int:
@@ -117,7 +117,7 @@ class Ours(Contender):
 
     @staticmethod
     def key(url: str) -> HandshakeKey:
-        """Return the very key that the core looks a plain URL up by."""
+        """Return the key that the core looks up for a plain URL."""
         target = resolve(url, {}, headers=CIMultiDict(), reuse_key=None, client_session=None)
         return target.key
 
@@ -139,7 +139,7 @@ class Ours(Contender):
         token, tenant = "qW3v9xLp0aTz7RkY", 4711
         started = perf_counter_ns()
         for _ in repeat(None, cycles):
-            # Built anew at each call, as where a user is.
+            # Built in each call, as in the code of a user.
             ws = await session.ws_connect(
                 url,
                 headers={
@@ -147,7 +147,7 @@ class Ours(Contender):
                     "X-Tenant": f"{tenant}",
                     "User-Agent": "bench/1.0",
                 },
-                # The echo server knows the first of them.
+                # The echo server accepts the first of them.
                 protocols=["bench.v2", "bench.v1"],
             )
             await ws.release()
@@ -162,10 +162,10 @@ class Ours(Contender):
 
 
 def _cython() -> str | None:
-    """Return the version of the Cython that made the core in use, if one did and it can be told."""
+    """Return the version of Cython that compiled the core in use, if known."""
     path = getattr(sys.modules.get("aiowebsocketclient._pool"), "__file__", None)
     if path is None:
         return None
-    # What Cython makes shares its types by a module that is named after the version.
+    # Cython's modules share types in a module whose name contains the version.
     found = re.search(rb"_cython_(\d+(?:_\d+)+)", Path(path).read_bytes())
     return found[1].decode().replace("_", ".") if found else None

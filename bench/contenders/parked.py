@@ -1,4 +1,4 @@
-"""Connections of this library in large numbers."""
+"""Large numbers of connections of this library."""
 
 from time import perf_counter_ns
 

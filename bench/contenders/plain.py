@@ -1,4 +1,4 @@
-"""WebSockets of aiohttp without a pool: nobody reads them, or somebody always does."""
+"""WebSockets of aiohttp without a pool, with or without a reader."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -14,9 +14,9 @@ from ..fleet import AT_ONCE
 
 
 class Unread(Contender):
-    """Connections that are held, and read by nobody while they are idle.
+    """Connections without a reader while they are idle.
 
-    It costs nothing, and does not work: a server's PING goes unanswered.
+    This costs nothing and does not work: nobody answers the PINGs of a server.
     """
 
     answers_pings = False
@@ -60,7 +60,7 @@ class Unread(Contender):
 
 
 class Readers(Unread):
-    """The same, each with a task in ``receive()`` while it is idle."""
+    """Connections with a task in ``receive()`` while they are idle."""
 
     answers_pings = True
 
@@ -70,14 +70,14 @@ class Readers(Unread):
 
     def _add(self, ws: aiohttp.ClientWebSocketResponse) -> None:
         super()._add(ws)
-        # At once: while thousands are opened, the first are pinged.
+        # Immediately: the server pings the first connections before thousands are open.
         self._tasks.append(asyncio.create_task(ws.receive()))
 
     async def take(self) -> int:
         started = perf_counter_ns()
         for task in self._tasks:
             task.cancel()
-            # It is not free to be read by another before.
+            # Another task can only read after the end of this task.
             with suppress(asyncio.CancelledError):
                 await task
         self._tasks.clear()
@@ -87,7 +87,7 @@ class Readers(Unread):
         started = perf_counter_ns()
         for ws in self._open:
             self._tasks.append(asyncio.create_task(ws.receive()))
-        # They are not there before they have begun.
+        # Let the tasks begin.
         await asyncio.sleep(0)
         return perf_counter_ns() - started
 
@@ -97,8 +97,8 @@ class Readers(Unread):
     async def close(self) -> None:
         await self.take()
         for ws in self._open:
-            # What a receive() that was cancelled leaves behind; close() would take it for a lost
-            # connection, and not say goodbye.
+            # A cancelled receive() leaves a code behind, with which close() would skip the closing
+            # handshake.
             ws._close_code = None
         await super().close()
 

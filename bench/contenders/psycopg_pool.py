@@ -1,7 +1,7 @@
-"""psycopg_pool, with connections that connect to nothing.
+"""psycopg_pool, with fake connections.
 
-Of a connection the pool reads the state of its transaction, which is always idle here: it has
-nothing to roll back.  All settings that bear on a cycle are the defaults.
+The pool reads the transaction state of a connection, which is always idle here: there is nothing to
+roll back.  All settings that affect a cycle are defaults.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ class PGconn:
 
 
 class Connection:
-    """What the pool asks of psycopg's own class."""
+    """The part of psycopg's connection class that the pool uses."""
 
     def __init__(self) -> None:
         self.pgconn = PGconn()

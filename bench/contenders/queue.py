@@ -1,4 +1,4 @@
-"""``asyncio.Queue`` as a pool.  Who has just put something back may take it before who waits."""
+"""``asyncio.Queue`` as a pool.  A releasing caller may overtake waiting callers."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,7 +1,7 @@
-"""A semaphore that counts, and a deque that keeps: the shortest pool that somebody would write.
+"""A semaphore and a deque: the shortest pool that a user would write.
 
-Nothing is closed, checked, watched or told apart.  It is written out where it is used, without a
-function of its own around it: it is what the contended scenarios of this library are held against.
+It never closes, checks, watches or distinguishes connections.  Its code is inlined, without a
+function call, because it is the reference for the contended scenarios.
 """
 
 import asyncio

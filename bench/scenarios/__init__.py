@@ -1,12 +1,12 @@
-"""What is measured, by name."""
+"""Scenarios by name."""
 
 from importlib import import_module
 from typing import Final
 
 from ..scenario import Scenario
 
-# The module of each, in the order of the report. A contender's process imports only those that it
-# takes part in.
+# The module of each scenario, in the order of the report. The process of a contender imports only
+# the scenarios in which it takes part.
 _MODULES: Final = {
     "core": "core",
     "held": "core",

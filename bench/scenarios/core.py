@@ -18,7 +18,7 @@ from ..timing import per_cycle
 
 @asynccontextmanager
 async def _core(contender: type[Ours], url: str, point: int) -> AsyncIterator[Measure]:
-    # The very key that the public cycle is looked up by.
+    # The key that the public cycle looks up.
     yield _one_cycled([contender.key(url)])
 
 
@@ -63,18 +63,18 @@ def _handshake_keys(contender: type[Ours], url: str, count: int) -> list[Handsha
 
 
 def _one_cycled(keys: Sequence[HandshakeKey]) -> Measure:
-    """Cycle one connection where each of the keys has one."""
+    """Cycle one connection while each key has an idle connection."""
     return per_cycle(partial(_cycle, _with_idle(keys), keys[len(keys) // 2]))
 
 
 def _all_in_turn(keys: Sequence[HandshakeKey]) -> Measure:
-    """Cycle the connections of all keys, one after the other, and the same without a pool.
+    """Cycle the connections of all keys in turn, and do the same with a dict of deques.
 
-    What the processor's caches cannot hold costs either of them.
+    Both pay for cache misses of the processor.
     """
     pool = _with_idle(keys)
     deques = {key: deque([object()]) for key in keys}
-    # At least once around.
+    # At least one cycle per key.
     step = len(keys) * -(-100 // len(keys))
     return per_cycle(
         partial(_cycle_all, pool, endlessly(keys)),
@@ -147,7 +147,7 @@ SCENARIOS = (
     ),
     Scenario(
         "endpoints-in-turn",
-        "the same on all of them in turn; beside it a dict of deques in turn",
+        "the same for all of them in turn; also for a dict of deques",
         _endpoints_in_turn,
         needs=("key",),
         axis="endpoints",
@@ -165,7 +165,7 @@ SCENARIOS = (
     ),
     Scenario(
         "handshakes-in-turn",
-        "the same on all of them in turn; beside it a dict of deques in turn",
+        "the same for all of them in turn; also for a dict of deques",
         _handshakes_in_turn,
         needs=("key",),
         axis="handshakes",

@@ -1,4 +1,4 @@
-"""Many callers of few connections."""
+"""Many callers that share few connections."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,11 +15,11 @@ _T = TypeVar("_T")
 
 # Places of the contended scenario.
 _PLACES = 16
-# Uses of each caller, at least: so many that it hardly matters how they begin and end.
+# Minimum number of uses per caller, so that start and end hardly matter.
 _USES = 10
 _FAIR_CALLERS, _FAIR_PLACES = 100, 10
-# How long fairness is watched, in times that others are: each caller must come round often, since
-# one turn more or less is no unfairness.
+# Length of the fairness scenario, in lengths of other measurements: each caller needs many turns,
+# so that one turn more or less does not look unfair.
 _FAIR_TIMES = 25
 
 
@@ -32,10 +32,10 @@ async def _hand_over(
 
 
 async def _take_turns(pool: CrowdedAndHolding, cycles: int) -> int:
-    """Let two callers go on, each with the place that the other has just released.
+    """Let two callers take turns, each with the place that the other has just released.
 
-    Both are queued when it begins, so each release has a waiter.  (Where who releases may take it
-    again before who waits, one is done before the other begins, and nothing is handed over.)
+    Both are queued at the beginning, so each release finds a waiter.  (If a pool lets the releasing
+    caller overtake the waiter, one caller finishes before the other begins.)
     """
     async with pool.hold(1):
         callers = [asyncio.ensure_future(pool.cycle(cycles // 2)) for _ in range(2)]
@@ -46,7 +46,7 @@ async def _take_turns(pool: CrowdedAndHolding, cycles: int) -> int:
 
 
 async def _queued() -> None:
-    """Let those who have just been started get into the line, which may take a few turns."""
+    """Let new callers enter the queue, which may take a few turns of the loop."""
     for _ in range(3):
         await asyncio.sleep(0)
 
@@ -83,7 +83,7 @@ async def _count_uses(pool: Crowded, seconds: float) -> Sample:
 async def _together(
     callers: int, make: Callable[[], Awaitable[_T]]
 ) -> tuple[int, list[asyncio.Task[_T]]]:
-    """Start so many callers that are there already, and say when."""
+    """Create the callers, start them together, and return the time of the start."""
     gate = asyncio.Event()
 
     async def caller() -> _T:
@@ -111,7 +111,7 @@ async def _given_up(
 
 
 async def _give_up(pool: CrowdedAndHolding, waiters: int) -> float:
-    """Let so many wait for a place and be cancelled; return the us of one's end."""
+    """Cancel this many waiters for a place; return the us per waiter."""
     async with pool.hold(1):
         tasks = [asyncio.create_task(pool.use(1)) for _ in range(waiters)]
         await _queued()
@@ -127,9 +127,9 @@ async def _give_up(pool: CrowdedAndHolding, waiters: int) -> float:
 SCENARIOS = (
     Scenario(
         "hand-over",
-        "a release that hands on to a waiter, and its wake-up",
+        "a release that hands the place to a waiter, and its wake-up",
         _hand_over,
-        # Who has no use() does not let anybody wait.
+        # A contender without use() has no waiters.
         needs=("cycle", "use", "hold"),
     ),
     Scenario(
@@ -144,17 +144,17 @@ SCENARIOS = (
     ),
     Scenario(
         "fairness",
-        f"{_FAIR_CALLERS} callers on {_FAIR_PLACES} places: who was served least and most often",
+        f"{_FAIR_CALLERS} callers on {_FAIR_PLACES} places: uses of the least and the most served",
         _fairness,
         needs=("use_until",),
         max_rounds=5,
     ),
     Scenario(
         "given-up",
-        "a cycle after waiters have been cancelled, and what it costs to cancel one",
+        "a cycle after waiters were cancelled, and the cost of cancelling one",
         _given_up,
         needs=("cycle", "use", "hold"),
-        axis="waiters given up",
+        axis="cancelled waiters",
         points=(0, 10_000),
         quick_points=(0, 100),
         max_rounds=15,

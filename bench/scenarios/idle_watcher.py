@@ -1,4 +1,4 @@
-"""What it costs to look after idle connections, beside leaving them alone and a reader for each."""
+"""The cost of watching idle connections, compared with ignoring them and with one reader each."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,7 +25,7 @@ async def _watch(contender: type[Many], url: str, count: int) -> AsyncIterator[M
 
         async def measure(seconds: float) -> Sample:
             await warm_up(fleet)
-            # Tracing makes opening three times as slow.
+            # Tracing makes opening connections three times as slow.
             traced = count // 2
             held = await traced_bytes(fleet, traced)
             await fleet.open(count - traced)
@@ -36,9 +36,9 @@ async def _watch(contender: type[Many], url: str, count: int) -> AsyncIterator[M
 
 
 async def _times(fleet: Fleet, server: Server) -> Sample:
-    """Return µs for each connection."""
+    """Return µs per connection."""
     await quiet()
-    # Nobody is to pay for a collection that goes through all of them.
+    # A collection must not traverse all connections.
     freeze()
     count = fleet.alive()
     taken, given, pinged = [], [], []
@@ -46,7 +46,7 @@ async def _times(fleet: Fleet, server: Server) -> Sample:
         taken.append(await fleet.take() / count)
         given.append(await fleet.give() / count)
     for _ in range(_TURNS):
-        # Of the processor: it waits most of the time.
+        # CPU time, because the process mostly waits.
         before = process_time_ns()
         await ping(server, answered=fleet.answers_pings)
         pinged.append((process_time_ns() - before) / count)
@@ -57,7 +57,7 @@ async def _times(fleet: Fleet, server: Server) -> Sample:
 SCENARIOS = (
     Scenario(
         "idle-watcher",
-        "connections that are idle: memory (aiohttp's included), a PING, hand-out and park",
+        "idle connections: memory (including aiohttp's), a PING, acquire and release",
         _watch,
         needs=("fleet",),
         axis="connections",

@@ -1,4 +1,4 @@
-"""What an idle connection takes: that of the pool beside aiohttp's own, which nobody reads."""
+"""The memory of an idle connection, in the pool and of aiohttp alone."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -32,7 +32,7 @@ async def _memory(
 def _scenario(name: str, about: str, bytes_of: _Bytes, count: int, rounds: int) -> Scenario:
     return Scenario(
         name,
-        f"connections that are idle: bytes of each, aiohttp's own included; {about}",
+        f"bytes per idle connection, including aiohttp's; {about}",
         partial(_memory, bytes_of),
         needs=("fleet",),
         axis="connections",
@@ -44,7 +44,7 @@ def _scenario(name: str, about: str, bytes_of: _Bytes, count: int, rounds: int) 
 
 
 SCENARIOS = (
-    _scenario("memory", "as Python's allocators count", traced_bytes, count=1_000, rounds=2),
-    # Of a few, too many find room in what their predecessors' handshakes have left.
-    _scenario("memory-rss", "as the system does", rss_bytes, count=5_000, rounds=1),
+    _scenario("memory", "by tracemalloc", traced_bytes, count=1_000, rounds=2),
+    # Many, because few connections would fit into memory left by earlier handshakes.
+    _scenario("memory-rss", "by RSS", rss_bytes, count=5_000, rounds=1),
 )

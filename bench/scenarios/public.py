@@ -1,4 +1,4 @@
-"""What a user writes, on a connection that is idle whenever it is asked for."""
+"""The public API, with a connection that is always idle."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,7 +9,7 @@ from ..scenario import Measure, Scenario
 from ..timing import per_cycle
 
 if TYPE_CHECKING:
-    # Others' processes do without.
+    # The processes of other contenders do not import it.
     from ..contenders.ours import Ours
 
 
@@ -44,17 +44,17 @@ async def _options(contender: "type[Ours]", url: str, point: int) -> AsyncIterat
 
 
 SCENARIOS = (
-    Scenario("cycle", "acquire and release what is idle", _cycle, needs=("cycle",)),
-    Scenario("async-with", "the same by async with", _async_with, needs=("async_with",)),
+    Scenario("cycle", "acquire and release an idle connection", _cycle, needs=("cycle",)),
+    Scenario("async-with", "the same with async with", _async_with, needs=("async_with",)),
     Scenario(
         "options",
-        "the same with three headers and two protocols, built anew at each call",
+        "the same with three headers and two protocols, built in each call",
         _options,
         needs=("with_options",),
     ),
     Scenario(
         "cycle-held",
-        "acquire and release what is idle while many others are in use",
+        "acquire and release an idle connection while many others are in use",
         _cycle_while_held,
         needs=("cycle", "hold"),
         axis="in use",

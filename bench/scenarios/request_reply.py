@@ -1,4 +1,4 @@
-"""A request and its reply through the pool, over one raw connection, and connecting each time."""
+"""A request and its reply: through the pool, over a raw connection, over a new connection."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +16,7 @@ from ..fleet import serving
 from ..scenario import Measure, Scenario
 from ..timing import per_cycle
 
-#: As long as its reply: 32 bytes.
+#: 32 bytes, like the reply.
 _REQUEST: Final = "a request or a reply: 32 bytes.."
 
 
@@ -70,14 +70,14 @@ async def _connecting(client_session: aiohttp.ClientSession, url: str, cycles: i
 
 
 def _scenario(name: str, about: str, tls: bool) -> Scenario:
-    # Only cores of this library have a key.
+    # Only the cores of this library have key().
     return Scenario(name, about, partial(_prepare, tls), needs=("key",))
 
 
 SCENARIOS = (
     _scenario(
         "request-reply",
-        "a request and its reply: through the pool, raw, and connecting each time",
+        "a request and its reply: through the pool, over a raw and over a new connection",
         tls=False,
     ),
     _scenario("request-reply-tls", "the same over TLS", tls=True),

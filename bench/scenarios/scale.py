@@ -1,4 +1,4 @@
-"""Thousands of connections: to open, to hold and to close them."""
+"""Thousands of connections: opening, holding and closing them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,10 +13,10 @@ from ..scenario import LeftOut, Measure, Sample, Scenario
 from ..timing import quiet
 from ..traced import rss
 
-# The server pings everybody so often, in seconds; and for so long they are watched.
+# Seconds between two PINGs of the server, and length of the idle phase.
 _HEARTBEAT: Final = 5.0
 
-# With TLS on asyncio a connection takes some 300 kB at either end.
+# With TLS on asyncio, a connection takes about 300 kB at each end.
 _PLAIN: Final = 10_000
 _TLS: Final = 2_000
 _FEW: Final = 200
@@ -24,14 +24,14 @@ _FEW: Final = 200
 
 @asynccontextmanager
 async def _scale(tls: bool, contender: type[Many], url: str, count: int) -> AsyncIterator[Measure]:
-    # A short run waits for no heartbeat: each connection is sent one PING, and answers when it can.
+    # In a short run, the server sends one PING to each connection instead of a heartbeat.
     heartbeat = _HEARTBEAT if count > _FEW else None
     async with (
         serving(tls=tls, heartbeat=heartbeat) as (server, client_session),
         contender.fleet(client_session, server.url) as fleet,
     ):
         if not fleet.answers_pings:
-            raise LeftOut("it answers no PING, so the server drops it")
+            raise LeftOut("its idle connections do not answer PINGs, so the server closes them")
 
         async def hold() -> None:
             if heartbeat is None:
@@ -59,7 +59,7 @@ async def _life(fleet: Fleet, count: int, hold: Callable[[], Awaitable[None]]) -
     held_for, busy = perf_counter() - started, process_time() - busy
     if fleet.alive() != count:
         # The server waits for a PONG for half a heartbeat.
-        raise LeftOut(f"of {count:,} connections {fleet.alive():,} are left: a busy machine?")
+        raise LeftOut(f"{fleet.alive():,} of {count:,} connections survived: is the machine busy?")
     started = perf_counter()
     await fleet.close()
     return {

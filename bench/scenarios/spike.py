@@ -1,7 +1,7 @@
-"""After HikariCP's spike test: many callers at once, and connecting takes far longer than use.
+"""Like HikariCP's spike test: many callers at once, and a handshake takes far longer than a use.
 
-The few connections that are open serve everybody long before a new one could: whoever opens one for
-each caller only burdens the server with them.
+The few open connections serve all callers long before a new connection is ready.  A pool that opens
+a connection for each caller only burdens the server.
 """
 
 import asyncio
@@ -19,14 +19,14 @@ _CALLERS: Final = 50
 _IDLE: Final = 5
 _USE: Final = 0.002
 
-# For what is begun for those who have been served already, and turns out late.
+# Seconds for late handshakes, begun for callers that have been served meanwhile.
 _AFTERMATH: Final = CONNECTING + 0.05
 
 
 @asynccontextmanager
 async def _spike(contender: type[Slow], url: str, at_once: int) -> AsyncIterator[Measure]:
     async def measure(seconds: float) -> Sample:
-        # Another pool each time: after a spike it has what it opened.
+        # A new pool each time: after a spike it has more connections.
         async with contender.slow(url, connections=_IDLE, at_once=at_once) as pool:
             await quiet()
             started = perf_counter_ns()
@@ -41,12 +41,12 @@ async def _spike(contender: type[Slow], url: str, at_once: int) -> AsyncIterator
 SCENARIOS = (
     Scenario(
         "spike",
-        f"{_CALLERS} callers at once, {_IDLE} connections idle, connecting takes"
-        f" {CONNECTING * 1000:.0f} ms, use {_USE * 1000:.0f} ms: connections opened in all",
+        f"{_CALLERS} callers at once, {_IDLE} idle connections, a handshake takes"
+        f" {CONNECTING * 1000:.0f} ms, a use {_USE * 1000:.0f} ms: connections opened in total",
         _spike,
         needs=("slow", "use_for", "begun"),
         axis="most handshakes at once",
-        # The default, and as HikariCP does.
+        # The default of this library, and that of HikariCP.
         points=(100, 1),
         quick_points=(1,),
         max_rounds=3,
