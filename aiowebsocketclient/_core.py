@@ -398,6 +398,13 @@ class Pool:
                 self._fading[slot] = None
         slot.kept = False
 
+    def stop(self, slot: Slot) -> Plan:
+        """Stop a handshake that belongs to nobody, and holds up others outside of the pool."""
+        plan = Plan()
+        if slot.state == CONNECTING and slot.owner is None:
+            self._give_way(slot, FOR_NOBODY, plan)
+        return plan
+
     def begin(self, slot: Slot, now: cython.double) -> None:
         """Tell that the handshake in ``slot`` is under way; from now on it can be late.
 

@@ -29,6 +29,7 @@ from .exceptions import (
 )
 from .implied import Implied
 from .keys import HandshakeKey, Target
+from .limiter import LimiterLine
 from .logs import is_debugging, log
 from .response import Pending
 from .reuse import ReuseWatch
@@ -95,6 +96,7 @@ class Lifecycle:
         self._tracer = tracer
         # What is not pooled is not meant to be reused.
         self.reuse_watch = None if settings.force_close else ReuseWatch(settings.name)
+        self._limiter_line = None if settings.connect_limiter is None else LimiterLine()
         self._on_place_left: Callable[[], Callable[[Slot], None] | None] | None = None
         self.implied: Implied | None = None
         self.is_closed = False
@@ -180,6 +182,8 @@ class Lifecycle:
                 self._do_soon(waiter.token.wake)
         try:
             self.arm()
+            if self._limiter_line:
+                self._let_begin(self._limiter_line)
             if error is not None:
                 raise error
         finally:
@@ -266,7 +270,22 @@ class Lifecycle:
         # Not inside the coroutine: one that is cancelled before its first step never runs.
         finish = partial(self._finish_connecting, slot, target, finished, slot.owner)
         task.add_done_callback(finish, context=context)
+        if self._limiter_line is not None:
+            # After the task's first step, with which it begins unless it has to wait.
+            self.loop.call_soon(self._see_whether_it_waits, slot, context=Context())
         return finished
+
+    def _see_whether_it_waits(self, slot: Slot) -> None:
+        line = self._limiter_line
+        assert line is not None
+        line.wait(slot)
+        if line:
+            self._let_begin(line)
+
+    def _let_begin(self, line: LimiterLine) -> None:
+        """Stop handshakes that keep those of callers from beginning."""
+        for slot in line.dispensable():
+            self.carry_out(self.pool.stop(slot))
 
     async def _try_to_open(self, slot: Slot, target: Target) -> Failure | None:
         try:
@@ -287,6 +306,8 @@ class Lifecycle:
             free_files=partial(self._free_files, slot),
             session_name=self.settings.name,
         )
+        if self._limiter_line is not None:
+            self._limiter_line.leave(slot)
         try:
             check_connection(ws)
             conn = Connection(ws, slot, self, target.hooks)
@@ -307,6 +328,8 @@ class Lifecycle:
 
     def _begin_handshake(self, slot: Slot) -> None:
         self.pool.begin(slot, clock())
+        if self._limiter_line is not None:
+            self._limiter_line.enter(slot)
         self.arm()
 
     def _free_files(self, slot: Slot) -> Coroutine[Any, Any, None] | None:
@@ -349,6 +372,8 @@ class Lifecycle:
     ) -> None:
         """See what has come of a handshake: it failed, was stopped, or is a connection."""
         del self.under_way[slot]
+        if self._limiter_line is not None:
+            self._limiter_line.leave(slot)
         error = self._error_of(slot, task)
         key: Any = slot.key
         moves = False

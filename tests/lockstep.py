@@ -55,6 +55,7 @@ OPERATIONS: dict[str, dict[str, Sequence[Any]]] = {
     "open": {"key": KEYS},
     "abandon": {"which": ANY},
     "begin": {"which": ANY},
+    "stop": {"which": ANY},
     "configure": {"which": ANY},
     "release": {"which": ANY},
     "discard": {"which": ANY, "reason": tuple(range(len(REASONS)))},
@@ -89,6 +90,7 @@ WEIGHTS = dict.fromkeys(OPERATIONS, 2) | {
     "open": 4,
     "abandon": 4,
     "begin": 8,
+    "stop": 2,
     "configure": 1,
     "lose_idle": 1,
     "misuse": 1,
@@ -271,6 +273,7 @@ class Lockstep:
             "abandon": [slot for slot in opened if slot.state == CONNECTING] or opened,
             "configure": [slot for slot in slots if slot.state == CONNECTING],
             "begin": [s for s in slots if s.state == CONNECTING and s.began == math.inf] or slots,
+            "stop": [slot for slot in slots if slot.state == CONNECTING] or slots,
             "release": held,
             "hog": held,
             "detach": held,
@@ -385,6 +388,9 @@ class Lockstep:
         # It may be said more than once, and of what is connected.
         self.model.begin(slot, self.now)
         self.call("begin", slot, None, self.now)
+
+    def stop(self, slot: naive.Slot) -> None:
+        self.call("stop", slot, self.model.stop(slot))
 
     def configure(self, slot: naive.Slot) -> None:
         """Say of what is being opened that something runs on it."""

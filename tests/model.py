@@ -233,6 +233,11 @@ class Model:
                 slot.fading = self.turn()
         slot.kept = False
 
+    def stop(self, slot: Slot) -> Plan:
+        if slot in self.orphans():
+            self.give_way(slot, None)
+        return self.plan()
+
     def begin(self, slot: Slot, now: float) -> None:
         if slot.state == CONNECTING and slot.began == math.inf:
             slot.began = now

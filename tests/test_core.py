@@ -84,6 +84,9 @@ class Driver:
     def abandon(self, slot: Any) -> None:
         self.core.abandon(slot, self.now)
 
+    def stop(self, slot: Any) -> None:
+        self._plan(self.core.stop(slot))
+
     def begin(self, slot: Any) -> None:
         self.core.begin(slot, self.now)
 
@@ -1901,6 +1904,22 @@ def test_opened_handshake_keeps_its_welcome(drive: Drive) -> None:
     pool.expire()
     assert not pool.closing
     assert slot.kept
+
+
+def test_stop_is_for_what_belongs_to_nobody(drive: Drive) -> None:
+    pool = drive()
+    waiter = pool.request("a1")
+    pool.stop(waiter.opening)
+    assert not pool.closing
+    slot = pool.open("a2")
+    pool.stop(slot)
+    assert pool.closing == [slot]
+    assert slot.state == CLOSING
+    pool.stop(slot)
+    assert pool.closing == [slot]
+    open_one = pool.idle("a3")
+    pool.stop(open_one)
+    assert open_one.state == IDLE
 
 
 def test_spare_count_is_of_what_a_caller_would_find(drive: Drive) -> None:

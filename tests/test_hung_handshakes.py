@@ -13,8 +13,8 @@ import pytest_asyncio
 from aiohttp import web
 from websockets.asyncio.server import serve
 
-from aiowebsocketclient import PrewarmError, WebSocketClientSession, keeping
-from aiowebsocketclient._pool_py import LATE_FLOOR, ORPHAN_GRACE
+from aiowebsocketclient import PrewarmError, WebSocketClientSession, keeping, lifecycle
+from aiowebsocketclient._pool_py import CONNECTING, LATE_FLOOR, ORPHAN_GRACE
 
 from .conftest import SessionFactory, until
 from .servers import Server, serving
@@ -373,3 +373,52 @@ async def test_one_that_a_caller_gave_up_is_no_failure_of_what_is_kept_idle(
     await until(lambda: session.stats().idle == 2)
     assert not [r for r in caplog.records if getattr(r, "event", "").startswith("min_idle")]
     session.set_min_idle(server.url(), 0)
+
+
+async def test_given_up_handshakes_do_not_hold_up_others_in_a_limiter(
+    server: Server, make_session: SessionFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing is stopped in time.
+    monkeypatch.setattr(lifecycle.Lifecycle, "_expire", lambda _: None)
+    async with serving(Server()) as dead:
+        session = make_session(connect_limiter=asyncio.Semaphore(2))
+        callers = [use(session, dead.url("/hang"), 0.2) for _ in range(2)]
+        assert await asyncio.gather(*callers) == ["gave up"] * 2
+        hung = session._pool.slots()
+        assert [slot.state for slot in hung] == [CONNECTING] * 2
+        assert await use(session, server.url(), 30.0) == "hello"
+        # One place was wanted.
+        assert [slot.state == CONNECTING for slot in hung] == [False, True]
+        both = [use(session, server.url(f"/{number}"), 30.0) for number in range(2)]
+        assert await asyncio.gather(*both) == ["hello"] * 2
+
+
+async def test_one_that_may_serve_the_caller_who_waits_for_the_limiter_goes_on(
+    server: Server, make_session: SessionFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle.Lifecycle, "_expire", lambda _: None)
+    server.gate.clear()
+    session = make_session(connect_limiter=asyncio.Semaphore(1))
+    assert await use(session, server.url(), 0.2) == "gave up"
+    (slot,) = session._pool.slots()
+    caller = asyncio.create_task(use(session, server.url(), 30.0))
+    await until(lambda: len(session._pool) == 2)
+    await asyncio.sleep(0.01)
+    assert slot.state == CONNECTING
+    server.gate.set()
+    assert await caller == "hello"
+    assert slot.uses == 1
+
+
+async def test_one_that_is_stopped_while_it_waits_for_the_limiter(
+    server: Server, make_session: SessionFactory
+) -> None:
+    limiter = asyncio.Semaphore(1)
+    await limiter.acquire()
+    session = make_session(connect_limiter=limiter)
+    assert await use(session, server.url(), 0.05) == "gave up"
+    session.drain()
+    await until(lambda: not len(session._pool))
+    assert not session._lifecycle._limiter_line
+    limiter.release()
+    assert await use(session, server.url(), 30.0) == "hello"
