@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +24,7 @@ import trustme
 import aiowebsocketclient
 from aiowebsocketclient import WebSocketClientSession
 
+from .driver import Drive, Driver
 from .servers import Server, serving
 from .tally import TALLY
 
@@ -131,6 +133,12 @@ def core(request: pytest.FixtureRequest) -> ModuleType:
     if missing and request.config.getoption("--impl") == "py":
         pytest.skip("a pure build is installed")
     return importlib.import_module("aiowebsocketclient._pool")
+
+
+@pytest.fixture
+def drive(core: ModuleType) -> Drive:
+    """Return what makes a pool of each core."""
+    return partial(Driver, core)
 
 
 @pytest.fixture(scope="session")

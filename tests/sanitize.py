@@ -99,7 +99,8 @@ def main() -> None:
         report(drive(Path(scratch, "faulty"), script, "--pools=20"), fault=True)
         report(drive(Path(scratch, "sanitized"), script, f"--pools={options.pools}"))
         tests = [sys.executable, "-Pm", "pytest", "-q", "-p", "no:cacheprovider"]
-        tests += [str(ROOT / "tests" / "test_core.py")]
+        parts = ("handshakes", "idle", "limits", "queues", "records", "time")
+        tests += [str(ROOT / "tests" / f"test_core_{part}.py") for part in parts]
         report(drive(Path(scratch, "sanitized"), tests))
         if options.valgrind:
             # What is not initialised is left out: there CPython itself has too much to say.
