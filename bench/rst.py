@@ -233,21 +233,24 @@ def _short(record: Record) -> Table:
 
 def _times_in_short(record: Record) -> str:
     """Return sentences with the times of a request and of a cycle."""
-    requests = {
-        metric: _microseconds(times)
-        for metric in ("ns", "connecting_ns")
-        if (times := _times(record, "request-reply", metric))
-    }
+    pooled, connecting = (
+        _times(record, "request-reply", metric) for metric in ("ns", "connecting_ns")
+    )
     cycle = _times(record, "cycle", "ns")
     said = []
-    if len(requests) == 2:
+    if pooled and connecting:
         said.append(
-            f"A request took {requests['ns']} µs through the pool and"
-            f" {requests['connecting_ns']} µs over a new connection."
+            f"With one caller, a request took {_per_request(pooled)} through the pool, and"
+            f" {_per_request(connecting)} over a new connection."
         )
     if cycle:
         said.append(f"Acquiring and releasing an idle connection took {_microseconds(cycle)} µs.")
     return " ".join(said)
+
+
+def _per_request(nanoseconds: Sequence[float]) -> str:
+    ns = median(nanoseconds)
+    return f"{float(f'{ns / 1e6:.2g}'):g} ms ({float(f'{1e9 / ns:.2g}'):,.0f} per second)"
 
 
 def _times(record: Record, scenario: str, metric: str) -> list[float]:

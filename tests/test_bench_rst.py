@@ -195,7 +195,7 @@ def test_pools_are_side_by_side(page: Path) -> None:
 
 def test_a_few_bounds_in_short(page: Path) -> None:
     page.write_text(".. bench: begin short\n.. bench: end short\n")
-    request_reply = of("c", "request-reply", 0, ns=2000.0, raw_ns=1000.0, connecting_ns=7000.0)
+    request_reply = of("c", "request-reply", 0, ns=2e5, raw_ns=1e5, connecting_ns=7e5)
     write_into(page, record([*results(), request_reply]))
     # The longest first; what was not measured is left out.
     assert tables(page)[0][1:] == [
@@ -204,7 +204,8 @@ def test_a_few_bounds_in_short(page: Path) -> None:
     ]
     # The median of the rounds in which a cycle took 400, 450 and 500 ns.
     took = (
-        "A request took 2 µs through the pool and 7 µs over a new connection."
+        "With one caller, a request took 0.2 ms (5,000 per second) through the pool, and 0.7 ms"
+        " (1,400 per second) over a new connection."
         " Acquiring and releasing an idle connection took 0.45 µs."
     )
     assert took in " ".join(page.read_text().split())
