@@ -1,7 +1,8 @@
-"""The session: the thin layer between callers, the core and aiohttp.
+"""The session: the methods that users call.
 
-It turns calls into keys, asks the core, and carries out what the core decides: opens, closes and
-wakes.  What may be open and who gets it is decided in ``_pool.pyx`` and ``_pool_py.py`` alone.
+Its parts do the work: ``acquiring.py``, ``returning.py``, ``prewarming.py``, ``keeping.py`` and
+``ending.py``, all by way of ``lifecycle.py``.  The core alone decides what may be open and who gets
+it.
 """
 
 import asyncio
@@ -19,15 +20,7 @@ from yarl import URL
 
 from . import _compat, arguments
 from ._aiohttp_private import get_running_loop
-from ._compat import (
-    DONE,
-    UNSET,
-    Express,
-    SessionBase,
-    Slot,
-    clock,
-    ensure_room,
-)
+from ._compat import DONE, UNSET, Express, SessionBase, Slot, clock, ensure_room
 from ._pool_py import Completion
 from .acquiring import Acquiring, wait_traced
 from .connecting import Client, check_open
@@ -36,14 +29,7 @@ from .forking import note_use
 from .hooks import Hook
 from .implied import Implied
 from .keeping import Keeping
-from .keys import (
-    EndpointKey,
-    Target,
-    is_with,
-    parse_url,
-    resolve,
-    version_of,
-)
+from .keys import EndpointKey, Target, is_with, parse_url, resolve, version_of
 from .leaks import LeakWatch, place_of_caller
 from .lifecycle import Lifecycle
 from .loops import refuse_to_close, running_loop

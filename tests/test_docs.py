@@ -6,6 +6,7 @@ import inspect
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -97,6 +98,29 @@ def test_the_architecture_has_each_module() -> None:
     listed = set(re.findall(r"``(\w+\.pyx?)``", text_of("docs/architecture.rst")))
     there = {path.name for path in (ROOT / "aiowebsocketclient").glob("*.py*")}
     assert listed == {name for name in there if name.endswith((".py", ".pyx"))} - {"__init__.py"}
+
+
+def imports_of(path: Path) -> set[str]:
+    """Return the modules of the package that a module needs when it is imported."""
+    return {
+        node.module
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module is not None
+    }
+
+
+def test_parts_of_a_session_know_nothing_of_it() -> None:
+    folder = Path(session.__file__).parent
+    users = {"__init__", "__main__", "opentelemetry", "prometheus", "testing"}
+    needed = {path.stem: imports_of(path) for path in folder.glob("*.py")}
+    assert {name for name, modules in needed.items() if "session" in modules} <= users
+    parts = {"acquiring", "ending", "keeping", "prewarming", "returning"}
+    assert parts <= needed["session"]
+    # They have what they need of it as protocols, and it knows none of them.
+    assert not needed["lifecycle"] & parts
+    assert not needed["connection"] & {"lifecycle", *parts}
+    for part in parts:
+        assert not needed[part] & parts
 
 
 # -- the reference -------------------------------------------------------------------------------
