@@ -85,7 +85,7 @@ def walk(core: Any) -> list[tuple[str, list[int]]]:
     # Released, acquired, released; errors of the two.
     assert do("release", slot, drive.now) is None
     for wrong in (slot, None):
-        with contextlib.suppress(ValueError, AttributeError):
+        with contextlib.suppress(ValueError, AttributeError, TypeError):
             pool.release(wrong, drive.now)
         drive.note("refused")
     assert do("acquire", drive.keys[0], drive.now) is slot
