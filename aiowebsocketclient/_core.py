@@ -1200,6 +1200,7 @@ class Pool:
         waiter: Waiter | None
         while (waiter := endpoint.leaning.head) is not None and self._has_free_room(endpoint):
             doubted = waiter.opening
+            assert doubted is not None
             self._disown(waiter, doubted)
             self._leave_to_nobody(doubted, plan, now)
             if waiter.handshake.orphans:

@@ -232,7 +232,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     @property
     def closed(self) -> bool:
         """Whether :meth:`close` has been called."""
-        return self._lifecycle.is_closed
+        lifecycle = getattr(self, "_lifecycle", None)
+        # A subclass whose constructor has not come so far has nothing open.
+        return lifecycle is None or lifecycle.is_closed
 
     @property
     def name(self) -> str | None:

@@ -235,6 +235,7 @@ def test_a_session_whose_constructor_has_not_run() -> None:
         for options in ({}, {"acquire_timeout": 1.0}, {"headers": {"a": "b"}}):
             with pytest.raises(RuntimeError, match=r"must call super\(\).__init__\(\)"):
                 Forgetful().ws_connect(url, **options)
+    assert Forgetful().closed
 
 
 NUMBERS: list[Any] = ["3", b"3", [], object(), True, math.nan, math.inf, -1, -0.5, 10**400]
