@@ -1,9 +1,9 @@
-"""The names of aiohttp and asyncio that are not public, with what the package uses them for.
+"""The private names of aiohttp and asyncio that the package uses, with their purposes.
 
-aiohttp may change them in any release.  :func:`check_client_session` looks at them when a process
-first uses a client session, :func:`check_connection` when its first connection is open; each raises
-:exc:`WebSocketPoolError` for a name that is missing.  How the names have to behave is what
-``tests/test_aiohttp_internals.py`` tests.
+aiohttp may change them in any release.  :func:`check_client_session` checks them when a process
+first uses a client session, and :func:`check_connection` when its first connection is open.  Both
+raise :exc:`WebSocketPoolError` for a missing name.  ``tests/test_aiohttp_internals.py`` tests how
+the names behave.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from aiohttp.client_ws import DEFAULT_WS_CLIENT_TIMEOUT
     from aiohttp.helpers import basicauth_from_netrc, get_env_proxy_for_url, netrc_from_env
 else:
-    # One that is missing is reported at first use, as all are.
+    # A missing name is reported at the first use, like all others.
     DEFAULT_WS_CLIENT_TIMEOUT = getattr(client_ws, "DEFAULT_WS_CLIENT_TIMEOUT", None)
     basicauth_from_netrc = getattr(helpers, "basicauth_from_netrc", None)
     get_env_proxy_for_url = getattr(helpers, "get_env_proxy_for_url", None)
@@ -44,15 +44,15 @@ __all__ = (
     "unsafe",
 )
 
-#: The callback by which CPython 3.14 lets what was shielded from a cancellation report its failure
-#: to the loop's exception handler.  It is taken off where nobody is to hear of that failure.
+#: The callback with which CPython 3.14 reports failures of shielded futures to the loop's exception
+#: handler.  The package removes it from futures whose failures must not be reported.
 LOG_ON_EXCEPTION: Final = getattr(asyncio.tasks, "_log_on_exception", None)
 
-#: The transport of asyncio's own loops whose ``is_closing()`` only returns its ``_closing``, which
-#: release and hand-out then read.
+#: The transport of asyncio's own loops.  Its ``is_closing()`` only returns ``_closing``, which the
+#: core reads directly on acquire and release.
 PLAIN_TRANSPORT: Final[Any] = asyncio.selector_events._SelectorSocketTransport  # type: ignore[attr-defined]
 
-#: What has to be there, by what has it: each name with what the package needs it for.
+#: Required names by their owner, each with its purpose.
 NAMES: Final[dict[str, dict[str, str]]] = {
     "aiohttp.client_ws": {
         "DEFAULT_WS_CLIENT_TIMEOUT": "is the timeout of calls that give none",
@@ -124,7 +124,7 @@ NAMES: Final[dict[str, dict[str, str]]] = {
     },
 }
 
-#: What is used where it is there: since, or before, some version.
+#: Names that exist only in some versions, and are used if they exist.
 OPTIONAL: Final[dict[str, str]] = {
     "_background_tasks": "aiohttp's account of frames that a thread compresses",
     "_closing": "whether a transport is closing; of PLAIN_TRANSPORT only",
@@ -137,12 +137,12 @@ OPTIONAL: Final[dict[str, str]] = {
 }
 
 _MISSING: Final = object()
-# What has been looked at, in this process.
+# Checks that have passed in this process.
 _checked: Final[set[str]] = set()
 
 
 def check_client_session(session: aiohttp.ClientSession) -> None:
-    """Make sure of what a handshake needs, once in a process."""
+    """Check the names that a handshake needs, once per process."""
     if "handshake" in _checked:
         return
     _check("aiohttp.client_ws", client_ws)
@@ -155,17 +155,17 @@ def check_client_session(session: aiohttp.ClientSession) -> None:
 
 
 def check_connection(ws: aiohttp.ClientWebSocketResponse) -> None:
-    """Make sure of what an open connection needs, once in a process."""
+    """Check the names that an open connection needs, once per process."""
     if "connection" in _checked:
         return
     names = NAMES["ClientWebSocketResponse"]
-    # The class of the pool has some of them, too.
+    # Without class attributes: the pool's own class has some of them, too.
     fields = {name for name in names if not hasattr(aiohttp.ClientWebSocketResponse, name)}
     for name in sorted(fields - vars(ws).keys()):
         raise _lacks("ClientWebSocketResponse", name)
     connection: Any = ws._conn
     if connection is None:
-        # It has ended already; the next one is looked at.
+        # This connection has already ended; the next one is checked.
         return
     _check("Connection", connection)
     if isinstance(connection.protocol, ResponseHandler):
@@ -177,7 +177,7 @@ def check_connection(ws: aiohttp.ClientWebSocketResponse) -> None:
 
 def _check(kind: str, thing: Any) -> None:
     for name in NAMES[kind]:
-        # Not by its value: some of these are properties.
+        # Statically: some of these are properties.
         if inspect.getattr_static(thing, name, _MISSING) is _MISSING:
             raise _lacks(kind, name)
 
@@ -187,7 +187,7 @@ def _lacks(kind: str, name: str) -> WebSocketPoolError:
 
 
 def _unsupported(what: str) -> WebSocketPoolError:
-    """Return the error for an aiohttp that is not as it has to be."""
+    """Return the error for an unsupported version of aiohttp."""
     return WebSocketPoolError(
         f"aiohttp {aiohttp.__version__} is not supported by this version of aiowebsocketclient:"
         f" {what}; install another version of aiohttp (3.11.18 or later), or of aiowebsocketclient"
@@ -195,9 +195,9 @@ def _unsupported(what: str) -> WebSocketPoolError:
 
 
 def fragments_of(parser: Any) -> list[bytes]:
-    """Return what has come of the payload of a frame that is not whole yet: always the same list.
+    """Return the received parts of an unfinished frame's payload: always the same list object.
 
-    The compiled parser shows its fields to nobody but the garbage collector.
+    The compiled parser shows its fields only to the garbage collector.
     """
     fragments = getattr(parser, "_payload_fragments", None)
     lists = [fragments] if fragments is not None else gc.get_referents(parser)
@@ -208,5 +208,5 @@ def fragments_of(parser: Any) -> list[bytes]:
 
 
 def unsafe(what: str) -> WebSocketPoolError:
-    """Return the error for an aiohttp that does not show what must not reach the next user."""
-    return _unsupported(f"{what}, so that a message of one user could reach the next")
+    """Return the error for an aiohttp with which a message could reach the wrong user."""
+    return _unsupported(f"{what}, so a message of one user could reach the next user")

@@ -1,4 +1,4 @@
-"""A caller that waits for a connection: its check, its timeout, and what it gets instead."""
+"""Callers that wait for a connection: the check, the timeout, and the errors."""
 
 import asyncio
 from collections import deque
@@ -19,56 +19,56 @@ from .tracing import Tracer
 
 __all__ = ("Acquiring", "wait_traced")
 
-# Checks in the background that run at once.
+# Maximum number of concurrent checks in the background.
 _MAX_CHECKING: Final = 50
-# Seconds after which a check that its caller gives up has failed, if nothing has come meanwhile.
+# Seconds without data after which a check that its caller abandons counts as failed.
 _SILENCE: Final = 0.1
 
 
 class Closing(Protocol):
-    """What :class:`Acquiring` needs of a lifecycle."""
+    """The part of a lifecycle that :class:`Acquiring` needs."""
 
     pool: Pool
     settings: Settings
     express: Express
 
     def carry_out(self, plan: Plan | None) -> None:
-        """Do all that a plan says."""
+        """Carry out a plan of the core."""
 
     def close_acquired(self, slot: Slot, reason: str) -> None:
         """Close a connection."""
 
     def close_unfit(self, slot: Slot) -> None:
-        """Close a connection for the reason that it shows."""
+        """Close a connection that cannot be reused."""
 
     def heed_unread_close(self, slot: Slot) -> None:
-        """Retire others because of a CLOSE that nobody has read."""
+        """Retire other connections because of an unread CLOSE."""
 
     def is_fit_after(self, conn: Connection, task: asyncio.Task[bool]) -> bool:
-        """Park a connection whose hook has succeeded, or close it."""
+        """Park a connection if its hook succeeded; otherwise close it."""
         ...
 
 
 class Acquiring:
-    """Sees to callers that found nothing idle, or whose connection has to be checked."""
+    """Serves callers that found no idle connection, or whose connection needs a check."""
 
     __slots__ = ("_checking", "_lifecycle", "_refusals", "_set_aside")
 
     def __init__(self, lifecycle: Closing) -> None:
         self._lifecycle = lifecycle
         self._refusals = Refusals(lifecycle.pool, lifecycle.settings)
-        # Idle connections that wait for their check in the background, and how many are checked.
+        # Idle connections that wait for a check in the background, and the number being checked.
         self._set_aside: deque[Slot] = deque()
         self._checking = 0
 
     def refusal(self, target: Target, acquire_timeout: float | None) -> WebSocketPoolError:
-        """Return what a caller gets who was not let into the line."""
+        """Return the error of a caller that may not queue."""
         if acquire_timeout == 0:
             return self._refusals.at_once(target.key.endpoint)
         return self._refusals.too_many(target.key.endpoint)
 
     def raise_if_overdue(self, waiter: Waiter, acquire_timeout: float | None) -> None:
-        """Let a caller go that may not stand at the head of its line again."""
+        """Raise if a caller may not queue again: its time is over, or it must not wait."""
         caller: Caller = waiter.token
         if acquire_timeout == 0:
             endpoint: Any = caller.route.endpoint
@@ -78,9 +78,9 @@ class Acquiring:
             raise caller.overdue
 
     async def check(self, waiter: Waiter) -> None:
-        """Check what a waiter was given, and the next where that fails, as long as there is one.
+        """Check the connection of a waiter; if the check fails, try the next connection.
 
-        Where there is none, the waiter stands at the head of its line again.
+        If there is no other connection, the waiter is at the head of its queue again.
         """
         caller: Caller = waiter.token
         while (slot := waiter.slot) is not None and not slot.conn.fresh:
@@ -92,7 +92,7 @@ class Acquiring:
                 if reason is None:
                     return
                 self._lifecycle.heed_unread_close(slot)
-                # Who may not wait for a new one gets the next that has heard something since.
+                # A caller that must not wait gets the next connection that has received data since.
                 self._set_aside_like(slot)
                 self._lifecycle.close_acquired(slot, reason)
 
@@ -105,13 +105,13 @@ class Acquiring:
             await run_hook("check", self._lifecycle.express, conn, deadline)
         except Exception:
             if conn.closing:
-                # The hook closes it by itself.
+                # The hook itself is closing it.
                 conn.watch_closing()
             return "lost" if conn.has_ended else "failed"
         except BaseException as exc:
             if isinstance(exc, asyncio.CancelledError) and not is_being_cancelled():
                 return "failed"
-            # A reply may be on its way, so it is not for the next one either.
+            # A reply may be on the way, so the next caller cannot have it, either.
             if waiter.slot is slot:
                 self._lifecycle.pool.decline(waiter)
                 if conn.heard < begun <= clock() - _SILENCE:
@@ -121,16 +121,16 @@ class Acquiring:
             raise
         finally:
             waiter.token.check_deadline = None
-            # It knows its task, which keeps the exception, whose traceback keeps this frame.
+            # It refers to its task, which keeps the exception, whose traceback keeps this frame.
             del deadline
         return None if conn.clear() and not conn.is_held_back() else conn.why_unfit()
 
     def _set_aside_like(self, slot: Slot) -> None:
-        """Let no caller try idle connections that may have ended as the one in ``slot`` has.
+        """Set aside idle connections that may have ended like the connection in ``slot``.
 
-        These are the ones of its endpoint that have heard nothing since before that one last did:
-        a firewall that forgot the one has most likely forgotten them, too.  They are checked in
-        the background, so that a caller pays for one failed check and not for each.
+        These are connections to its endpoint that have received nothing since it last did: a
+        firewall that dropped one of them has most likely dropped all.  They are checked in the
+        background, so that a caller pays for one failed check and not for each.
         """
         failed: Connection = slot.conn
         for other in self._lifecycle.pool.idle_beside(slot):
@@ -145,20 +145,20 @@ class Acquiring:
             slot = self._set_aside.popleft()
             if slot.state == ACQUIRED and slot.conn is not None:
                 self._checking += 1
-                # In nobody's context: no caller asked for this check.
+                # In an empty context: no caller has requested this check.
                 slot.conn.run_behind("check", self._finish_check, Context())
 
     def _finish_check(self, conn: Connection, task: asyncio.Task[bool]) -> None:
         self._checking -= 1
         if self._lifecycle.is_fit_after(conn, task):
             plan = self._lifecycle.pool.put_back(conn.slot, clock())
-            # A caller that it goes straight to need not check it a second time.
+            # A caller that gets it directly need not check it again.
             conn.fresh = conn.slot.waiter is not None
             self._lifecycle.carry_out(plan)
         self._check_set_aside()
 
     def time_out(self, waiter: Waiter, acquire_timeout: float) -> None:
-        """Let a caller go whose ``acquire_timeout`` has passed, once its check has ended."""
+        """Fail a caller whose ``acquire_timeout`` has passed, after the end of its check."""
         error = self._refusals.timed_out(waiter, acquire_timeout)
         if waiter.queued:
             plan = self._lifecycle.pool.give_up(waiter, clock(), True)
@@ -170,12 +170,12 @@ class Acquiring:
             waiter.token.stop_check()
 
     def give_up(self, waiter: Waiter) -> None:
-        """Undo a wait that ends without a connection: cancelled, or failed."""
+        """End a wait without a connection, after a cancellation or a failure."""
         slot = self._lifecycle.pool.decline(waiter)
         if slot is None:
             self._lifecycle.carry_out(self._lifecycle.pool.give_up(waiter, clock(), False))
             return
-        # It was given one all the same, which goes on to the next.
+        # It already had a connection, which goes to the next caller.
         conn: Connection = slot.conn
         if self._lifecycle.settings.force_close:
             self._lifecycle.close_acquired(slot, "forced")
@@ -189,7 +189,7 @@ class Acquiring:
 async def wait_traced(
     tracer: Tracer, lending: Express, owner: Any, target: Target, acquire_timeout: float | None
 ) -> ClientWebSocketResponse:
-    """Wait for a connection, and tell how long that takes; ``owner`` is the session."""
+    """Wait for a connection, and report the wait to the tracer; ``owner`` is the session."""
     trace = tracer.waiting(target.key.endpoint)
     waiter = lending.line_up(owner, target, acquire_timeout)
     if waiter.slot is not None:

@@ -237,9 +237,9 @@ _Constructor = TypeVar("_Constructor", bound=Callable[..., None])
 
 
 def implemented_by(function: Any) -> Callable[[_Declaration], _Declaration]:
-    """Put a core's function in the place of its declaration, whose signature and text it gets.
+    """Replace a declaration by a function of the core, with the declaration's signature and text.
 
-    Both cores have the same then, and nothing in Python stands between a call and the core.
+    So both cores have the same signature, and no Python code runs between a call and the core.
     """
 
     def implement(declaration: _Declaration) -> _Declaration:

@@ -1,22 +1,22 @@
-"""Watches parked connections: nobody reads them, yet what arrives must be seen at once.
+"""Watches parked connections: nobody reads them, but the pool must notice data at once.
 
 aiohttp handles PING, PONG and CLOSE only inside ``receive()``, and notices neither CLOSE nor EOF
-without one (``closed`` stays False on a dead socket).  So a :class:`Connection` stands where
-aiohttp's protocol keeps its WebSocket parser: it hands everything to the real one and, while it is
-parked, then drains the queue.  Whatever happens to the connection arrives as an event in the tick
-in which the loop learns of it; there is no task and no timer for a parked connection.
+without it (``closed`` stays False on a dead socket).  So a :class:`Connection` replaces the
+WebSocket parser in aiohttp's protocol: it passes all data to the real parser and, while parked,
+then drains the queue.  The pool learns of every event in the same turn of the loop as the loop
+itself.  A parked connection has no task and no timer.
 
-A message that has begun to come at release would reach the next user.  No parser shows that it is
-in the middle of one: the compiled one hides its state, and what it holds of a frame may be nothing
-but the header.  So a connection follows the frames by itself (:meth:`Parkable.follow`), from the
-first byte behind the handshake (:class:`~.connecting.Forerunner`) to the last, in use too.  That
-takes a few instructions for each frame, none for its payload, and makes the question of a release
-a comparison.  A connection in the middle of a message is not pooled; one in the middle of a control
-frame is pooled, but not handed out until the frame is whole, and given up where somebody needs it
-before.  While it is parked, what comes has to be sound control frames, and the parser has to tell
-of as many; anything else ends the connection.
+A message that has begun to arrive at release would reach the next user.  The parser does not show
+whether it is inside a message: the compiled parser hides its state, and may have only the header of
+a frame.  So a connection follows the frames itself (:meth:`Parkable.follow`), from the first byte
+after the handshake (:class:`~.connecting.Forerunner`) to the last, also while in use.  This takes a
+few instructions per frame, none for its payload, and a release only needs a comparison.  A
+connection inside a message is not pooled.  A connection inside a control frame is pooled, but it is
+only handed out after the end of the frame, and closed if a caller needs it before.  A parked
+connection accepts only valid control frames, and the parser must report the same number of them;
+anything else ends the connection.
 
-The private names of aiohttp that this relies on are in ``_aiohttp_private.py``.
+``_aiohttp_private.py`` lists the private names of aiohttp that this module uses.
 """
 
 import asyncio
@@ -43,28 +43,28 @@ from .settings import Settings
 
 __all__ = ("DIRTY", "LOST", "Connection", "Owner", "failure_of", "reason_after")
 
-#: How a parked connection ended: by the server or the network, or by a message nobody asked for.
+#: How a parked connection ended: by the server or the network, or by an unexpected message.
 LOST: Final = "lost"
 DIRTY: Final = "dirty"
 
 _CONTROL: Final = frozenset({WSMsgType.PING, WSMsgType.PONG})
 _MESSAGES: Final = frozenset({WSMsgType.TEXT, WSMsgType.BINARY})
 
-# With these somebody outside ends the use of a connection, which has not failed.
+# Exceptions that end a use from outside, without a failure.
 _CANCELLATIONS: Final = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt)
 
-# RFC 6455, 7.1.5: the code of a CLOSE frame that has none.
+# RFC 6455, 7.1.5: the code for a CLOSE frame without a code.
 _NO_CLOSE_CODE: Final = 1005
-# RFC 6455, 5.5: a control frame has no more than 125 bytes, and two of them are the code.
+# RFC 6455, 5.5: a control frame has at most 125 bytes, and the code takes two of them.
 _MAX_REASON: Final = 123
 
-# What is read, for the sake of a clean end, from one who goes on sending to a connection that the
-# pool closes. A message is in memory until it is whole, and may be as large as max_msg_size.
+# Bytes to read from a server that keeps sending to a connection that the pool is closing. An
+# unfinished message stays in memory, and may be as large as max_msg_size.
 _MAX_UNWANTED: Final = 1 << 20
 
 
 class _ParentsOwn:
-    """Stands in a forked child for what would write to a socket, or close it."""
+    """Replaces, in a forked child, objects that would write to a socket or close it."""
 
     __slots__ = ("_error",)
 
@@ -79,32 +79,31 @@ class _ParentsOwn:
 
 
 class Owner(Protocol):
-    """Whoever opened a connection: what it asks of them, and what it tells them."""
+    """The part of a lifecycle that a connection needs."""
 
     loop: asyncio.AbstractEventLoop
     settings: Settings
-    #: What hooks get their handles by.
+    #: Creates the handles for hooks.
     express: Express
-    #: Closing handshakes; the loop itself holds tasks by weak references only.
+    #: Closing handshakes; the loop itself only refers to tasks weakly.
     goodbyes: set[asyncio.Task[None]]
 
     def ended(self, conn: "Connection", how: str, code: int) -> None:
-        """Take a connection out of the pool that has ended while it was parked.
+        """Remove a connection that ended while parked from the pool.
 
-        ``how`` is LOST or DIRTY; ``code`` is that of the server's CLOSE, 0: there was none.  It is
-        called inside the protocol's callbacks, where only what is synchronous and short may be
-        done.
+        ``how`` is LOST or DIRTY; ``code`` is the code of the server's CLOSE, or 0.  Called inside
+        the callbacks of the protocol, so it must be synchronous and short.
         """
 
     def gone(self, conn: "Connection") -> None:
-        """Free the place of a connection that was closing, and whose socket is gone."""
+        """Free the place of a closing connection whose socket is closed."""
 
 
 class Connection(Parkable):
     """One WebSocket connection of the pool, in use, ``parked`` or ``closing``.
 
-    ``ws`` is the response that aiohttp made, which is never handed out; ``state`` is its instance
-    dictionary, which handles borrow.  ``owner`` is told of its end.
+    ``ws`` is the response that aiohttp created, which the pool never hands out.  ``state`` is its
+    ``__dict__``, which handles share.  ``owner`` is notified of the end.
     """
 
     __slots__ = (
@@ -142,11 +141,11 @@ class Connection(Parkable):
         self._owner = owner
         self.hooks = hooks
         self.resets = hooks.reset is not None
-        #: Code and reason of the server's CLOSE, once it has been seen.
+        #: Code and reason of the server's CLOSE, once it was seen.
         self.server_close: tuple[int, str] | None = None
-        #: Whether a hook of it has failed for want of an answer, or without one.
+        #: Whether a hook failed while the server sent nothing.
         self.is_silent = False
-        #: Whether it comes straight from its handshake, and has not been pooled yet.
+        #: Whether it is new, and was not pooled yet.
         self.fresh = True
         self.state = _share_state(ws)
         self.state[CONNECTION] = self
@@ -161,45 +160,45 @@ class Connection(Parkable):
         self.heard = clock()
         self._writer: Any = ws._writer
         self._has_closing = type(self._transport) is PLAIN_TRANSPORT
-        # Frames that are being compressed in a thread. Older aiohttp does not keep account of them.
+        # Frames that a thread is compressing. Older aiohttp does not count them.
         background = getattr(self._writer, "_background_tasks", None)
         self._background = _account_for_sends(self._writer) if background is None else background
-        # aiohttp < 3.14 resets its heartbeat in receive() only, that is, never while parked.
+        # aiohttp < 3.14 resets its heartbeat only in receive(), so never while parked.
         self._resets_heartbeat = ws._heartbeat is not None and not hasattr(ws, "_on_data_received")
-        # Bytes that are still taken while the pool closes it.
+        # Bytes that are still accepted while the pool closes the connection.
         self._unwanted = math.inf
         self.timer: asyncio.TimerHandle | None = None
         self.settled: asyncio.Future[None] | None = None
         self.acquired_at: Place | None = None
         self._has_given_up = False
-        # Messages that had been read when a receive() was given up.
+        # Messages that had been read when a receive() was abandoned.
         self._read_before = 0
         self._disarm()
 
     def _disarm(self) -> None:
-        """Stop the timers of aiohttp's that are not for an idle connection."""
-        # ClientTimeout(sock_read=...) of a given session is for HTTP bodies; left armed, it would
-        # poison an idle connection with SocketTimeoutError. ws_receive has a timer of its own.
+        """Stop timers of aiohttp that must not run on an idle connection."""
+        # ClientTimeout(sock_read=...) of a user's session is for HTTP bodies. If it stayed active,
+        # it would end an idle connection with SocketTimeoutError. ws_receive has its own timer.
         self._protocol.read_timeout = None
         self._protocol.start_timeout()
         if self.ws._heartbeat is not None:
-            # It was armed in the context of the caller whom the handshake was made for.
+            # It was started in the context of the caller of the handshake.
             self.ws._cancel_heartbeat()
             self.reset_heartbeat()
 
     def _take_over(self, forerunner: Any) -> None:
-        # A protocol that saw an error has dropped its parser; then there is nothing to hand on to.
+        # After an error, the protocol has no parser.
         self.failed = forerunner is None
         self._parser = None
         self._fragments: list[bytes] = []
-        # Looked up once, since every release asks it.
+        # Looked up once, because every release needs it.
         self._buffer = getattr(self._reader, "_buffer", None)
         if self._buffer is None or not hasattr(self._reader, "is_eof"):
             raise unsafe("the queue of a WebSocket shows neither its content nor its end")
         if self.failed:
             return
         if type(forerunner) is not Forerunner:
-            raise unsafe("a WebSocket gets its parser in another way than by set_parser()")
+            raise unsafe("a WebSocket does not get its parser from set_parser()")
         self._parser = forerunner.parser
         self._fragments = fragments_of(self._parser)
         for data in forerunner.taken:
@@ -209,24 +208,24 @@ class Connection(Parkable):
 
     @property
     def has_ended(self) -> bool:
-        """Whether the server or the network has ended it."""
+        """Whether the server or the network has ended the connection."""
         ws = self.state
         return bool(
             ws["_closed"] or ws["_closing"] or self._reader.is_eof() or self._transport.is_closing()
         )
 
     def why_unfit(self) -> str:
-        """Return the reason for which it is closed that is not clean."""
+        """Return the reason for closing a connection that is not clean."""
         return LOST if self.has_ended or self._is_ended_by_server() else DIRTY
 
     def _is_ended_by_server(self) -> bool:
-        # A CLOSE behind a message that nobody has read does not make up for that.
+        # A CLOSE after an unread message does not count: the message makes the connection dirty.
         kinds = [item[0].type for item in self._buffer or () if item[0].type not in _CONTROL]
         return kinds[:1] == [WSMsgType.CLOSE]
 
     @property
     def unread_close_code(self) -> int:
-        """The code of a CLOSE that nobody has read; 0: there is none."""
+        """The code of an unread CLOSE; 0: there is none."""
         close = self._unread_close()
         return 0 if close is None else close[0]
 
@@ -237,29 +236,29 @@ class Connection(Parkable):
         return None
 
     def note_close(self, message: aiohttp.WSMessage) -> None:
-        """Record a CLOSE of the server's that somebody has received."""
+        """Record a CLOSE of the server that was received."""
         self.server_close = _close_of(message)
 
     def look_for_close(self) -> tuple[int, str] | None:
-        """Return code and reason of the server's CLOSE, read or unread; None: none has come."""
+        """Return code and reason of the server's CLOSE, read or unread, or None."""
         if self.server_close is None:
             self.server_close = self._unread_close()
         return self.server_close
 
     def clear(self) -> bool:
-        """Make it fit for another's use where only this keeps it from that.
+        """Remove harmless obstacles to reuse; return whether the connection is clean.
 
-        Control frames that lie unread, and a ``receive()`` that was given up before another one
-        returned a message.
+        These are unread control frames, and an abandoned ``receive()``, if a later one returned a
+        message.
         """
         if self._is_read_given_up() and self._messages_read() > self._read_before:
             self.state["_close_code"] = None
         return self.is_clean() or self.answer_control_frames()
 
     def mark_clean(self) -> str | None:
-        """Make nothing of a ``receive()`` that was given up: its user knows that all was read.
+        """Ignore an abandoned ``receive()``: the user knows that everything was read.
 
-        Returns why that is visibly not so, in which case nothing changes; None: it may be so.
+        Returns an obstacle, if there is one; then nothing changes.
         """
         obstacle = self._obstacle_to_clean()
         if obstacle is None:
@@ -268,17 +267,17 @@ class Connection(Parkable):
 
     def _obstacle_to_clean(self) -> str | None:
         if self.closing or self.failed or self.has_ended or self._is_ended_by_server():
-            return "it is closed, or has ended"
+            return "it is closed or has ended"
         if self.state["_waiting"]:
-            return "a receive() is under way; cancel it, and wait until its task has ended"
+            return "a receive() is under way; cancel it, and wait for the end of its task"
         if self._messages_unread():
-            return "a message lies unread; receive() it first"
+            return "a message is unread; receive() it first"
         if self.midway == IN_MESSAGE:
-            return "a message has begun to come; receive() it first"
+            return "a message has begun to arrive; receive() it first"
         return None
 
     def note_given_up_read(self) -> None:
-        """Record that a ``receive()`` was cancelled, or timed out."""
+        """Record that a ``receive()`` was abandoned: cancelled or timed out."""
         self._read_before = self._messages_read()
 
     def _messages_unread(self) -> int:
@@ -288,13 +287,13 @@ class Connection(Parkable):
         return self.messages - self._messages_unread()
 
     def park_cleared(self) -> bool:
-        """Begin to watch it where it is, or can be made, fit for another's use."""
+        """Park the connection if it is clean, or can be made clean."""
         return self.clear() and self.park()
 
     def answer_control_frames(self) -> bool:
-        """Take PINGs and PONGs that lie unread; True if nothing else keeps it from being clean.
+        """Handle unread PINGs and PONGs; return whether the connection is clean then.
 
-        Who holds a connection and does not receive has not answered the server's pings.
+        A user that holds a connection without receiving does not answer the server's PINGs.
         """
         if not self._buffer or self.state["_waiting"]:
             return False
@@ -309,27 +308,27 @@ class Connection(Parkable):
         return self.is_clean()
 
     def reset_heartbeat(self) -> None:
-        """Arm the connection's own heartbeat anew, in no user's context: it outlives them."""
+        """Restart the heartbeat of the connection, in an empty context: it outlives users."""
         Context().run(self.ws._reset_heartbeat)
 
     # -- hooks -----------------------------------------------------------------------------------
 
     async def configure(self) -> None:
-        """Run the hook of a new connection; raises what that has failed with."""
+        """Run the hook ``configure`` of a new connection; raise its exception."""
         settings = self._owner.settings
         bound = Bound(settings.hook_timeout, self._configured_too_late)
-        # From now on the server may be at work for it.
+        # From now on, the server may be busy with a request of the hook.
         self.slot.cools = True
         with bound:
             await run_hook("configure", self._owner.express, self, bound.deadline)
         if self.has_ended:
-            said = "the connection ended while it was configured"
+            said = f"the connection to {self.slot.endpoint} ended during its configure hook"
             raise aiohttp.ServerDisconnectedError(in_session(settings.name, said))
         self.slot.cools = False
 
     def _configured_too_late(self, seconds: float) -> aiohttp.ConnectionTimeoutError:
         said = (
-            f"configure of a connection to {self.slot.endpoint} did not end within"
+            f"the configure hook of a connection to {self.slot.endpoint} did not end within"
             f" hook_timeout ({seconds:g} s)"
         )
         return aiohttp.ConnectionTimeoutError(in_session(self._owner.settings.name, said))
@@ -340,17 +339,17 @@ class Connection(Parkable):
         finish: Callable[["Connection", asyncio.Task[bool]], None],
         context: Context | None = None,
     ) -> None:
-        """Run a hook that no caller waits for; ``finish`` does the rest."""
-        # From now on its end is the hook's to find: were it closed before the task's first step,
-        # there would be no connection left for ``finish``.
+        """Run a hook in the background; its task calls ``finish`` at the end."""
+        # The hook, not the pool, detects the end of the connection from now on. Otherwise the
+        # connection might be gone before the first step of the task, and ``finish`` needs it.
         self.parked = False
         task = asyncio.Task(self._succeeds(name), loop=self._owner.loop, context=context)
         self.slot.task = task
-        # Not inside the coroutine: one that is cancelled before its first step never runs.
+        # Not inside the coroutine, which never runs if cancelled before its first step.
         task.add_done_callback(partial(finish, self), context=context)
 
     async def _succeeds(self, name: str) -> bool:
-        """Return whether a hook succeeded; nobody asks for the exception, which would be kept."""
+        """Return whether a hook succeeded; the task must not keep its exception."""
         seconds = self._owner.settings.hook_timeout
         try:
             await run_hook(name, self._owner.express, self, asyncio.timeout(seconds))
@@ -359,7 +358,7 @@ class Connection(Parkable):
         except asyncio.CancelledError:
             if is_being_cancelled():
                 raise
-            # The hook awaited something that was cancelled, and has failed.
+            # Something that the hook awaited was cancelled: the hook has failed.
             return False
         return True
 
@@ -368,17 +367,16 @@ class Connection(Parkable):
     @property
     def is_gone(self) -> bool:
         """Whether the socket is closed."""
-        # Whoever has not been told sees that the protocol's connection_lost() has dropped its HTTP
-        # parser, which nothing else does.
+        # Before feed_eof(), the missing HTTP parser shows the end: only connection_lost() drops it.
         return self.gone or self._protocol._parser is None
 
     def watch_closing(self) -> None:
-        """Bound the closing, and tell the owner when the socket is gone; it is not used again.
+        """Start the timer of the closing handshake; the owner learns when the socket is closed.
 
-        The second time is for a hook that has begun to close it, and has failed since.
+        A second call may shorten the time: for a hook that closes the connection and then fails.
         """
         loop, settings = self._owner.loop, self._owner.settings
-        # A server that was too slow to answer is too slow to say goodbye.
+        # A server that was too slow to answer gets less time for the closing handshake.
         seconds = settings.hasty_timeout if self.is_given_up else settings.close_timeout
         if self.closing and (self.timer is None or self.timer.when() - loop.time() <= seconds):
             return
@@ -393,7 +391,7 @@ class Connection(Parkable):
         self.closing = True
         sends = [sending for sending in self._background if isinstance(sending, asyncio.Task)]
         for sending in sends:
-            # It will find the connection closed, and its sender may be cancelled.
+            # The send will fail, and nobody may be waiting for it.
             sending.add_done_callback(_retrieve_exception)
         if sends and LOG_ON_EXCEPTION is not None:
             self._writer.transport = _UnloggedTransport(self._transport)
@@ -401,12 +399,12 @@ class Connection(Parkable):
             self._tell_gone()
 
     def say_goodbye(self) -> None:
-        """Do the closing handshake in the background."""
+        """Start the closing handshake in the background."""
         owner = self._owner
-        # In nobody's context: who leaves does not wait for it.
+        # In an empty context: it outlives the caller.
         task = asyncio.Task(self._goodbye(), loop=owner.loop, context=Context())
         owner.goodbyes.add(task)
-        # Not inside the coroutine: one that is cancelled before its first step never runs.
+        # Not inside the coroutine, which never runs if cancelled before its first step.
         task.add_done_callback(self._goodbye_said, context=Context())
 
     async def _goodbye(self) -> None:
@@ -428,23 +426,23 @@ class Connection(Parkable):
             self.abort()
 
     def until_settled(self) -> asyncio.Future[None]:
-        """Return what ends when it is closed, or pooled after its reset."""
+        """Return a future that is done when the connection is closed, or pooled after a reset."""
         if self.settled is None:
             self.settled = self._owner.loop.create_future()
         return self.settled
 
     def completion(self) -> Completion:
-        """Return what a release returns."""
+        """Return the result of a release."""
         return DONE if self.slot.conn is None else Pending(self.until_settled())
 
     def settle(self) -> None:
-        """End what waits for its release: it is pooled, or closed."""
+        """Complete the release: the connection is pooled or closed."""
         settled, self.settled = self.settled, None
         if settled is not None and not settled.done():
             settled.set_result(None)
 
     def _tell_gone(self) -> None:
-        # aiohttp swallows what is raised inside connection_lost().
+        # Deferred, because aiohttp swallows exceptions inside connection_lost().
         self._owner.loop.call_soon(self._finish, context=Context())
 
     def _finish(self) -> None:
@@ -457,7 +455,7 @@ class Connection(Parkable):
         self._owner.gone(self)
 
     async def close(self, code: int, message: bytes) -> None:
-        """Do the closing handshake as aiohttp does; whoever calls this bounds it."""
+        """Do aiohttp's closing handshake; the caller limits its time."""
         ws = self.ws
         self.forget_cancelled_receive()
         self._unwanted = _MAX_UNWANTED
@@ -466,14 +464,14 @@ class Connection(Parkable):
         finally:
             self.shut()
             if ws._exception is not None:
-                # That of a dead connection. Its traceback keeps the frame of close(), and that the
-                # connection: with TLS some 300 kB, until the cyclic collector comes.
+                # The traceback keeps the frame of close(), which keeps the connection (about 300 kB
+                # with TLS) until the next cyclic collection.
                 ws._exception.__traceback__ = None
 
     def forget_cancelled_receive(self) -> None:
-        """Let ``close()`` do its handshake after a ``receive()`` that was cancelled or timed out.
+        """Make ``close()`` do its handshake after a ``receive()`` that was cancelled or timed out.
 
-        That leaves 1006 for the close code, which ``close()`` takes for a connection that is lost.
+        Such a ``receive()`` sets the close code 1006, with which ``close()`` skips the handshake.
         """
         if self._has_given_up or self._is_read_given_up():
             self._has_given_up = True
@@ -481,7 +479,7 @@ class Connection(Parkable):
 
     @property
     def is_given_up(self) -> bool:
-        """Whether its last user, or a hook, has given up what the server did not do in time."""
+        """Whether the last user or a hook has abandoned the server, which was too slow."""
         return self.is_silent or self._has_given_up or self._is_read_given_up()
 
     def _is_read_given_up(self) -> bool:
@@ -491,14 +489,14 @@ class Connection(Parkable):
         )
 
     def give_up(self) -> None:
-        """Record that its user left in the middle of a read, or of a send."""
+        """Record that the user has abandoned a read or a send."""
         if self._protocol._paused:
-            # The server does not take what it is sent.
+            # The server does not read.
             self._has_given_up = True
         self.wake_pending_receive()
 
     def wake_pending_receive(self) -> None:
-        """End a ``receive()`` that still runs as aiohttp's ``close()`` would."""
+        """End a ``receive()`` that is under way, as aiohttp's ``close()`` does."""
         if self.state["_waiting"]:
             self._has_given_up = True
             self.state["_waiting"] = False
@@ -506,15 +504,15 @@ class Connection(Parkable):
 
     def shut(self) -> None:
         """Close the transport without a closing handshake."""
-        # aiohttp marks a response closed without closing it where receive() meets an error.
+        # After an error in receive(), aiohttp marks a response as closed without closing it.
         self.ws._response.close()
 
     def abort(self) -> None:
-        """Close the transport without waiting for anything, unsent data included."""
+        """Close the transport at once, and drop unsent data."""
         self._transport.abort()
 
     def leave_to_parent(self, error: Callable[[], BaseException]) -> None:
-        """In a forked child, take the connection for closed; not a byte goes over its socket."""
+        """Mark the connection as closed in a forked child, without touching its socket."""
         self.ws._cancel_heartbeat()
         if self.timer is not None:
             self.timer.cancel()
@@ -522,37 +520,37 @@ class Connection(Parkable):
         self.state["_writer"] = self.state["_response"] = _ParentsOwn(error)
 
     def forget(self) -> None:
-        """Let go of what is kept alive by a handle that somebody still has, or by a timer."""
+        """Drop references that a handle or a timer would keep alive."""
         if self.state.pop(CONNECTION, None) is not None and self.server_close is not None:
             self.state[CLOSE] = self.server_close
-        # aiohttp arms its heartbeat anew for the server's CLOSE, which comes after its own close().
-        # The timer would keep all of this connection for another heartbeat and a half.
+        # aiohttp restarts its heartbeat for the server's CLOSE, after its own close(). The timer
+        # would keep the connection alive for another one and a half heartbeats.
         self.ws._cancel_heartbeat()
         self._stop_accounting_for_sends()
         if hasattr(self._protocol, "_data_received_cb"):
-            # Another cycle, where there is a heartbeat; aiohttp < 3.14 has none.
+            # Another reference cycle of connections with a heartbeat, in aiohttp 3.14 and later.
             self._protocol._data_received_cb = None
 
     def let_go(self) -> None:
-        """Leave a connection in use to its user, as aiohttp made it."""
+        """Restore the connection as aiohttp created it, for its user."""
         if self._is_read_given_up():
-            # Otherwise its close() would skip the closing handshake.
+            # With this code, close() would skip the closing handshake.
             self.state["_close_code"] = None
         self.state.pop(CONNECTION, None)
         self._stop_accounting_for_sends()
-        # One that is gone has none any more.
+        # A connection that is gone has no parser any more.
         if self._protocol._payload_parser is self:
             self._protocol._payload_parser = self._parser
 
     def _stop_accounting_for_sends(self) -> None:
         if "send_frame" in getattr(self._writer, "__dict__", ()):
-            # It would be a cycle.
+            # It is a reference cycle.
             del self._writer.send_frame
 
-    # -- what the protocol calls -----------------------------------------------------------------
+    # -- callbacks of the protocol ---------------------------------------------------------------
 
     def take(self, data: bytes) -> None:
-        """Take what has come while nobody uses the connection."""
+        """Handle data that arrives while the connection is not in use."""
         self.only_control = True
         told_before = self.control_frames
         self.follow(data)
@@ -561,24 +559,24 @@ class Connection(Parkable):
             if self._resets_heartbeat:
                 self.reset_heartbeat()
             told = self._drain()
-            # The parser tells of a message once it is whole. Who is handed the connection before
-            # would receive it.
+            # The parser reports a message only when it is complete. A caller that got the
+            # connection before would receive it.
             if self.parked and not (
                 self.only_control and told == self.control_frames - told_before and self._agrees()
             ):
                 self._end(DIRTY)
         elif self.closing:
-            # The other side's CLOSE lies behind everything that it has sent before.
+            # The server's CLOSE comes after everything that it has sent before.
             self._unwanted -= len(data)
             if self._unwanted < 0:
                 self.abort()
 
     def feed_eof(self) -> None:
-        """Take the end of the connection, in place of the real parser."""
+        """Handle the end of the connection, and pass it to the parser."""
         self.gone = True
         if (waiter := self._protocol._drain_waiter) is not None:
-            # Older aiohttp shields it from the cancellation of its sender, so that nobody may be
-            # left to hear of the end.
+            # Older aiohttp shields it from the cancellation of its sender, so nobody may retrieve
+            # its exception.
             waiter.add_done_callback(_retrieve_exception)
         if not self.failed:
             self._parser.feed_eof()
@@ -588,28 +586,27 @@ class Connection(Parkable):
             self._tell_gone()
 
     def end_of_heartbeat(self) -> None:
-        """Take it that the connection's own heartbeat has found it dead."""
+        """Handle the end that the heartbeat of the connection has detected."""
         if self.parked:
             self._end(LOST)
-        # There is nobody to say goodbye to, nor to end TLS with.
+        # The server is gone, so there is no closing handshake, and none of TLS.
         self.abort()
 
     def end_held_back(self) -> None:
-        """End it where somebody asks for it and must not get it.
+        """End a connection that a caller needs but must not get.
 
-        Either it has ended, though the protocol has not been told yet, or a frame has begun to come
-        and is not whole.
+        Either it has ended and the protocol does not know yet, or a frame is incomplete.
         """
         self._end(LOST if self.has_closing_transport() else DIRTY)
 
     def _agrees(self) -> bool:
-        """Whether the parser, too, holds no part of a frame where there should be none."""
+        """Return whether the parser agrees that no frame is incomplete."""
         return self.midway != BETWEEN_FRAMES or not any(self._fragments)
 
     def _drain(self) -> int:
-        """Take what lies in the queue; each of it is there, so nothing here waits.
+        """Handle the messages in the queue without waiting; return the number of them.
 
-        Returns how many PINGs and PONGs there were.
+        The caller compares it with the number of control frames.
         """
         told = 0
         while self._buffer:
@@ -632,12 +629,12 @@ class Connection(Parkable):
 
     def _end_by_close(self, message: aiohttp.WSMessage) -> None:
         self.note_close(message)
-        # So that close() answers it and does not wait for another one.
+        # With the code, close() answers the CLOSE and does not wait for another one.
         code = self.state["_close_code"] = message.data or _NO_CLOSE_CODE
         self._end(LOST, code)
 
     def _end_by_message(self) -> None:
-        """End it for a message that nobody asked for; a server may say why before its CLOSE."""
+        """End a connection after an unexpected message, which a CLOSE may follow."""
         while self._buffer:
             message = self._read()
             if message.type is WSMsgType.CLOSE:
@@ -652,10 +649,10 @@ class Connection(Parkable):
         except StopIteration as stop:
             message: aiohttp.WSMessage = stop.value
             return message
-        raise AssertionError("a read of a queue with something in it waited")
+        raise AssertionError("read() of a queue with a message did not return at once")
 
     def _pong(self, payload: bytes) -> bool:
-        """Answer a PING; False: the connection cannot take it."""
+        """Answer a PING; return whether that was possible."""
         step = self._writer.send_frame(payload, WSMsgType.PONG)
         try:
             step.send(None)
@@ -663,23 +660,23 @@ class Connection(Parkable):
             return True
         except (aiohttp.ClientError, ConnectionError):
             return False
-        # Written, but the transport is full: a peer that sends and does not read. To go on
-        # answering would only fill memory.
+        # The transport is full: the server sends and does not read. More answers would only fill
+        # memory.
         step.close()
         return False
 
     def _end(self, how: str, code: int = 0) -> None:
         self.parked = False
-        # What happens to an idle connection is nobody's doing.
+        # In an empty context: no code of the program caused this.
         Context().run(self._owner.ended, self, how, code)
 
 
 def _share_state(ws: aiohttp.ClientWebSocketResponse) -> dict[str, Any]:
-    """Give a response an instance dictionary that its handles can share; returns it.
+    """Give a response a ``__dict__`` that its handles can share, and return it.
 
-    CPython keeps the keys of an ordinary one apart from its values, which makes lookups through a
-    second object several times slower; one that is made by itself is whole.  A subclass may have a
-    value of its own at the class, which that of the instance hides.
+    CPython stores keys and values of an ordinary ``__dict__`` separately, which makes lookups
+    through a second object several times slower; a separately created dict is combined.  Values
+    equal to class attributes are left out, except if a subclass overrides them.
     """
     cls = type(ws)
     state = ws.__dict__ = {
@@ -691,12 +688,12 @@ def _share_state(ws: aiohttp.ClientWebSocketResponse) -> dict[str, Any]:
 
 
 def reason_after(kind: type[BaseException]) -> str:
-    """Return the reason for closing a connection whose use an exception of this class has ended."""
+    """Return the reason for closing a connection after an exception of this class."""
     return "cancelled" if issubclass(kind, _CANCELLATIONS) else "failed"
 
 
 def failure_of(task: asyncio.Task[bool]) -> str:
-    """Return the reason for closing a connection after a hook in a task; empty: none."""
+    """Return the reason for closing a connection after the task of a hook; empty: success."""
     if task.cancelled():
         return "cancelled"
     error = task.exception()
@@ -706,7 +703,7 @@ def failure_of(task: asyncio.Task[bool]) -> str:
 
 
 def _close_of(message: aiohttp.WSMessage) -> tuple[int, str]:
-    """Return code and reason of a CLOSE; the server chooses the text, and may log into ours."""
+    """Return code and reason of a CLOSE; the reason is untrusted, so it is made printable."""
     text = message.extra if isinstance(message.extra, str) else ""
     shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
     return message.data or _NO_CLOSE_CODE, shown[:_MAX_REASON]
@@ -718,10 +715,10 @@ def _retrieve_exception(future: asyncio.Future[Any]) -> None:
 
 
 class _UnloggedTransport:
-    """Stands for the transport of a closing connection, for sends that a thread compresses.
+    """Replaces the transport of a closing connection, for sends that a thread compresses.
 
-    A task that has compressed asks it, in its last step, and fails.  A sender that still waits is
-    told; the loop's exception handler is not, where the sender has been cancelled.
+    After compressing, the task of the send calls ``is_closing()`` and fails.  A waiting sender gets
+    the exception; if the sender was cancelled, the exception handler of the loop does not get it.
     """
 
     __slots__ = ("_transport",)
@@ -740,9 +737,10 @@ class _UnloggedTransport:
 
 
 def _account_for_sends(writer: Any) -> set[object]:
-    """Return a set that is empty only while nothing is being sent, and all was sent whole.
+    """Return a set that is empty only if no send is under way, and all sends were complete.
 
-    A send that is cancelled while a thread compresses leaves the compressor ahead of its peer.
+    A send that is cancelled while a thread compresses leaves the compressor out of step with the
+    server.
     """
     under_way: set[object] = set()
     send_frame = writer.send_frame

@@ -1,4 +1,4 @@
-"""Bounds the time of a step, and says with an error of the pool's that it took too long."""
+"""Limits the time of a step, with an error of the pool when the time is over."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,7 +9,7 @@ __all__ = ("Bound",)
 
 
 class Bound:
-    """So many seconds for what runs inside ``deadline``; then ``error(seconds)`` is raised.
+    """Limits the block inside ``deadline`` to some seconds, then raises ``error(seconds)``.
 
     ::
 
@@ -18,8 +18,8 @@ class Bound:
             async with bound.deadline:
                 ...
 
-    Afterwards it keeps nothing alive: a deadline of asyncio's knows its task, which keeps the
-    exception, whose traceback keeps the frames that know the deadline.
+    Afterwards it keeps nothing alive.  (A timeout of asyncio refers to its task, which keeps the
+    exception, whose traceback keeps the frames that refer to the timeout.)
     """
 
     __slots__ = ("_error", "_seconds", "deadline")
@@ -30,7 +30,7 @@ class Bound:
         self._error = error
 
     def __enter__(self) -> Self:
-        """Return this."""
+        """Return the object itself."""
         return self
 
     def __exit__(
@@ -39,15 +39,15 @@ class Bound:
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        """Raise the error where the deadline has passed."""
+        """Raise the error if the deadline has passed."""
         deadline = self.deadline
         del self.deadline
         try:
             seconds = self._seconds
             if seconds is not None and isinstance(exc_val, TimeoutError) and deadline.expired():
-                # That keeps the frame of asyncio's timeout, which knows the task.
+                # The traceback keeps the frame of asyncio's timeout, which refers to the task.
                 exc_val.__traceback__ = None
                 raise self._error(seconds) from None
         finally:
-            # What is raised has this frame.
+            # The traceback of the exception has this frame.
             del deadline, exc_val, exc_tb

@@ -15,7 +15,7 @@ __all__ = ("Deadline", "Ending")
 
 
 class Deadline:
-    """The moment at which a session that is being closed stops waiting; it can come earlier."""
+    """The time at which a closing session stops waiting; it can be brought forward."""
 
     __slots__ = ("_loop", "_passed", "_timer")
 
@@ -25,19 +25,19 @@ class Deadline:
         self._timer = self._arm(seconds)
 
     def bring_forward(self, seconds: float) -> None:
-        """Let it pass in so many seconds at the latest."""
+        """Let the deadline pass in at most ``seconds`` from now."""
         if self._timer.when() - self._loop.time() > seconds:
             self._timer.cancel()
             self._timer = self._arm(seconds)
 
     async def wait_for(self, *futures: asyncio.Future[Any]) -> None:
-        """Wait for the first of these until the deadline, but for a few turns of the loop."""
+        """Wait until one of ``futures`` is done, or a few turns of the loop past the deadline."""
         await asyncio.wait({*futures, self._passed}, return_when=asyncio.FIRST_COMPLETED)
         if not any(future.done() for future in futures):
             await asyncio.wait(futures, timeout=ABORT_GRACE, return_when=asyncio.FIRST_COMPLETED)
 
     def cancel(self) -> None:
-        """Stop its timer."""
+        """Stop the timer."""
         self._timer.cancel()
 
     def _arm(self, seconds: float) -> asyncio.TimerHandle:
@@ -48,25 +48,25 @@ class Deadline:
 
 
 class Ending:
-    """Closes what a lifecycle has opened, then the client session; once for each session."""
+    """Closes the connections of a lifecycle, then the client session; once for each session."""
 
     def __init__(self, lifecycle: Lifecycle, client: Client, tracer: Tracer | None) -> None:
         self._lifecycle = lifecycle
         self._client = client
         self._tracer = tracer
-        #: Closes the session; None: it has not begun to.
+        #: The task that closes the session; None: closing has not begun.
         self.task: asyncio.Task[None] | None = None
         self._deadline: Deadline | None = None
         self._is_finishing = False
 
     def begin(self, describe: Callable[[], str]) -> None:
-        """Close everything, in a task; ``describe()`` is what is logged where something hangs."""
+        """Close everything in a task; ``describe()`` names the session in the log."""
         self._deadline = Deadline(self._lifecycle.loop, self._lifecycle.settings.close_timeout)
         self._lifecycle.shut_down()
         self._run(self._finish(describe), describe)
 
     async def wait(self) -> None:
-        """Wait until all is closed; cancelled, that goes on in the background."""
+        """Wait until everything is closed; if cancelled, closing continues in the background."""
         if self._tracer is not None:
             self._tracer.closing()
         while (closing := self.task) is not None:
@@ -75,20 +75,20 @@ class Ending:
             except asyncio.CancelledError:
                 if is_being_cancelled() or not closing.cancelled():
                     raise
-                # Not this caller was cancelled: the task was, which then has closed all the faster,
-                # or had not begun, and another has.
+                # The task was cancelled, not this caller. It has closed everything at once, or it
+                # had not begun, and another task has replaced it.
             if self.task is closing:
                 return
 
     def hasten(self) -> None:
-        """Let the session be closed soon, by a close() that is under way already, too."""
+        """Shorten the time for closing, also for a close() that is under way."""
         settings = self._lifecycle.settings
         settings.close_timeout = settings.hasty_timeout
         if self._deadline is not None:
             self._deadline.bring_forward(settings.close_timeout)
 
     async def close_client(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Close the client session of a session that was not used."""
+        """Close the client session of a session that was never used."""
         deadline = Deadline(loop, self._lifecycle.settings.close_timeout)
         try:
             await self._client.close(deadline.wait_for)
@@ -96,14 +96,14 @@ class Ending:
             deadline.cancel()
 
     def leave_to_parent(self) -> None:
-        """In a forked child, wait for nothing."""
+        """Wait for nothing, in a forked child."""
         self.task = None
 
     def _run(self, steps: Coroutine[Any, Any, None], describe: Callable[[], str]) -> None:
         loop = self._lifecycle.loop
 
         def close_if_not_begun(task: asyncio.Task[None]) -> None:
-            # Somebody has cancelled all the tasks there are.
+            # The program has cancelled all tasks.
             if task.cancelled() and not self._is_finishing and not loop.is_closed():
                 self._run(self._abort_all(describe), describe)
 
@@ -116,13 +116,12 @@ class Ending:
         assert deadline is not None
         self._is_finishing = True
         try:
-            # A connection is aborted by its own timer; what else may hang is a handshake that does
-            # not let itself be cancelled, in a connect_limiter say.
+            # Connections have their own timers. Only a handshake may hang, if it ignores its
+            # cancellation, in a connect_limiter for example.
             if not emptied.done():
                 await deadline.wait_for(emptied)
         except asyncio.CancelledError:
-            # Somebody has cancelled all the tasks there are. (Not so where the loop was left and
-            # is gone: nothing can be asked of that any more.)
+            # The program has cancelled all tasks. (GeneratorExit is different: the loop is gone.)
             await self._abort_all(describe)
             raise
         await self._abort_all(describe)
@@ -145,6 +144,6 @@ class Ending:
                 if self._tracer is not None:
                     await self._tracer.finish(deadline.wait_for)
             finally:
-                # Cancelled, it leaves no timer behind that keeps the session.
+                # Even if cancelled: the timer would keep the session alive.
                 deadline.cancel()
                 self._deadline = None

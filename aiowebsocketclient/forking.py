@@ -1,4 +1,4 @@
-"""Sessions of a process that is forked: the child must not touch what it shares with its parent."""
+"""Sessions in a forked child, which must not touch the sockets that it shares with its parent."""
 
 import os
 import weakref
@@ -8,23 +8,23 @@ __all__ = ("note_use",)
 
 
 class Inherited(Protocol):
-    """A session, in the child."""
+    """A session in a forked child."""
 
     def _leave_to_parent(self) -> object:
-        """Be closed, without touching anything; returns what must never be collected."""
+        """Mark the session as closed; return objects that must never be collected."""
 
 
-#: The sessions that a process which is forked from here inherits, and must not use.
-#: By their ``id()``, since a subclass may be equal to another by what it likes, or have no hash.
+#: Sessions that a forked child inherits, and must not use.  By ``id()``, because a subclass may
+#: define its own equality, or have no hash.
 _used_here: weakref.WeakValueDictionary[int, Inherited] = weakref.WeakValueDictionary()
 
-# What they hold, in the child. A transport that is collected is taken from the loop's selector, and
-# that is the parent's too.
+# Objects of these sessions, in the child. Collecting a transport would remove it from the selector,
+# which the child shares with the parent.
 _inherited: list[object] = []
 
 
 def note_use(session: Inherited) -> None:
-    """Record that a session is used in this process."""
+    """Record that this process uses a session."""
     _used_here[id(session)] = session
 
 

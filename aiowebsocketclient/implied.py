@@ -391,9 +391,9 @@ def _cookies_set_by(reply: aiohttp.ClientResponse, url: URL, quotes: bool) -> Ma
 
 
 class _Exchanges:
-    """The requests of one handshake, with their replies: more than one where it is redirected.
+    """The requests of one handshake and their replies; a redirect adds a request.
 
-    The jar may change between two requests, so that the second is another user's.
+    The jar may change between two requests, so the second may belong to another user.
     """
 
     __slots__ = ("_jar", "_quotes", "_replies", "_sent", "_urls")
@@ -411,7 +411,7 @@ class _Exchanges:
         self._sent = [_values(_cookie_headers(reply.request_info.headers)) for reply in replies]
 
     def replied_to(self, index: int) -> Mapping[str, str]:
-        """Return the cookies that replies to one user have set for the place of a request."""
+        """Return the cookies that replies to the same user have set for the place of a request."""
         replied: dict[str, str] = {}
         for later in range(index, len(self._replies)):
             for name, value in self._set_by(later, self._urls[index]).items():
@@ -422,9 +422,10 @@ class _Exchanges:
         return replied
 
     def _goes_on(self, name: str, index: int) -> bool:
-        """Return whether a cookie tells of the same user in a request and in the next.
+        """Return whether a cookie shows the same user in a request and in the next one.
 
-        It has the value that the reply between them has set, and otherwise that of the first.
+        The next request must have the value that the reply in between has set, or else the same
+        value as the first.
         """
         before, after = self._sent[index], self._sent[index + 1]
         if before is None or after is None:
@@ -434,7 +435,7 @@ class _Exchanges:
             return after.get(name) == replied.get(name)
         if before.get(name) == after.get(name):
             return True
-        # A cookie of one of the two places alone tells nothing of the other.
+        # A cookie that only one of the two places gets says nothing about the other place.
         places = ((before, self._urls[index]), (after, self._urls[index + 1]))
         return any(
             name not in sent and name not in _cookies_for(self._jar, url) for sent, url in places
@@ -445,7 +446,7 @@ class _Exchanges:
 
 
 def _values(sent: Sent) -> Mapping[str, str] | None:
-    """Return the cookies that were sent; None: the header is not a plain row of them."""
+    """Return the cookies that were sent, or None if the header is not a plain list of cookies."""
     pairs = _form(sent, ())
     values = dict(pairs)
     return None if len(values) < len(pairs) or "" in values else values

@@ -1,8 +1,8 @@
-"""Keeps idle connections at hand: what ``set_min_idle()`` asks for.
+"""Keeps a minimum of idle connections: implements ``set_min_idle()``.
 
-A :class:`Keeper` says how many handshakes are to be begun, and when; :class:`Keeping` begins them.
-It is told of connections that are closed, and looks once a second besides, since who takes an idle
-connection tells nobody.  It has a timer, and no task that could be cancelled.
+A :class:`Keeper` decides how many handshakes to begin, and when; :class:`Keeping` begins them.  A
+keeper is notified of closed connections.  It also looks once a second, because acquiring an idle
+connection causes no event.  It uses a timer instead of a task, which could be cancelled.
 """
 
 import asyncio
@@ -22,32 +22,32 @@ from .settings import Settings
 
 __all__ = ("Keeper", "Keeping")
 
-# Seconds between two looks at what is there.
+# Seconds between two looks at the pool.
 _PERIOD: Final = 1.0
 
-# The longest pause after a first failure; each further one doubles it. Pauses are anything up to
-# that at random, so that the clients of a server that comes back do not all come at once.
+# The longest pause after the first failure; each further failure doubles it. The actual pause is
+# random, from 0 to the longest, so that the clients of a restarted server do not all come at once.
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 30.0
 
-# Seconds for which nothing is opened after a connection was closed since too many were idle: what
-# would be opened at once would be closed soon, or another one for it.
+# Seconds without new handshakes after a connection was closed because too many were idle: a new
+# connection would soon be closed, or another one for it.
 _REST: Final = 10.0
 
-# Seconds after which a new connection has shown that the server does not end each at once.
+# Seconds after which a new connection shows that the server does not close each one at once.
 _PROBATION: Final = 1.0
 _SERVERS_DOING: Final = {CLOSE_REASONS.index("lost"), CLOSE_REASONS.index("dirty")}
 
 
 class Opening(Protocol):
-    """What :class:`Keeping` needs of a lifecycle."""
+    """The part of a lifecycle that :class:`Keeping` needs."""
 
     loop: asyncio.AbstractEventLoop
     pool: Pool
     settings: Settings
 
     def arm(self) -> None:
-        """Let the pool's timer go off in time."""
+        """Set the timer of the pool."""
 
     def close_acquired(self, slot: Slot, reason: str) -> None:
         """Close a connection."""
@@ -55,32 +55,32 @@ class Opening(Protocol):
     def start_connecting(
         self, slot: Slot, target: Target, context: Context
     ) -> asyncio.Future[Failure | None]:
-        """Begin a handshake; returns what ends with it."""
+        """Begin a handshake; return a future that ends with it."""
         ...
 
     def when_place_left(self, callback: Callable[[Slot], None]) -> None:
-        """Call this, held weakly, with the slot of each connection that is gone."""
+        """Call ``callback``, held weakly, with the slot of each connection that is gone."""
 
     def with_cookies(self, target: Target) -> Target:
-        """Return a target with the cookies and the environment of now."""
+        """Return a target with the current cookies and environment."""
         ...
 
 
 class Keeping:
-    """What ``set_min_idle()`` asked for, of all handshakes."""
+    """The keepers of all handshakes of a session."""
 
     __slots__ = ("__weakref__", "_lifecycle", "_on_look", "keepers")
 
     def __init__(self, lifecycle: Opening) -> None:
         self._lifecycle = lifecycle
-        #: By handshake; its cookies may change.
+        #: Keepers by handshake without cookies, which may change.
         self.keepers: dict[HandshakeKey, Keeper] = {}
-        # What a keeper calls must not keep alive what the user of the session has dropped.
+        # Weak: a keeper must not keep a dropped session alive.
         self._on_look = partial(_call_keep_up, weakref.ref(self))
         lifecycle.when_place_left(self._wake)
 
     def keep(self, target: Target, wanted: int) -> None:
-        """Keep so many connections of a handshake idle from now on; 0: no more."""
+        """Keep ``wanted`` connections of a handshake idle; 0: stop keeping."""
         keeper = self.keepers.get(target.key)
         if wanted:
             if keeper is None:
@@ -95,13 +95,13 @@ class Keeping:
             self._lifecycle.arm()
 
     def stop(self) -> None:
-        """Keep nothing any more."""
+        """Stop all keepers."""
         for keeper in self.keepers.values():
             keeper.stop()
         self.keepers.clear()
 
     def _keep_up(self, keeper: "Keeper") -> None:
-        """Open what is lacking of the connections that are to be idle."""
+        """Begin the handshakes that a keeper needs."""
         lifecycle = self._lifecycle
         try:
             target = lifecycle.with_cookies(keeper.target)
@@ -111,7 +111,7 @@ class Keeping:
             return
         last = keeper.rotated
         if last is not None and last.state == IDLE and not last.uses and last.key != target.key:
-            # Others have replaced the cookies since. Such connections would pile up.
+            # Others have replaced the cookies since. Such connections would accumulate.
             lifecycle.close_acquired(last, "evicted")
         spare = lifecycle.pool.spare_count(target.key, keeper.wanted)
         for _ in range(keeper.lacking(spare)):
@@ -135,10 +135,10 @@ class Keeping:
 
 
 class Keeper:
-    """How many connections of one handshake are to be idle, and how that goes.
+    """Keeps the connections of one handshake idle, and tracks failures.
 
-    ``keep_up(keeper)`` begins handshakes: as many as :meth:`lacking` says.  Nothing here keeps the
-    keeper alive but whoever made it.
+    ``keep_up(keeper)`` begins as many handshakes as :meth:`lacking` returns.  Only its creator
+    keeps a keeper alive.
     """
 
     __slots__ = (
@@ -170,33 +170,33 @@ class Keeper:
         self.target = target
         self._session_name = session_name
         self.wanted = 0
-        #: Of who asked for it: what its handshakes and its failures are traced and logged in.
+        #: Context of the last call; handshakes and failures are traced and logged in it.
         self.context: Context = copy_context()
         self._loop = loop
         self._keep_up = keep_up
         self._timer: asyncio.Handle | None = None
-        # Whether the next look is in the next turn of the loop.
+        # Whether the next look happens in the next turn of the loop.
         self._is_due = False
-        # Handshakes, with the keys that they were begun with.
+        # Handshakes under way, with the keys with which they began.
         self._under_way: dict[Slot, Hashable] = {}
-        #: The last connection, if its reply replaced cookies that it was asked with.  Then each may
-        #: make all before it useless, and no more than one is opened at a time.
+        #: The last connection, if its reply replaced cookies of its request.  A new connection then
+        #: may make the previous ones useless, so only one is opened at a time.
         self.rotated: Slot | None = None
-        # New connections that nobody has used yet, with the time since when they are open.
+        # New connections that were not used yet, with the time of their opening.
         self._on_probation: list[tuple[float, Slot]] = []
         self._failures = 0
         self._failing_since = 0.0
         self._failed_at = self._not_before = float("-inf")
 
     def want(self, target: Target, wanted: int) -> None:
-        """Keep ``wanted`` connections idle from now on."""
+        """Keep ``wanted`` connections idle."""
         self.target = target
         self.wanted = wanted
         self.context = copy_context()
         self.look()
 
     def stop(self) -> set[Slot]:
-        """Begin nothing more; returns the handshakes that are under way."""
+        """Stop; return the handshakes that are under way."""
         self.wanted = 0
         if self._timer is not None:
             self._timer.cancel()
@@ -206,7 +206,7 @@ class Keeper:
     # -- looking ---------------------------------------------------------------------------------
 
     def look(self) -> None:
-        """See to it that there is what is wanted."""
+        """Evaluate recent handshakes, begin new ones, and set the timer."""
         if self._timer is not None:
             self._timer.cancel()
         self._is_due = False
@@ -223,45 +223,45 @@ class Keeper:
                 )
 
     def wake(self) -> None:
-        """Look in the next turn of the loop: something has changed."""
+        """Look in the next turn of the loop, after a change."""
         if self.wanted and not self._is_due:
             self._is_due = True
             if self._timer is not None:
                 self._timer.cancel()
-            # Not in the context of whoever has taken, or closed, a connection.
+            # Not in the context of the code that acquired or closed a connection.
             self._timer = self._loop.call_soon(
                 _call_look, weakref.ref(self), context=self.context.copy()
             )
 
     def rest(self) -> None:
-        """Begin nothing for a while: there is no room for what is idle."""
+        """Begin no handshakes for a while: there is no room for idle connections."""
         self._not_before = max(self._not_before, clock() + _REST)
 
     def lacking(self, spare: int) -> int:
-        """Return how many handshakes may be begun, where so many connections are idle or to be."""
+        """Return how many handshakes to begin, if ``spare`` connections are idle or under way."""
         if clock() < self._not_before:
             return 0
-        # A connection that has ended already is judged once its handshake is known to be over.
+        # A connection that has already ended is judged after the end of its handshake.
         unjudged = sum(slot.reason >= 0 for slot in self._under_way)
         lacking = max(0, self.wanted - spare - unjudged)
         if self.rotated is not None:
             lacking = 0 if spare or self._under_way else min(lacking, 1)
         if self._failures:
-            # One at a time, until one has turned out well.
+            # One at a time, until a connection has proved good.
             lacking = min(lacking, 0 if self._under_way or self._on_probation else 1)
         return lacking
 
-    # -- how it goes -----------------------------------------------------------------------------
+    # -- tracking handshakes ---------------------------------------------------------------------
 
     def begun(self, slot: Slot, finished: "asyncio.Future[Any]") -> None:
-        """Take it that a handshake was begun, with which ``finished`` ends."""
+        """Record that a handshake began; ``finished`` ends with it."""
         self._under_way[slot] = slot.key
         finished.add_done_callback(partial(_call_ended, weakref.ref(self), slot))
 
     def failed(self, error: str, begun: float) -> None:
         """Record that a handshake failed or is late, or that a new connection ended at once."""
         if begun < self._failed_at:
-            # Of those begun together one counts.
+            # Of handshakes that began together, only one failure counts.
             return
         now = clock()
         if not self._failures:
@@ -278,10 +278,10 @@ class Keeper:
 
     def _ended(self, slot: Slot, finished: "asyncio.Future[Any]") -> None:
         if slot not in self._under_way:
-            # Nothing is kept any more.
+            # The keeper was stopped.
             return
         key: Any = self._under_way.pop(slot)
-        # Cancelled: it gave way to a caller that needed the place, or was drained.
+        # A cancelled handshake gave way to a caller that needed the place, or was drained.
         if not finished.cancelled():
             failure = finished.result()
             if failure is None:
@@ -292,9 +292,9 @@ class Keeper:
         self.wake()
 
     def _judge(self, now: float) -> None:
-        """See what has become of the newest handshakes and connections."""
+        """Evaluate the newest handshakes and connections."""
         for slot in [slot for slot in self._under_way if slot.late]:
-            # It may still come to a connection, but is not counted on.
+            # It may still succeed, but is no longer expected to.
             del self._under_way[slot]
             self.failed("late", slot.born)
         undecided = []
@@ -319,7 +319,7 @@ class Keeper:
         log(event, session_name=self._session_name, endpoint=endpoint, **fields)
 
     def __repr__(self) -> str:
-        """Return only what is no secret."""
+        """Return the endpoint and the number; everything else may be secret."""
         return f"<Keeper({self.target.endpoint}) wanted={self.wanted}>"
 
 

@@ -548,7 +548,7 @@ def _to_proxy(
     """Return the headers of the CONNECT request, which opens a tunnel for TLS.
 
     A handshake without TLS has no such request, but a redirect may lead it to a server with TLS.
-    The proxy then gets these headers, and its credentials, from the caller who was first.
+    The proxy then gets these headers, and its credentials, from the first caller.
     """
     by_name: dict[str, list[str]] = {}
     for name, value in _proxy_headers(options, client_session).items():

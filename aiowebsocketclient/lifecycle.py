@@ -1,8 +1,8 @@
-"""Carries out what the core decides: opens connections, closes them, and keeps the one timer.
+"""Carries out the decisions of the core: opens and closes connections, and owns the timer.
 
-What may be open and who gets it is decided in the core alone.  A :class:`Lifecycle` has no
-reference to the session that it works for: a session that its user drops has to be collected at
-once, while handshakes and connections still refer to the lifecycle.
+Only the core decides what may be open, and who gets it.  A :class:`Lifecycle` does not refer to its
+session: a dropped session must be collected at once, while handshakes and connections still refer
+to the lifecycle.
 """
 
 import asyncio
@@ -38,36 +38,36 @@ from .tracing import Tracer
 
 __all__ = ("ABORT_GRACE", "REASONS", "Failure", "Lifecycle", "fail_waiter")
 
-#: What ``discard`` of the core takes for each reason.
+#: Reasons for ``discard`` of the core, by name.
 REASONS: Final = {name: index for index, name in enumerate(CLOSE_REASONS)}
 _GAUGE_OF_IDLE: Final = GAUGES.index("idle")
 
-# The largest share of max_lifetime that is taken off at random, so that connections that were
-# opened together do not all end together.
+# The largest random reduction of max_lifetime, so that connections opened together do not end
+# together.
 _LIFETIME_JITTER: Final = 0.05
-# The share of max_lifetime after which idle connections are looked through for old ones.
+# The share of max_lifetime between two searches for old idle connections.
 _LIFETIME_TICK: Final = 0.05
 
-# Idle connections that are closed, at least, for a handshake that failed for want of a file, and
-# the seconds that their closing handshakes have.
+# Minimum number of idle connections to close after a handshake that could not open a file, and the
+# seconds for their closing handshakes.
 _FEWEST_FREED: Final = 4
 _FREEING_GRACE: Final = 1.0
 
-# Seconds that a timer may be late where the machine is not busy.
+# A timer that is later than this many seconds means that the machine is busy.
 _BUSY: Final = 0.1
 
-# Seconds after which a timer that has not gone off is taken for lost.
+# Seconds after which an overdue timer counts as lost.
 _LATEST: Final = 1.0
 
-#: Seconds that transports which were aborted have to go away; they need a few turns of the loop.
+#: Seconds for aborted transports to end; they need a few turns of the loop.
 ABORT_GRACE: Final = 0.1
 
 
 class Failure:
-    """What a handshake failed with, where tasks and futures do not show it.
+    """Hides the exception of a failed handshake from the ``repr`` of tasks and futures.
 
-    In the debug mode of asyncio their ``repr`` is logged, with that of their exception, and in
-    aiohttp's are the headers of the handshake.
+    The debug mode of asyncio logs their ``repr`` with the exception, and exceptions of aiohttp
+    contain the headers of the handshake.
     """
 
     __slots__ = ("error",)
@@ -77,9 +77,9 @@ class Failure:
 
 
 class Lifecycle:
-    """Opens and closes the connections of one session, as the core says."""
+    """Opens and closes the connections of one session, as the core decides."""
 
-    # Both from begin() on.
+    # Set by begin().
     loop: asyncio.AbstractEventLoop
     express: Express
 
@@ -94,15 +94,15 @@ class Lifecycle:
         self.settings = settings
         self._client = client
         self._tracer = tracer
-        # What is not pooled is not meant to be reused.
+        # With force_close, connections are not meant to be reused.
         self.reuse_watch = None if settings.force_close else ReuseWatch(settings.name)
         self._limiter_line = None if settings.connect_limiter is None else LimiterLine()
         self._on_place_left: Callable[[], Callable[[Slot], None] | None] | None = None
         self.implied: Implied | None = None
         self.is_closed = False
-        #: In a process that was forked from the one where the session was used.
+        #: Whether this is a forked child, and the session belongs to the parent process.
         self.is_parents = False
-        # Whether the session was dropped, open.
+        # Whether the session was dropped without close().
         self._is_abandoned = False
         # One timer serves the whole pool.
         self._tick = min(
@@ -110,54 +110,54 @@ class Lifecycle:
         )
         self.timer: asyncio.TimerHandle | None = None
         self._timer_when = math.inf
-        #: What ends with each handshake under way.
+        #: Futures that end with the handshakes under way.
         self.under_way: dict[Slot, asyncio.Future[Failure | None]] = {}
-        #: Closing handshakes; the loop itself holds tasks by weak references only.
+        #: Closing handshakes; the loop itself only refers to tasks weakly.
         self.goodbyes: set[asyncio.Task[None]] = set()
-        #: How often drain() has closed what there was, and the end of the last time.
+        #: Number of calls of drain(), and the completion of the last one.
         self.drain_count = 0
         self.draining: Completion = DONE
-        #: Ends when the last place is free, once the session is being closed.
+        #: Done when a closing session has no connections left.
         self.emptied: asyncio.Future[None] | None = None
 
     def begin(self, loop: asyncio.AbstractEventLoop, express: Express) -> None:
-        """Work in this loop from now on; hooks get their handles by ``express``."""
+        """Set the loop, and the creator of handles for hooks."""
         self.loop = loop
         self.express = express
 
     def when_place_left(self, callback: Callable[[Slot], None]) -> None:
-        """Call this, held weakly, with the slot of each connection that is gone."""
+        """Call ``callback``, held weakly, with the slot of each connection that is gone."""
         self._on_place_left = weakref.WeakMethod(callback)
 
     def with_cookies(self, target: Target) -> Target:
-        """Return a target with the cookies and the environment of now."""
+        """Return a target with the current cookies and environment."""
         return target if self.implied is None else self.implied.added_to(target)
 
     def closed_error(self) -> PoolClosedError:
-        """Return what a call gets that comes too late."""
+        """Return the error of a call after the end of the session."""
         said = "the WebSocketClientSession is closed"
         if self.is_parents:
             said = (
                 "this WebSocketClientSession belongs to the parent process, which was forked after"
-                " its first use: make one in each process"
+                " its first use: create a session in each process"
             )
         return PoolClosedError(in_session(self.settings.name, said))
 
     def handshakes_of(self, key: HandshakeKey) -> list[asyncio.Future[Failure | None]]:
-        """Return what ends with each handshake under way that is counted on."""
+        """Return a future for each handshake under way that is expected to succeed."""
         return [
             done
             for slot, done in self.under_way.items()
             if slot.key == key and slot.state != CLOSING and not slot.doubted
         ]
 
-    # -- carrying out what the core decides ------------------------------------------------------
+    # -- carrying out plans ----------------------------------------------------------------------
 
     def carry_out(self, plan: Plan | None) -> None:
-        """Do all that a plan says: the core takes it for done.
+        """Carry out a plan completely: the core assumes that it is done.
 
-        What fails on the way (for want of memory, or by a KeyboardInterrupt) is done in the next
-        turn of the loop, and raised once the rest is done.
+        A step that fails (for lack of memory, or because of a KeyboardInterrupt) is repeated in the
+        next turn of the loop; its exception is raised after the other steps.
         """
         if plan is None:
             return
@@ -187,11 +187,11 @@ class Lifecycle:
             if error is not None:
                 raise error
         finally:
-            # Its traceback has this frame.
+            # The traceback of the error has this frame.
             del error
 
     def _open_for_owner(self, slot: Slot) -> None:
-        # Opened for somebody, in this very plan.
+        # The plan has opened it for a waiter.
         assert slot.owner is not None
         caller: Caller = slot.owner.token
         target: Any = caller.route
@@ -203,7 +203,7 @@ class Lifecycle:
     def _fail_unopened(self, slot: Slot, error: BaseException) -> None:
         """Fail a handshake that could not even begin."""
         if slot.task is not None:
-            # It could, but for what was to be told of it.
+            # The handshake has begun; only a tracer or a log failed.
             return
         if slot.state == CLOSING:
             self._closed_slot(slot)
@@ -214,9 +214,9 @@ class Lifecycle:
         self.carry_out(plan)
 
     def start_closing(self, slot: Slot) -> None:
-        """Stop a handshake, or close its connection, as a plan says."""
+        """Stop a handshake, or close its connection, for a plan."""
         if slot.task is not None:
-            # What is to be done then, is done when it has ended.
+            # _finish_connecting(), or the end of the hook, does the rest.
             slot.task.cancel()
         else:
             conn: Connection = slot.conn
@@ -224,24 +224,24 @@ class Lifecycle:
             conn.say_goodbye()
 
     def arm(self) -> None:
-        """See to it that the pool's one timer goes off in time for whatever expires next.
+        """Set the timer of the pool for the next deadline.
 
-        It runs as long as there is any connection: what is released later than now does not expire
-        earlier than what would be released now, so release need not look at it.
+        The timer runs as long as there are connections, at least once per tick.  A connection
+        released later never expires before the next tick, so a release need not set the timer.
         """
         if self.is_closed or not len(self.pool):
             return
         now = clock()
         deadline = min(self.pool.next_deadline(), now + self._tick)
-        # A loop's clock that was moved, as tests do, may never reach the time of its timer.
+        # If a test has moved the loop's clock, the timer may never fire.
         if deadline >= self._timer_when > now - _LATEST:
             return
         if self.timer is not None:
             self.timer.cancel()
         self._timer_when = deadline
-        # The core's clock need not be the loop's.
+        # The clock of the core may differ from the loop's.
         delay = max(0.0, deadline - now)
-        # In nobody's context: it is armed anew for as long as there is any connection.
+        # In an empty context: the timer outlives the caller.
         self.timer = self.loop.call_later(delay, _call_expire, weakref.ref(self), context=Context())
 
     def _expire(self) -> None:
@@ -258,20 +258,20 @@ class Lifecycle:
     def start_connecting(
         self, slot: Slot, target: Target, context: Context
     ) -> asyncio.Future[Failure | None]:
-        """Begin a handshake in a task of the pool's; returns what ends with it."""
+        """Begin a handshake in a task of its own; return a future that ends with it."""
         finished: asyncio.Future[Failure | None] = self.loop.create_future()
-        # Not by create_task(): a task factory may start tasks eagerly, and the core must not be
-        # entered again while one of its plans is being carried out.
+        # Not with create_task(): a task factory may start tasks eagerly, and the core must not be
+        # called while a plan is being carried out.
         task = asyncio.Task(self._try_to_open(slot, target), loop=self.loop, context=context)
         slot.task = task
         self.under_way[slot] = finished
         if self._tracer is not None:
             self._tracer.connect_start(slot, context)
-        # Not inside the coroutine: one that is cancelled before its first step never runs.
+        # Not inside the coroutine, which never runs if cancelled before its first step.
         finish = partial(self._finish_connecting, slot, target, finished, slot.owner)
         task.add_done_callback(finish, context=context)
         if self._limiter_line is not None:
-            # After the task's first step, with which it begins unless it has to wait.
+            # After the first step of the task, in which the handshake begins or starts to wait.
             self.loop.call_soon(self._see_whether_it_waits, slot, context=Context())
         return finished
 
@@ -283,7 +283,7 @@ class Lifecycle:
             self._let_begin(line)
 
     def _let_begin(self, line: LimiterLine) -> None:
-        """Stop handshakes that keep those of callers from beginning."""
+        """Stop handshakes that keep handshakes of callers from beginning."""
         for slot in line.dispensable():
             self.carry_out(self.pool.stop(slot))
 
@@ -295,7 +295,7 @@ class Lifecycle:
         return None
 
     async def _open(self, slot: Slot, target: Target) -> None:
-        """Do the handshake, and configure the connection that comes of it."""
+        """Make the handshake, and configure the new connection."""
         ws = await connect(
             self._client.get(),
             target,
@@ -333,26 +333,26 @@ class Lifecycle:
         self.arm()
 
     def _free_files(self, slot: Slot) -> Coroutine[Any, Any, None] | None:
-        """Close some of the longest idle, for a handshake that failed for want of a file.
+        """Close the longest idle connections after a handshake that could not open a file.
 
-        None: nothing is idle or closing, or nobody waits for that handshake.
+        Returns None if no connection is idle or closing, or if no caller waits for the handshake.
         """
         if slot.owner is None:
             return None
-        # Other handshakes, and other parts of the program, fail at the same time.
+        # Several, because other handshakes and other parts of the program fail at the same time.
         plan = self.pool.evict(max(_FEWEST_FREED, self.pool.gauges()[_GAUGE_OF_IDLE] // 8))
         closing = list(plan.closing)
         self.carry_out(plan)
         if not closing:
-            # Another handshake that failed may have closed the last of them.
+            # Another failed handshake may already be closing the last of them.
             closing = [other for other in self.pool.slots() if other.state == CLOSING]
         conns: list[Connection] = [other.conn for other in closing if other.conn is not None]
         return self._until_gone(conns) if conns else None
 
     async def _until_gone(self, conns: list[Connection]) -> None:
-        """Wait until the sockets of connections that are being closed are gone, at most a second.
+        """Wait up to a second until the sockets of closing connections are closed.
 
-        Those that were idle, and whose servers do not answer, are aborted then.
+        Then abort connections that were idle, and whose servers do not answer.
         """
         ends = {conn: conn.until_settled() for conn in conns}
         await asyncio.wait(ends.values(), timeout=_FREEING_GRACE)
@@ -370,7 +370,7 @@ class Lifecycle:
         begun_for: Waiter | None,
         task: asyncio.Task[Failure | None],
     ) -> None:
-        """See what has come of a handshake: it failed, was stopped, or is a connection."""
+        """Handle the end of a handshake: it failed, was stopped, or succeeded."""
         del self.under_way[slot]
         if self._limiter_line is not None:
             self._limiter_line.leave(slot)
@@ -379,11 +379,11 @@ class Lifecycle:
         moves = False
         if error is None and slot.state != CLOSING:
             key, moves = self._key_once_open(slot, target)
-        # Not earlier: the cookie jar, and who is logged to, may drain what still has a task.
+        # Only now: the cookie jar or a log handler may call drain(), which stops tasks.
         slot.task = None
         is_stopped = slot.state == CLOSING
         if self._tracer is not None:
-            # One that was told to stop, too late, is not taken for open by anybody.
+            # A handshake that was stopped too late does not count as open.
             is_cancelled = is_stopped or task.cancelled()
             self._tracer.connected(slot, asyncio.CancelledError() if is_cancelled else error)
         if is_stopped:
@@ -407,7 +407,7 @@ class Lifecycle:
         return None if failure is None else failure.error
 
     def _finish_stopped(self, slot: Slot) -> None:
-        """End a handshake that was told to stop, which it may have been too late for."""
+        """End a handshake that was stopped, maybe too late."""
         if slot.conn is None:
             self._closed_slot(slot)
         else:
@@ -420,24 +420,24 @@ class Lifecycle:
         finished: asyncio.Future[Failure | None],
         begun_for: Waiter | None,
     ) -> None:
-        """Pass on what a handshake has failed with: to the caller that it belongs to, if any."""
+        """Pass the exception of a handshake to its caller, if there is one."""
         owner, plan = self.pool.connect_failed(slot, clock(), HandshakeFailure.of(error))
-        # Made before the caller raises its own, which adds frames and a context to that.
+        # The twin is made before the caller raises the original, which adds frames and a context.
         finished.set_result(Failure(error if owner is None else twin_of(error)))
         if owner is not None:
             fail_waiter(owner, error)
         self.carry_out(plan)
         if owner is None and begun_for is not None and begun_for.queued:
             self._fail_if_timed_out(begun_for, error)
-        # Not before the core knows, here and above: who is logged to may drain.
+        # Only after the core knows: a log handler may call drain().
         if is_debugging():
             self._log_connect_failed(slot, error)
 
     def _fail_if_timed_out(self, waiter: Waiter, error: BaseException) -> None:
-        """Fail a waiter whose late handshake has timed out, though it has had another since.
+        """Fail a waiter whose first, late handshake has timed out, even if it has another one.
 
-        It has waited for as long as a connection may take: each further handshake would give it as
-        much time again.
+        The waiter has waited as long as a connection may take.  With each further handshake it
+        would wait as long again.
         """
         if isinstance(error, asyncio.TimeoutError):
             plan = self.pool.give_up(waiter, clock(), False)
@@ -445,7 +445,7 @@ class Lifecycle:
             self.carry_out(plan)
 
     def _finish_connected(self, slot: Slot, key: HandshakeKey, moves: bool) -> None:
-        """Hand a new connection to the caller who waits for it, or to the pool."""
+        """Give a new connection to the waiting caller, or to the pool."""
         retires = math.inf
         if self.settings.max_lifetime is not None:
             jitter = 1 - _LIFETIME_JITTER * random.random()
@@ -455,10 +455,10 @@ class Lifecycle:
             conn.shut()
             conn.abort()
         plan = self.pool.connected(slot, clock(), retires, key, moves)
-        # If nobody waited it is in the free list, and must be watched like all there.
+        # Without a waiter it is idle, and must be watched.
         if slot.state == IDLE:
             conn.fresh = False
-            # While it was configured, the server may have sent a PING.
+            # The server may have sent a PING during configure.
             if not conn.park_cleared():
                 self.close_unfit(slot)
         self.carry_out(plan)
@@ -470,10 +470,7 @@ class Lifecycle:
             self.reuse_watch.opened(slot, target)
 
     def _key_once_open(self, slot: Slot, target: Target) -> tuple[HandshakeKey, bool]:
-        """Return the handshake that a new connection answers to from now on.
-
-        And whether callers that wait for a place go along: it is what they would ask for now.
-        """
+        """Return the key of a new connection, and whether waiting callers look for it now."""
         key: Any = slot.key
         if self.implied is None:
             return key, True
@@ -517,30 +514,30 @@ class Lifecycle:
     # -- closing ---------------------------------------------------------------------------------
 
     def close_unfit(self, slot: Slot) -> None:
-        """Close a connection that cannot go to another user, for the reason that it shows."""
+        """Close a connection that cannot be reused."""
         reason = slot.conn.why_unfit()
         self.heed_unread_close(slot)
         self.close_acquired(slot, reason)
 
     def heed_unread_close(self, slot: Slot) -> None:
-        """Let a CLOSE that came before the release count as if it had come after it."""
+        """Handle a CLOSE that arrived before the release as if it had arrived after it."""
         if slot.conn.unread_close_code in self.settings.retire_on:
             self.carry_out(self.pool.retire(slot))
 
     def close_acquired(self, slot: Slot, reason: str) -> None:
-        """Close a connection that is in use, or idle."""
+        """Close a connection that is in use or idle."""
         self.discard(slot, reason)
         conn: Connection = slot.conn
         conn.watch_closing()
         conn.say_goodbye()
 
     def is_fit_after(self, conn: Connection, task: asyncio.Task[bool]) -> bool:
-        """Park a connection whose hook has succeeded, or close it."""
+        """Park a connection if its hook succeeded; otherwise close it."""
         slot: Slot = conn.slot
         slot.task = None
         failure = failure_of(task)
         if slot.state == CLOSING:
-            # The session was closed meanwhile.
+            # The session was closed during the hook.
             self.start_closing(slot)
         elif failure or not conn.park_cleared():
             reason = conn.why_unfit() if conn.has_ended or not failure else failure
@@ -551,13 +548,13 @@ class Lifecycle:
         return False
 
     def discard(self, slot: Slot, reason: str) -> None:
-        """Take a connection out of the pool that is being closed."""
+        """Remove a connection that is being closed from the pool."""
         self.carry_out(self.pool.discard(slot, REASONS[reason], clock()))
 
     def ended(self, conn: Connection, how: str, code: int) -> None:
-        """Take a connection that ended while parked out of the pool, at once.
+        """Remove a connection that ended while parked from the pool at once.
 
-        ``code`` is that of the server's CLOSE; 0: there was none.
+        ``code`` is the code of the server's CLOSE, or 0.
         """
         slot: Slot = conn.slot
         if self._is_abandoned:
@@ -568,12 +565,12 @@ class Lifecycle:
         if slot.state == CLOSING:
             return
         if code in self.settings.retire_on:
-            # A waiter that was given this one, and looks for another, is not to get one of these.
+            # First, because a waiter that loses this connection must not get one of these.
             self.carry_out(self.pool.retire(slot))
         self.close_acquired(slot, how)
 
     def gone(self, conn: Connection) -> None:
-        """Free the place of a connection whose socket is gone."""
+        """Free the place of a connection whose socket is closed."""
         slot: Slot = conn.slot
         slot.conn = None
         close = conn.server_close
@@ -581,7 +578,7 @@ class Lifecycle:
             self.reuse_watch.closed(slot)
         if self._tracer is not None:
             self._tracer.closed(slot, close)
-        # A handshake that was stopped too late was not logged as opened either.
+        # A handshake that was stopped too late was not logged as opened, either.
         if is_debugging() and slot.reason >= 0:
             self._log_closed(slot, close)
         self._closed_slot(slot)
@@ -597,20 +594,20 @@ class Lifecycle:
     # -- draining --------------------------------------------------------------------------------
 
     def drain(self, keys: set[HandshakeKey] | None) -> Completion:
-        """Let no connection of these handshakes, or of any, be handed out again."""
+        """Retire the connections of these handshakes, or all connections."""
         self.drain_count += 1
         which: Any = keys
         plan = self.pool.drain(which)
         if self.implied is not None:
             self.implied.drop_routes()
-        # A handshake that is stopped has a task.
+        # Without handshakes, which have a task.
         idle = [slot.conn for slot in plan.closing if slot.task is None]
         self.carry_out(plan)
         self.draining = self._all_gone(idle)
         return self.draining
 
     def _all_gone(self, conns: list[Connection]) -> Completion:
-        """Return what ends when the sockets of connections that are being closed are gone."""
+        """Return a completion that ends when the sockets of closing connections are closed."""
         if not conns:
             return DONE
         gone: asyncio.Future[None] = self.loop.create_future()
@@ -629,7 +626,7 @@ class Lifecycle:
     # -- the end ---------------------------------------------------------------------------------
 
     def shut_down(self) -> None:
-        """Begin to close everything, in use or not; ``emptied`` tells when all is closed."""
+        """Begin to close everything, in use or not; ``emptied`` is done at the end."""
         self.is_closed = True
         if self.timer is not None:
             self.timer.cancel()
@@ -643,13 +640,13 @@ class Lifecycle:
             emptied.set_result(None)
 
     def abort_all(self) -> None:
-        """Close all sockets that there are, without waiting for anything."""
+        """Close all sockets at once."""
         for slot in self.pool.slots():
             if slot.conn is not None:
                 slot.conn.abort()
 
     def abandon(self) -> None:
-        """Close what a session has left that was dropped, open."""
+        """Close the connections of a session that was dropped without close()."""
         self._is_abandoned = True
         if self.timer is not None:
             self.timer.cancel()
@@ -661,9 +658,9 @@ class Lifecycle:
                 slot.conn.abort()
 
     def leave_to_parent(self) -> object:
-        """Take everything for closed, without touching what a child shares with its parent.
+        """Mark everything as closed in a forked child, without touching shared sockets.
 
-        Returns what must never be collected.
+        Returns objects that must never be collected.
         """
         self.is_closed = self.is_parents = True
         if self.timer is not None:
@@ -672,7 +669,7 @@ class Lifecycle:
         conns = [slot.conn for slot in slots if slot.conn is not None]
         states = [dict(conn.state) for conn in conns]
         if self._tracer is not None:
-            # Not stopped: that would ask the loop, which may refuse it in another thread.
+            # Not stop(), which calls the loop, and the loop may refuse calls in another thread.
             self._tracer.fall_silent()
         held = (slots, conns, states, set(self.goodbyes), self._client.session, self._tracer)
         for conn in conns:
@@ -688,7 +685,7 @@ def _call_expire(this: Callable[[], Lifecycle | None]) -> None:
 
 
 def fail_waiter(waiter: Waiter, error: BaseException) -> None:
-    """Let the caller that waits raise this."""
+    """Make a waiting caller raise ``error``."""
     caller: Caller = waiter.token
     caller.error = error
     caller.wake()

@@ -1,4 +1,4 @@
-"""Who waits for ``connect_limiter``, and which handshakes are stopped for them."""
+"""Handshakes that wait for ``connect_limiter``, and handshakes to stop for them."""
 
 import math
 from itertools import islice
@@ -9,22 +9,22 @@ from ._pool_py import CLOSING, CONNECTING
 
 __all__ = ("LimiterLine",)
 
-# How many of those who wait are looked at, where more do.
+# Maximum number of waiting handshakes to look at.
 _LOOKED_AT: Final = 100
 
 
 class LimiterLine:
-    """The handshakes of a session inside its ``connect_limiter``, and those that wait for it.
+    """The handshakes of a session that wait for its ``connect_limiter``, or are inside it.
 
-    A limiter that lets few handshakes run at once, such as a semaphore, is held by a handshake that
-    hangs for as long as this runs.  A handshake that its caller has given up, or that is late, goes
-    on for a while, since it may still serve; it is stopped where it keeps others from beginning.
+    A handshake that hangs keeps its place in the limiter, and a limiter such as a semaphore has few
+    places.  A handshake that is late, or whose caller has given up, continues for a while, because
+    it may still be useful; it is stopped if it keeps other handshakes from beginning.
     """
 
     __slots__ = ("_inside", "_waiting")
 
     def __init__(self) -> None:
-        # Both in order of arrival.
+        # Both in the order of arrival.
         self._inside: dict[Slot, None] = {}
         self._waiting: dict[Slot, None] = {}
 
@@ -33,7 +33,7 @@ class LimiterLine:
         return bool(self._waiting)
 
     def wait(self, slot: Slot) -> None:
-        """Record that a handshake waits, unless it has begun by now."""
+        """Record that a handshake waits, unless it has already begun."""
         if slot.state == CONNECTING and slot.began == math.inf:
             self._waiting[slot] = None
 
@@ -43,15 +43,15 @@ class LimiterLine:
         self._inside[slot] = None
 
     def leave(self, slot: Slot) -> None:
-        """Record that a handshake has left the limiter, or the line."""
+        """Record that a handshake has left the limiter or the queue."""
         self._waiting.pop(slot, None)
         self._inside.pop(slot, None)
 
     def dispensable(self) -> list[Slot]:
-        """Return handshakes to stop, at most one for each that waits on behalf of a caller.
+        """Return handshakes to stop, at most one per waiting handshake of a caller.
 
-        A handshake that is not late may yet serve callers of its own kind, so it is stopped for
-        other callers alone.
+        A handshake that is not late may still serve callers with the same key, so it is only
+        stopped for callers with other keys.
         """
         callers = [slot for slot in islice(self._waiting, _LOOKED_AT) if slot.owner is not None]
         if not callers:

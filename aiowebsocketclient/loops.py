@@ -1,4 +1,4 @@
-"""The event loop that a session belongs to: no other one will do."""
+"""Checks that a session is used in its own event loop."""
 
 import asyncio
 from typing import NoReturn
@@ -12,26 +12,27 @@ __all__ = ("refuse_to_close", "running_loop")
 def running_loop(
     loop: asyncio.AbstractEventLoop | None, session_name: str | None
 ) -> asyncio.AbstractEventLoop:
-    """Return the running loop, which has to be that of the session where it has one already."""
+    """Return the running loop, which must be ``loop`` if that is not None."""
     running = get_running_loop()
     if running is None:
-        said = "a WebSocketClientSession is used inside a running event loop only"
+        said = "a WebSocketClientSession needs a running event loop: use it in a coroutine"
         raise RuntimeError(in_session(session_name, said))
     if loop is not None and loop is not running:
         said = (
             "this WebSocketClientSession belongs to another event loop"
             + (", which is closed" if loop.is_closed() else "")
-            + ": make one for each loop"
+            + ": create a session in each loop"
         )
         raise RuntimeError(in_session(session_name, said))
     return running
 
 
 def refuse_to_close(loop: asyncio.AbstractEventLoop, session_name: str | None) -> NoReturn:
-    """Raise what ``close()`` raises in another loop than that of the session."""
-    said = "this WebSocketClientSession belongs to another event loop"
+    """Raise the error of ``close()`` in another loop than that of the session."""
+    said = "this WebSocketClientSession belongs to another event loop: await close() in that loop"
     if loop.is_closed():
         said = (
-            "the event loop of this WebSocketClientSession is closed: close a session in its loop"
+            "the event loop of this WebSocketClientSession is closed: await close() before the end"
+            " of the loop"
         )
     raise RuntimeError(in_session(session_name, said))

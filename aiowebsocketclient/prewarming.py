@@ -1,4 +1,4 @@
-"""Opens connections ahead of their callers: what ``prewarm()`` does."""
+"""Opens connections before callers need them: implements ``prewarm()``."""
 
 import asyncio
 from collections.abc import Callable
@@ -18,7 +18,7 @@ __all__ = ("Prewarm",)
 
 
 class Opening(Protocol):
-    """What :class:`Prewarm` needs of a lifecycle."""
+    """The part of a lifecycle that :class:`Prewarm` needs."""
 
     pool: Pool
     settings: Settings
@@ -27,28 +27,28 @@ class Opening(Protocol):
     draining: Completion
 
     def arm(self) -> None:
-        """Let the pool's timer go off in time."""
+        """Set the timer of the pool."""
 
     def closed_error(self) -> PoolClosedError:
-        """Return what a call gets that comes too late."""
+        """Return the error of a call after the end of the session."""
         ...
 
     def handshakes_of(self, key: HandshakeKey) -> list[asyncio.Future[Failure | None]]:
-        """Return what ends with each handshake under way that is counted on."""
+        """Return a future for each handshake under way that is expected to succeed."""
         ...
 
     def start_connecting(
         self, slot: Slot, target: Target, context: Context
     ) -> asyncio.Future[Failure | None]:
-        """Begin a handshake; returns what ends with it."""
+        """Begin a handshake; return a future that ends with it."""
         ...
 
 
 class Prewarm:
     """One run of ``prewarm()``.
 
-    It begins handshakes until as many connections are open as are wanted, a handshake has failed,
-    one has given way to a caller, or the session is closed; then it waits for those under way.
+    It begins handshakes until enough connections are open, a handshake has failed or given way to a
+    caller, or the session is closed.  Then it waits for the handshakes under way.
     """
 
     def __init__(
@@ -62,20 +62,20 @@ class Prewarm:
         self._target = target
         self._wanted = wanted
         self._progress = progress
-        # Since the session was drained last.
+        # Since the last drain.
         self._begun = 0
         self._gave_way = False
         self._drain_count = lifecycle.drain_count
         self._opened = 0
         # Handshakes under way.
         self._pending: dict[asyncio.Future[Failure | None], Slot] = {}
-        # Those that were not counted on any more, and what the late ones that ended have raised.
+        # Doubted handshakes, and the exceptions of handshakes, prompt and late.
         self._doubted: set[Slot] = set()
         self._errors: list[BaseException] = []
         self._late_errors: list[BaseException] = []
 
     async def run(self) -> int:
-        """Return how many connections it opened, or raise what handshakes have failed with."""
+        """Return the number of opened connections, or raise the exceptions of handshakes."""
         try:
             while True:
                 if self._drain_count != self._lifecycle.drain_count:
@@ -85,7 +85,7 @@ class Prewarm:
                 under_way = self._counted_on()
                 if not under_way:
                     break
-                # Nobody tells of one that is late.
+                # With a timeout, because a handshake that becomes late causes no event.
                 await asyncio.wait(
                     under_way, timeout=LATE_FLOOR, return_when=asyncio.FIRST_COMPLETED
                 )
@@ -102,7 +102,7 @@ class Prewarm:
     async def _begin_anew(self) -> None:
         self._drain_count, self._begun, self._gave_way = self._lifecycle.drain_count, 0, False
         if self._lifecycle.settings.limit or self._lifecycle.settings.limit_total:
-            # Their places may be needed.
+            # The new connections may need the places of the old ones.
             await self._lifecycle.draining
 
     def _begin_handshakes(self) -> None:
@@ -119,7 +119,7 @@ class Prewarm:
     def _may_begin(self) -> bool:
         if self._errors or self._gave_way or self._lifecycle.is_closed:
             return False
-        # Never more than wanted altogether: what a server ends at once is not made anew.
+        # At most as many as wanted: a connection that the server closes at once is not replaced.
         most = self._wanted + min(len(self._doubted), self._wanted)
         return self._begun < most and self._open_count() < self._wanted
 
@@ -127,12 +127,13 @@ class Prewarm:
         return self._lifecycle.pool.open_count(self._target.key)
 
     def _counted_on(self) -> list[asyncio.Future[Failure | None]]:
-        """Return the handshakes to wait for; none: it is done."""
-        # Callers and other prewarms open some too.
+        """Return the handshakes to wait for; empty at the end."""
+        # Callers and other prewarms open connections, too.
         under_way = self._lifecycle.handshakes_of(self._target.key)
         if self._open_count() - len(under_way) >= self._wanted or self._errors:
             return [future for future, slot in self._pending.items() if not slot.doubted]
-        # One that a caller has given up may still come to a connection; one that is late may not.
+        # A handshake that a caller has abandoned may still succeed; a late handshake is not
+        # expected to.
         return under_way + [future for future, slot in self._pending.items() if not slot.late]
 
     def _take_ended(self) -> None:
@@ -140,7 +141,7 @@ class Prewarm:
             self._take(future)
 
     def _take(self, future: asyncio.Future[Failure | None]) -> None:
-        """See what has become of a handshake."""
+        """Record the result of a handshake."""
         slot = self._pending.pop(future)
         if future.cancelled():
             if not (slot.drained or slot in self._doubted):
@@ -164,13 +165,13 @@ class Prewarm:
             if errors:
                 raise self._error_of(errors)
         finally:
-            # Its traceback has this frame.
+            # The traceback of the error has this frame.
             del errors, late_errors
 
     def _error_of(self, errors: list[BaseException]) -> BaseException:
         exceptions = [error for error in errors if isinstance(error, Exception)]
         if len(exceptions) < len(errors):
-            # What a connect_limiter raises may be no Exception, and would be none in a group.
+            # A connect_limiter may raise a BaseException, which must not be hidden in a group.
             return next(error for error in errors if not isinstance(error, Exception))
         number = len(errors) + self._opened
         said = f"{len(errors)} of {number} handshakes with {self._target.endpoint} failed"
@@ -179,7 +180,7 @@ class Prewarm:
 
     def _late_error(self) -> aiohttp.ConnectionTimeoutError:
         said = (
-            f"a handshake with {self._target.endpoint} takes several times as long as is usual"
-            " there, or several seconds where none has succeeded yet"
+            f"a handshake with {self._target.endpoint} takes several times as long as usual, or"
+            " several seconds, if no handshake has succeeded there yet"
         )
         return aiohttp.ConnectionTimeoutError(in_session(self._lifecycle.settings.name, said))

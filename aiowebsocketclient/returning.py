@@ -1,4 +1,4 @@
-"""The end of a use: release, an exception that leaves the block, close, detach, a lost handle."""
+"""The end of a use: release, close, detach, an exception in the block, a lost handle."""
 
 import asyncio
 import warnings
@@ -22,14 +22,13 @@ from .tracing import Tracer
 __all__ = ("Returning",)
 
 
-#: What ``Express.release`` returns where it has done nothing: the connection is not fit for another
-#: use, or not yet; somebody watches its releases; or this is another thread.  Otherwise it returns
-#: what is left to be done, a plan or None.
+#: Result of ``Express.release`` if it has done nothing: the connection cannot be reused, or not
+#: yet; its releases are watched; or this is another thread.  Otherwise, it is a plan or None.
 UNRELEASED: Final = False
 
 
 class Closing(Protocol):
-    """What :class:`Returning` needs of a lifecycle."""
+    """The part of a lifecycle that :class:`Returning` needs."""
 
     loop: asyncio.AbstractEventLoop
     pool: Pool
@@ -39,23 +38,23 @@ class Closing(Protocol):
     reuse_watch: ReuseWatch | None
 
     def carry_out(self, plan: Plan | None) -> None:
-        """Do all that a plan says."""
+        """Carry out a plan of the core."""
 
     def close_acquired(self, slot: Slot, reason: str) -> None:
         """Close a connection."""
 
     def closed_error(self) -> PoolClosedError:
-        """Return what a call gets that comes too late."""
+        """Return the error of a call after the end of the session."""
         ...
 
     def discard(self, slot: Slot, reason: str) -> None:
-        """Take a connection out of the pool that its user closes."""
+        """Remove a connection that its user closes from the pool."""
 
     def heed_unread_close(self, slot: Slot) -> None:
-        """Retire others because of a CLOSE that nobody has read."""
+        """Retire other connections because of an unread CLOSE."""
 
     def is_fit_after(self, conn: Connection, task: asyncio.Task[bool]) -> bool:
-        """Park a connection whose hook has succeeded, or close it."""
+        """Park a connection if its hook succeeded; otherwise close it."""
         ...
 
     def log(self, slot: Slot, event: str) -> None:
@@ -80,7 +79,7 @@ class Returning:
         self._leak_watch = leak_watch
 
     def released(self, handle: ClientWebSocketResponse, plan: Plan | Literal[False]) -> Completion:
-        """Finish a release: ``plan`` is what ``Express.release`` has left to be done."""
+        """Finish a release: ``plan`` is the result of ``Express.release``."""
         slot = handle._slot
         assert slot is not None
         if plan is UNRELEASED:
@@ -98,11 +97,11 @@ class Returning:
             plan = self._lifecycle.express.release(handle)
         if plan is not UNRELEASED:
             self._lifecycle.carry_out(plan)
-        # Too old, or one too many.
+        # The pool closes it if it is too old, or if too many connections are idle.
         return slot.conn.completion() if slot.state == CLOSING and slot.conn else DONE
 
     def _end_use(self, slot: Slot) -> None:
-        """Tell those who watch that nobody uses a connection any more; at least once for each."""
+        """Report the end of a use to the tracer and the leak watch, at least once."""
         if self._tracer is not None:
             self._tracer.released(slot)
         if self._leak_watch is not None:
@@ -113,11 +112,11 @@ class Returning:
         assert slot is not None
         conn: Connection | None = slot.conn
         if conn is None or slot.state == CLOSING:
-            # The session was closed under it.
+            # The session was closed during the use.
             handle._cut_off()
             if conn is None:
                 return DONE
-            # Its closing handshake would wait for a receive() that no longer tells it of its end.
+            # The closing handshake would wait for a receive() that no longer reports its end.
             conn.wake_pending_receive()
             return conn.completion()
         reason = "forced" if conn.is_clean() else conn.why_unfit()
@@ -140,13 +139,13 @@ class Returning:
                 conn.settle()
 
     def fail(self, handle: ClientWebSocketResponse, kind: type[BaseException]) -> None:
-        """Close a connection whose block was left by an exception; nobody waits for the server."""
+        """Close a connection after an exception in its block, without waiting for the server."""
         ensure_room()
         slot = handle._slot
         assert slot is not None
         conn: Connection | None = slot.conn
         if not self._lifecycle.loop.is_closed():
-            # The garbage collector may end a coroutine in any thread; its handle is lost then.
+            # With a closed loop, the garbage collector may end the coroutine in any thread.
             self._check_thread("__aexit__()", handle)
             self._end_use(slot)
         handle._cut_off()
@@ -157,7 +156,7 @@ class Returning:
             self._lifecycle.close_acquired(slot, reason_after(kind))
 
     def detach(self, handle: ClientWebSocketResponse) -> None:
-        """Leave a connection to its user for good."""
+        """Hand a connection over to its user for good."""
         ensure_room()
         self._check_thread("detach()", handle)
         slot = handle._slot
@@ -166,7 +165,7 @@ class Returning:
         if conn is None or slot.state == CLOSING:
             raise self._lifecycle.closed_error()
         if conn.state["_closed"] or conn.state["_closing"]:
-            said = f"{handle!r} is closed: release() it instead"
+            said = f"{handle!r} cannot be detached, because it is closed: release() it instead"
             raise WebSocketPoolError(in_session(self._lifecycle.settings.name, said))
         self._end_use(slot)
         if self._client.is_owned:
@@ -184,7 +183,7 @@ class Returning:
             self._lifecycle.log(slot, "detached")
 
     def begin_close(self, handle: ClientWebSocketResponse) -> None:
-        """Take a connection out of the pool that its user is about to close."""
+        """Remove a connection from the pool before its user closes it."""
         ensure_room()
         self._check_thread("close()", handle)
         slot = handle._slot
@@ -199,14 +198,14 @@ class Returning:
         conn.watch_closing()
 
     def handle_lost(self, handle: ClientWebSocketResponse) -> None:
-        """Get back what a handle held that was collected unreleased; called by its finalizer."""
+        """Close the connection of a handle that was collected unreleased, and warn."""
         slot = handle._slot
         assert slot is not None
         if slot.state != ACQUIRED or self._lifecycle.is_parents:
-            # The session was closed under it.
+            # The session was closed during the use.
             return
         if not self._lifecycle.loop.is_closed():
-            # The garbage collector may run in any thread, and in anybody's context.
+            # The garbage collector may run in any thread, and in any context.
             self._lifecycle.loop.call_soon_threadsafe(self._reclaim, slot, context=Context())
         place = None if slot.conn is None else slot.conn.acquired_at
         where = "" if place is None else "\n  ".join(["\nAcquired at:", *lines_of(place)])
@@ -215,7 +214,7 @@ class Returning:
             in_session(self._lifecycle.settings.name, said),
             ResourceWarning,
             source=handle,
-            # Of whoever has dropped it.
+            # The code that dropped the handle.
             stacklevel=3,
         )
 
@@ -225,23 +224,23 @@ class Returning:
             self._lifecycle.close_acquired(slot, "failed")
 
     def _check_thread(self, what: str, handle: ClientWebSocketResponse) -> bool:
-        """Refuse what cannot be done from here, before anything is.
+        """Raise if the call comes from another thread, or after the end of the loop.
 
-        Returns whether the loop has gone on in another thread than before.
+        Returns whether the loop now runs in another thread than before.
         """
         slot = handle._slot
         assert slot is not None
         if slot.conn is None or slot.state == CLOSING:
-            # The session was closed under it: nothing will be done.
+            # The session was closed during the use: there is nothing to do.
             return False
         if self._lifecycle.loop.is_closed():
-            said = f"{what} came too late: the event loop of the session is closed"
+            said = f"{what} was called after the event loop of the session was closed"
             raise RuntimeError(in_session(self._lifecycle.settings.name, said))
         if get_ident() == self._lifecycle.express.thread:
             return False
         if self._lifecycle.loop.is_running() and get_running_loop() is not self._lifecycle.loop:
             said = (
-                f"{what} was called in another thread than that of the session's event loop:"
+                f"{what} was called in another thread than the session's event loop:"
                 " use loop.call_soon_threadsafe() or asyncio.run_coroutine_threadsafe()"
             )
             raise RuntimeError(in_session(self._lifecycle.settings.name, said))

@@ -209,12 +209,12 @@ def _mark(value: Any) -> _Mark:
     try:
         return hash(value)
     except TypeError:
-        # A hook may be an object that has none.
+        # A hook may be an object without a hash.
         return id(value)
 
 
 def _identity(value: Any) -> _Mark:
-    """Return what is equal for the same object alone."""
+    """Return a mark that is equal only for the same object."""
     hash_of: Any = type(value).__hash__
     if hash_of is object.__hash__:
         # A later object may have the same address as a collected one, and so the same hash.

@@ -1,8 +1,8 @@
 """The session: the methods that users call.
 
 Its parts do the work: ``acquiring.py``, ``returning.py``, ``prewarming.py``, ``keeping.py`` and
-``ending.py``, all by way of ``lifecycle.py``.  The core alone decides what may be open and who gets
-it.
+``ending.py``, all by means of ``lifecycle.py``.  Only the core decides what may be open, and who
+gets it.
 """
 
 import asyncio
@@ -44,11 +44,11 @@ from .typedefs import Acquisition, WS_co, WSConnectOptions
 
 __all__ = ("GOING_AWAY", "WebSocketClientSession")
 
-#: For ``retire_on=``: the close codes of a server that goes away (1001), restarts (1012), or has
-#: too much to do (1013).
+#: For ``retire_on=``: the close codes of a server that goes away (1001), restarts (1012), or is
+#: overloaded (1013).
 GOING_AWAY: Final = frozenset({1001, 1012, 1013})
 
-# asyncio asks what it is to run whether it is a coroutine, which an Acquisition is.
+# asyncio only runs coroutines; these classes are coroutines for it.
 Acquisition.register(_compat.Acquisition)
 Completion.register(type(DONE))  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -58,70 +58,74 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
 
     :param conn_timeout: seconds for one connection to be established: DNS, TCP, TLS and the
         upgrade; then ``aiohttp.ConnectionTimeoutError``.  0 or None: no timeout.
-    :param force_close: close the connection on release instead of pooling it.
-    :param limit: simultaneous connections to one endpoint ``(host, port, is_ssl)``; None or 0: no
+    :param force_close: close connections on release instead of pooling them.
+    :param limit: maximum number of connections to one endpoint ``(host, port, is_ssl)``; None or 0:
+        no limit.
+    :param headers: headers of every handshake.
+    :param client_session: the ``aiohttp.ClientSession`` used to connect; default: the session's
+        own, without limit and without cookies.
+    :param loop: the event loop; default: the loop that runs at the first use.
+    :param ws_response_class: a subclass of :class:`ClientWebSocketResponse` to return.  For type
+        checkers, the session is then a ``WebSocketClientSession[MyWS]``.
+    :param limit_total: maximum number of connections to all endpoints; None or 0: no limit.
+    :param max_connecting: maximum number of handshakes under way to one endpoint; None or 0: no
         limit.
-    :param headers: sent with every handshake.
-    :param client_session: the ``aiohttp.ClientSession`` used to connect; default: one of its own,
-        without limit and without cookies.
-    :param loop: the event loop; default: the one running at first use.
-    :param ws_response_class: a subclass of :class:`ClientWebSocketResponse` to return.  The session
-        is a ``WebSocketClientSession[MyWS]`` then, to type checkers.
-    :param limit_total: simultaneous connections over all endpoints; None or 0: no limit.
-    :param max_connecting: handshakes under way at once to one endpoint; None or 0: no limit.
-    :param acquire_timeout: seconds a caller waits for a connection, whatever the cause; then
-        :exc:`PoolTimeoutError`.  None: no timeout.  0: only if one can be had at once: an idle one,
-        whose ``check`` may end.
-    :param max_waiting: callers queued for one endpoint; one more gets :exc:`TooManyWaitersError`.
-        None: no limit.
-    :param max_idle: seconds unused before an idle connection is closed.  None: never.
-    :param max_idle_connections: idle connections over all endpoints; where one more becomes idle,
-        the longest idle is closed.  Default: half of the soft limit of open files of the process
-        (``ulimit -n``), when the session is made; 256 on Windows, where there is no such limit and
-        ``select()`` takes 512 sockets.  None: no bound.  0 is refused, as it means "no limit" with
-        the other options: ``force_close=True`` is what pools nothing.
-    :param max_lifetime: seconds since its handshake began after which a connection is not handed
-        out again, less up to 5 % at random.  None: no limit.
-    :param close_timeout: seconds for a closing handshake before the transport is aborted;
-        :meth:`close` as a whole takes no longer either.  At most a second after a read that was
-        given up, after a hook that ran into a timeout or failed before the server had sent
-        anything, and where the session's own block is left by an exception.
-    :param cooldown: seconds for which a place stays taken after a connection was closed while it
-        was in use, or with a reply on its way.  A server may count it until its handler has
-        noticed, and would refuse the next one.  0: none.
+    :param acquire_timeout: seconds that a caller waits for a connection, for any reason; then
+        :exc:`PoolTimeoutError`.  None: no timeout.  0: do not wait: the caller only gets an idle
+        connection, whose ``check`` may take its time.
+    :param max_waiting: maximum number of callers queued for one endpoint; the next caller gets
+        :exc:`TooManyWaitersError`.  None: no limit.
+    :param max_idle: seconds after which an unused idle connection is closed.  None: never.
+    :param max_idle_connections: maximum number of idle connections of all endpoints; if one more
+        becomes idle, the longest idle connection is closed.  Default: half of the process's soft
+        limit of open files (``ulimit -n``) when the session is created; 256 on Windows, which has
+        no such limit, but where ``select()`` accepts only 512 sockets.  None: no limit.  0 raises
+        ``ValueError``, because it means "no limit" in other options: use ``force_close=True`` to
+        pool nothing.
+    :param max_lifetime: seconds since the start of the handshake after which a connection is not
+        handed out again, less up to 5 % at random.  None: no limit.
+    :param close_timeout: seconds for a closing handshake before the transport is aborted; also the
+        limit of :meth:`close` as a whole.  At most a second is used after a ``receive()`` that was
+        cancelled or timed out, after a hook that timed out or failed before the server sent
+        anything, and if an exception leaves the session's own block.
+    :param cooldown: seconds for which a place stays taken after a connection was closed while in
+        use, or with a reply on the way.  A server may still count the connection until its handler
+        notices the end, and might refuse the next one.  0: no cooldown.
     :param client_session_owner: whether :meth:`close` closes ``client_session``.
     :param connect_limiter: an asynchronous context manager entered around each handshake, such as
         ``aiolimiter.AsyncLimiter(300, 300)`` or ``asyncio.Semaphore(10)``.
-    :param configure: ``async (ws) -> None``, called once for each connection after its handshake,
-        to authenticate, say.  One that raises fails the caller that the handshake was made for.
-    :param check: the same, called before a connection that was pooled is handed out.  One that
-        raises costs the connection; the caller gets the next, or a new one.  Idle connections of
-        that endpoint that have received nothing since the failed one last did are checked in the
-        background before anybody gets them: a caller pays for one failed check, not for each.  With
-        ``acquire_timeout=0`` it gets none of these, and no new one, either.
-    :param reset: the same, called after a release and before the connection is pooled or handed on,
-        to unsubscribe, say.  One that raises costs the connection.  Nobody need wait for it.
-    :param hook_timeout: seconds for one run of a hook, which has failed then.  None: no timeout.
-    :param retire_on: codes, such as those in :data:`GOING_AWAY`.  When the server closes an idle
-        connection with one of them, the idle ones of the same handshake that are as old, or older,
-        are closed too, before they are handed out and their users find them closed one by one.
-    :param leak_threshold: seconds in use after which a connection is logged, once, with where it
-        was acquired.  None: none is.
-    :param trace_configs: what is to be called when something happens in the pool: see
-        :class:`TraceConfig`.
-    :param name: tells this session from others of the process: in its ``repr``, in log records, in
-        the errors of the pool, and in metrics, as the pool's name.  None: it has none.
+    :param configure: hook ``async (ws) -> None``, called once for each connection after its
+        handshake, for example to authenticate.  If it raises, the caller of the handshake gets the
+        exception.
+    :param check: hook, called before a pooled connection is handed out.  If it raises, the
+        connection is closed, and the caller gets another or a new connection.  Idle connections to
+        the endpoint that have received nothing since the failed connection last did are then
+        checked in the background before anybody gets them: a caller pays for one failed check, not
+        for each.  With ``acquire_timeout=0``, the caller gets neither these nor a new connection.
+    :param reset: hook, called after a release, before the connection is pooled or handed on, for
+        example to unsubscribe.  If it raises, the connection is closed.  No caller has to wait for
+        it.
+    :param hook_timeout: seconds for one run of a hook; then the hook has failed.  None: no timeout.
+    :param retire_on: close codes, such as :data:`GOING_AWAY`.  If the server closes an idle
+        connection with one of them, idle connections with the same handshake and the same or a
+        greater age are closed, too, before callers find them closed one by one.
+    :param leak_threshold: seconds in use after which a connection is logged once, with the place
+        where it was acquired.  None: no logging.
+    :param trace_configs: handlers for events of the pool: see :class:`TraceConfig`.
+    :param name: name of the session: in its ``repr``, in log records, in errors of the pool, and,
+        as the name of the pool, in metrics.  None: no name.
 
-    A hook gets a handle of its own, whose ``release()`` does nothing; to close it, or to leave a
-    message unread after ``check`` or ``reset``, is a failure too.  A connection counts as acquired
-    while ``check`` or ``reset`` runs, and as connecting while ``configure`` does.
+    A hook gets its own handle, whose ``release()`` does nothing.  A hook fails if it closes the
+    connection, and ``check`` or ``reset`` also fail if they leave a message unread.  A connection
+    counts as acquired while ``check`` or ``reset`` runs, and as connecting while ``configure``
+    runs.
 
-    Bad arguments raise ``TypeError`` or ``ValueError`` here.  A session belongs to one event loop
-    and is not thread-safe.
+    Invalid arguments raise ``TypeError`` or ``ValueError`` immediately.  A session belongs to one
+    event loop and is not thread-safe.
     """
 
-    # What hardly changes. CPython looks up a method of an object faster while its dictionary has no
-    # more than 30 names, and a subclass adds some of its own.
+    # Attributes that hardly change. CPython looks up methods faster while the __dict__ of an object
+    # has at most 30 names, and a subclass adds names.
     __slots__ = (
         "__dict__",
         "__weakref__",
@@ -145,7 +149,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         "_tracer",
     )
 
-    # Read by __del__, which runs even where the constructor is refused its arguments.
+    # For __del__, which runs even if the constructor raises.
     _bound = False
 
     @arguments.hinting
@@ -158,7 +162,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         headers: LooseHeaders | None = None,
         client_session: aiohttp.ClientSession | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
-        # Type checkers do without the default: that of the type variable is the same.
+        # For type checkers, the type variable has the same default.
         ws_response_class: type[WS_co] = ClientWebSocketResponse,  # type: ignore[assignment]
         limit_total: int | None = None,
         max_connecting: int | None = 100,
@@ -180,7 +184,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         trace_configs: Iterable[TraceConfig] = (),
         name: str | None = None,
     ) -> None:
-        # The options by name, and no other local variable yet.
+        # The options by name: there are no other local variables yet.
         settings = self._settings = Settings(locals())
         self._client = Client(arguments.client_session(client_session), bool(client_session_owner))
         self._loop = arguments.loop(loop)
@@ -188,7 +192,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         threshold = settings.leak_threshold
         self._leak_watch = None if threshold is None else LeakWatch(threshold, settings.name)
         self._tracer = Tracer(self, settings.trace_configs) if settings.trace_configs else None
-        # Whether each acquisition and each end of one has to go through here.
+        # Whether each acquisition and each release must go through the session.
         self._is_watched = self._tracer is not None or self._leak_watch is not None
         self._pool = settings.make_pool()
         self._targets = Targets(settings.headers)
@@ -202,9 +206,10 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         self._divide_work()
 
     def _divide_work(self) -> None:
-        """Make the parts of the session: none refers to it, so that it is collected when dropped.
+        """Create the parts of the session.
 
-        What the core asks of a session by name are their methods, without a call in between.
+        No part refers to the session, so a dropped session is collected at once.  The core calls
+        methods of the parts directly, by attributes of the session.
         """
         self._lifecycle = Lifecycle(self._pool, self._settings, self._client, self._tracer)
         self._keeping = Keeping(self._lifecycle)
@@ -223,11 +228,11 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         self._detach = returning.detach
         self._begin_close = returning.begin_close
         self._express = self._lending = self._make_express(None, 0)
-        # Where there is a check or a reset, the session itself has to see to every call.
+        # With check or reset, every call must go through the session.
         self._detour = self._make_express(None, 0)
         self._detour.plain_exit = False
 
-    # -- what can be seen ------------------------------------------------------------------------
+    # -- reading ---------------------------------------------------------------------------------
 
     @property
     def closed(self) -> bool:
@@ -238,49 +243,49 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
 
     @property
     def name(self) -> str | None:
-        """The name that the session was given; None: it has none."""
+        """The name of the session, or None."""
         return self._settings.name
 
     @property
     def limit(self) -> int | None:
-        """Simultaneous connections to one endpoint; None: no limit.  :meth:`resize` changes it."""
+        """Maximum connections to one endpoint; None: no limit.  :meth:`resize` changes it."""
         return self._settings.limit
 
     @property
     def force_close(self) -> bool:
-        """Whether a connection is closed on release instead of being pooled."""
+        """Whether connections are closed on release instead of being pooled."""
         return self._settings.force_close
 
     @property
     def client_session(self) -> aiohttp.ClientSession:
         """The ``aiohttp.ClientSession`` used to connect.
 
-        The session's own is made at first use, which needs a running event loop.
+        The first use creates the session's own, which needs a running event loop.
         """
         if self._client.session is None:
             self._bind()
         return self._client.get()
 
     def stats(self) -> PoolStats:
-        """Return gauges and counters over all endpoints.
+        """Return gauges and counters of all endpoints together.
 
-        This and :meth:`stats_by_endpoint` can be called in any thread; the counters never fall.
+        This method and :meth:`stats_by_endpoint` are thread-safe; the counters never decrease.
         """
         return PoolStats.from_core(self._pool.gauges(), self._pool.counters())
 
     def stats_by_endpoint(self) -> dict[EndpointKey, PoolStats]:
-        """Return the same for each endpoint that has anything alive."""
+        """Return the same for each endpoint with a connection, handshake or waiting caller."""
         by_endpoint: Any = self._pool.by_endpoint()
         return {key: PoolStats.from_core(*numbers) for key, numbers in by_endpoint.items()}
 
     def __reduce__(self) -> NoReturn:
-        """Refuse to be copied or pickled."""
+        """Raise: a session cannot be copied or pickled."""
         raise TypeError(
-            f"a {type(self).__name__} can be neither copied nor pickled: its connections are open"
+            f"{type(self).__name__} cannot be copied or pickled: its connections are open"
         )
 
     def __repr__(self) -> str:
-        """Return the class and the name with live counts."""
+        """Return the class and the name with the current numbers."""
         connecting, acquired, idle, closing, waiting, endpoints = self._pool.gauges()
         state = "" if self._settings.name is None else f"{self._settings.name!r} "
         state += "closed " if self._lifecycle.is_closed else ""
@@ -291,7 +296,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
 
     # -- acquiring -------------------------------------------------------------------------------
 
-    # The core takes any options, and refuses those that are none.
+    # The core accepts any keyword arguments, and refuses unknown ones.
     @arguments.implemented_by(SessionBase.ws_connect)
     def ws_connect(  # type: ignore[override]
         self,
@@ -301,21 +306,22 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         acquire_timeout: float | None = UNSET,
         **options: Unpack[WSConnectOptions[WS_co]],
     ) -> Acquisition[WS_co]:
-        """Acquire a connection to ``url``: an open one where there is one, or a new one.
+        """Acquire a connection to ``url``: an idle connection if there is one, or a new one.
 
-        The result is a coroutine that returns a :class:`ClientWebSocketResponse`, or is used as
-        ``async with session.ws_connect(url) as ws``: a clean exit releases the connection, any
-        exception closes it, in the background.
+        Await the result, a coroutine that returns a :class:`ClientWebSocketResponse`, or use it as
+        ``async with session.ws_connect(url) as ws``: a clean exit releases the connection, and any
+        exception closes it in the background.
 
         :param url: a ``str`` or a ``yarl.URL``.
-        :param reuse_key: stands for the headers and the cookies when it is decided which open
-            connections will do; any hashable.
-        :param acquire_timeout: overrides the session's.
-        :param options: those of :meth:`aiohttp.ClientSession.ws_connect`, with its defaults; and
-            ``configure``, ``check`` and ``reset``, with the session's.
+        :param reuse_key: any hashable object; replaces headers and cookies in the comparison that
+            decides which open connections fit.
+        :param acquire_timeout: overrides the option of the session.
+        :param options: options of :meth:`aiohttp.ClientSession.ws_connect`, with its defaults; and
+            ``configure``, ``check`` and ``reset``, which default to the hooks of the session.
 
-        Raises :exc:`PoolTimeoutError`, :exc:`TooManyWaitersError`, :exc:`PoolClosedError`, and what
-        aiohttp raises while connecting.  A wrong argument is refused at the call.
+        Raises :exc:`PoolTimeoutError`, :exc:`TooManyWaitersError`, :exc:`PoolClosedError`, and the
+        exceptions of aiohttp while connecting.  Invalid arguments raise immediately, before the
+        result is awaited.
         """
         raise NotImplementedError
 
@@ -328,24 +334,26 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         reuse_key: Hashable = None,
         **options: Unpack[WSConnectOptions[WS_co]],
     ) -> int:
-        """See to it that at least ``count`` connections of this handshake are open.
+        """Open connections until at least ``count`` are open for these options.
 
-        Limits, ``max_connecting`` and ``max_idle_connections`` hold: it opens what there is room
-        for, closes nothing for it and gives way to callers.  A caller that comes meanwhile gets
-        what is being opened.  After a :meth:`drain` meanwhile it begins anew.
+        Limits, ``max_connecting`` and ``max_idle_connections`` apply: ``prewarm()`` opens only as
+        many connections as there is room for, closes none for it, and gives way to callers.  A
+        caller that arrives meanwhile gets a connection that is being opened.  After a
+        :meth:`drain`, ``prewarm()`` starts again.
 
-        :param progress: called with the number opened so far and the number begun or opened.
-        :return: how many it opened.
+        :param progress: called with the number of connections opened so far, and the number opened
+            or under way.
+        :return: the number of connections opened.
 
-        Once a handshake has failed it begins no more, waits for those under way, and raises
-        :exc:`PrewarmError` with what all that failed have raised; what was opened stays open.  A
-        handshake that takes several times as long as is usual at its endpoint is not waited for:
-        another is begun beside it, ``count`` in all.  Where these are late too, they count as
-        failed.  The rest as for :meth:`ws_connect`.
+        After a failed handshake it starts no more, waits for the handshakes under way, and raises
+        :exc:`PrewarmError` with the exceptions of all failed handshakes; opened connections stay
+        open.  It does not wait for a handshake that takes several times as long as usual at its
+        endpoint: it starts another one, up to ``count`` in total.  If these are late, too, they
+        count as failed.  Other arguments and exceptions are those of :meth:`ws_connect`.
         """
         wanted = arguments.count(count)
         if progress is not None and not callable(progress):
-            raise TypeError(f"progress must be callable, which {type(progress).__name__} is not")
+            raise TypeError(f"progress must be callable, not {type(progress).__name__}")
         self._bind()
         target = self._lifecycle.with_cookies(self._resolve(url, dict(options), reuse_key))
         return await Prewarm(self._lifecycle, target, wanted, progress).run()
@@ -358,28 +366,29 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         reuse_key: Hashable = None,
         **options: Unpack[WSConnectOptions[WS_co]],
     ) -> None:
-        """Keep at least ``count`` connections of this handshake idle, in the background.
+        """Keep at least ``count`` connections idle for these options, in the background.
 
-        Where fewer are idle it opens what is lacking: at once where one was closed, whatever the
-        reason (``max_idle`` and :meth:`drain` among them), and within a second where callers have
-        taken some.  Limits, ``max_connecting`` and ``max_idle_connections`` hold: it opens what
-        there is room for, closes nothing for it and gives way to callers.  Where one was closed
-        because too many connections were idle, it opens nothing for 10 s.
+        If fewer are idle, missing connections are opened: at once after a connection was closed,
+        for any reason (including ``max_idle`` and :meth:`drain`), and within a second after callers
+        have acquired some.  Limits, ``max_connecting`` and ``max_idle_connections`` apply: the
+        session opens only as many connections as there is room for, closes none for it, and gives
+        way to callers.  If a connection was closed because too many were idle, it opens none for
+        10 s.
 
-        Handshakes that fail, and connections that the server ends as soon as they are there, are
-        tried again one at a time, after pauses at random of up to 0.1 s, 0.2 s, 0.4 s and so on, 30
-        s at most, until one has lasted a second or was used.  The first failure is logged as a
-        warning, and its end too.  Where each reply replaces a cookie that it was asked with, only
-        the newest connection will do, and one is kept.
+        Failed handshakes, and connections that the server closes at once, are retried one at a
+        time, after random pauses of up to 0.1 s, 0.2 s, 0.4 s and so on, at most 30 s, until a
+        connection has lasted a second or was used.  The first failure is logged as a warning, and
+        so is the recovery.  If each reply replaces a cookie of its request, only the newest
+        connection fits, so only one is kept.
 
-        :param count: another number of the same handshake replaces the last one; 0: no more.  What
-            is idle stays so.
+        :param count: replaces the previous number for the same options; 0: keep none.  Connections
+            that are already idle stay open.
 
         Handshakes and failures are traced and logged in the context (``contextvars``) of the last
-        call, as those of a task that it had started; so call it where the service starts.
+        call, like those of a task that it had started; so call it where the service starts.
 
-        :meth:`close` ends it.  Bad arguments are refused as by :meth:`ws_connect`, and before the
-        session is used for the first time a loop must be running (``RuntimeError``).
+        :meth:`close` ends it.  Invalid arguments raise as in :meth:`ws_connect`.  The first use of
+        a session needs a running event loop (``RuntimeError``).
         """
         wanted = arguments.count(count)
         self._bind()
@@ -393,7 +402,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         self._default_headers_version = version_of(client_session.headers)
 
     def _forget_stale_targets(self) -> None:
-        """See whether somebody has changed the headers that go with every handshake."""
+        """Drop all targets if the headers of the client session have changed."""
         self._watches_headers = True
         version = version_of(self._default_headers)
         if version != self._default_headers_version:
@@ -413,7 +422,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     def _resolve_anew(
         self, signature: Hashable, url: str | URL, options: dict[str, Any], reuse_key: Hashable
     ) -> Target:
-        """Resolve the arguments of a call, and remember what has a signature."""
+        """Resolve the arguments of a call, and cache the target if it has a signature."""
         target = self._resolve(url, options, reuse_key)
         if signature is not None and not self._lifecycle.is_closed:
             self._targets.remember(signature, target)
@@ -424,7 +433,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         arguments.seconds("acquire_timeout", acquire_timeout)
 
     async def _acquire(self, target: Target, acquire_timeout: float | None) -> WS_co:
-        """Acquire where there is more to do than to hand out what is idle."""
+        """Acquire a connection if the fast path of the core does not apply."""
         self._bind()
         target = self._lifecycle.with_cookies(target)
         ws: Any = None
@@ -450,7 +459,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             self._leak_watch.acquired(slot, place, self._loop)
 
     def _bind(self) -> None:
-        """Make sure of an open session, of its loop and of its client session."""
+        """Ensure that the session is open, and has its loop and its client session."""
         if self._lifecycle.is_closed:
             raise self._lifecycle.closed_error()
         loop = self._loop
@@ -460,11 +469,11 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             check_open(self._client.session, self._settings.name)
         if not self._bound:
             self._begin(loop)
-        # A loop may go on in another thread.
+        # The loop may continue in another thread.
         self._express.thread = get_ident()
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Settle, at first use, what depends on the loop and on the client session."""
+        """Set up, at the first use, what depends on the loop and the client session."""
         client_session = self._client.begin(loop, self._settings)
         self._lifecycle.implied = Implied(client_session, self._pool.keys) or None
         self._watch_headers(client_session)
@@ -475,7 +484,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         self._lending = self._express
         if self._is_watched:
             self._lending = self._make_express(loop, get_ident())
-            # What is released then comes here.
+            # Releases then go through the session.
             self._lending.pooling = False
         self._lifecycle.begin(loop, self._express)
         self._bound = True
@@ -492,14 +501,14 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     # -- changing limits -------------------------------------------------------------------------
 
     def resize(self, *, limit: int | None = UNSET, limit_total: int | None = UNSET) -> None:
-        """Change the limits; one that is not given stays as it is.
+        """Change the limits; a limit that is not passed stays the same.
 
-        Raised, they let in at once who waits for a place.  Lowered, they close idle connections
-        that are too many, the longest idle first; connections in use are closed when they are
-        released, until there are no more than allowed.
+        Raising a limit admits waiting callers at once.  Lowering a limit closes surplus idle
+        connections, the longest idle first; surplus connections in use are closed when they are
+        released.
 
-        :param limit: simultaneous connections to one endpoint; None or 0: no limit.
-        :param limit_total: simultaneous connections over all endpoints; None or 0: no limit.
+        :param limit: maximum number of connections to one endpoint; None or 0: no limit.
+        :param limit_total: maximum number of connections to all endpoints; None or 0: no limit.
         """
         ensure_room()
         settings = self._settings
@@ -511,7 +520,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         if self._lifecycle.is_closed:
             raise self._lifecycle.closed_error()
         if self._bound:
-            # In its own loop and thread only.
+            # Raises in another loop.
             self._bind()
         settings.limit, settings.limit_total = new_limit, new_total
         if self._bound:
@@ -521,30 +530,30 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     # -- retiring --------------------------------------------------------------------------------
 
     def drain(self, url: StrOrURL | None = None) -> Completion:
-        """Let no connection that there is be handed out again, as after a change of the server's.
+        """Retire all existing connections, for example after a change of the server.
 
-        Call it, too, after a certificate was loaded into a TLS context that is in use already: the
-        pool cannot see what is in a context.
+        Also call it after loading a certificate into a TLS context that is already in use: the pool
+        cannot see the content of a context.
 
-        It takes effect when called.  Idle connections are closed now, those in use when they are
-        released; who calls :meth:`ws_connect` from now on gets a connection that was begun since.
-        Callers that wait already get what is being opened for them.
+        It takes effect immediately, without ``await``.  Idle connections are closed now, and
+        connections in use when they are released.  Later callers get connections opened after the
+        call.  Waiting callers still get the connections that are being opened for them.
 
-        :param url: only connections whose handshake was with this URL, its query included,
-            whatever their headers and options; a ``str`` or a ``yarl.URL``.  None: all.
+        :param url: retire only connections to this URL, including its query, with any headers and
+            options; a ``str`` or a ``yarl.URL``.  None: retire all connections.
 
-        What it returns can be awaited, by many and more than once, and ends when the sockets of
-        the idle ones are closed: at most ``close_timeout`` seconds later.
+        The result can be awaited, also several times.  It completes when the sockets of the idle
+        connections are closed: at most ``close_timeout`` seconds later.
         """
         ensure_room()
         parsed = None if url is None else parse_url(url, self._client.session)
         if self._lifecycle.is_closed:
             raise self._lifecycle.closed_error()
-        # What a call brought, a TLS context for one, may be why.
+        # An argument of a call, such as a TLS context, may be the reason for the drain.
         self._targets.clear()
         if not self._bound:
             return DONE
-        # In its own loop and thread only.
+        # Raises in another loop.
         self._bind()
         keys = None
         if parsed is not None:
@@ -562,18 +571,18 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         self._client.is_owned = False
 
     async def close(self) -> None:
-        """Close every connection, in use or not, and the client session if it is owned.
+        """Close all connections, in use or not, and the client session if the session owns it.
 
-        Callers that wait get :exc:`PoolClosedError`.  All connections are closed at once; after
-        ``close_timeout`` seconds those whose server does not answer are aborted.  It can be called
-        again; cancelled, it goes on in the background.
+        Waiting callers get :exc:`PoolClosedError`.  All connections are closed concurrently; after
+        ``close_timeout`` seconds, connections whose servers do not answer are aborted.  Further
+        calls are allowed.  If the call is cancelled, closing continues in the background.
         """
         if self._ending.task is None:
             if self._lifecycle.is_closed:
                 return
             running = asyncio.get_running_loop()
             if self._loop is not None and self._loop is not running:
-                # Whatever was open went with its loop.
+                # The connections were lost with their loop.
                 self._lifecycle.is_closed = self._loop.is_closed()
                 refuse_to_close(self._loop, self._settings.name)
             if not self._bound:
@@ -594,7 +603,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         self._ending.begin(self.__repr__)
 
     def _leave_to_parent(self) -> object:
-        """Be closed, in a forked child; returns what must never be collected."""
+        """Mark the session as closed in a forked child; return objects that must stay alive."""
         self._express.open = False
         self._ending.leave_to_parent()
         if self._leak_watch is not None:
@@ -603,7 +612,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         return self._lifecycle.leave_to_parent()
 
     def _close_behind(self) -> None:
-        """Close the session for a generator that is closed, which cannot wait for anything."""
+        """Close the session in the background: a generator that is being closed cannot wait."""
         if type(self).close is WebSocketClientSession.close:
             self._begin_to_close()
             return
@@ -622,7 +631,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        """Close the session; after an exception within about a second, whatever the servers do."""
+        """Close the session; after an exception, within about a second."""
         if exc_type is not None and get_running_loop() is self._loop:
             self._ending.hasten()
         if exc_type is None or not issubclass(exc_type, GeneratorExit):
@@ -631,12 +640,12 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             self._close_behind()
 
     def __del__(self) -> None:
-        """Warn of a session that was not closed, and close what can be closed."""
+        """Warn about a session that was not closed, and abort its connections."""
         if not self._bound or self._lifecycle.is_closed:
             return
         assert self._loop is not None
         if self._client.session is not None and self._client.is_owned:
-            # It would warn a second time of the same.
+            # It would warn a second time.
             self._client.session.detach()
         if not self._loop.is_closed():
             # The garbage collector may run in any thread.
@@ -647,7 +656,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 context = {"session": self, "message": "Unclosed WebSocketClientSession"}
                 self._loop.call_exception_handler(context)
         finally:
-            # Not earlier: its repr would say so of a session that nobody has closed.
+            # Only now: the repr must not call the session closed.
             self._lifecycle.is_closed = True
 
 

@@ -1,4 +1,4 @@
-"""The options of a session: checked, and in the form in which the pool reads them."""
+"""The options of a session: validated, and in the form that the pool needs."""
 
 import math
 from typing import Any, Final
@@ -10,16 +10,16 @@ from .tracing import trace_configs_of
 
 __all__ = ("Settings",)
 
-# Sockets that select() of CPython on Windows takes, by which one of asyncio's loops goes there.
+# Number of sockets that select() of CPython accepts on Windows, where an asyncio loop uses it.
 _MAX_SELECTED_ON_WINDOWS: Final = 512
 
-# Seconds, at most, for a closing handshake with a server that is known to be slow, and for a
-# session whose block was left by an exception.
+# Maximum seconds for a closing handshake with a server that is known to be slow, and for a session
+# whose block was left by an exception.
 _HASTE: Final = 1.0
 
 
 class Settings:
-    """The options that the parts of a session read; the constructor refuses invalid ones."""
+    """The options that the parts of a session read; invalid options raise in the constructor."""
 
     def __init__(self, given: dict[str, Any]) -> None:
         self.name = arguments.session_name("name", given["name"])
@@ -48,11 +48,11 @@ class Settings:
 
     @property
     def hasty_timeout(self) -> float:
-        """The ``close_timeout`` where nobody can wait for a server."""
+        """The ``close_timeout`` for closing without waiting long for a server."""
         return min(self.close_timeout, _HASTE)
 
     def make_pool(self) -> Pool:
-        """Return a core with these limits."""
+        """Return a core with the limits of the session."""
         return Pool(
             limit=self.limit or 0,
             limit_total=self.limit_total or 0,
@@ -72,7 +72,7 @@ def _max_idle_connections(value: Any) -> int | None:
 
 
 def _soft_limit_of_files() -> int | None:
-    """Return how many files and sockets the process may have open; None: any number."""
+    """Return the maximum number of open files and sockets of the process; None: no limit."""
     try:
         import resource
     except ImportError:

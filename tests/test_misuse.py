@@ -523,9 +523,9 @@ def test_after_the_end_of_the_loop() -> None:
     asyncio.run(hold())
     session, first, second = held
     before = session.stats()
-    with pytest.raises(RuntimeError, match="loop of the session is closed"):
+    with pytest.raises(RuntimeError, match="loop of the session was closed"):
         first.release()
-    with pytest.raises(RuntimeError, match="loop of the session is closed"):
+    with pytest.raises(RuntimeError, match="loop of the session was closed"):
         asyncio.run(second.close())
     assert session.stats() == before
     with warnings.catch_warnings():

@@ -78,8 +78,8 @@ class Ours(Contender):
             yield
 
     async def _open(self, connections: int) -> None:
-        """Have so many open and idle, each used as those of a service are: a message each way."""
-        # The first caller opens its own, as where nothing is prewarmed.
+        """Open idle connections, and use each of them as a service does: a message each way."""
+        # The first caller opens its own connection, as without prewarm().
         for count in (min(connections, 1), connections):
             if count > 1:
                 await self.session.prewarm(self.url, count)
