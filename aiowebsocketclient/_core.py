@@ -9,6 +9,10 @@ A place (:class:`Slot`) moves ``CONNECTING -> ACQUIRED <-> IDLE -> CLOSING -> GO
 against the limits until it is gone.  Every path that frees a place ends in :meth:`Pool._freed`,
 every connection that falls free in :meth:`Pool._hand_on`.
 
+A handshake under way belongs to a waiter, its owner, or to nobody: then it is an *orphan*.  A
+handshake that its caller has given up, or that is *late*, is *doubted*: it may still serve, but is
+not counted on.  A waiter *leans* on a doubted handshake while there is no room for another.
+
 Compiled as a part of ``_pool.pyx``; see ``_cython.py``.
 """
 
@@ -70,18 +74,18 @@ Counted = tuple[tuple[float, ...], list[Endpoint]]
 
 @cython.cfunc
 def _cools_after(reason: cython.int, is_used: cython.bint) -> cython.bint:
-    """Whether a server may still be at work for what is closed for this reason."""
+    """Whether a server may still be working for a connection closed for this reason."""
     if reason == REASON_LOST:
-        # What was not in use has ended for the server, too.
+        # A connection that was not in use has ended for the server, too.
         return is_used
     return reason not in (REASON_IDLE, REASON_LIFETIME, REASON_EVICTED, REASON_FORCED)
 
 
 @cython.cfunc
 def _first_to_go(orphans: OrderedSlots) -> Slot | None:
-    """Return the first of these handshakes that may serve nobody who is about to have a place.
+    """Return the first orphan that will not serve the waiter that is next for a place.
 
-    Where a server is slow, each caller would have the handshake stopped that the last one gave up.
+    With a slow server, each caller would otherwise stop the handshake that the last caller gave up.
     """
     slot: Slot
     for slot in orphans:
@@ -93,10 +97,10 @@ def _first_to_go(orphans: OrderedSlots) -> Slot | None:
 
 @cython.cfunc
 def _first_dispensable(orphans: OrderedSlots, longest_idle: Slot | None) -> Slot | None:
-    """Return what gives way first, if anything can.
+    """Return the slot that gives way first, if any can.
 
-    First a handshake that serves nobody, then an idle connection, then a handshake that may yet
-    serve the waiter who needs the place.
+    First an orphan that serves nobody, then an idle connection, then an orphan that may yet serve
+    the waiter who needs the place.
     """
     slot = _first_to_go(orphans)
     if slot is not None:
@@ -107,7 +111,7 @@ def _first_dispensable(orphans: OrderedSlots, longest_idle: Slot | None) -> Slot
 
 
 def _oldest_leaning(endpoint: Endpoint) -> int:
-    """Return the ticket of the first waiter that leans on a doubted handshake there."""
+    """Return the ticket of the first waiter that relies on a doubted handshake there."""
     waiter: Waiter = endpoint.leaning.head
     return waiter.ticket
 
@@ -177,7 +181,7 @@ class Pool:
         self._cooldown = cooldown
         self._endpoints: dict[Hashable, Endpoint] = {}
         self._handshakes: dict[Hashable, Handshake] = {}
-        #: Every slot that is not gone.
+        #: All slots but those that are gone.
         self._slots: dict[Slot, None] = {}
         self._count = 0
         self._idle = 0
@@ -185,7 +189,7 @@ class Pool:
         self._waiters = 0
         # Whether any connection has a limited lifetime.
         self._retiring = False
-        # Whether a limit was lowered to less than is open; from then on more may be than it allows.
+        # Whether a limit was lowered below the number of open connections, which then exceed it.
         self._lowered = False
         self._ticket = 0
         self._serial = 0
@@ -197,17 +201,17 @@ class Pool:
         # Endpoints with idle connections: (not after the longest idle one's since, ., endpoint).
         self._idle_heap: list[tuple[float, int, Endpoint]] = []
         self._orphans: OrderedDict[Slot, None] = OrderedDict()
-        # Those of them that are not kept, in the order in which they are to be stopped.
+        # The orphans that are not kept, in the order in which they will be stopped.
         self._fading: OrderedDict[Slot, None] = OrderedDict()
-        # Endpoints with waiters that lean on doubted handshakes.
+        # Endpoints with waiters that rely on doubted handshakes.
         self._leaning: dict[Endpoint, None] = {}
-        # Handshakes that have begun and are not late, in this order; when to look for late ones.
+        # Handshakes that have begun and are not late, oldest first; when to look for late ones.
         self._watched: OrderedDict[Slot, None] = OrderedDict()
         self._next_look = -INFINITY
-        # Closing slots whose sockets are gone and whose places are taken for cooldown, in the order
-        # in which they are to be set free: all stay for equally long.
+        # Closing slots whose sockets are gone and whose places stay taken for cooldown, in the
+        # order in which they become free: all stay for equally long.
         self._cooling: OrderedDict[Slot, None] = OrderedDict()
-        # Counters of endpoints that are gone, and the serial of the last one that they have.
+        # Counters of endpoints that are gone, and the serial number of the last of these endpoints.
         self._past: tuple[tuple[float, ...], int] = ((0,) * len(COUNTERS), 0)
 
     # -- the two operations of the hot path ------------------------------------------------------
@@ -218,8 +222,8 @@ class Pool:
     ) -> Slot | None:
         """Take an idle connection of the handshake ``key``, if there is a fresh one on top.
 
-        ``handshake``, if it is known, is the record of that, which then need not be looked up; it
-        must not be dropped.
+        ``handshake`` is the record of the handshake if known, which saves the lookup; it must not
+        be dropped.
         """
         if handshake is None:
             handshake = self._handshakes.get(key)
@@ -235,9 +239,9 @@ class Pool:
         endpoint.acquired += 1
         slot.state = ACQUIRED
         slot.uses += 1
-        # One addition for each: another thread may read the counters between any two lines.
+        # One addition each: another thread may read the counters between any two lines.
         if slot.uses == 1:
-            # Opened for nobody, and used for the first time: a request, but no reuse.
+            # The first use of a connection that was opened ahead: a request, but no reuse.
             endpoint.requests += 1
         else:
             endpoint.hits += 1
@@ -279,7 +283,7 @@ class Pool:
             or self._idle >= self._max_idle_connections
         )
 
-    # -- callers that found nothing idle ---------------------------------------------------------
+    # -- callers that find nothing idle ----------------------------------------------------------
 
     @cython.ccall
     def request(
@@ -302,7 +306,7 @@ class Pool:
         plan = Plan()
         self._close_stale(handshake, plan, now)
         if handshake.dropped:
-            # It had nothing but what was stale.
+            # It had only stale connections.
             handshake = self._handshake(endpoint_key, key)
         endpoint = handshake.endpoint
         endpoint.requests += 1
@@ -328,9 +332,9 @@ class Pool:
         return waiter, plan
 
     def take(self, waiter: Waiter) -> Slot | None:
-        """Return the connection given to a waiter, which is now its own to release or discard.
+        """Return the connection given to a waiter, who must now release or discard it.
 
-        ``None``: it has none, or what it was given has died since; then it is back at the head of
+        ``None``: the waiter has no connection, or it died; then the waiter is back at the head of
         its line, unless it may not wait.
         """
         slot = self.decline(waiter)
@@ -340,7 +344,7 @@ class Pool:
 
     @cython.ccall
     def decline(self, waiter: Waiter) -> Slot | None:
-        """Do the same for a waiter that will not use it: nothing is counted as reused."""
+        """Like :meth:`take`, for a waiter that will not use the connection: no reuse is counted."""
         slot = waiter.slot
         if slot is not None:
             waiter.slot = None
@@ -348,9 +352,9 @@ class Pool:
         return slot
 
     def give_up(self, waiter: Waiter, now: cython.double, timed_out: cython.bint) -> Plan | None:
-        """Take a waiter out of the line; what it was given already, :meth:`take` returns.
+        """Take a waiter out of the line; :meth:`take` returns a connection it was given already.
 
-        ``timed_out`` counts a timeout, unless it has had its connection.
+        ``timed_out`` counts a timeout, unless the waiter has had its connection.
         """
         handshake = waiter.handshake
         if timed_out and (waiter.queued or waiter.slot is not None):
@@ -368,9 +372,9 @@ class Pool:
     def open(self, endpoint_key: Hashable, key: Hashable, now: cython.double) -> Slot | None:
         """Return a place for a handshake that no caller waits for; ``None``: there is no room.
 
-        There is none either where its connection, once open, would be one idle connection too many.
-        A caller that comes meanwhile takes it over.  It gives way to one that needs the place, but
-        is not stopped for want of a waiter until :meth:`abandon`.
+        There is no room either if its connection, once open, would be one idle connection too many.
+        A caller that comes meanwhile takes the handshake over.  The handshake gives way to a caller
+        that needs the place, but is not stopped for lack of a waiter until :meth:`abandon`.
         """
         handshake = self._handshake(endpoint_key, key)
         endpoint = handshake.endpoint
@@ -387,7 +391,7 @@ class Pool:
         return slot
 
     def abandon(self, slot: Slot, now: cython.double) -> None:
-        """Say that nobody wants what :meth:`open` returned any more."""
+        """Record that nobody wants the slot from :meth:`open` any more."""
         if slot.kept and slot in self._orphans:
             if slot.began <= now:
                 self._adopt(slot)
@@ -399,16 +403,17 @@ class Pool:
         slot.kept = False
 
     def stop(self, slot: Slot) -> Plan:
-        """Stop a handshake that belongs to nobody, and holds up others outside of the pool."""
+        """Stop a handshake that belongs to nobody and holds up others outside the pool."""
         plan = Plan()
         if slot.state == CONNECTING and slot.owner is None:
             self._give_way(slot, FOR_NOBODY, plan)
         return plan
 
     def begin(self, slot: Slot, now: cython.double) -> None:
-        """Tell that the handshake in ``slot`` is under way; from now on it can be late.
+        """Record that the handshake in ``slot`` is under way; from now on it can be late.
 
-        One that still waits for something else, such as a limit of connects a minute, is not.
+        A handshake that still waits for something else, such as a limit of connects per minute,
+        is not under way.
         """
         if slot.state == CONNECTING and slot.began == INFINITY:
             slot.began = now
@@ -422,13 +427,13 @@ class Pool:
         key: Hashable = None,
         moves: cython.bint = True,
     ) -> Plan:
-        """Tell that a handshake succeeded.
+        """Record that a handshake succeeded.
 
-        ``retires`` is when the connection may not be handed out again.  ``key`` is the handshake
-        that it answers to from now on, where this is not the one it was opened for.  With
-        ``moves``, callers that wait for a place move along, since theirs would turn out the same.
-        Without, it is for the caller that it was begun for; a caller that has taken it over goes
-        back to the line.
+        From ``retires`` on the connection is not handed out again.  ``key`` is the handshake that
+        the connection is filed under from now on, if it differs from the one it was opened for.
+        With ``moves``, callers that wait for a place move to that key, since their handshakes would
+        turn out the same.  Without, the connection is for the caller that it was begun for; a
+        caller that has taken it over goes back to the line.
         """
         plan = Plan()
         handshake = slot.handshake
@@ -444,9 +449,9 @@ class Pool:
         else:
             first = first_waiter(handshake)
         if first is not None:
-            # Never a question of passing over: it was opened for one of these.
+            # Nobody is passed over: the connection was opened for one of these waiters.
             self._serve(first, slot, plan, now)
-        # Its owner may be back in the line.
+        # The owner may be back in the line.
         self._give_orphans(handshake)
         if first is not None:
             self._settle(endpoint, plan, now)
@@ -458,9 +463,9 @@ class Pool:
     def connect_failed(
         self, slot: Slot, now: cython.double, failure: Any = None
     ) -> tuple[Waiter | None, Plan]:
-        """Tell that a handshake failed; returns the waiter that fails with it, if it has one.
+        """Record that a handshake failed; returns the waiter that fails with it, if there is one.
 
-        ``failure`` is what :meth:`situation` tells of it; the core never looks.
+        :meth:`situation` returns ``failure``; the core never looks at it.
         """
         plan = Plan()
         handshake = slot.handshake
@@ -474,7 +479,7 @@ class Pool:
             self._leave(owner, plan, now)
         handshake.live -= 1
         if slot.cools and self._cooldown > 0:
-            # It was open, and a reply to what was sent over it may be on its way.
+            # The connection was open, and a reply to a request on it may be on its way.
             slot.state = CLOSING
             endpoint.closing += 1
             self._closing += 1
@@ -492,16 +497,16 @@ class Pool:
     ) -> Plan:
         """Set new limits, 0 for none.
 
-        Where they leave room, it goes to who waits.  What is too much is closed, handshakes that
-        belong to nobody first, then the longest idle connections; never what is in use or opened
-        for a waiter, which is closed when it falls free.
+        Waiters get the room that the limits leave.  Surplus slots are closed: handshakes without an
+        owner first, then the longest idle connections.  A connection in use, or a handshake of
+        a waiter, is closed when it falls free.
         """
         endpoint: Endpoint
         plan = Plan()
         self._limit = limit
         self._limit_total = limit_total
         self._lowered = True
-        # Who wants room over all endpoints is known only while that is limited.
+        # Claims for room over all endpoints exist only under limit_total.
         self._claims = 0
         self._place_heap.clear()
         endpoints = list(self._endpoints.values())
@@ -522,9 +527,9 @@ class Pool:
     # -- retiring --------------------------------------------------------------------------------
 
     def drain(self, keys: Container[Hashable] | None) -> Plan:
-        """Close what is idle of these handshakes (``None``: of all), and the rest as it falls free.
+        """Close the idle connections of these handshakes (``None``: of all), the others when free.
 
-        Whoever comes from now on gets nothing that was begun before.
+        Later callers get connections that were opened after this call.
         """
         slot: Slot
         plan = Plan()
@@ -587,13 +592,13 @@ class Pool:
         return found
 
     def set_aside(self, slot: Slot) -> None:
-        """Take an idle connection that nobody asked for, until :meth:`put_back` or a discard."""
+        """Take an idle connection out for the pool itself, until :meth:`put_back` or discard."""
         if slot.state != IDLE:
             raise ValueError("only an idle slot can be set aside")
         self._unpark(slot)
 
     def put_back(self, slot: Slot, now: cython.double) -> Plan:
-        """Give a connection that was set aside to who waits for one, or let it be idle again."""
+        """Give a connection that was set aside to a waiter, or make it idle again."""
         if slot.state != ACQUIRED or slot.waiter is not None:
             raise ValueError("only an acquired slot can be put back")
         plan = Plan()
@@ -603,13 +608,13 @@ class Pool:
     # -- connections that end --------------------------------------------------------------------
 
     def discard(self, slot: Slot, reason: cython.int, now: cython.double) -> Plan | None:
-        """Tell that a connection is being closed; its place is kept until :meth:`closed`.
+        """Record that a connection is being closed; its place is kept until :meth:`closed`.
 
-        A waiter that was given it and has not woken gets another idle one, or goes back to the head
-        of its line; one that may not wait has timed out.
+        A waiter that was given the connection and has not woken gets another idle connection, or
+        goes back to the head of its line; a waiter that may not wait has timed out.
 
-        The place cools down if the connection was in use, or has sent what nobody asked for; not
-        if it was released and is fit for another's use, but is not pooled.
+        The place cools down if the connection was in use or has sent an unexpected message; not if
+        the connection was released, fit for reuse, and is just not pooled.
         """
         is_used: cython.bint = slot.state == ACQUIRED and slot.waiter is None
         if slot.state == IDLE:
@@ -628,7 +633,7 @@ class Pool:
         return plan
 
     def closed(self, slot: Slot, now: cython.double) -> Plan | None:
-        """Tell that a closing connection's socket, or a stopped handshake's, is gone."""
+        """Record that the socket of a closing connection or a stopped handshake is gone."""
         if slot.state != CLOSING:
             return None
         if slot.cools and self._cooldown > 0:
@@ -642,13 +647,13 @@ class Pool:
         return plan
 
     def postpone_look(self, now: cython.double) -> None:
-        """Look for late handshakes later: the machine is busy, and each takes longer than usual."""
+        """Look for late handshakes later: on a busy machine all take longer than usual."""
         self._next_look = now + LATE_FLOOR
 
     def expire(self, now: cython.double) -> Plan:
-        """Close what has been idle, or has lived, too long, and handshakes nobody waits for.
+        """Close connections that were idle or alive for too long, and handshakes nobody waits for.
 
-        Places that have cooled down are free.
+        Places that have cooled down become free.
         """
         endpoint: Endpoint
         plan = Plan()
@@ -698,7 +703,7 @@ class Pool:
         return deadline
 
     def shutdown(self, reason: cython.int, now: cython.double) -> tuple[list[Waiter], Plan]:
-        """Empty the line and start closing everything; returns who waited, and what to close.
+        """Empty the line and start closing everything; returns the waiters, and what to close.
 
         No place cools down any more.
         """
@@ -725,7 +730,7 @@ class Pool:
                 self._drop_dead(slot.handshake)
         for handshake in list(self._handshakes.values()):
             self._drop_dead(handshake)
-        # What closes from now on makes room for nobody.
+        # From now on, closed connections make room for nobody.
         self._cooldown = 0.0
         for slot in list(self._cooling):
             self._end_closing(slot, None, now)
@@ -799,11 +804,11 @@ class Pool:
     def situation(
         self, endpoint_key: Hashable, now: cython.double
     ) -> tuple[tuple[int, ...], str, float, Any]:
-        """Return the gauges of an endpoint, what it is short of, and how its handshakes go.
+        """Return the gauges of an endpoint, the limit it has reached, and how its handshakes go.
 
-        It is short of ``"limit"``, ``"limit_total"`` or ``"max_connecting"``; ``""``: of nothing.
-        Then come the seconds since the oldest handshake under way got its place, -1 without one,
-        and the ``failure`` of the last that failed.
+        The limit is ``"limit"``, ``"limit_total"`` or ``"max_connecting"``; ``""``: none.  Then
+        come the seconds since the oldest handshake under way got its place, -1 without one, and
+        the ``failure`` of the last handshake that failed.
         """
         endpoint: Endpoint | None = self._endpoints.get(endpoint_key)
         if endpoint is None:
@@ -821,7 +826,7 @@ class Pool:
 
     @cython.cfunc
     def _records(self) -> Counted:
-        """Return the counters of endpoints that are gone, and all others: no one twice, or missing.
+        """Return the counters of endpoints that are gone, and all others, each exactly once.
 
         Another thread may ask at any point of :meth:`_drop_dead`, and be stopped at any here.  What
         is in the past already and not yet deleted is known by its serial.  An endpoint that goes
@@ -830,7 +835,7 @@ class Pool:
         last: cython.Py_ssize_t
         while True:
             past = self._past
-            # One step, which no other thread comes between, as it would between those of a loop.
+            # One step: another thread cannot run in between, as it could inside a loop.
             endpoints = list(self._endpoints.values())
             if past is self._past:
                 totals, last = past
@@ -895,7 +900,7 @@ class Pool:
 
     @cython.cfunc
     def _freed(self, slot: Slot) -> None:
-        """Set a place free; nothing else does."""
+        """Set a place free; no other code does."""
         slot.state = GONE
         slot.handshake.endpoint.count -= 1
         self._count -= 1
@@ -959,7 +964,7 @@ class Pool:
 
     @cython.cfunc
     def _evict_longest_idle(self, plan: Plan) -> cython.bint:
-        """Close what has been idle for longest; False: nothing is idle."""
+        """Close the longest idle connection; False: none is idle."""
         slot = self._longest_idle()
         if slot is None:
             return False
@@ -982,7 +987,7 @@ class Pool:
 
     @cython.cfunc
     def _start_closing(self, slot: Slot, reason: cython.int) -> None:
-        """From acquired to closing; what closes it is told by the caller."""
+        """From acquired to closing; the caller adds the slot to its plan."""
         handshake = slot.handshake
         endpoint = handshake.endpoint
         slot.state = CLOSING
@@ -1043,7 +1048,7 @@ class Pool:
         handshake.endpoint.orphans[slot] = None
         self._orphans[slot] = None
         if slot.doubted:
-            # It gives way before all that are counted on.
+            # It gives way before the orphans that are counted on.
             handshake.endpoint.orphans.move_to_end(slot, last=False)
             self._orphans.move_to_end(slot, last=False)
             if not slot.late:
@@ -1056,10 +1061,10 @@ class Pool:
 
     @cython.cfunc
     def _leave_to_nobody(self, slot: Slot, plan: Plan, now: cython.double) -> None:
-        """Let nobody have a handshake, until somebody takes it over."""
+        """Make a handshake an orphan, until a waiter takes it over."""
         self._orphan(slot, now)
         if slot.drained:
-            # Who comes from now on is to have one that was begun since.
+            # Later callers get handshakes that began after drain().
             self._give_way(slot, FOR_NOBODY, plan)
 
     @cython.cfunc
@@ -1076,7 +1081,7 @@ class Pool:
 
     @cython.cfunc
     def _stop_connecting(self, slot: Slot) -> None:
-        """Take a handshake from its owner, which then stands in line without a place."""
+        """Take a handshake from its owner, who then stands in line without a place."""
         owner = slot.owner
         if owner is None:
             self._adopt(slot)
@@ -1096,7 +1101,7 @@ class Pool:
 
     @cython.cfunc
     def _doubt(self, slot: Slot, now: cython.double) -> None:
-        """Count on a handshake no more: from now on it has its grace, whoever leans on it."""
+        """Stop counting on a handshake: its grace begins, whoever relies on it."""
         slot.doubted = True
         slot.kept = False
         slot.since = now
@@ -1105,10 +1110,10 @@ class Pool:
 
     @cython.cfunc
     def _learn(self, endpoint: Endpoint, seconds: cython.double) -> None:
-        """Take what a handshake has taken for what is usual.
+        """Update the usual duration of handshakes.
 
-        That rises at once and falls slowly: of handshakes that begin together the last take much
-        longer than the first, and are not late.
+        The usual duration rises at once and falls slowly: among handshakes that begin together, the
+        last take much longer than the first, and are not late.
         """
         if seconds > endpoint.usual:
             endpoint.usual = seconds
@@ -1123,17 +1128,18 @@ class Pool:
         patience: cython.double = LATE_FACTOR * endpoint.usual
         if patience < LATE_FLOOR:
             patience = LATE_FLOOR
-        # Of a hundred that begin together, the last waits for all the others.
+        # Among a hundred handshakes that begin together, the last waits for all the others.
         return patience * (1 + endpoint.connecting // 8)
 
     @cython.cfunc
     def _patience_of(self, owner: Waiter, endpoint: Endpoint) -> cython.double:
         """Return after how many seconds the handshake of a waiter is late.
 
-        That doubles with each it has had: where a server hangs, there would be a storm otherwise.
+        The time doubles with each late handshake of the waiter, or a server that hangs would get a
+        storm of handshakes.
         """
         patience: cython.double = self._patience(endpoint)
-        # Until one has succeeded, that of the endpoint doubles.
+        # Until a handshake has succeeded, the patience of the endpoint doubles instead.
         return patience if endpoint.usual < 0 else patience * 2.0**owner.hedges
 
     @cython.cfunc
@@ -1153,15 +1159,15 @@ class Pool:
             if slot.began + self._patience(slot.handshake.endpoint) <= now:
                 late.append(slot)
         for slot in late:
-            # One of them may have given way to the waiter of another.
+            # One late handshake may have given way to the waiter of another.
             if slot in self._watched:
                 self._turn_late(slot, plan, now)
 
     @cython.cfunc
     def _turn_late(self, slot: Slot, plan: Plan, now: cython.double) -> None:
-        """Let a waiter that has nothing but a late handshake have another beside it.
+        """Give a waiter whose handshake is late another handshake beside it.
 
-        That is one which belongs to nobody, where there is such, or a new one.
+        That is an orphan if there is one, or else a new handshake.
         """
         endpoint = slot.handshake.endpoint
         owner = slot.owner
@@ -1174,7 +1180,7 @@ class Pool:
             self._disown(owner, slot)
             self._return_to_line(owner)
         if endpoint.usual < 0:
-            # Those that were begun together count once.
+            # Handshakes that began together count once.
             endpoint.patience = max(endpoint.patience, 2 * (now - slot.began))
         del self._watched[slot]
         slot.late = True
@@ -1186,7 +1192,7 @@ class Pool:
 
     @cython.cfunc
     def _has_free_room(self, endpoint: Endpoint) -> cython.bint:
-        """Whether a handshake could begin for which nothing has to give way, and nobody to wait."""
+        """Whether a handshake could begin without anything giving way or anybody waiting."""
         return not (
             endpoint.waiting.head is not None
             or 0 < self._max_connecting <= endpoint.connecting
@@ -1196,7 +1202,7 @@ class Pool:
 
     @cython.cfunc
     def _open_beside(self, endpoint: Endpoint, plan: Plan, now: cython.double) -> None:
-        """Let waiters that lean on doubted handshakes have others, as far as there is room."""
+        """Give waiters that rely on doubted handshakes others, as far as there is room."""
         waiter: Waiter | None
         while (waiter := endpoint.leaning.head) is not None and self._has_free_room(endpoint):
             doubted = waiter.opening
@@ -1257,9 +1263,9 @@ class Pool:
         plan: Plan,
         now: cython.double,
     ) -> Waiter | None:
-        """Let a slot answer to another handshake, with all who wait for a place, or its owner.
+        """File a slot under another key, with all waiters without a place, or with its owner.
 
-        Returns its owner, if it is for that.
+        Returns the owner if the connection is for it.
         """
         waiter: Waiter | None
         old = slot.handshake
@@ -1310,10 +1316,10 @@ class Pool:
 
     @cython.cfunc
     def _leans(self, handshake: Handshake, ticket: cython.Py_ssize_t) -> cython.bint:
-        """Whether a waiter would rather lean on a doubted handshake than have that give way to it.
+        """Whether a waiter relies on a doubted handshake instead of having it give way.
 
-        Not where a waiter that came earlier lacks a place, which may be this one; and not where
-        there is room, or something else that can give way.
+        Not if an earlier waiter lacks a place and may get this one, and not if there is room or
+        something else can give way.
         """
         if not handshake.doubted or self._has_come_earlier(handshake.endpoint, ticket):
             return False
@@ -1330,7 +1336,7 @@ class Pool:
 
     @cython.cfunc
     def _has_come_earlier(self, endpoint: Endpoint, ticket: cython.Py_ssize_t) -> cython.bint:
-        """Whether an older waiter lacks a place, at the endpoint or, under a limit, at another."""
+        """Whether an older waiter lacks a place, at this endpoint or under ``limit_total``."""
         waiter = self._oldest_waiting(endpoint)
         if waiter is not None and waiter.ticket < ticket:
             return True
@@ -1342,7 +1348,7 @@ class Pool:
 
     @cython.cfunc
     def _return_to_line(self, waiter: Waiter) -> None:
-        """Let a waiter that lost what it had stand at the head of the line."""
+        """Put a waiter that lost its handshake or connection at the head of the line."""
         waiter.returned = True
         waiter.handshake.placeless.insert_by_ticket(waiter)
         waiter.handshake.endpoint.waiting.insert_returned(waiter)
@@ -1362,7 +1368,7 @@ class Pool:
 
     @cython.cfunc
     def _serve_at_hand(self, handshake: Handshake, plan: Plan, now: cython.double) -> None:
-        """Serve waiters that have come to a handshake with what lies there."""
+        """Serve waiters that have moved to a key with the idle connections there."""
         slot: Slot | None
         self._close_stale(handshake, plan, now)
         while (slot := handshake.idle.top) is not None:
@@ -1371,13 +1377,13 @@ class Pool:
                 break
             self._unpark(slot)
             self._serve(waiter, slot, plan, now)
-            # What lies below may be older.
+            # The next connection may be older.
             self._close_stale(handshake, plan, now)
         self._give_orphans(handshake)
 
     @cython.cfunc
     def _give_orphans(self, handshake: Handshake) -> None:
-        """Give handshakes that belong to nobody, and are counted on, to waiters without any."""
+        """Give orphans that are counted on to waiters without a handshake."""
         waiter: Waiter | None
         while handshake.orphans and (waiter := handshake.placeless.head) is not None:
             self._take_over(waiter, next(iter(handshake.orphans)))
@@ -1398,11 +1404,11 @@ class Pool:
     def _leave(
         self, waiter: Waiter, plan: Plan, now: cython.double, gave_up: cython.bint = False
     ) -> None:
-        """Take a waiter out; a handshake of its own passes to the next of its kind.
+        """Take a waiter out of the line; its handshake passes to the next waiter with this key.
 
-        One that has begun and was given up is doubted from then on: the next waiter of its kind
-        leans on it if nobody who waits for a place has come earlier; otherwise it belongs to
-        nobody, and gives way.
+        A handshake that has begun and is given up is doubted from then on: the next waiter with
+        this key relies on it if no earlier waiter lacks a place; otherwise it becomes an orphan
+        and gives way.
         """
         handshake = waiter.handshake
         endpoint = handshake.endpoint
@@ -1453,7 +1459,7 @@ class Pool:
 
     @cython.cfunc
     def _hand_on(self, slot: Slot, plan: Plan, now: cython.double) -> None:
-        """Decide who gets a connection that has fallen free; nothing else does."""
+        """Decide who gets a connection that has fallen free; no other code does."""
         handshake = slot.handshake
         endpoint = handshake.endpoint
         first = first_waiter(handshake)
@@ -1465,7 +1471,7 @@ class Pool:
         elif first is None:
             self._park(slot, handshake, endpoint, now)
             if self._idle > self._max_idle_connections:
-                # Of all endpoints. The slot itself goes only where others are as young as it is.
+                # Over all endpoints. The slot itself goes only if all others are as young.
                 self._evict_longest_idle(plan)
         else:
             cleared_for: cython.int = self._passed_over(endpoint, first)
@@ -1478,10 +1484,10 @@ class Pool:
 
     @cython.cfunc
     def _passed_over(self, endpoint: Endpoint, first: Waiter) -> cython.int:
-        """Count that the oldest waiter that could use the place is passed over for ``first``.
+        """Count that ``first`` is served before the oldest waiter that could use the place.
 
-        Returns for whom the connection gives way, where that is one time too many.  A waiter for
-        which a place is being cleared already is not passed over.
+        Returns for whom the connection gives way if that happens once too often.  A waiter whose
+        place is being cleared already is not passed over.
         """
         cleared_for: cython.int
         rival: Waiter | None = None
@@ -1505,7 +1511,7 @@ class Pool:
 
     @cython.cfunc
     def _is_connecting_full(self, endpoint: Endpoint) -> cython.bint:
-        # What belongs to nobody is stopped for who needs its place.
+        # An orphan is stopped for a waiter that needs its place.
         busy: cython.Py_ssize_t = endpoint.connecting - len(endpoint.orphans)
         return 0 < self._max_connecting <= busy
 
@@ -1580,7 +1586,7 @@ class Pool:
 
     @cython.cfunc
     def _settle(self, endpoint: Endpoint, plan: Plan, now: cython.double) -> None:
-        """Give free places to who waits for one, and clear places for the rest."""
+        """Give free places to waiters, and clear places for the rest."""
         if self._lowered:
             self._trim_to_limit(endpoint, plan)
             self._trim_to_total(plan)
@@ -1602,10 +1608,10 @@ class Pool:
             self._open_for(claimant.waiting.head, plan, now)
             self._index(claimant)
             if claimant is not endpoint:
-                # It may stand at its own limit now.
+                # The claimant may have reached its own limit now.
                 self._make_room(claimant, plan)
         if self._leaning and not self._is_at_total():
-            # The place that fell free may be one that these, too, have waited for.
+            # These waiters may use the free place, too.
             for leaning in sorted(self._leaning, key=_oldest_leaning):
                 self._open_beside(leaning, plan, now)
 
@@ -1653,7 +1659,7 @@ class Pool:
 
     @cython.cfunc
     def _oldest_waiting(self, endpoint: Endpoint) -> Waiter | None:
-        """Return who came first of those in line; in front may stand some that came back."""
+        """Return the waiter that came first; waiters that came back may stand in front."""
         oldest: Waiter | None = endpoint.waiting.head
         waiter = oldest
         while waiter is not None and waiter.returned:
@@ -1703,17 +1709,17 @@ class Pool:
 
     @cython.cfunc
     def _dispensable(self, endpoint: Endpoint) -> Slot | None:
-        """Return what the endpoint can best do without, if anything."""
+        """Return the slot of an endpoint that gives way first, if any can."""
         return _first_dispensable(endpoint.orphans, endpoint.idle.head)
 
     @cython.cfunc
     def _dispensable_of_all(self) -> Slot | None:
-        """Return what all endpoints together can best do without, if anything."""
+        """Return the slot of all endpoints that gives way first, if any can."""
         return _first_dispensable(self._orphans, self._longest_idle())
 
     @cython.cfunc
     def _trim_to_limit(self, endpoint: Endpoint, plan: Plan) -> None:
-        """Close what is more than a lowered limit allows and nobody uses or waits for."""
+        """Close slots beyond a lowered limit that nobody uses or waits for."""
         while self._is_over_limit(endpoint):
             victim = self._dispensable(endpoint)
             if victim is None:

@@ -53,13 +53,12 @@ IN_MESSAGE = cython.declare(cython.int, 2)
 
 @cython.cclass
 class Parkable:
-    """What release and hand-out ask of a connection and do to it, without the connection.
+    """The part of a connection that acquire and release need.
 
-    It stands in front of the connection's parser, and hands on to that what comes.  It follows the
-    frames on the way, from the first byte of the connection on, since no parser shows whether it is
-    in the middle of one.  The names are those of aiohttp's WebSocket response (``state``: its
-    instance dictionary) and of its protocol; ``connection.py`` says what they mean and sets the
-    fields.
+    It stands in front of aiohttp's parser and passes the received data on.  It follows the frames
+    in that data from the first byte on, since no parser shows whether it is inside a frame.  The
+    names are those of aiohttp's WebSocket response (``state``: its instance dictionary) and of its
+    protocol; ``connection.py`` explains and sets the fields.
     """
 
     __slots__ = (
@@ -93,7 +92,7 @@ class Parkable:
     if not cython.compiled:
         _background: set[Any]
         _buffer: Any
-        # Whether the transport is one of asyncio's that has its answer in an attribute.
+        # Whether the transport is asyncio's, which has ``is_closing()`` in an attribute.
         _has_closing: bool
         _parser: Any
         _protocol: Any
@@ -102,32 +101,32 @@ class Parkable:
         failed: bool
         fresh: bool
         gone: bool
-        # When something came last, by the coarse clock.
+        # When data came last, by the coarse clock.
         heard: float
         parked: bool
         resets: bool
         state: dict[str, Any]
 
     def __init__(self) -> None:
-        # The frame that the last byte belongs to, with its mask for a part of its payload.
+        # The frame that the last byte belongs to; its mask counts as payload.
         self._frame_part = _IN_FIRST
         self._frame_left = 0
         self._frame_length = 0
         self._length_left = 0
         self._in_control = False
-        # Whether it ends its message, and whether there is a message that has not ended.
+        # Whether the frame is the last of its message, and whether a message is incomplete.
         self._is_final = False
         self._in_message = False
-        #: Whether what has come ends between two frames, in a control frame or in a message.
+        #: Whether the data so far ends between two frames, in a control frame or in a message.
         self.midway = BETWEEN_FRAMES
-        #: Frames and messages that have come whole.
+        #: Control frames and messages that are complete.
         self.control_frames = 0
         self.messages = 0
-        #: Whether all frames that began to come since it was set were sound control frames.
+        #: Whether all frames that began since it was set are valid control frames.
         self.only_control = True
 
     def feed_data(self, data: Any) -> tuple[bool, bytes]:
-        """Take what the transport received, in place of the real parser."""
+        """Take received data in place of the real parser."""
         self.heard = coarse_clock()
         if not self.failed:
             if self.parked or self.closing:
@@ -138,11 +137,11 @@ class Parkable:
         return _GO_ON
 
     def take(self, data: Any) -> None:
-        """Take what has come while nobody uses the connection; a subclass's own."""
+        """Take data received while nobody uses the connection; a subclass defines it."""
         raise NotImplementedError
 
     def follow(self, data: Any) -> None:
-        """Follow the frames in what has come."""
+        """Follow the frames in received data."""
         self._follow(data if type(data) is bytes else bytes(data))
 
     @cython.final
@@ -201,37 +200,37 @@ class Parkable:
             self._frame_length = self._frame_length << 8 | byte
             self._length_left -= 1
             if self._length_left == 0:
-                # A parser refuses what is longer.
+                # A parser refuses longer frames.
                 self._frame_left += min(self._frame_length, _LONGEST_FRAME)
                 self._frame_part = _IN_PAYLOAD
 
     def is_clean(self) -> bool:
-        """Whether it can go to another user: nothing unread, nothing under way, no error seen.
+        """Whether another user can have the connection: nothing unread or under way, no error.
 
-        A control frame may have begun to come; until all of it is there, it is in the pool and is
-        not handed out.
+        A control frame may be incomplete; until it is complete, the connection is in the pool and
+        is not handed out.
         """
         return is_clean(self)
 
     def park(self) -> bool:
-        """Begin to watch a connection that nobody reads; False: it is not clean."""
+        """Mark the connection as unused; False: it is not clean."""
         return park(self)
 
     def has_closing_transport(self) -> bool:
-        """Whether its end is known to the transport, which tells the protocol a turn later."""
+        """Whether the transport is closing; it tells the protocol in a later turn of the loop."""
         return has_closing_transport(self)
 
     def is_held_back(self) -> bool:
-        """Whether it must not be handed out: it is ending, or in the middle of a frame."""
+        """Whether the connection must not be handed out: it is ending, or inside a frame."""
         return is_held_back(self)
 
     def end_held_back(self) -> None:
-        """Take it out of the pool, as somebody asks for it; a subclass's own."""
+        """Take the connection out of the pool, as a caller asks for it; a subclass defines it."""
         raise NotImplementedError
 
 
-# Functions, and not methods: to call a method of a class with subclasses, C looks for what
-# overrides it, at each call.
+# Functions, not methods: for a method of a class with subclasses, C looks for an override at each
+# call.
 
 
 @cython.cfunc
@@ -281,16 +280,16 @@ _GO_ON = cython.declare(object, (False, b""))
 
 @cython.cclass
 class Handle:
-    """What a response adds to aiohttp's: the fields of one acquisition.
+    """The fields of one acquisition, which a response adds to aiohttp's.
 
     A handle borrows its instance dictionary from the connection (:func:`lend`) and loses it on
-    release (:func:`spend`), so that nothing done with it afterwards can reach the connection.
+    release (:func:`spend`), so that a later use of the handle cannot reach the connection.
     """
 
     __slots__ = ("_express", "_owner", "_reused", "_slot", "_spent")
 
     if not cython.compiled:
-        #: Whom to tell when the handle is collected unreleased; None: it holds nothing (any more).
+        #: The session to tell when the handle is collected unreleased; None: it holds nothing.
         _owner: Any
         _express: Any
         _slot: Slot | None
@@ -309,12 +308,12 @@ class Handle:
     def release(self) -> Completion:
         """Give the connection back.
 
-        It takes effect when called.  A connection that is fit for another's use goes to the pool,
-        or straight to the caller that has waited longest; one that has an unread message, a
-        ``receive()`` under way, or that saw an error or the beginning of a close, is closed.
+        The call takes effect at once.  A connection fit for reuse goes to the pool, or straight to
+        the caller that has waited longest.  A connection with an unread message, a pending
+        ``receive()``, an error or the beginning of a close is closed.
 
-        What it returns can be awaited, by many and more than once, and ends when the connection is
-        pooled or closed: at most ``close_timeout`` seconds later, or after a reset if there is one.
+        The result can be awaited, by several tasks and more than once.  It ends when the connection
+        is pooled or closed: at most ``close_timeout`` seconds later, or after the reset hook.
         """
         owner = self._owner
         if owner is None:
@@ -334,36 +333,36 @@ class Handle:
 @cython.final
 @cython.cclass
 class Caller:
-    """A caller that waits: what a waiter of the pool stands for."""
+    """A caller that waits: the token of a waiter in the core."""
 
     __slots__ = ("check_deadline", "context", "error", "future", "overdue", "route", "timer")
 
     def __init__(self, route: Route, future: Any) -> None:
         self.route = route
         self.future = future
-        #: A handshake made for this caller is traced and logged as the caller's.
+        #: The context for traces and logs of a handshake made for this caller.
         self.context = copy_context()
         self.error: BaseException | None = None
-        #: Its time ran out after it had been given a connection, which may yet turn out dead.
+        #: The timeout error, if the time ran out after the caller was given a connection.
         self.overdue: BaseException | None = None
-        #: While a check runs on what it was given.
+        #: The deadline of a check that runs on the connection it was given.
         self.check_deadline: Any = None
-        #: Its acquire_timeout.
+        #: The timer of its acquire_timeout.
         self.timer: Any = None
 
     @cython.ccall
     def wake(self) -> None:
-        """Tell it that there is something for it, or nothing more to wait for."""
+        """Wake the caller: it has a connection, or nothing more to wait for."""
         try:  # noqa: SIM105 (which would cost more than this)
             self.future.set_result(None)
         except asyncio.InvalidStateError:
-            # It was told before, or is cancelled.
+            # It was woken before, or is cancelled.
             pass
         if self.check_deadline is not None:
             self.stop_check()
 
     def stop_check(self) -> None:
-        """Do not let it wait for its check any longer."""
+        """Stop the check that the caller waits for."""
         if self.check_deadline is not None and not self.check_deadline.expired():
             try:  # noqa: SIM105 (as above)
                 # In the past, whatever the loop's clock says.
@@ -374,7 +373,7 @@ class Caller:
 
     @cython.ccall
     def finish(self) -> None:
-        """Let go of what its wait has left."""
+        """Drop the errors and the timer of the wait."""
         # Their tracebacks have its frame.
         self.error = self.overdue = None
         if self.timer is not None:
@@ -392,10 +391,10 @@ _KNOWS_RUNNING_LOOP = cython.declare(cython.bint, sys.version_info >= (3, 12))
 @cython.final
 @cython.cclass
 class Express:
-    """The way of a connection to its user and back, as long as the core alone can see to it.
+    """The fast path of acquire and release, which needs the core alone.
 
-    While it is ``open``, in the thread and the loop it was made for, nothing else need be asked
-    when an idle connection is at hand; otherwise the session is.
+    While it is ``open``, and in its thread and loop, a call that finds an idle connection asks
+    nothing else; otherwise the session decides.
     """
 
     __slots__ = (
@@ -414,16 +413,16 @@ class Express:
         self._pool = pool
         self._cls = cls
         self._loop = loop
-        # What is_running() of asyncio's loops looks at, at a third of the price of asking.
+        # asyncio's is_running() reads this attribute; to read it here costs a third.
         self._has_thread_id = (
             getattr(type(loop), "is_running", None) is asyncio.BaseEventLoop.is_running
         )
         self.thread = thread
         self.open = False
-        # Whether what is released is pooled, and whether the class leaves by that alone.
+        # Whether released connections are pooled, and whether __aexit__ only releases.
         self.pooling = True
         self.plain_exit = True
-        # For errors.
+        # For error messages.
         self.session_name: str | None = None
 
     @cython.cfunc
@@ -440,7 +439,7 @@ class Express:
             return number == self.thread
         if _KNOWS_RUNNING_LOOP:
             return _get_running_loop() is self._loop
-        # It may run in another thread than before; nobody has told.
+        # The loop may run in another thread than before.
         return bool(self._loop.is_running())
 
     @cython.ccall
@@ -462,10 +461,9 @@ class Express:
 
     @cython.cfunc
     def _end_held_back(self, handshake: Handshake) -> None:
-        """Take out of the pool those on top that must not be handed out.
+        """Take connections from the top that must not be handed out out of the pool.
 
-        They have ended, and nobody has been told yet; or a frame has begun to come, and the rest of
-        it is late.
+        They have ended, which the protocol does not know yet, or a frame is incomplete.
         """
         top: Slot | None
         while (top := handshake.idle.top) is not None:
@@ -476,7 +474,7 @@ class Express:
 
     @cython.ccall
     def line_up(self, owner: Any, route: Route, acquire_timeout: Timeout) -> Waiter:
-        """Ask for a connection that is released, or a new one; either may be there at once."""
+        """Queue a caller for a released or a new connection; it may have one at once."""
         ensure_room()
         caller = Caller(route, self._loop.create_future())
         handshake = route.record()
@@ -493,7 +491,7 @@ class Express:
         if waiter is None:
             raise owner._refusal(route, acquire_timeout)
         route.handshake = waiter.handshake
-        # With 0 nothing is waited for; a check takes its own time.
+        # With 0 there is no wait; a check has its own timeout.
         if acquire_timeout and (waiter.slot is None or route.is_checked):
             caller.timer = self._loop.call_later(
                 acquire_timeout, owner._time_out, waiter, acquire_timeout, context=Context()
@@ -501,7 +499,7 @@ class Express:
         return waiter
 
     async def wait(self, owner: Any, waiter: Waiter, acquire_timeout: Timeout) -> Any:
-        """Return a handle on what a waiter is given."""
+        """Return a handle on the connection that a waiter is given."""
         caller: Caller = waiter.token
         try:
             while True:
@@ -516,7 +514,7 @@ class Express:
                 if caller.error is not None:
                     raise caller.error
                 owner._raise_if_overdue(waiter, acquire_timeout)
-                # What it was given died before it woke. It stands at the head of its line again.
+                # Its connection died before it woke. It is at the head of its line again.
                 caller.future = self._loop.create_future()
         except BaseException:
             owner._give_up(waiter)
@@ -526,17 +524,17 @@ class Express:
 
     @cython.ccall
     def release(self, handle: Handle) -> Any:
-        """Park the connection of a handle, and release it: what :meth:`Pool.release` returns.
+        """Park and release the connection of a handle; returns the plan of :meth:`Pool.release`.
 
-        ``None``: there is nothing left to do.  ``False``: it is not fit for another's use, or not
-        yet, and nothing was done.
+        ``None``: there is nothing left to do.  ``False``: the connection is not fit for reuse, or
+        not yet, and nothing was done.
         """
         slot = handle._slot
         assert slot is not None
         conn: Parkable | None = slot.conn
         if not self.pooling or current_thread() != self.thread:
             return False
-        # How long others have waited is told by the clock they began with.
+        # Waiting times are measured by one clock.
         now = clock() if self._pool._waiters else coarse_clock()
         if cython.compiled:
             ensure_room()
@@ -546,7 +544,7 @@ class Express:
             return False
         spend(handle, {})
         plan = self._pool.release(slot, now)
-        # A handshake that nobody waits for any more is to be stopped in time.
+        # The timer must stop a handshake that nobody waits for any more.
         if plan is None or self._pool._fading or not plan.is_to_wake_only():
             return plan
         waiter: Waiter
@@ -559,10 +557,10 @@ class Express:
 if not cython.compiled:
 
     def lend(express: Express, owner: Any, slot: Slot) -> Any:
-        """Return a new handle on the connection in ``slot``, which is parked no more."""
+        """Return a new handle on the connection in ``slot``, which is now in use."""
         conn = slot.conn
         conn.parked = False
-        # Not by the class's own: a subclass's may want aiohttp's arguments.
+        # Not the class's own __new__: a subclass's may want aiohttp's arguments.
         handle: Any = Handle.__new__(express._cls)
         handle.__dict__ = conn.state
         handle._express = express
@@ -580,7 +578,7 @@ if not cython.compiled:
 
 @cython.ccall
 def hand_out(express: Express, owner: Any, slot: Slot) -> Any:
-    """Do the same for a connection that was given to a waiter."""
+    """Like :func:`lend`, for a connection that was given to a waiter."""
     conn: Parkable = slot.conn
     conn.fresh = False
     return lend(express, owner, slot)
@@ -588,9 +586,10 @@ def hand_out(express: Express, owner: Any, slot: Slot) -> Any:
 
 @cython.cfunc
 def end_if_held_back(waiter: Waiter) -> None:
-    """Take back what a waiter was given, if it has ended since, or is in the middle of a frame.
+    """Take back the connection given to a waiter if it has ended, or is inside a frame.
 
-    Not so a new one: a server that ends each at once would be connected to for ever.
+    A new connection is not taken back: a server that ends each at once would be connected to for
+    ever.
     """
     slot = waiter.slot
     if slot is not None:
@@ -599,7 +598,7 @@ def end_if_held_back(waiter: Waiter) -> None:
             conn.end_held_back()
 
 
-#: What tells the arguments of a call from those of others, where it can be told.
+#: A hashable form of the arguments of a call.
 Signature = tuple[Any, ...] | None
 Options = dict[str, Any]
 Types = frozenset[type]
@@ -607,10 +606,10 @@ Types = frozenset[type]
 
 @cython.ccall
 def signature_of(url: Any, reuse_key: Hashable, options: Options, atoms: Types) -> Signature:
-    """Return what tells the arguments of a call from those of others; None: it cannot be told.
+    """Return a hashable form of the arguments of a call; None: there is none.
 
-    Only exact types count, since one that is derived may be equal and mean something else: of
-    ``str``, dicts and sequences of them, and of ``atoms``.
+    Only exact types count, since an instance of a subclass may be equal and mean something else:
+    ``str``, dicts and sequences of ``str``, and ``atoms``.
     """
     if type(url) is not str and type(url) not in atoms:
         return None

@@ -10,7 +10,7 @@ from . import _cython as cython
 
 @cython.cclass
 class Node:
-    """What stands in up to two lists at once: one of its handshake, one of its endpoint."""
+    """An item of up to two lists: one of its handshake, one of its endpoint."""
 
     __slots__ = ("inner_next", "inner_prev", "outer_next", "outer_prev", "returned", "ticket")
 
@@ -68,7 +68,7 @@ class InnerList:
 
     @cython.cfunc
     def insert_by_ticket(self, waiter: Node) -> cython.int:
-        """Keep the order of arrival; nearly every waiter belongs at one of the two ends."""
+        """Insert in order of arrival; nearly every waiter belongs at one of the two ends."""
         tail = self.tail
         if tail is None or tail.ticket < waiter.ticket:
             self.append(waiter)
@@ -90,7 +90,7 @@ class InnerList:
 @cython.final
 @cython.cclass
 class Stack:
-    """A stack through the ``inner`` links, of which any can be taken out."""
+    """A stack through the ``inner`` links, from which any node can be removed."""
 
     __slots__ = ("top",)
 
@@ -170,9 +170,9 @@ class OuterList:
 
     @cython.cfunc
     def insert_returned(self, waiter: Node) -> cython.int:
-        """Put a waiter that lost what it had at the head of the line.
+        """Put a waiter that lost its connection or handshake at the head of the line.
 
-        Only others that came back likewise, and had arrived before it, stay in front: their number
+        Only waiters that came back likewise and had arrived earlier stay in front: their number
         does not grow with the line.
         """
         after = self.head

@@ -8,17 +8,17 @@ from typing import Any, Final, NoReturn
 
 
 class Completion(Coroutine[Any, Any, None]):
-    """What ``release()`` and ``drain()`` return: it can be awaited, by many and more than once.
+    """The result of ``release()`` and ``drain()``: several tasks can await it, more than once.
 
-    It need not be, since what they do is done when they are called; so to type checkers it is none
-    of the coroutines that must be.
+    Nobody has to await it, since the calls take effect at once; so type checkers do not treat it as
+    a coroutine that must be awaited.
     """
 
     __slots__ = ()
 
 
 class Done(Completion):
-    """What is complete from the start: nothing to wait for, and nothing kept between two uses."""
+    """A completion that is complete from the start."""
 
     __slots__ = ()
 
@@ -69,7 +69,7 @@ def ensure_room(frames: int = ROOM) -> None:
 
 
 class _Unset:
-    """What an argument is that was not given, where None means something."""
+    """The value of an argument that was not given, where None has a meaning."""
 
     __slots__ = ()
 
@@ -81,7 +81,7 @@ UNSET: Final[Any] = _Unset()
 
 
 class _NoHeaders:
-    """What a session has in place of headers until its constructor has run."""
+    """The headers of a session until its constructor has run."""
 
     __slots__ = ()
 

@@ -59,15 +59,15 @@ COUNTERS: Final = (
     *(f"closed_{reason}" for reason in CLOSE_REASONS),
 )
 
-#: Seconds after which a handshake is late where none has succeeded yet.  Doubled by each late one.
+#: Seconds after which a handshake is late if none has succeeded yet.  Each late one doubles them.
 FIRST_PATIENCE = cython.declare(cython.double, 5.0)
 
-# Who profits from a connection that gives way: nobody in particular, a waiter that stands at its
-# endpoint's limit, or one that stands at the limit over all endpoints.
+# For whom a connection gives way: nobody in particular, a waiter at its endpoint's limit, or a
+# waiter at limit_total.
 FOR_NOBODY = cython.declare(cython.int, 0)
 FOR_LIMIT = cython.declare(cython.int, 1)
 FOR_TOTAL = cython.declare(cython.int, 2)
-# Not a place is wanted but fewer idle connections.
+# No place is wanted, but fewer idle connections.
 FOR_BOUND = cython.declare(cython.int, 3)
 
 
@@ -119,26 +119,26 @@ class Endpoint:
         self.connecting = 0
         self.acquired = 0
         self.closing = 0
-        #: Closing ones that make room for a waiter which stands at this endpoint's limit.
+        #: Slots that are closing to make room for waiters at this endpoint's limit.
         self.being_cleared = 0
-        #: Handshakes under way, the oldest first, and what is known of the last that failed.
+        #: Handshakes under way, the oldest first, and the failure of the last that failed.
         self.under_way = OuterList()
         self.failure: Any = None
         #: Idle connections, the longest idle first.
         self.idle = OuterList()
         #: Waiters without a place, in order of arrival.
         self.waiting = OuterList()
-        #: Waiters whose handshake is doubted, for want of room for one of their own.
+        #: Waiters that rely on a doubted handshake, for lack of room for another.
         self.leaning = OuterList()
-        #: Handshakes under way that belong to nobody, those first that are to give way first.
+        #: Handshakes under way without an owner, in the order in which they give way.
         self.orphans: OrderedDict[Slot, None] = OrderedDict()
-        #: Seconds that handshakes have taken lately, -1 before the first; until then, those after
-        #: which one is late.
+        #: Seconds that handshakes usually take, -1 before the first has succeeded; until then,
+        #: ``patience`` is the number of seconds after which a handshake is late.
         self.usual = -1.0
         self.patience = FIRST_PATIENCE
-        #: How many more places it could use if there were room over all endpoints.
+        #: How many more places the endpoint could use if ``limit_total`` had room.
         self.claim = 0
-        #: The ticket under which it stands in the pool's queue for such room; -1: not at all.
+        #: Its ticket in the pool's queue for such room; -1: it is not queued.
         self.indexed = -1
         self.in_idle_heap = False
         self.hits = 0
@@ -157,7 +157,7 @@ class Endpoint:
 
     def counters(self) -> tuple[float, ...]:
         """Return them in the order of ``COUNTERS``."""
-        # A hit, with which a connection is reused, is counted once, in one number.
+        # A hit is a request and a reuse, and is counted in one number.
         return (
             self.requests + self.hits,
             self.reused + self.hits,
@@ -200,20 +200,20 @@ class Handshake:
     def __init__(self, endpoint: Endpoint, key: Hashable) -> None:
         self.endpoint = endpoint
         self.key = key
-        #: Whether another record stands for the key by now, or none.
+        #: Whether the record is out of use: the key has another record, or none.
         self.dropped = False
-        #: Free connections; the last one in is the first one out, so that surplus ones age.
+        #: Idle connections, last in, first out, so that surplus connections age.
         self.idle = Stack()
         #: Waiters without a handshake of their own, and those with one, each in order of arrival.
         self.placeless = InnerList()
         self.opening = InnerList()
-        #: Handshakes under way that belong to nobody: those that are counted on, and those that
-        #: were given up and are not late, on which a caller leans only where there is no room.
+        #: Handshakes under way without an owner: those that are counted on, and those that were
+        #: given up and are not late; a waiter relies on the latter only for lack of room.
         self.orphans: OrderedDict[Slot, None] = OrderedDict()
         self.doubted: OrderedDict[Slot, None] = OrderedDict()
-        #: How many handshakes under way are doubted, whoever leans on them.
+        #: How many handshakes under way are doubted, with or without an owner.
         self.doubts = 0
-        #: Slots that are not closing, and waiters: the record is dropped with the last of them.
+        #: Slots that are not closing, plus waiters: the record is dropped when there are none.
         self.live = 0
 
 
@@ -250,43 +250,43 @@ class Slot(Node):
             super().__init__()
         self.handshake = handshake
         self.state = CONNECTING
-        #: The caller's own: the connection, and the task that opens it.  The core never looks.
+        #: The session's: the connection, and the task that opens it.  The core never looks.
         self.conn: Any = None
         self.task: Any = None
-        #: The waiter that this handshake belongs to, while it is under way.
+        #: The waiter that the handshake belongs to, while it is under way.
         self.owner: Waiter | None = None
-        #: The ticket of the waiter that it was begun for; -1: of none.
+        #: The ticket of the waiter that the handshake was begun for; -1: none.
         self.begun_for = -1
         #: The waiter that was given the connection and has not woken yet.
         self.waiter: Waiter | None = None
-        #: When it got its place, and since when it is idle, an orphan, doubted, or cools down.
+        #: When the slot got its place, and since when it is idle, an orphan, doubted or cooling.
         self.born = now
         self.since = now
-        #: When its handshake began, before which it cannot be late: see :meth:`Pool.begin`.
+        #: When the handshake began; before that it cannot be late: see :meth:`Pool.begin`.
         self.began = INFINITY
-        #: A handshake that is not counted on any more: who it was begun for has given it up, or it
-        #: is late.
+        #: Whether the handshake is not counted on any more: its caller has given it up, or it is
+        #: late.
         self.doubted = False
         self.late = False
-        #: When it may not be handed out again, whatever its use; since ever, once it is drained.
+        #: From when on the connection is not handed out again; ``-INFINITY`` once it is drained.
         self.retires = INFINITY
-        #: The same, and not longer than ``max_idle`` from the last release.
+        #: The earlier of that and ``max_idle`` seconds after the last release.
         self.expires = INFINITY
         self.uses = 0
-        #: An orphan that somebody wants all the same: it is not stopped for want of a waiter.
+        #: An orphan that prewarm() or set_min_idle() wants: it is not stopped for lack of a waiter.
         self.kept = False
-        #: Whether it was in use, or being opened, when all of its kind were drained.
+        #: Whether the connection was in use, or being opened, when its key was drained.
         self.drained = False
-        #: For which of ``CLOSE_REASONS`` it is closing.
+        #: The index in ``CLOSE_REASONS`` of the reason for closing.
         self.reason = -1
         self.cleared_for = FOR_NOBODY
-        #: Whether its place stays taken for ``cooldown`` once its socket is gone.  The caller may
-        #: say so of what is not connected yet, while something else than the handshake runs on it.
+        #: Whether the place stays taken for ``cooldown`` once the socket is gone.  The session may
+        #: set this before the core knows of the connection, while ``configure`` runs on it.
         self.cools = False
 
     @property
     def crowded_out(self) -> bool:
-        """Whether it was closed since too many connections were idle."""
+        """Whether it was closed because too many connections were idle."""
         return self.cleared_for == FOR_BOUND
 
     @property
@@ -325,20 +325,20 @@ class Waiter(Node):
         if not cython.compiled:
             super().__init__()
         self.handshake = handshake
-        #: The caller's own; the core never looks.
+        #: The session's; the core never looks.
         self.token = token
         self.ticket = ticket
         self.since = now
-        #: The handshake under way that belongs to it; without one it waits for a place.
+        #: The handshake under way that belongs to the waiter; without one it waits for a place.
         self.opening: Slot | None = None
-        #: The connection given to it and not yet taken.
+        #: The connection given to the waiter and not yet taken.
         self.slot: Slot | None = None
         self.queued = False
         self.returned = False
-        #: Whether it goes back into the line if what it was given dies and nothing idle is left.
+        #: Whether the waiter goes back into the line if its connection dies and nothing is idle.
         self.may_wait = True
         self.passed = 0
-        #: How many of its own handshakes were late, so that it has had another.
+        #: How many handshakes of the waiter were late, so that it got another.
         self.hedges = 0
 
 
@@ -358,12 +358,12 @@ def first_waiter(handshake: Handshake) -> Waiter | None:
 @cython.final
 @cython.cclass
 class Plan:
-    """What is to be done, in this order, before anything else happens to the pool."""
+    """What the session must do, in this order, before anything else happens to the pool."""
 
     __slots__ = ("_closing", "_opened", "_woken")
 
     def __init__(self) -> None:
-        # Most are empty, or wake one waiter.
+        # Most plans are empty, or wake one waiter.
         self._opened: list[Slot] | None = None
         self._closing: list[Slot] | None = None
         self._woken: list[Waiter] | None = None
@@ -431,11 +431,11 @@ class Route:
     ) -> None:
         self.endpoint = endpoint
         self.key = key
-        #: Whether an idle connection goes out and comes back without anything done to it.
+        #: Whether no hook runs on a connection before it goes out and after it comes back.
         self.is_direct = is_direct
-        #: Whether something is done to it before it goes out.
+        #: Whether a check runs before it goes out.
         self.is_checked = is_checked
-        #: The record of the last call, so that the next need not look for it.
+        #: The record that the last call found, which saves the next call the lookup.
         self.handshake: Handshake | None = None
 
     @cython.cfunc
