@@ -55,85 +55,85 @@ PLAIN_TRANSPORT: Final[Any] = asyncio.selector_events._SelectorSocketTransport  
 #: Required names by their owner, each with its purpose.
 NAMES: Final[dict[str, dict[str, str]]] = {
     "aiohttp.client_ws": {
-        "DEFAULT_WS_CLIENT_TIMEOUT": "is the timeout of calls that give none",
+        "DEFAULT_WS_CLIENT_TIMEOUT": "is the default timeout of a call",
     },
     "aiohttp.helpers": {
         "basicauth_from_netrc": "reads credentials, as aiohttp does with trust_env",
         "get_env_proxy_for_url": "reads proxies, as aiohttp does with trust_env",
-        "netrc_from_env": "reads the file of credentials, as aiohttp does with trust_env",
+        "netrc_from_env": "reads the netrc file, as aiohttp does with trust_env",
     },
     "ClientSession": {
-        "_base_url": "tells relative URLs, and whom the session's credentials are for",
+        "_base_url": "resolves relative URLs, and limits the session's credentials to an origin",
         "_build_url": "makes the URL of a call absolute",
-        "_default_headers": "are left out of a request that has all its headers",
-        "_default_proxy": "is a part of what tells handshakes apart",
-        "_default_proxy_auth": "is a part of what tells handshakes apart",
-        "_loop": "tells a client session of another event loop",
+        "_default_headers": "are removed from a request that already has them",
+        "_default_proxy": "is part of the key of a handshake",
+        "_default_proxy_auth": "is part of the key of a handshake",
+        "_loop": "shows the event loop of the client session",
         "_prepare_headers": "adds the headers of the session",
-        "_request_class": "tells whether the headers of a request are aiohttp's own",
+        "_request_class": "shows whether aiohttp's own class makes the headers of a request",
         "_ws_connect": "makes a handshake",
-        "_ws_response_class": "is the class of the response that a handshake makes",
+        "_ws_response_class": "is the class of the response of a handshake",
     },
     "BaseConnector": {
         "_factory": "makes the protocol of a connection",
         "_release_acquired": "lets a connection outlive its connector",
     },
     "Connection": {
-        "_connector": "is told when a connection is closed",
-        "_key": "tells the connector which connection it is",
+        "_connector": "learns when a connection is closed",
+        "_key": "identifies the connection for the connector",
     },
     "ClientWebSocketResponse": {
         "_autoping": "lets check_ping() see the PONG",
-        "_cancel_heartbeat": "stops a heartbeat that was armed for one user",
-        "_close_code": "tells of a receive() that was given up, and of an end",
-        "_closed": "tells of an end",
-        "_closing": "tells of an end",
+        "_cancel_heartbeat": "stops a heartbeat that was started for one user",
+        "_close_code": "shows an abandoned receive(), and the end of the connection",
+        "_closed": "shows the end of the connection",
+        "_closing": "shows the end of the connection",
         "_conn": "has the protocol and the transport",
-        "_exception": "is kept free of what its traceback refers to",
-        "_handle_ping_pong_exception": "tells that a heartbeat has found no peer",
-        "_heartbeat": "tells whether there is a heartbeat",
-        "_reader": "has the messages that lie unread",
-        "_reset_heartbeat": "arms the heartbeat of an idle connection",
+        "_exception": "must not keep the connection alive by its traceback",
+        "_handle_ping_pong_exception": "reports that the heartbeat got no answer",
+        "_heartbeat": "shows whether there is a heartbeat",
+        "_reader": "contains the unread messages",
+        "_reset_heartbeat": "restarts the heartbeat of an idle connection",
         "_response": "closes the transport",
-        "_timeout": "is kept from a handle that was released",
-        "_waiting": "tells of a receive() that is under way",
-        "_writer": "answers PINGs to an idle connection",
+        "_timeout": "is hidden from released handles",
+        "_waiting": "shows a receive() that is under way",
+        "_writer": "answers PINGs on an idle connection",
     },
     "ResponseHandler": {
-        "_drain_waiter": "waits for a peer that does not read",
-        "_parser": "is dropped when the socket is gone",
-        "_paused": "tells of a peer that does not read",
-        "_payload_parser": "is where a connection of the pool sees what arrives",
-        "connection_lost": "tells the parser of the end",
-        "read_timeout": "is for the bodies of HTTP, and would end an idle connection",
+        "_drain_waiter": "waits while the server does not read",
+        "_parser": "is dropped when the socket is closed",
+        "_paused": "shows that the server does not read",
+        "_payload_parser": "is replaced by the pool, to see all data",
+        "connection_lost": "tells the parser that the connection has ended",
+        "read_timeout": "is for HTTP bodies, and would end an idle connection",
         "set_parser": "is called between the answer to a handshake and its first bytes",
         "start_timeout": "makes the protocol forget its timeout",
     },
     "WebSocketDataQueue": {
-        "_buffer": "has the messages that lie unread",
-        "feed_data": "wakes a receive() whose connection is being closed",
-        "is_eof": "tells of an end",
-        "read": "takes control frames from an idle connection",
+        "_buffer": "contains the unread messages",
+        "feed_data": "wakes a receive() on a closing connection",
+        "is_eof": "shows the end of the connection",
+        "read": "reads control frames of an idle connection",
     },
     "WebSocketWriter": {
-        "send_frame": "answers PINGs to an idle connection",
-        "transport": "is asked for its end by a send that a thread compresses",
+        "send_frame": "answers PINGs on an idle connection",
+        "transport": "shows the end to a send that a thread compresses",
     },
     "asyncio.BaseEventLoop": {
-        "is_running": "looks at _thread_id only, which a call then reads",
+        "is_running": "only reads _thread_id, which a call then reads directly",
     },
 }
 
 #: Names that exist only in some versions, and are used if they exist.
 OPTIONAL: Final[dict[str, str]] = {
-    "_background_tasks": "aiohttp's account of frames that a thread compresses",
-    "_closing": "whether a transport is closing; of PLAIN_TRANSPORT only",
-    "_data_received_cb": "resets the heartbeat (aiohttp 3.14), and is a cycle",
+    "_background_tasks": "frames that a thread is compressing",
+    "_closing": "whether a transport is closing; only of PLAIN_TRANSPORT",
+    "_data_received_cb": "resets the heartbeat (aiohttp 3.14), and is a reference cycle",
     "_log_on_exception": "LOG_ON_EXCEPTION (CPython 3.14)",
     "_on_data_received": "resets the heartbeat of an idle connection, too (aiohttp 3.14)",
-    "_payload_fragments": "parts of a frame in the parser that is not compiled",
-    "_resolve_host_tasks": "lookups of hosts that go on when their handshake is cancelled",
-    "_thread_id": "the thread in which a loop of asyncio's runs",
+    "_payload_fragments": "parts of an unfinished frame in the pure-Python parser",
+    "_resolve_host_tasks": "lookups of hosts, which continue after the cancellation of a handshake",
+    "_thread_id": "the thread of a running asyncio loop",
 }
 
 _MISSING: Final = object()
@@ -183,7 +183,7 @@ def _check(kind: str, thing: Any) -> None:
 
 
 def _lacks(kind: str, name: str) -> WebSocketPoolError:
-    return _unsupported(f"there is no {name} in {kind}, which {NAMES[kind][name]}")
+    return _unsupported(f"{kind} has no {name}, which {NAMES[kind][name]}")
 
 
 def _unsupported(what: str) -> WebSocketPoolError:

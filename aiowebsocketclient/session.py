@@ -100,8 +100,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     :param check: hook, called before a pooled connection is handed out.  If it raises, the
         connection is closed, and the caller gets another or a new connection.  Idle connections to
         the endpoint that have received nothing since the failed connection last did are then
-        checked in the background before anybody gets them: a caller pays for one failed check, not
-        for each.  With ``acquire_timeout=0``, the caller gets neither these nor a new connection.
+        checked in the background before they are handed out: a caller pays for one failed check,
+        not for each.  With ``acquire_timeout=0``, the caller gets neither these nor a new
+        connection.
     :param reset: hook, called after a release, before the connection is pooled or handed on, for
         example to unsubscribe.  If it raises, the connection is closed.  No caller has to wait for
         it.

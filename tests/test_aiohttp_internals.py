@@ -348,7 +348,7 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 def says(kind: str, name: str, purpose: str) -> str:
     said = (
         f"aiohttp {aiohttp.__version__} is not supported by this version of aiowebsocketclient:"
-        f" there is no {name} in {kind}, which {purpose}; install another version of aiohttp"
+        f" {kind} has no {name}, which {purpose}; install another version of aiohttp"
     )
     return re.escape(said)
 
