@@ -40,6 +40,10 @@ class Done(Completion):
     def close(self) -> None:
         """Do nothing."""
 
+    def __repr__(self) -> str:
+        """Return the same as other completions do once they are complete."""
+        return "<Completion done>"
+
 
 # Used up, as an iterator over nothing is from the start.
 _NO_STEPS: Final[Iterator[Any]] = iter(())

@@ -109,6 +109,10 @@ cdef class Done:
     def close(self):
         """Do nothing."""
 
+    def __repr__(self):
+        """Return the same as other completions do once they are complete."""
+        return "<Completion done>"
+
 
 cdef PySendResult _step_done(PyObject *this, PyObject *value, PyObject **result) noexcept:
     Py_INCREF(None)

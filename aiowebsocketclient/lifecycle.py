@@ -182,8 +182,8 @@ class Lifecycle:
                 self._do_soon(waiter.token.wake)
         try:
             self.arm()
-            if self._limiter_line:
-                self._let_begin(self._limiter_line)
+            if self._limiter_line is not None:
+                self._limiter_line.let_begin(self._stop)
             if error is not None:
                 raise error
         finally:
@@ -276,16 +276,12 @@ class Lifecycle:
         return finished
 
     def _see_whether_it_waits(self, slot: Slot) -> None:
-        line = self._limiter_line
-        assert line is not None
-        line.wait(slot)
-        if line:
-            self._let_begin(line)
+        if self._limiter_line is not None:
+            self._limiter_line.wait(slot)
+            self._limiter_line.let_begin(self._stop)
 
-    def _let_begin(self, line: LimiterLine) -> None:
-        """Stop handshakes that keep handshakes of callers from beginning."""
-        for slot in line.dispensable():
-            self.carry_out(self.pool.stop(slot))
+    def _stop(self, slot: Slot) -> None:
+        self.carry_out(self.pool.stop(slot))
 
     async def _try_to_open(self, slot: Slot, target: Target) -> Failure | None:
         try:

@@ -1,6 +1,7 @@
 """Handshakes that wait for ``connect_limiter``, and handshakes to stop for them."""
 
 import math
+from collections.abc import Callable
 from itertools import islice
 from typing import Final
 
@@ -28,10 +29,6 @@ class LimiterLine:
         self._inside: dict[Slot, None] = {}
         self._waiting: dict[Slot, None] = {}
 
-    def __bool__(self) -> bool:
-        """Return whether a handshake waits."""
-        return bool(self._waiting)
-
     def wait(self, slot: Slot) -> None:
         """Record that a handshake waits, unless it has already begun."""
         if slot.state == CONNECTING and slot.began == math.inf:
@@ -46,6 +43,12 @@ class LimiterLine:
         """Record that a handshake has left the limiter or the queue."""
         self._waiting.pop(slot, None)
         self._inside.pop(slot, None)
+
+    def let_begin(self, stop: Callable[[Slot], None]) -> None:
+        """Stop handshakes that keep handshakes of callers from beginning."""
+        if self._waiting:
+            for slot in self.dispensable():
+                stop(slot)
 
     def dispensable(self) -> list[Slot]:
         """Return handshakes to stop, at most one per waiting handshake of a caller.

@@ -78,35 +78,29 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     :param max_idle: seconds after which an unused idle connection is closed.  None: never.
     :param max_idle_connections: maximum number of idle connections of all endpoints; if one more
         becomes idle, the longest idle connection is closed.  Default: half of the process's soft
-        limit of open files (``ulimit -n``) when the session is created; 256 on Windows, which has
-        no such limit, but where ``select()`` accepts only 512 sockets.  None: no limit.  0 raises
-        ``ValueError``, because it means "no limit" in other options: use ``force_close=True`` to
-        pool nothing.
+        limit of open files (``ulimit -n``) when the session is created; 256 on Windows.  None: no
+        limit.  0 raises ``ValueError``: use ``force_close=True`` to pool nothing.
     :param max_lifetime: seconds since the start of the handshake after which a connection is not
         handed out again, less up to 5 % at random.  None: no limit.
     :param close_timeout: seconds for a closing handshake before the transport is aborted; also the
         limit of :meth:`close` as a whole.  At most a second is used after a ``receive()`` that was
-        cancelled or timed out, after a hook that timed out or failed before the server sent
-        anything, and if an exception leaves the session's own block.
+        cancelled or timed out, after a hook that timed out or failed in silence, and if an
+        exception leaves the session's own block.
     :param cooldown: seconds for which a place stays taken after a connection was closed while in
-        use, or with a reply on the way.  A server may still count the connection until its handler
-        notices the end, and might refuse the next one.  0: no cooldown.
+        use, or with a reply on the way, since the server may still count it.  0: no cooldown.
     :param client_session_owner: whether :meth:`close` closes ``client_session``.
     :param connect_limiter: an asynchronous context manager entered around each handshake, such as
         ``aiolimiter.AsyncLimiter(300, 300)`` or ``asyncio.Semaphore(10)``.
     :param configure: hook ``async (ws) -> None``, called once for each connection after its
-        handshake, for example to authenticate.  If it raises, the caller of the handshake gets the
-        exception.
+        handshake, for example to authenticate.  If it raises, the caller gets the exception.
     :param check: hook, called before a pooled connection is handed out.  If it raises, the
         connection is closed, and the caller gets another or a new connection.  Idle connections to
-        the endpoint that have received nothing since the failed connection last did are then
-        checked in the background before they are handed out: a caller pays for one failed check,
-        not for each.  With ``acquire_timeout=0``, the caller gets neither these nor a new
-        connection.
+        the endpoint that have been silent for longer are then checked in the background before they
+        are handed out: a caller pays for one failed check, not for each.  With
+        ``acquire_timeout=0``, the caller gets neither these nor a new connection.
     :param reset: hook, called after a release, before the connection is pooled or handed on, for
-        example to unsubscribe.  If it raises, the connection is closed.  No caller has to wait for
-        it.
-    :param hook_timeout: seconds for one run of a hook; then the hook has failed.  None: no timeout.
+        example to unsubscribe.  If it raises, the connection is closed.  No caller waits for it.
+    :param hook_timeout: seconds after which a hook has failed.  None: no timeout.
     :param retire_on: close codes, such as :data:`GOING_AWAY`.  If the server closes an idle
         connection with one of them, idle connections with the same handshake and the same or a
         greater age are closed, too, before callers find them closed one by one.
@@ -121,12 +115,11 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     counts as acquired while ``check`` or ``reset`` runs, and as connecting while ``configure``
     runs.
 
-    Invalid arguments raise ``TypeError`` or ``ValueError`` immediately.  A session belongs to one
-    event loop and is not thread-safe.
+    Invalid arguments raise ``TypeError`` or ``ValueError``.  A session belongs to one event loop
+    and is not thread-safe.
     """
 
-    # Attributes that hardly change. CPython looks up methods faster while the __dict__ of an object
-    # has at most 30 names, and a subclass adds names.
+    # CPython looks up methods faster while the __dict__ of an object has at most 30 names.
     __slots__ = (
         "__dict__",
         "__weakref__",
@@ -239,7 +232,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     def closed(self) -> bool:
         """Whether :meth:`close` has been called."""
         lifecycle = getattr(self, "_lifecycle", None)
-        # A subclass whose constructor has not come so far has nothing open.
+        # If the constructor has failed, nothing is open.
         return lifecycle is None or lifecycle.is_closed
 
     @property

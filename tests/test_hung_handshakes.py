@@ -419,6 +419,6 @@ async def test_one_that_is_stopped_while_it_waits_for_the_limiter(
     assert await use(session, server.url(), 0.05) == "gave up"
     session.drain()
     await until(lambda: not len(session._pool))
-    assert not session._lifecycle._limiter_line
+    assert not session._lifecycle._limiter_line._waiting  # type: ignore[union-attr]
     limiter.release()
     assert await use(session, server.url(), 30.0) == "hello"
