@@ -151,7 +151,10 @@ class Returning:
         handle._cut_off()
         if conn is None or self._lifecycle.loop.is_closed():
             return
+        if slot.state != CLOSING:
+            self._lifecycle.heed_unread_close(slot)
         conn.give_up()
+        # Retiring others runs callbacks of users, such as log handlers.
         if slot.state != CLOSING:
             self._lifecycle.close_acquired(slot, reason_after(kind))
 

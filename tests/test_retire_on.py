@@ -186,6 +186,20 @@ async def test_one_that_its_user_has_read_says_nothing(
     assert (stats.closed_lost, stats.closed_dirty, stats.closed_forced, stats.idle) == (1, 0, 0, 1)
 
 
+async def test_one_that_lies_unread_when_an_exception_leaves_the_block(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(retire_on=GOING_AWAY)
+    held = await hold(session, server.url(), 3)
+    await release(*held[:2])
+    with pytest.raises(LookupError):
+        async with held[2] as ws:
+            hear(ws, GOES_AWAY)
+            raise LookupError
+    assert session.stats().idle == 0
+    assert session.stats().closed_forced == 2
+
+
 @pytest.mark.parametrize("unread", [b"", b"\x81\x01x"], ids=["all read", "a message unread"])
 async def test_one_that_lies_unread_at_release(
     server: Server, make_session: SessionFactory, unread: bytes
