@@ -10,6 +10,7 @@ import copy
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -167,28 +168,30 @@ def twin_of(error: BaseException) -> BaseException:
     Raising an exception adds frames to it, and with them the locals of the caller.  A shared object
     would expose the locals of one caller to the other, and keep them alive.
     """
-    try:
-        twin = copy.copy(error)
-        if type(twin) is not type(error) or twin is error:
-            raise TypeError
-    except Exception:
-        twin = _made_like(error)
+    for make in (copy.copy, _made_like):
+        # A class may refuse any of this: its constructor, its arguments, its attributes.
+        with suppress(Exception):
+            twin = make(error)
+            if type(twin) is type(error) and twin is not error:
+                return _with_causes_of(error, twin)
+    said = f"a handshake failed: {type(error).__name__}"
+    return _with_causes_of(error, WebSocketPoolError(said))
+
+
+def _made_like(error: BaseException) -> BaseException:
+    """Return a twin of an exception that cannot be copied because of its constructor."""
+    cls = type(error)
+    twin = cls.__new__(cls, *error.args)
+    twin.args = error.args
+    twin.__dict__.update(error.__dict__)
+    return twin
+
+
+def _with_causes_of(error: BaseException, twin: BaseException) -> BaseException:
     twin.__traceback__ = None
     twin.__cause__, twin.__context__ = error.__cause__, error.__context__
     twin.__suppress_context__ = error.__suppress_context__
     notes = getattr(error, "__notes__", None)
     if notes is not None:
         twin.__notes__ = list(notes)
-    return twin
-
-
-def _made_like(error: BaseException) -> BaseException:
-    """Return a twin of an exception that cannot be copied because of its constructor."""
-    cls = type(error)
-    try:
-        twin = cls.__new__(cls, *error.args)
-        twin.args = error.args
-        twin.__dict__.update(error.__dict__)
-    except Exception:
-        return WebSocketPoolError(f"a handshake failed: {cls.__name__}")
     return twin

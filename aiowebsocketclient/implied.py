@@ -184,7 +184,7 @@ class Implied:
         if (
             not self._sends_cookies
             or target.has_reuse_key
-            or (type(jar) is aiohttp.CookieJar and not len(jar))
+            or (not route and type(jar) is aiohttp.CookieJar and not len(jar))
         ):
             return {}
         cookies = {"": _cookies_for(jar, target.url)}

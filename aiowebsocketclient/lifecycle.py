@@ -183,7 +183,7 @@ class Lifecycle:
         try:
             self.arm()
             if self._limiter_line is not None:
-                self._limiter_line.let_begin(self._stop)
+                self._limiter_line.let_begin(clock(), self._stop)
             if error is not None:
                 raise error
         finally:
@@ -278,7 +278,7 @@ class Lifecycle:
     def _see_whether_it_waits(self, slot: Slot) -> None:
         if self._limiter_line is not None:
             self._limiter_line.wait(slot)
-            self._limiter_line.let_begin(self._stop)
+            self._limiter_line.let_begin(clock(), self._stop)
 
     def _stop(self, slot: Slot) -> None:
         self.carry_out(self.pool.stop(slot))
@@ -303,7 +303,7 @@ class Lifecycle:
             session_name=self.settings.name,
         )
         if self._limiter_line is not None:
-            self._limiter_line.leave(slot)
+            self._limiter_line.succeed(slot, clock())
         try:
             check_connection(ws)
             conn = Connection(ws, slot, self, target.hooks)
@@ -419,7 +419,9 @@ class Lifecycle:
         """Pass the exception of a handshake to its caller, if there is one."""
         owner, plan = self.pool.connect_failed(slot, clock(), HandshakeFailure.of(error))
         # The twin is made before the caller raises the original, which adds frames and a context.
-        finished.set_result(Failure(error if owner is None else twin_of(error)))
+        # Only prewarm() and set_min_idle(), which begin handshakes for no waiter, look at it.
+        is_shared = owner is not None and begun_for is None
+        finished.set_result(Failure(twin_of(error) if is_shared else error))
         if owner is not None:
             fail_waiter(owner, error)
         self.carry_out(plan)

@@ -445,7 +445,7 @@ class _Instruments:
         return points.observations()
 
     def _max(self, options: CallbackOptions) -> Iterable[Observation]:
-        return self._limits(lambda session: session._settings.limit_total)
+        return self._limits(lambda session: session._pool_settings.limit_total)
 
     def _max_per_endpoint(self, options: CallbackOptions) -> Iterable[Observation]:
         return self._limits(lambda session: session.limit)

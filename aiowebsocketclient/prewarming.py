@@ -144,9 +144,16 @@ class Prewarm:
         """Record the result of a handshake."""
         slot = self._pending.pop(future)
         if future.cancelled():
-            if not (slot.drained or slot in self._doubted):
+            if slot.drained:
+                return
+            if slot.late:
+                self._late_errors.append(self._late_error())
+            elif slot.kept:
                 # It gave way to a caller that needed the place.
                 self._gave_way = True
+            else:
+                # A caller has given it up.
+                self._doubted.add(slot)
         elif (failure := future.result()) is not None:
             (self._late_errors if slot.late else self._errors).append(failure.error)
         else:

@@ -202,7 +202,7 @@ class _Families:
         self._alive.add_metric((name,), stats.endpoints)
         for family, limit in (
             (self._limit, session.limit),
-            (self._limit_total, session._settings.limit_total),
+            (self._limit_total, session._pool_settings.limit_total),
         ):
             if limit is not None:
                 family.add_metric((name,), limit)

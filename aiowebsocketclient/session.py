@@ -71,8 +71,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     :param max_connecting: maximum number of handshakes under way to one endpoint; None or 0: no
         limit.
     :param acquire_timeout: seconds that a caller waits for a connection, for any reason; then
-        :exc:`PoolTimeoutError`.  None: no timeout.  0: do not wait: the caller only gets an idle
-        connection, whose ``check`` may take its time.
+        :exc:`PoolTimeoutError`.  None: no timeout.  0: only an idle connection, at once.
     :param max_waiting: maximum number of callers queued for one endpoint; the next caller gets
         :exc:`TooManyWaitersError`.  None: no limit.
     :param max_idle: seconds after which an unused idle connection is closed.  None: never.
@@ -89,8 +88,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     :param cooldown: seconds for which a place stays taken after a connection was closed while in
         use, or with a reply on the way, since the server may still count it.  0: no cooldown.
     :param client_session_owner: whether :meth:`close` closes ``client_session``.
-    :param connect_limiter: an asynchronous context manager entered around each handshake, such as
-        ``aiolimiter.AsyncLimiter(300, 300)`` or ``asyncio.Semaphore(10)``.
+    :param connect_limiter: an asynchronous context manager entered around each handshake:
+        ``aiolimiter.AsyncLimiter(300, 300)``, ``asyncio.Semaphore(10)``.
     :param configure: hook ``async (ws) -> None``, called once for each connection after its
         handshake, for example to authenticate.  If it raises, the caller gets the exception.
     :param check: hook, called before a pooled connection is handed out.  If it raises, the
@@ -102,8 +101,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         example to unsubscribe.  If it raises, the connection is closed.  No caller waits for it.
     :param hook_timeout: seconds after which a hook has failed.  None: no timeout.
     :param retire_on: close codes, such as :data:`GOING_AWAY`.  If the server closes an idle
-        connection with one of them, idle connections with the same handshake and the same or a
-        greater age are closed, too, before callers find them closed one by one.
+        connection with one of them, idle connections with the same handshake that are as old or
+        older are closed, too.
     :param leak_threshold: seconds in use after which a connection is logged once, with the place
         where it was acquired.  None: no logging.
     :param trace_configs: handlers for events of the pool: see :class:`TraceConfig`.
@@ -111,9 +110,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         as the name of the pool, in metrics.  None: no name.
 
     A hook gets its own handle, whose ``release()`` does nothing.  A hook fails if it closes the
-    connection, and ``check`` or ``reset`` also fail if they leave a message unread.  A connection
-    counts as acquired while ``check`` or ``reset`` runs, and as connecting while ``configure``
-    runs.
+    connection, ``check`` and ``reset`` also if they leave a message unread.  A connection counts as
+    acquired during ``check`` and ``reset``, and as connecting during ``configure``.
 
     Invalid arguments raise ``TypeError`` or ``ValueError``.  A session belongs to one event loop
     and is not thread-safe.
@@ -126,7 +124,6 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         "_begin_close",
         "_carry_out",
         "_check",
-        "_client",
         "_detach",
         "_ending",
         "_fail",
@@ -134,11 +131,12 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         "_keeping",
         "_leak_watch",
         "_lifecycle",
+        "_pool_client",
+        "_pool_settings",
         "_raise_if_overdue",
         "_refusal",
         "_released",
         "_returning",
-        "_settings",
         "_time_out",
         "_tracer",
     )
@@ -156,7 +154,6 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         headers: LooseHeaders | None = None,
         client_session: aiohttp.ClientSession | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
-        # For type checkers, the type variable has the same default.
         ws_response_class: type[WS_co] = ClientWebSocketResponse,  # type: ignore[assignment]
         limit_total: int | None = None,
         max_connecting: int | None = 100,
@@ -179,8 +176,10 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         name: str | None = None,
     ) -> None:
         # The options by name: there are no other local variables yet.
-        settings = self._settings = Settings(locals())
-        self._client = Client(arguments.client_session(client_session), bool(client_session_owner))
+        settings = self._pool_settings = Settings(locals())
+        self._pool_client = Client(
+            arguments.client_session(client_session), bool(client_session_owner)
+        )
         self._loop = arguments.loop(loop)
         self._acquire_timeout = settings.acquire_timeout
         threshold = settings.leak_threshold
@@ -205,9 +204,11 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         No part refers to the session, so a dropped session is collected at once.  The core calls
         methods of the parts directly, by attributes of the session.
         """
-        self._lifecycle = Lifecycle(self._pool, self._settings, self._client, self._tracer)
+        self._lifecycle = Lifecycle(
+            self._pool, self._pool_settings, self._pool_client, self._tracer
+        )
         self._keeping = Keeping(self._lifecycle)
-        self._ending = Ending(self._lifecycle, self._client, self._tracer)
+        self._ending = Ending(self._lifecycle, self._pool_client, self._tracer)
         self._carry_out = self._lifecycle.carry_out
         acquiring = Acquiring(self._lifecycle)
         self._refusal = acquiring.refusal
@@ -215,7 +216,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         self._check = acquiring.check
         self._time_out = acquiring.time_out
         self._give_up = acquiring.give_up
-        returning = Returning(self._lifecycle, self._client, self._tracer, self._leak_watch)
+        returning = Returning(self._lifecycle, self._pool_client, self._tracer, self._leak_watch)
         self._returning = returning
         self._released = returning.released
         self._fail = returning.fail
@@ -238,17 +239,17 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     @property
     def name(self) -> str | None:
         """The name of the session, or None."""
-        return self._settings.name
+        return self._pool_settings.name
 
     @property
     def limit(self) -> int | None:
         """Maximum connections to one endpoint; None: no limit.  :meth:`resize` changes it."""
-        return self._settings.limit
+        return self._pool_settings.limit
 
     @property
     def force_close(self) -> bool:
         """Whether connections are closed on release instead of being pooled."""
-        return self._settings.force_close
+        return self._pool_settings.force_close
 
     @property
     def client_session(self) -> aiohttp.ClientSession:
@@ -256,9 +257,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
 
         The first use creates the session's own, which needs a running event loop.
         """
-        if self._client.session is None:
+        if self._pool_client.session is None:
             self._bind()
-        return self._client.get()
+        return self._pool_client.get()
 
     def stats(self) -> PoolStats:
         """Return gauges and counters of all endpoints together.
@@ -281,7 +282,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     def __repr__(self) -> str:
         """Return the class and the name with the current numbers."""
         connecting, acquired, idle, closing, waiting, endpoints = self._pool.gauges()
-        state = "" if self._settings.name is None else f"{self._settings.name!r} "
+        state = "" if self._pool_settings.name is None else f"{self._pool_settings.name!r} "
         state += "closed " if self._lifecycle.is_closed else ""
         return (
             f"<{type(self).__name__} {state}{acquired=} {idle=} {connecting=} {closing=}"
@@ -409,8 +410,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             options,
             headers=self._targets.headers,
             reuse_key=reuse_key,
-            client_session=self._client.session,
-            hooks=self._settings.hooks,
+            client_session=self._pool_client.session,
+            hooks=self._pool_settings.hooks,
         )
 
     def _resolve_anew(
@@ -458,9 +459,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             raise self._lifecycle.closed_error()
         loop = self._loop
         if loop is None or get_running_loop() is not loop:
-            loop = self._loop = running_loop(loop, self._settings.name)
-        if self._client.session is not None:
-            check_open(self._client.session, self._settings.name)
+            loop = self._loop = running_loop(loop, self._pool_settings.name)
+        if self._pool_client.session is not None:
+            check_open(self._pool_client.session, self._pool_settings.name)
         if not self._bound:
             self._begin(loop)
         # The loop may continue in another thread.
@@ -468,7 +469,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """Set up, at the first use, what depends on the loop and the client session."""
-        client_session = self._client.begin(loop, self._settings)
+        client_session = self._pool_client.begin(loop, self._pool_settings)
         self._lifecycle.implied = Implied(client_session, self._pool.keys) or None
         self._watch_headers(client_session)
         self._targets.clear()
@@ -485,10 +486,10 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         note_use(self)
 
     def _make_express(self, loop: asyncio.AbstractEventLoop | None, thread: int) -> Express:
-        cls = self._settings.response_class
+        cls = self._pool_settings.response_class
         express = Express(self._pool, cls, loop, thread)
-        express.session_name = self._settings.name
-        express.pooling = not self._settings.force_close
+        express.session_name = self._pool_settings.name
+        express.pooling = not self._pool_settings.force_close
         express.plain_exit = cls.__aexit__ is ClientWebSocketResponse.__aexit__
         return express
 
@@ -505,7 +506,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         :param limit_total: maximum number of connections to all endpoints; None or 0: no limit.
         """
         ensure_room()
-        settings = self._settings
+        settings = self._pool_settings
         new_limit, new_total = settings.limit, settings.limit_total
         if limit is not UNSET:
             new_limit = arguments.places("limit", limit) or None
@@ -518,7 +519,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             self._bind()
         settings.limit, settings.limit_total = new_limit, new_total
         if self._bound:
-            self._client.warn_of_limits(settings)
+            self._pool_client.warn_of_limits(settings)
         self._lifecycle.carry_out(self._pool.resize(new_limit or 0, new_total or 0, clock()))
 
     # -- retiring --------------------------------------------------------------------------------
@@ -540,7 +541,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         connections are closed: at most ``close_timeout`` seconds later.
         """
         ensure_room()
-        parsed = None if url is None else parse_url(url, self._client.session)
+        parsed = None if url is None else parse_url(url, self._pool_client.session)
         if self._lifecycle.is_closed:
             raise self._lifecycle.closed_error()
         # An argument of a call, such as a TLS context, may be the reason for the drain.
@@ -562,7 +563,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
 
     def detach(self) -> None:
         """Leave the client session open when this session is closed."""
-        self._client.is_owned = False
+        self._pool_client.is_owned = False
 
     async def close(self) -> None:
         """Close all connections, in use or not, and the client session if the session owns it.
@@ -578,7 +579,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             if self._loop is not None and self._loop is not running:
                 # The connections were lost with their loop.
                 self._lifecycle.is_closed = self._loop.is_closed()
-                refuse_to_close(self._loop, self._settings.name)
+                refuse_to_close(self._loop, self._pool_settings.name)
             if not self._bound:
                 self._lifecycle.is_closed = True
                 self._targets.clear()
@@ -638,9 +639,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         if not self._bound or self._lifecycle.is_closed:
             return
         assert self._loop is not None
-        if self._client.session is not None and self._client.is_owned:
+        if self._pool_client.session is not None and self._pool_client.is_owned:
             # It would warn a second time.
-            self._client.session.detach()
+            self._pool_client.session.detach()
         if not self._loop.is_closed():
             # The garbage collector may run in any thread.
             self._loop.call_soon_threadsafe(self._lifecycle.abandon)

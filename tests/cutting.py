@@ -348,7 +348,7 @@ def server_transports(server: Server) -> list[Any]:
 
 
 def client_transports(session: WebSocketClientSession) -> list[Any]:
-    client_session = session._client.session
+    client_session = session._pool_client.session
     if client_session is None or client_session.connector is None:
         return []
     # Older aiohttp keeps something else here while it connects.
@@ -869,7 +869,7 @@ class Trial:
         session = self.session
         if session.closed:
             return
-        limit = session._settings.limit_total or session._settings.limit or 2
+        limit = session._pool_settings.limit_total or session._pool_settings.limit or 2
         async with asyncio.timeout(PATIENCE):
             held = await asyncio.gather(*[self.connect(acquire_timeout=None) for _ in range(limit)])
             assert len(set(held)) == limit
@@ -878,7 +878,7 @@ class Trial:
         self._check_limits()
         await asyncio.gather(*[ws.release() for ws in held])
         assert session.stats().acquired == 0
-        if not session.force_close and session._settings.hooks.reset is not fail:
+        if not session.force_close and session._pool_settings.hooks.reset is not fail:
             assert session.stats().idle >= limit
 
     def look(self) -> None:
@@ -891,7 +891,10 @@ class Trial:
     def _check_limits(self) -> None:
         if self.was_resized:
             return
-        limit, limit_total = self.session._settings.limit, self.session._settings.limit_total
+        limit, limit_total = (
+            self.session._pool_settings.limit,
+            self.session._pool_settings.limit_total,
+        )
         for server in self.arena.servers:
             assert not limit or server.peak <= limit, f"{server.peak} of {limit} connections"
         open_now = sum(server.open for server in self.arena.servers)

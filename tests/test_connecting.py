@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import copy
+import dataclasses
 import gc
 import os
 import pickle
@@ -96,7 +97,7 @@ async def test_conn_timeout(server: Server, make_session: SessionFactory) -> Non
     with pytest.raises(aiohttp.ConnectionTimeoutError, match="conn_timeout") as caught:
         await session.ws_connect(server.url("/hang"))
     assert not isinstance(caught.value, PoolTimeoutError)
-    session._settings.conn_timeout = None
+    session._pool_settings.conn_timeout = None
     async with asyncio.timeout(30), session.ws_connect(server.url()):
         pass
 
@@ -696,6 +697,11 @@ class UnmakeableError(Exception):
         self.why = why
 
 
+@dataclasses.dataclass(frozen=True)
+class FrozenError(Exception):
+    why: str = "no luck"
+
+
 def unlucky() -> Exception:
     error = PickyError(why="no luck")
     error.add_note("a note")
@@ -708,6 +714,7 @@ def unlucky() -> Exception:
         (lambda: OSError(22, "not fit"), OSError),
         (unlucky, PickyError),
         (lambda: UnmakeableError(why="no luck"), WebSocketPoolError),
+        (FrozenError, WebSocketPoolError),
     ],
 )
 async def test_a_prewarm_and_a_caller_fail_with_errors_of_their_own(

@@ -602,7 +602,7 @@ async def test_handshake_that_never_ends(
     failures = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(failure) for failure in failures] == [aiohttp.ConnectionTimeoutError] * (LIMIT + 1)
     proxy.answer = None
-    session._settings.conn_timeout = None
+    session._pool_settings.conn_timeout = None
     await check_whole(session, proxy.url(), proxy)
 
 
@@ -761,7 +761,7 @@ async def test_accept_queue_full(port: int, make_session: SessionFactory) -> Non
             filler.close()
     async with serving(Server(), port=port) as server:
         assert session.stats().endpoints == 0
-        session._settings.conn_timeout = None
+        session._pool_settings.conn_timeout = None
         await check_whole(session, url, server)
 
 
@@ -811,7 +811,7 @@ async def test_dns(server: Server, make_session: SessionFactory, failure: str) -
     failures = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(failure) for failure in failures] == [expected] * 2 * LIMIT
     resolver.error, resolver.hangs = None, False
-    session._settings.conn_timeout = None
+    session._pool_settings.conn_timeout = None
     await check_whole(session, url, server)
 
 

@@ -345,7 +345,7 @@ async def test_maxconn_of_haproxy_for_its_clients(
     setting = f"maxconn {LIMIT}"
     async with front_of("haproxy", server, tmp_path, frontend=setting) as front:
         held = await fill(session, front.url)
-        session._settings.conn_timeout = 0.3
+        session._pool_settings.conn_timeout = 0.3
         calls = [session.ws_connect(front.url) for _ in range(LIMIT)]
         for failure in await asyncio.gather(*calls, return_exceptions=True):
             assert type(failure) is aiohttp.ConnectionTimeoutError
@@ -431,7 +431,7 @@ async def test_refusal_by_a_forward_proxy(
         assert [type(failure) for failure in failures] == [expected] * (LIMIT + 1)
         assert getattr(failures[0], "status", None) == status
         await until(lambda: not proxy.links)
-        session._settings.conn_timeout = None
+        session._pool_settings.conn_timeout = None
         proxy.answer = tunnel
         await check_whole(session, tls_server.url(), proxy, **options)
 

@@ -150,7 +150,7 @@ async def test_tls_handshake(
     assert [type(failure) for failure in failures] == [TLS_FAULTS[fault]] * (LIMIT + 1)
     await until(lambda: not proxy.links)
     proxy.on_link = None
-    session._settings.conn_timeout = None
+    session._pool_settings.conn_timeout = None
     await check_whole(session, url, proxy, ssl=client_tls)
 
 
@@ -195,7 +195,7 @@ async def test_handshake_whose_end_of_tls_is_not_answered(
             "conn_timeout": aiohttp.ConnectionTimeoutError,
         }
         assert [type(call.exception()) for call in calls] == [expected[how]] * LIMIT
-    session._settings.conn_timeout = None
+    session._pool_settings.conn_timeout = None
     # Of another handshake: what was cancelled has to make room for it.
     await check_whole(session, proxy.url("/other", scheme="wss"), proxy, ssl=client_tls)
 

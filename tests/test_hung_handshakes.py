@@ -381,16 +381,35 @@ async def test_given_up_handshakes_do_not_hold_up_others_in_a_limiter(
     # Nothing is stopped in time.
     monkeypatch.setattr(lifecycle.Lifecycle, "_expire", lambda _: None)
     async with serving(Server()) as dead:
-        session = make_session(connect_limiter=asyncio.Semaphore(2))
-        callers = [use(session, dead.url("/hang"), 0.2) for _ in range(2)]
-        assert await asyncio.gather(*callers) == ["gave up"] * 2
+        session = make_session(connect_limiter=asyncio.Semaphore(3))
+        callers = [use(session, dead.url("/hang"), 0.2) for _ in range(3)]
+        assert await asyncio.gather(*callers) == ["gave up"] * 3
         hung = session._pool.slots()
-        assert [slot.state for slot in hung] == [CONNECTING] * 2
+        assert [slot.state for slot in hung] == [CONNECTING] * 3
         assert await use(session, server.url(), 30.0) == "hello"
-        # One place was wanted.
-        assert [slot.state == CONNECTING for slot in hung] == [False, True]
+        # One place was wanted, and the oldest may yet come to a connection.
+        assert [slot.state == CONNECTING for slot in hung] == [True, False, True]
         both = [use(session, server.url(f"/{number}"), 30.0) for number in range(2)]
         assert await asyncio.gather(*both) == ["hello"] * 2
+        assert hung[0].state == CONNECTING
+
+
+async def test_a_slow_server_beside_others_in_a_limiter(
+    server: Server, make_session: SessionFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its callers give up before a handshake is over, and one of these is used all the same."""
+    monkeypatch.setattr(lifecycle.Lifecycle, "_expire", lambda _: None)
+    async with serving(Server()) as slow:
+        slow.gate.clear()
+        session = make_session(connect_limiter=asyncio.Semaphore(2))
+        callers = [use(session, slow.url(), 0.2) for _ in range(3)]
+        assert await asyncio.gather(*callers) == ["gave up"] * 3
+        first = session._pool.slots()[0]
+        others = [use(session, server.url(f"/{number}"), 30.0) for number in range(4)]
+        assert await asyncio.gather(*others) == ["hello"] * 4
+        slow.gate.set()
+        assert await use(session, slow.url(), 30.0) == "hello"
+        assert first.uses == 1
 
 
 async def test_one_that_may_serve_the_caller_who_waits_for_the_limiter_goes_on(

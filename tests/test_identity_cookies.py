@@ -624,3 +624,17 @@ async def test_a_caller_who_waits_is_not_given_a_place_that_its_key_does_not_kno
     async with await waits.pop() as ws:
         await ws.send_str("?")
         assert keeper.hops[await ws.receive_str()] == [{}, {"deep": "alice"}]
+
+
+async def test_cookies_of_others_come_and_go(keeper: Keeper, make_session: SessionFactory) -> None:
+    keeper.way = "redirected"
+    jar = aiohttp.CookieJar(unsafe=True)
+    session = make_session(client_session=aiohttp.ClientSession(cookie_jar=jar))
+    await (await session.ws_connect(keeper.url)).release()
+    for change in (
+        lambda: jar.update_cookies({"a": "b"}, URL("http://other.example/")),
+        jar.clear,
+    ):
+        change()
+        async with session.ws_connect(keeper.url) as ws:
+            assert ws.reused

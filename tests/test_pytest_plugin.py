@@ -360,7 +360,7 @@ def test_options(run: Run) -> None:
             async def test_of_its_own(self, ws_session):
                 assert ws_session.limit == 3
                 assert ws_session.force_close
-                assert ws_session._settings.limit_total == 9
+                assert ws_session._pool_settings.limit_total == 9
     """
     passed(run(source, ini=AUTO), 3)
 

@@ -368,7 +368,7 @@ async def test_protocol_error_not_seen_by_the_user(
 
 
 async def test_writing_paused(server: Server, session: WebSocketClientSession) -> None:
-    session._settings.close_timeout = 0.2
+    session._pool_settings.close_timeout = 0.2
     ws = await session.ws_connect(server.url("/silent"))
     sender = asyncio.create_task(ws.send_bytes(bytes(50_000_000)))
     await until(lambda: ws._conn.protocol._paused)

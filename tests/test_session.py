@@ -376,8 +376,8 @@ def test_two_loops() -> None:
         with pytest.raises(RuntimeError, match="is closed"):
             await session.close()
         # Whatever was open went with its loop.
-        assert session._client.session is not None
-        session._client.session.detach()
+        assert session._pool_client.session is not None
+        session._pool_client.session.detach()
 
     asyncio.run(misuse())
 
