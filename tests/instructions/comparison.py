@@ -42,7 +42,8 @@ class Comparison:
         return [n for n in self._pooled() if self.growth(n) < 1 / self.most]
 
     def _pooled(self) -> list[str]:
-        return [loop for loop in self.here if loop != FLOOR]
+        # A loop that is new has no reference before the numbers are renewed.
+        return [loop for loop in self.here if loop != FLOOR and loop in self.reference]
 
     def __str__(self) -> str:
         return "\n".join([*self._table(), f"Held against {self.basis}.", *self._verdict()])
@@ -54,7 +55,10 @@ class Comparison:
         )
         floor = self.here[FLOOR].all
         for loop, (everything, extension) in self.here.items():
-            reference = self.reference[loop]
+            reference = self.reference.get(loop)
+            if reference is None:
+                yield f"{loop:<20} {everything:>9,.0f} {'new':>9}"
+                continue
             yield (
                 f"{loop:<20} {everything:>9,.0f} {reference.all:>9,.0f}"
                 f" {self.growth(loop) - 1:>+8.1%} {everything / floor:>8.2f}"
