@@ -3,6 +3,7 @@
 ``make instructions`` prints the numbers, and renews what they are held against.
 """
 
+import re
 import shutil
 import subprocess
 from collections import Counter
@@ -139,6 +140,15 @@ def grown_here(kept: Reference, **instructions: float) -> list[str]:
     return compare(Counted(counts(**instructions), HERE, ""), kept).grown()
 
 
+def test_a_loop_that_is_new_is_shown_and_not_held_against_anything() -> None:
+    here = {"floor": Count(10.0, 0.0), "core": Count(11.0, 1.0), "other": Count(99.0, 9.0)}
+    known = {"floor": Count(10.0, 0.0), "core": Count(11.0, 1.0)}
+    comparison = Comparison(here, known, 1.05, "these")
+    assert not comparison.grown()
+    assert not comparison.shrunk()
+    assert re.search(r"^other +99 +new$", str(comparison), re.M)
+
+
 def test_the_kept_numbers_where_they_were_made() -> None:
     kept = Reference(KEPT, HERE, None)
     assert grown_here(kept, floor=100, core=1060, cycle=5000) == ["core"]
@@ -183,7 +193,8 @@ def test_a_reference_is_kept_as_it_is(tmp_path: Path) -> None:
 
 def test_the_one_that_is_kept_has_every_loop() -> None:
     kept = Reference.kept()
-    assert list(kept.counts) == ["floor", "core", "cycle", "async-with", "options"]
+    loops = ["floor", "core", "core-queued", "cycle", "async-with", "options", "queued"]
+    assert list(kept.counts) == loops
     assert kept.source is not None
     assert {"python", "aiohttp", "yarl", "multidict", "cython", "compiler"} <= set(kept.environment)
 
