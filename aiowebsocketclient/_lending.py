@@ -11,13 +11,13 @@ from contextvars import Context, copy_context
 from typing import Any, Self
 
 from . import _cython as cython
+from ._plain import Completion
 
 if not cython.compiled:
     from ._core import Pool
     from ._plain import (
         DONE,
         ROOM,
-        Completion,
         clock,
         coarse_clock,
         current_thread,

@@ -14,7 +14,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.time cimport monotonic
 
-from ._plain import NO_HEADERS, ROOM, UNSET, Completion
+from ._plain import NO_HEADERS, ROOM, UNSET
 
 IMPLEMENTATION = "c"
 
