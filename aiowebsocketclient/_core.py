@@ -66,6 +66,10 @@ LATE_FLOOR = cython.declare(cython.double, 0.5)
 _NEWEST_SHARE = cython.declare(cython.double, 0.125)
 
 
+#: More places than there can be.
+NO_LIMIT = cython.declare(cython.Py_ssize_t, sys.maxsize)
+
+
 #: A waiter, where there is one, and what is to be done.
 Served = tuple[Waiter | None, Plan]
 #: The counters of endpoints that are gone, and the endpoints that are not.
@@ -139,20 +143,26 @@ class Pool:
         "_endpoints",
         "_fading",
         "_handshakes",
+        "_has_total",
         "_idle",
         "_idle_heap",
+        "_keep",
         "_leaning",
         "_limit",
         "_limit_total",
         "_lowered",
+        "_lowered_limit",
         "_max_connecting",
         "_max_idle",
         "_max_idle_connections",
         "_max_waiting",
+        "_most",
         "_next_look",
         "_orphans",
         "_past",
         "_place_heap",
+        "_places",
+        "_places_to_keep",
         "_retiring",
         "_serial",
         "_slots",
@@ -174,10 +184,14 @@ class Pool:
     ) -> None:
         self._limit = limit
         self._limit_total = limit_total
+        # What lead() allows: how many places may be taken, and above how many they are cleared.
+        self._places = NO_LIMIT
+        self._places_to_keep = NO_LIMIT
+        self._set_totals()
         self._max_connecting = max_connecting
         self._max_waiting = max_waiting
         self._max_idle = max_idle
-        self._max_idle_connections = max_idle_connections or sys.maxsize
+        self._max_idle_connections = max_idle_connections or NO_LIMIT
         self._cooldown = cooldown
         self._endpoints: dict[Hashable, Endpoint] = {}
         self._handshakes: dict[Hashable, Handshake] = {}
@@ -189,8 +203,10 @@ class Pool:
         self._waiters = 0
         # Whether any connection has a limited lifetime.
         self._retiring = False
-        # Whether a limit was lowered below the number of open connections, which then exceed it.
+        # Whether a limit was lowered below the number of open connections, which then exceed it;
+        # and whether resize() did so for an endpoint or for all.
         self._lowered = False
+        self._lowered_limit = False
         self._ticket = 0
         self._serial = 0
         # Under limit_total: places wanted, and places being cleared for those who want them.
@@ -505,24 +521,74 @@ class Pool:
         plan = Plan()
         self._limit = limit
         self._limit_total = limit_total
+        self._set_totals()
         self._lowered = True
-        # Claims for room over all endpoints exist only under limit_total.
-        self._claims = 0
-        self._place_heap.clear()
         endpoints = list(self._endpoints.values())
         for endpoint in endpoints:
-            endpoint.claim = 0
-            endpoint.indexed = -1
-        for endpoint in endpoints:
             self._trim_to_limit(endpoint, plan)
-            self._index(endpoint)
+        self._index_all()
         for endpoint in endpoints:
             self._settle(endpoint, plan, now)
         lowered: cython.bint = False
         for endpoint in endpoints:
             lowered = lowered or self._is_surplus(endpoint)
-        self._lowered = lowered
+        self._lowered = self._lowered_limit = lowered
         return plan
+
+    def lead(
+        self, places: cython.Py_ssize_t, keep: cython.Py_ssize_t, now: cython.double
+    ) -> Plan:
+        """Set how many places a limit shared with other processes leaves to this pool.
+
+        Handshakes begin while fewer than ``places`` places are taken; above ``keep``, at least as
+        many, surplus slots are closed as by :meth:`resize`.  Between the two, open connections are
+        used as ever, and nothing is closed to make room.  ``limit_total`` holds besides.  The cost
+        depends on what is opened and closed, not on the number of connections.
+        """
+        plan = Plan()
+        had_total: cython.bint = self._has_total
+        self._places = places
+        self._places_to_keep = keep
+        self._set_totals()
+        if had_total != self._has_total:
+            self._index_all()
+        self._lowered = self._lowered_limit or self._is_over_total()
+        self._trim_to_total(plan)
+        if self._has_total:
+            self._give_places(None, plan, now)
+            self._clear_places(plan)
+        return plan
+
+    def stop_opening(self, now: cython.double) -> Plan:
+        """Stop all handshakes under way; their waiters go back to the heads of their lines."""
+        slot: Slot
+        endpoint: Endpoint
+        plan = Plan()
+        for slot in list(self._slots):
+            if slot.state == CONNECTING:
+                self._give_way(slot, FOR_NOBODY, plan)
+        endpoints = list(self._endpoints.values())
+        # All first, so that free places go to the oldest waiters.
+        for endpoint in endpoints:
+            self._index(endpoint)
+        for endpoint in endpoints:
+            self._settle(endpoint, plan, now)
+        return plan
+
+    def lacking(self) -> int:
+        """Return how many more places waiters would use at once: under a total limit alone."""
+        return max(0, self._claims - self._being_cleared)
+
+    def idle_since(self, then: cython.double, most: cython.Py_ssize_t) -> int:
+        """Return how many connections have been idle since ``then`` or longer, up to ``most``."""
+        endpoint: Endpoint
+        count: cython.Py_ssize_t = 0
+        for endpoint in self._endpoints.values():
+            slot: Slot | None = endpoint.idle.head
+            while slot is not None and slot.since <= then and count < most:
+                count += 1
+                slot = slot.outer_next
+        return count
 
     # -- retiring --------------------------------------------------------------------------------
 
@@ -806,23 +872,30 @@ class Pool:
     ) -> tuple[tuple[int, ...], str, float, Any]:
         """Return the gauges of an endpoint, the limit it has reached, and how its handshakes go.
 
-        The limit is ``"limit"``, ``"limit_total"`` or ``"max_connecting"``; ``""``: none.  Then
-        come the seconds since the oldest handshake under way got its place, -1 without one, and
+        The limit is ``"limit"``, ``"limit_total"``, ``"fleet"`` (that of :meth:`lead`) or
+        ``"max_connecting"``; ``""``: none.  Then come the seconds since the oldest handshake under way got its place, -1 without one, and
         the ``failure`` of the last handshake that failed.
         """
         endpoint: Endpoint | None = self._endpoints.get(endpoint_key)
         if endpoint is None:
-            return (0,) * len(GAUGES), "limit_total" if self._is_at_total() else "", -1.0, None
+            return (0,) * len(GAUGES), self._total_reached(), -1.0, None
         lacking = ""
         if self._is_at_limit(endpoint):
             lacking = "limit"
         elif self._is_at_total():
-            lacking = "limit_total"
+            lacking = self._total_reached()
         elif self._is_connecting_full(endpoint):
             lacking = "max_connecting"
         oldest: Slot | None = endpoint.under_way.head
         age: cython.double = -1.0 if oldest is None else now - oldest.born
         return endpoint.gauges(), lacking, age, endpoint.failure
+
+    @cython.cfunc
+    def _total_reached(self) -> str:
+        """Return which limit over all endpoints is reached; ``""``: none."""
+        if not self._is_at_total():
+            return ""
+        return "limit_total" if 0 < self._limit_total <= self._count else "fleet"
 
     @cython.cfunc
     def _records(self) -> Counted:
@@ -1323,6 +1396,8 @@ class Pool:
         """
         if not handshake.doubted or self._has_come_earlier(handshake.endpoint, ticket):
             return False
+        if self._is_beyond_total():
+            return True
         endpoint = handshake.endpoint
         others: cython.Py_ssize_t = len(endpoint.orphans) - len(handshake.doubted)
         if 0 < self._max_connecting <= endpoint.connecting - others:
@@ -1490,6 +1565,9 @@ class Pool:
         place is being cleared already is not passed over.
         """
         cleared_for: cython.int
+        if self._is_beyond_total():
+            # The place would serve nobody.
+            return FOR_NOBODY
         rival: Waiter | None = None
         cleared_for = FOR_TOTAL
         if not self._is_connecting_full(endpoint):
@@ -1521,7 +1599,20 @@ class Pool:
 
     @cython.cfunc
     def _is_at_total(self) -> cython.bint:
-        return 0 < self._limit_total <= self._count
+        return self._most <= self._count
+
+    @cython.cfunc
+    def _is_beyond_total(self) -> cython.bint:
+        """Whether one more place that falls free would still serve nobody."""
+        return self._most < self._count - self._closing
+
+    @cython.cfunc
+    def _set_totals(self) -> None:
+        """Combine ``limit_total`` with what :meth:`lead` allows."""
+        own: cython.Py_ssize_t = self._limit_total or NO_LIMIT
+        self._most = min(own, self._places)
+        self._keep = min(own, self._places_to_keep)
+        self._has_total = self._most < NO_LIMIT
 
     @cython.cfunc
     def _is_over_limit(self, endpoint: Endpoint) -> cython.bint:
@@ -1529,7 +1620,7 @@ class Pool:
 
     @cython.cfunc
     def _is_over_total(self) -> cython.bint:
-        return 0 < self._limit_total < self._count - self._closing
+        return self._keep < self._count - self._closing
 
     @cython.cfunc
     def _is_surplus(self, endpoint: Endpoint) -> cython.bint:
@@ -1563,7 +1654,9 @@ class Pool:
         claimed_elsewhere: cython.Py_ssize_t = self._claims - endpoint.claim
         unclaimed: cython.Py_ssize_t = max(0, self._being_cleared - claimed_elsewhere)
         cleared: cython.Py_ssize_t = endpoint.being_cleared + min(within_limit, unclaimed)
-        as_good_as_served: cython.Py_ssize_t = min(may_begin, cleared)
+        as_good_as_served: cython.Py_ssize_t = 0
+        if not self._is_beyond_total():
+            as_good_as_served = min(may_begin, cleared)
         if as_good_as_served > queued:
             return False
         if queued - as_good_as_served < self._max_waiting:
@@ -1575,6 +1668,8 @@ class Pool:
         ahead: cython.Py_ssize_t = endpoint.waiting.size
         busy: cython.Py_ssize_t = endpoint.connecting - len(endpoint.orphans) + ahead
         if 0 < self._max_connecting <= busy:
+            return False
+        if self._is_beyond_total():
             return False
         if self._is_at_limit(endpoint):
             return endpoint.idle.head is not None or bool(endpoint.orphans)
@@ -1595,12 +1690,20 @@ class Pool:
 
     @cython.cfunc
     def _grant(self, endpoint: Endpoint, plan: Plan, now: cython.double) -> None:
-        if not self._limit_total:
+        if not self._has_total:
             while endpoint.waiting.head is not None and self._has_room(endpoint):
                 self._open_for(endpoint.waiting.head, plan, now)
             self._open_beside(endpoint, plan, now)
             return
         self._index(endpoint)
+        self._give_places(endpoint, plan, now)
+
+    @cython.cfunc
+    def _give_places(self, endpoint: Endpoint | None, plan: Plan, now: cython.double) -> None:
+        """Under a limit over all endpoints: give free places to the oldest waiters.
+
+        ``endpoint`` is settled by the caller.
+        """
         while not self._is_at_total():
             claimant = self._oldest_claimant()
             if claimant is None:
@@ -1633,9 +1736,9 @@ class Pool:
 
     @cython.cfunc
     def _index(self, endpoint: Endpoint) -> None:
-        """Under ``limit_total``: keep an endpoint's place among those that want room, in order."""
+        """Keep an endpoint's place among those that want room over all endpoints, in order."""
         other: Endpoint
-        if not self._limit_total:
+        if not self._has_total:
             return
         waiter = self._oldest_waiting(endpoint)
         claim: cython.Py_ssize_t = self._wanted(endpoint)
@@ -1656,6 +1759,17 @@ class Pool:
                 heapq.heapify(heap)
             else:
                 heapq.heappush(heap, (waiter.ticket, endpoint.serial, endpoint))
+
+    @cython.cfunc
+    def _index_all(self) -> None:
+        """Index all endpoints anew: claims exist only under a limit over all endpoints."""
+        endpoint: Endpoint
+        self._claims = 0
+        self._place_heap.clear()
+        for endpoint in self._endpoints.values():
+            endpoint.claim = 0
+            endpoint.indexed = -1
+            self._index(endpoint)
 
     @cython.cfunc
     def _oldest_waiting(self, endpoint: Endpoint) -> Waiter | None:
@@ -1693,6 +1807,8 @@ class Pool:
 
     @cython.cfunc
     def _make_room(self, endpoint: Endpoint, plan: Plan) -> None:
+        if self._is_beyond_total():
+            return
         if endpoint.waiting.head is not None and self._is_at_limit(endpoint):
             wanted: cython.Py_ssize_t = self._wanted(endpoint)
             while endpoint.being_cleared < wanted:
@@ -1700,7 +1816,13 @@ class Pool:
                 if victim is None:
                     break
                 self._give_way(victim, FOR_LIMIT, plan)
+        self._clear_places(plan)
+
+    @cython.cfunc
+    def _clear_places(self, plan: Plan) -> None:
         if self._claims > self._being_cleared and self._is_at_total():
+            if self._is_beyond_total():
+                return
             while self._being_cleared < self._claims:
                 victim = self._dispensable_of_all()
                 if victim is None:

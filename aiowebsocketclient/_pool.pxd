@@ -106,6 +106,8 @@ cdef Slot _first_dispensable(orphans, Slot longest_idle)
 
 cdef class Pool:
     cdef Py_ssize_t _limit, _limit_total, _max_connecting, _max_waiting
+    cdef Py_ssize_t _places, _places_to_keep, _most, _keep
+    cdef bint _has_total, _lowered_limit
     cdef double _max_idle, _cooldown
     cdef dict _endpoints, _handshakes, _slots
     cdef Py_ssize_t _count, _waiters, _ticket, _serial, _claims, _being_cleared, _closing
@@ -121,6 +123,7 @@ cdef class Pool:
     cpdef Plan release(self, Slot slot, double now)
     cpdef object request(self, endpoint_key, key, token, double now, bint may_wait=*, Handshake handshake=*)
     cpdef Slot decline(self, Waiter waiter)
+    cdef str _total_reached(self)
     cdef _records(self)
     cdef Handshake _handshake(self, endpoint_key, key)
     cdef _drop_dead(self, Handshake handshake)
@@ -173,6 +176,8 @@ cdef class Pool:
     cdef bint _is_connecting_full(self, Endpoint endpoint)
     cdef bint _is_at_limit(self, Endpoint endpoint)
     cdef bint _is_at_total(self)
+    cdef bint _is_beyond_total(self)
+    cdef _set_totals(self)
     cdef bint _is_over_limit(self, Endpoint endpoint)
     cdef bint _is_over_total(self)
     cdef bint _is_surplus(self, Endpoint endpoint)
@@ -181,13 +186,16 @@ cdef class Pool:
     cdef bint _can_be_placed(self, Endpoint endpoint)
     cdef _settle(self, Endpoint endpoint, Plan plan, double now)
     cdef _grant(self, Endpoint endpoint, Plan plan, double now)
+    cdef _give_places(self, Endpoint endpoint, Plan plan, double now)
     cdef _open_for(self, Waiter waiter, Plan plan, double now)
     cdef _begin_for(self, Waiter waiter, Plan plan, double now)
     cdef _index(self, Endpoint endpoint)
+    cdef _index_all(self)
     cdef Waiter _oldest_waiting(self, Endpoint endpoint)
     cdef Endpoint _oldest_claimant(self)
     cdef int _wanted(self, Endpoint endpoint, int callers=*)
     cdef _make_room(self, Endpoint endpoint, Plan plan)
+    cdef _clear_places(self, Plan plan)
     cdef Slot _dispensable(self, Endpoint endpoint)
     cdef Slot _dispensable_of_all(self)
     cdef _trim_to_limit(self, Endpoint endpoint, Plan plan)

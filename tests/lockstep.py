@@ -73,6 +73,8 @@ OPERATIONS: dict[str, dict[str, Sequence[Any]]] = {
     "evict": {"count": (1, 2, 5)},
     "detach": {"which": ANY},
     "resize": {"limit": (0, 1, 2, 3, 5), "limit_total": (0, 0, 1, 3, 6)},
+    "lead": {"places": (0, 1, 2, 3, 6, 9), "extra": (0, 0, 0, 2, 9)},
+    "stop_opening": {},
     "misuse": {"which": ANY},
     "churn": {"times": (2, 30)},
     "hog": {"which": ANY, "times": (2, 20)},
@@ -95,6 +97,8 @@ WEIGHTS = dict.fromkeys(OPERATIONS, 2) | {
     "lose_idle": 1,
     "misuse": 1,
     "resize": 1,
+    "lead": 1.5,
+    "stop_opening": 0.3,
     "drain": 1,
     "retire": 1,
     "evict": 1,
@@ -462,6 +466,19 @@ class Lockstep:
         self.keep_book(plan)
         self.check_order(plan)
 
+    def lead(self, places: int, extra: int) -> None:
+        self.excess = self.taken()
+        plan = self.model.lead(places, places + extra, self.now)
+        self.call("lead", None, plan, places, places + extra, self.now)
+        self.keep_book(plan)
+        self.check_order(plan)
+
+    def stop_opening(self) -> None:
+        plan = self.model.stop_opening(self.now)
+        self.call("stop_opening", None, plan, self.now)
+        self.keep_book(plan)
+        self.check_order(plan)
+
     def drain(self, keys: tuple[str, ...] | None) -> None:
         for slot in self.model.slots:
             if keys is None or slot.key in keys:
@@ -546,6 +563,8 @@ class Lockstep:
 
     def serve_all(self) -> None:
         """Let everything that is under way end well, until nobody waits any more."""
+        if self.model.places < math.inf:
+            self.step(self.lead, 100, 0)
         for _ in range(50 + 2 * MAX_PASSED_OVER * len(self.model.waiters)):
             if not (self.model.waiters or self.given):
                 return
@@ -618,6 +637,8 @@ class Lockstep:
                 "leaning": len([e for e in ENDPOINTS if model.leaning(e)]),
             },
             "next_deadline": model.next_deadline(),
+            "lacking": model.lacking(),
+            "idle_since": [model.idle_since(self.now - n, n + 1) for n in range(3)],
             "slots": [slot.number for slot in model.slots],
             "open_count": [model.open_count(key) for key in HANDSHAKES],
             "spare_count": [model.spare_count(key, n) for key in HANDSHAKES for n in (1, 3)],
@@ -644,6 +665,8 @@ class Lockstep:
             "situation": [pool.situation(endpoint, self.now) for endpoint in ENDPOINTS],
             "sizes": {name: n for name, n in pool.sizes().items() if "heap" not in name},
             "next_deadline": pool.next_deadline(),
+            "lacking": pool.lacking(),
+            "idle_since": [pool.idle_since(self.now - n, n + 1) for n in range(3)],
             "slots": [side.number(slot) for slot in pool.slots()],
             "open_count": [pool.open_count(key) for key in HANDSHAKES],
             "spare_count": [pool.spare_count(key, n) for key in HANDSHAKES for n in (1, 3)],
@@ -683,10 +706,14 @@ class Lockstep:
         """There are never more than allowed; what a lowered limit leaves over only gets less."""
         limits, taken = self.model, self.taken()
         for whom, number in taken.items():
-            limit = limits.limit_total if whom == OVER_ALL else limits.limit
-            assert number <= max(limit or math.inf, self.excess[whom])
+            limit: float = limits.limit or math.inf
+            if whom == OVER_ALL:
+                limit = min(limits.limit_total or math.inf, limits.places)
+            assert number <= max(limit, self.excess[whom])
             slots = [s for s in self.pool.slots() if whom in (OVER_ALL, s.endpoint)]
-            if sum(slot.state != CLOSING for slot in slots) > (limit or math.inf):
+            if whom == OVER_ALL:
+                limit = min(limits.limit_total or math.inf, limits.keep)
+            if sum(slot.state != CLOSING for slot in slots) > limit:
                 # No more than what is in use, or being opened for who waits.
                 assert not any(map(is_unused, slots))
             if whom != OVER_ALL:
@@ -767,7 +794,7 @@ class Lockstep:
     def rivals(self, slot: naive.Slot) -> list[naive.Waiter]:
         """Return the waiters of others that could use the place of a connection."""
         model = self.model
-        if any(other.cleared_for for other in model.slots):
+        if any(other.cleared_for for other in model.slots) or model.is_beyond_total():
             return []
         found: list[naive.Waiter] = []
         for endpoint in model.endpoints:
@@ -789,11 +816,11 @@ class Lockstep:
             places = (limits.limit or math.inf) - len(slots)
             if places > 0:
                 claims += min(wanted, places)
-            elif any(map(is_unused, slots)):
+            elif any(map(is_unused, slots)) and not limits.is_beyond_total():
                 assert sum(slot.state == CLOSING for slot in slots) >= wanted
         if claims:
-            assert 0 < limits.limit_total <= len(self.pool)
-            if any(map(is_unused, self.pool.slots())):
+            assert limits.is_at_total()
+            if any(map(is_unused, self.pool.slots())) and not limits.is_beyond_total():
                 assert len(self.living(CLOSING)) >= claims
 
     def check_records(self) -> None:
@@ -814,7 +841,7 @@ class Lockstep:
             ]
             assert numbers == [waiter.number for waiter in self.model.line(endpoint.key)]
             assert endpoint.being_cleared == self.model.cleared(endpoint.key)
-            if self.model.limit_total:
+            if self.model.has_total():
                 assert endpoint.claim == self.model.claim(endpoint.key)
         assert pool._idle == len(self.model.idle())
         assert pool._being_cleared == self.model.cleared(OVER_ALL)

@@ -119,6 +119,9 @@ class Model:
     max_idle: float = math.inf
     max_idle_connections: int = 0
     cooldown: float = 0.0
+    #: What other processes leave: how many places may be taken, and above how many they are cleared.
+    places: float = math.inf
+    keep: float = math.inf
 
     #: Every slot that is not gone, as they came to be, and every waiter queued.
     slots: list[Slot] = field(default_factory=list)
@@ -474,6 +477,33 @@ class Model:
             self.settle(endpoint, now)
         return self.plan()
 
+    def lead(self, places: float, keep: float, now: float) -> Plan:
+        self.places, self.keep = places, keep
+        self.trim_to_total()
+        if self.has_total():
+            while (chosen := self.next_with_room("")) is not None:
+                self.open_for(self.line(chosen)[0], now)
+                self.make_room(chosen)
+            self.open_beside_all("", now)
+            self.make_room_over_all()
+        return self.plan()
+
+    def stop_opening(self, now: float) -> Plan:
+        """Rule: those that waited for these handshakes stand at the heads of their lines."""
+        for slot in list(self.slots):
+            if slot.state == CONNECTING:
+                self.give_way(slot, None)
+        for endpoint in list(self.endpoints):
+            self.settle(endpoint, now)
+        return self.plan()
+
+    def lacking(self) -> int:
+        """Rule: only what a limit over all refuses is lacking."""
+        return max(0, self.claims() - self.cleared(OVER_ALL)) if self.has_total() else 0
+
+    def idle_since(self, then: float, most: int) -> int:
+        return min(most, sum(slot.since <= then for slot in self.idle()))
+
     def drain(self, keys: Iterable[str] | None) -> Plan:
         """Rule: what is given to a waiter, and not taken yet, is in use."""
         for slot in list(self.slots):
@@ -545,7 +575,8 @@ class Model:
         if self.is_at_limit(endpoint):
             lacking = "limit"
         elif self.is_at_total():
-            lacking = "limit_total"
+            is_own = 0 < self.limit_total <= len(self.slots)
+            lacking = "limit_total" if is_own else "fleet"
         elif self.is_connecting_full(endpoint):
             lacking = "max_connecting"
         gauges = self.gauges(endpoint) if endpoint in self.endpoints else (0,) * 6
@@ -668,7 +699,15 @@ class Model:
         return 0 < self.limit <= self.taken(endpoint)
 
     def is_at_total(self) -> bool:
-        return 0 < self.limit_total <= len(self.slots)
+        return min(self.limit_total or math.inf, self.places) <= len(self.slots)
+
+    def has_total(self) -> bool:
+        return min(self.limit_total or math.inf, self.places) < math.inf
+
+    def is_beyond_total(self) -> bool:
+        """Rule: then nothing is closed for a waiter, who could not use the place."""
+        staying = sum(slot.state != CLOSING for slot in self.slots)
+        return min(self.limit_total or math.inf, self.places) < staying
 
     def is_connecting_full(self, endpoint: str) -> bool:
         """Rule: what belongs to nobody does not count; it is stopped for who needs its place."""
@@ -695,7 +734,8 @@ class Model:
         return 0 < self.limit < used
 
     def is_over_total(self) -> bool:
-        return 0 < self.limit_total < sum(slot.state != CLOSING for slot in self.slots)
+        most = min(self.limit_total or math.inf, self.keep)
+        return most < sum(slot.state != CLOSING for slot in self.slots)
 
     def is_surplus(self, endpoint: str) -> bool:
         return self.is_over_limit(endpoint) or self.is_over_total()
@@ -742,7 +782,7 @@ class Model:
         elsewhere = self.claims() - self.claim(endpoint)
         from_total = max(0, self.cleared(OVER_ALL) - elsewhere)
         cleared = self.cleared(endpoint) + min(self.claim(endpoint), from_total)
-        return min(self.wanted(endpoint), cleared)
+        return 0 if self.is_beyond_total() else min(self.wanted(endpoint), cleared)
 
     # -- who gets what ---------------------------------------------------------------------------
 
@@ -767,6 +807,8 @@ class Model:
 
     def gives_way_for(self, slot: Slot, first: Waiter) -> str | None:
         """Count that somebody is passed over, and say for whom the connection must give way."""
+        if self.is_beyond_total():
+            return None
         rivals: list[Waiter] = []
         if not self.is_connecting_full(slot.endpoint):
             rivals += self.line(slot.endpoint)
@@ -793,13 +835,16 @@ class Model:
             self.open_for(self.line(chosen)[0], now)
             if chosen != endpoint:
                 self.make_room(chosen)
+        self.open_beside_all(endpoint, now)
+        self.make_room(endpoint)
+
+    def open_beside_all(self, endpoint: str, now: float) -> None:
         # Rule: who leans on a doubted handshake gets another where there is room, but only as
         # something else happens at its endpoint or, under a limit over all, anywhere.
-        candidates = self.endpoints if self.limit_total else [endpoint]
+        candidates = self.endpoints if self.has_total() else [endpoint]
         leant = [candidate for candidate in candidates if self.leaning(candidate)]
         for candidate in sorted(leant, key=lambda c: self.leaning(c)[0].ticket):
             self.open_beside(candidate, now)
-        self.make_room(endpoint)
 
     def open_beside(self, endpoint: str, now: float) -> None:
         while (leaning := self.leaning(endpoint)) and self.has_free_room(endpoint):
@@ -819,7 +864,7 @@ class Model:
         """
         if self.is_at_total():
             return None
-        candidates = self.endpoints if self.limit_total else [endpoint]
+        candidates = self.endpoints if self.has_total() else [endpoint]
         claimants = [candidate for candidate in candidates if self.claim(candidate)]
         return min(claimants, key=lambda e: min(w.ticket for w in self.line(e)), default=None)
 
@@ -841,9 +886,14 @@ class Model:
 
     def make_room(self, endpoint: str) -> None:
         """Rule: what is closing for another reason does not count as cleared."""
+        if self.is_beyond_total():
+            return
         if self.is_at_limit(endpoint):
             self.clear(endpoint, self.wanted(endpoint), endpoint)
-        if self.is_at_total():
+        self.make_room_over_all()
+
+    def make_room_over_all(self) -> None:
+        if self.is_at_total() and not self.is_beyond_total():
             self.clear(OVER_ALL, self.claims(), None)
 
     def clear(self, whom: str, wanted: int, endpoint: str | None) -> None:
@@ -922,6 +972,8 @@ class Model:
         mine = self.to_lean_on(waiter.key)
         if not mine or self.has_come_earlier(waiter):
             return False
+        if self.is_beyond_total():
+            return True
         here = [slot for slot in self.orphans(waiter.endpoint) if slot not in mine]
         connecting = len(self.at(waiter.endpoint, CONNECTING)) - len(here)
         if 0 < self.max_connecting <= connecting:

@@ -102,6 +102,8 @@ class History(RuleBasedStateMachine):
     retire = operation("retire")
     detach = operation("detach")
     resize = operation("resize")
+    lead = operation("lead")
+    stop_opening = operation("stop_opening")
     misuse = operation("misuse")
 
 
