@@ -535,9 +535,7 @@ class Pool:
         self._lowered = self._lowered_limit = lowered
         return plan
 
-    def lead(
-        self, places: cython.Py_ssize_t, keep: cython.Py_ssize_t, now: cython.double
-    ) -> Plan:
+    def lead(self, places: cython.Py_ssize_t, keep: cython.Py_ssize_t, now: cython.double) -> Plan:
         """Set how many places a limit shared with other processes leaves to this pool.
 
         Handshakes begin while fewer than ``places`` places are taken; above ``keep``, at least as
@@ -576,8 +574,20 @@ class Pool:
         return plan
 
     def lacking(self) -> int:
-        """Return how many more places waiters would use at once: under a total limit alone."""
+        """Return how many more places waiters would use at once, if only there were more in all."""
         return max(0, self._claims - self._being_cleared)
+
+    def stranded(self) -> list[Waiter]:
+        """Return the waiters with whose handshakes nothing is open or being opened."""
+        handshake: Handshake
+        found: list[Waiter] = []
+        for handshake in self._handshakes.values():
+            if handshake.live == handshake.placeless.size:
+                waiter: Waiter | None = handshake.placeless.head
+                while waiter is not None:
+                    found.append(waiter)
+                    waiter = waiter.inner_next
+        return found
 
     def idle_since(self, then: cython.double, most: cython.Py_ssize_t) -> int:
         """Return how many connections have been idle since ``then`` or longer, up to ``most``."""
@@ -873,8 +883,8 @@ class Pool:
         """Return the gauges of an endpoint, the limit it has reached, and how its handshakes go.
 
         The limit is ``"limit"``, ``"limit_total"``, ``"fleet"`` (that of :meth:`lead`) or
-        ``"max_connecting"``; ``""``: none.  Then come the seconds since the oldest handshake under way got its place, -1 without one, and
-        the ``failure`` of the last handshake that failed.
+        ``"max_connecting"``; ``""``: none.  Then come the seconds since the oldest handshake under
+        way got its place, -1 without one, and the ``failure`` of the last handshake that failed.
         """
         endpoint: Endpoint | None = self._endpoints.get(endpoint_key)
         if endpoint is None:
@@ -1396,8 +1406,6 @@ class Pool:
         """
         if not handshake.doubted or self._has_come_earlier(handshake.endpoint, ticket):
             return False
-        if self._is_beyond_total():
-            return True
         endpoint = handshake.endpoint
         others: cython.Py_ssize_t = len(endpoint.orphans) - len(handshake.doubted)
         if 0 < self._max_connecting <= endpoint.connecting - others:
@@ -1405,6 +1413,8 @@ class Pool:
         if self._is_at_limit(endpoint):
             return not others and endpoint.idle.head is None
         if self._is_at_total():
+            if self._is_beyond_total():
+                return True
             others = len(self._orphans) - len(handshake.doubted)
             return not others and self._longest_idle() is None
         return False
@@ -1565,16 +1575,16 @@ class Pool:
         place is being cleared already is not passed over.
         """
         cleared_for: cython.int
-        if self._is_beyond_total():
-            # The place would serve nobody.
-            return FOR_NOBODY
         rival: Waiter | None = None
         cleared_for = FOR_TOTAL
-        if not self._is_connecting_full(endpoint):
+        # Beyond a total, the place would serve nobody.
+        serves_any: cython.bint = not self._is_beyond_total()
+        at_limit: cython.bint = self._is_at_limit(endpoint)
+        if (at_limit or serves_any) and not self._is_connecting_full(endpoint):
             rival = self._oldest_waiting(endpoint)
-            if self._is_at_limit(endpoint):
+            if at_limit:
                 cleared_for = FOR_LIMIT
-        if self._is_at_total():
+        if serves_any and self._is_at_total():
             claimant = self._oldest_claimant()
             if claimant is not None:
                 waiter = self._oldest_waiting(claimant)
@@ -1652,11 +1662,11 @@ class Pool:
             within_limit = max(0, min(may_begin, self._limit - endpoint.count))
         # Places being cleared under limit_total that no other endpoint claims.
         claimed_elsewhere: cython.Py_ssize_t = self._claims - endpoint.claim
-        unclaimed: cython.Py_ssize_t = max(0, self._being_cleared - claimed_elsewhere)
-        cleared: cython.Py_ssize_t = endpoint.being_cleared + min(within_limit, unclaimed)
-        as_good_as_served: cython.Py_ssize_t = 0
+        unclaimed: cython.Py_ssize_t = 0
         if not self._is_beyond_total():
-            as_good_as_served = min(may_begin, cleared)
+            unclaimed = max(0, self._being_cleared - claimed_elsewhere)
+        cleared: cython.Py_ssize_t = endpoint.being_cleared + min(within_limit, unclaimed)
+        as_good_as_served: cython.Py_ssize_t = min(may_begin, cleared)
         if as_good_as_served > queued:
             return False
         if queued - as_good_as_served < self._max_waiting:
@@ -1669,11 +1679,11 @@ class Pool:
         busy: cython.Py_ssize_t = endpoint.connecting - len(endpoint.orphans) + ahead
         if 0 < self._max_connecting <= busy:
             return False
-        if self._is_beyond_total():
-            return False
         if self._is_at_limit(endpoint):
             return endpoint.idle.head is not None or bool(endpoint.orphans)
         if 0 < self._limit <= endpoint.count + ahead - endpoint.being_cleared:
+            return False
+        if self._is_beyond_total():
             return False
         if self._is_at_total():
             return bool(self._orphans) or self._longest_idle() is not None
@@ -1807,8 +1817,6 @@ class Pool:
 
     @cython.cfunc
     def _make_room(self, endpoint: Endpoint, plan: Plan) -> None:
-        if self._is_beyond_total():
-            return
         if endpoint.waiting.head is not None and self._is_at_limit(endpoint):
             wanted: cython.Py_ssize_t = self._wanted(endpoint)
             while endpoint.being_cleared < wanted:
@@ -1820,9 +1828,11 @@ class Pool:
 
     @cython.cfunc
     def _clear_places(self, plan: Plan) -> None:
-        if self._claims > self._being_cleared and self._is_at_total():
-            if self._is_beyond_total():
-                return
+        if (
+            self._claims > self._being_cleared
+            and self._is_at_total()
+            and not self._is_beyond_total()
+        ):
             while self._being_cleared < self._claims:
                 victim = self._dispensable_of_all()
                 if victim is None:

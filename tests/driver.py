@@ -73,6 +73,12 @@ class Driver:
     def resize(self, limit: int = 0, limit_total: int = 0) -> None:
         self._plan(self.core.resize(limit, limit_total, self.now))
 
+    def lead(self, places: int, keep: int | None = None) -> None:
+        self._plan(self.core.lead(places, places if keep is None else keep, self.now))
+
+    def stop_opening(self) -> None:
+        self._plan(self.core.stop_opening(self.now))
+
     def drain(self, *keys: Any) -> None:
         self._plan(self.core.drain(frozenset(keys) or None))
 

@@ -638,6 +638,7 @@ class Lockstep:
             },
             "next_deadline": model.next_deadline(),
             "lacking": model.lacking(),
+            "stranded": sorted(waiter.number for waiter in model.stranded()),
             "idle_since": [model.idle_since(self.now - n, n + 1) for n in range(3)],
             "slots": [slot.number for slot in model.slots],
             "open_count": [model.open_count(key) for key in HANDSHAKES],
@@ -666,6 +667,7 @@ class Lockstep:
             "sizes": {name: n for name, n in pool.sizes().items() if "heap" not in name},
             "next_deadline": pool.next_deadline(),
             "lacking": pool.lacking(),
+            "stranded": sorted(map(side.number, pool.stranded())),
             "idle_since": [pool.idle_since(self.now - n, n + 1) for n in range(3)],
             "slots": [side.number(slot) for slot in pool.slots()],
             "open_count": [pool.open_count(key) for key in HANDSHAKES],
@@ -794,12 +796,13 @@ class Lockstep:
     def rivals(self, slot: naive.Slot) -> list[naive.Waiter]:
         """Return the waiters of others that could use the place of a connection."""
         model = self.model
-        if any(other.cleared_for for other in model.slots) or model.is_beyond_total():
+        if any(other.cleared_for for other in model.slots):
             return []
         found: list[naive.Waiter] = []
         for endpoint in model.endpoints:
-            is_open = not model.is_at_limit(endpoint) and model.is_at_total()
-            if model.wanted(endpoint) and (endpoint == slot.endpoint or is_open):
+            is_at_limit = model.is_at_limit(endpoint)
+            is_open = not is_at_limit and model.is_at_total() and not model.is_beyond_total()
+            if model.wanted(endpoint) and (is_open or (endpoint == slot.endpoint and is_at_limit)):
                 found += model.line(endpoint)
         return [waiter for waiter in found if waiter.key != slot.key]
 
@@ -816,7 +819,7 @@ class Lockstep:
             places = (limits.limit or math.inf) - len(slots)
             if places > 0:
                 claims += min(wanted, places)
-            elif any(map(is_unused, slots)) and not limits.is_beyond_total():
+            elif any(map(is_unused, slots)):
                 assert sum(slot.state == CLOSING for slot in slots) >= wanted
         if claims:
             assert limits.is_at_total()

@@ -119,7 +119,7 @@ class Model:
     max_idle: float = math.inf
     max_idle_connections: int = 0
     cooldown: float = 0.0
-    #: What other processes leave: how many places may be taken, and above how many they are cleared.
+    #: What others leave: how many places may be taken, and above how many they are cleared.
     places: float = math.inf
     keep: float = math.inf
 
@@ -501,6 +501,10 @@ class Model:
         """Rule: only what a limit over all refuses is lacking."""
         return max(0, self.claims() - self.cleared(OVER_ALL)) if self.has_total() else 0
 
+    def stranded(self) -> list[Waiter]:
+        open_keys = {slot.key for slot in self.slots if slot.state != CLOSING}
+        return [waiter for waiter in self.waiters if waiter.key not in open_keys]
+
     def idle_since(self, then: float, most: int) -> int:
         return min(most, sum(slot.since <= then for slot in self.idle()))
 
@@ -705,7 +709,7 @@ class Model:
         return min(self.limit_total or math.inf, self.places) < math.inf
 
     def is_beyond_total(self) -> bool:
-        """Rule: then nothing is closed for a waiter, who could not use the place."""
+        """Rule: then no place is cleared over all: a waiter could not use it."""
         staying = sum(slot.state != CLOSING for slot in self.slots)
         return min(self.limit_total or math.inf, self.places) < staying
 
@@ -781,8 +785,10 @@ class Model:
         """Return how many of the line are as good as served: a place is being cleared for them."""
         elsewhere = self.claims() - self.claim(endpoint)
         from_total = max(0, self.cleared(OVER_ALL) - elsewhere)
+        if self.is_beyond_total():
+            from_total = 0
         cleared = self.cleared(endpoint) + min(self.claim(endpoint), from_total)
-        return 0 if self.is_beyond_total() else min(self.wanted(endpoint), cleared)
+        return min(self.wanted(endpoint), cleared)
 
     # -- who gets what ---------------------------------------------------------------------------
 
@@ -807,12 +813,12 @@ class Model:
 
     def gives_way_for(self, slot: Slot, first: Waiter) -> str | None:
         """Count that somebody is passed over, and say for whom the connection must give way."""
-        if self.is_beyond_total():
-            return None
         rivals: list[Waiter] = []
-        if not self.is_connecting_full(slot.endpoint):
+        serves_any = not self.is_beyond_total()
+        is_at_limit = self.is_at_limit(slot.endpoint)
+        if (is_at_limit or serves_any) and not self.is_connecting_full(slot.endpoint):
             rivals += self.line(slot.endpoint)
-        if self.is_at_total():
+        if serves_any and self.is_at_total():
             for endpoint in self.endpoints:
                 if self.claim(endpoint):
                     rivals += self.line(endpoint)
@@ -886,8 +892,6 @@ class Model:
 
     def make_room(self, endpoint: str) -> None:
         """Rule: what is closing for another reason does not count as cleared."""
-        if self.is_beyond_total():
-            return
         if self.is_at_limit(endpoint):
             self.clear(endpoint, self.wanted(endpoint), endpoint)
         self.make_room_over_all()
@@ -972,14 +976,14 @@ class Model:
         mine = self.to_lean_on(waiter.key)
         if not mine or self.has_come_earlier(waiter):
             return False
-        if self.is_beyond_total():
-            return True
         here = [slot for slot in self.orphans(waiter.endpoint) if slot not in mine]
         connecting = len(self.at(waiter.endpoint, CONNECTING)) - len(here)
         if 0 < self.max_connecting <= connecting:
             return True
         if self.is_at_limit(waiter.endpoint):
             return not here and not self.idle(waiter.endpoint)
+        if self.is_beyond_total():
+            return True
         if self.is_at_total():
             return not self.idle() and all(slot in mine for slot in self.orphans())
         return False

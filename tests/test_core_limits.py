@@ -434,3 +434,96 @@ def test_nothing_is_closed_for_good_after_a_limit_was_lowered(drive: Drive) -> N
         slot = pool.acquire("a1")
         pool.release(slot)
         assert slot.state == IDLE
+
+
+# -- a limit that many processes share -----------------------------------------------------------
+
+
+def test_a_led_pool_opens_only_as_many_as_it_is_told(drive: Drive) -> None:
+    pool = drive()
+    pool.lead(0)
+    first, second = pool.request("a1"), pool.request("b1")
+    assert pool.did_nothing()
+    assert pool.core.lacking() == 2
+    pool.lead(1)
+    assert pool.opened == [first.opening]
+    assert pool.core.lacking() == 1
+    pool.lead(2)
+    assert pool.opened == [second.opening]
+    assert pool.core.lacking() == 0
+
+
+def test_limit_total_holds_beside_what_others_leave(drive: Drive) -> None:
+    pool = drive(limit_total=1)
+    pool.lead(5)
+    pool.hold("a1")
+    pool.request("b1")
+    assert not pool.opened
+    # More places would not help.
+    assert pool.core.situation("b", pool.now)[1] == "limit_total"
+    pool.lead(1)
+    pool.resize(limit_total=0)
+    assert not pool.opened
+    assert pool.core.situation("b", pool.now)[1] == "fleet"
+
+
+def test_a_place_that_others_need_comes_from_what_is_idle(drive: Drive) -> None:
+    pool = drive()
+    pool.lead(3)
+    used, idle = pool.hold("a1"), pool.hold("b1")
+    pool.release(idle)
+    pool.lead(1)
+    assert pool.closing == [idle]
+    pool.lead(0)
+    assert pool.did_nothing()
+    pool.release(used)
+    assert pool.closing == [used]
+
+
+def test_nothing_is_closed_for_a_place_that_would_serve_nobody(drive: Drive) -> None:
+    pool = drive()
+    pool.lead(2)
+    idle = pool.idle("a1")
+    used = pool.hold("a2")
+    pool.lead(0, keep=100)
+    waiter = pool.request("b1")
+    assert pool.did_nothing()
+    # Open connections serve their own callers as ever.
+    pool.release(used)
+    assert pool.acquire("a2") is used
+    assert pool.core.stranded() == [waiter]
+    pool.release(used)
+    pool.lead(2)
+    assert pool.closing == [idle]
+    pool.closed(idle)
+    assert pool.opened == [waiter.opening]
+
+
+def test_handshakes_under_way_are_stopped(drive: Drive) -> None:
+    pool = drive()
+    pool.lead(3)
+    waiter, slot = pool.opening("a1")
+    orphan = pool.orphan("b1")
+    used = pool.hold("c1")
+    pool.lead(0, keep=100)
+    pool.stop_opening()
+    assert set(pool.closing) == {slot, orphan}
+    assert waiter.queued
+    assert waiter.opening is None
+    assert pool.core.stranded() == [waiter]
+    pool.closed(slot)
+    pool.closed(orphan)
+    assert not pool.opened
+    pool.lead(3)
+    assert pool.opened == [waiter.opening]
+    pool.release(used)
+
+
+def test_how_many_are_idle_for_long(drive: Drive) -> None:
+    pool = drive()
+    first, second = pool.hold("a1"), pool.hold("b1")
+    pool.release(first)
+    pool.now = 1.0
+    pool.release(second)
+    assert [pool.core.idle_since(then, 9) for then in (-1.0, 0.0, 1.0)] == [0, 1, 2]
+    assert pool.core.idle_since(1.0, 1) == 1
