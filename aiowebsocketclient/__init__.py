@@ -11,6 +11,7 @@ from .checks import check_ping
 from .exceptions import (
     AcquireError,
     ConnectionReleasedError,
+    FleetUnavailableError,
     HandshakeFailure,
     PoolClosedError,
     PoolTimeoutError,
@@ -18,6 +19,7 @@ from .exceptions import (
     TooManyWaitersError,
     WebSocketPoolError,
 )
+from .fleet import FleetStats
 from .keys import EndpointKey
 from .response import ClientWebSocketResponse
 from .session import GOING_AWAY, WebSocketClientSession
@@ -34,6 +36,8 @@ __all__ = (
     "Completion",
     "ConnectionReleasedError",
     "EndpointKey",
+    "FleetStats",
+    "FleetUnavailableError",
     "HandshakeFailure",
     "Hook",
     "PoolClosedError",

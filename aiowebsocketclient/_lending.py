@@ -402,6 +402,7 @@ class Express:
         "_has_thread_id",
         "_loop",
         "_pool",
+        "led",
         "open",
         "plain_exit",
         "pooling",
@@ -422,6 +423,8 @@ class Express:
         # Whether released connections are pooled, and whether __aexit__ only releases.
         self.pooling = True
         self.plain_exit = True
+        # Whether the session has to hear of each caller that lines up.
+        self.led = False
         # For error messages.
         self.session_name: str | None = None
 
@@ -486,7 +489,7 @@ class Express:
         waiter, plan = self._pool.request(
             route.endpoint, route.key, caller, clock(), may_wait, route.record()
         )
-        if not plan.is_empty():
+        if self.led or not plan.is_empty():
             owner._carry_out(plan)
         if waiter is None:
             raise owner._refusal(route, acquire_timeout)

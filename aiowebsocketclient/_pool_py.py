@@ -12,6 +12,7 @@ from ._core import (
     LATE_FACTOR,
     LATE_FLOOR,
     MAX_PASSED_OVER,
+    NO_LIMIT,
     ORPHAN_GRACE,
     Pool,
 )
@@ -63,6 +64,7 @@ __all__ = (
     "LATE_FLOOR",
     "MAX_PASSED_OVER",
     "NO_HEADERS",
+    "NO_LIMIT",
     "ORPHAN_GRACE",
     "ROOM",
     "UNSET",

@@ -11,6 +11,7 @@ from .connection import Connection, reason_after
 from .exceptions import WebSocketPoolError
 from .hooks import is_being_cancelled, run_hook
 from .keys import Target
+from .lessee import Lessee
 from .lifecycle import fail_waiter
 from .refusals import Refusals
 from .response import ClientWebSocketResponse
@@ -31,6 +32,7 @@ class Closing(Protocol):
     pool: Pool
     settings: Settings
     express: Express
+    lessee: Lessee | None
 
     def carry_out(self, plan: Plan | None) -> None:
         """Carry out a plan of the core."""
@@ -56,7 +58,10 @@ class Acquiring:
 
     def __init__(self, lifecycle: Closing) -> None:
         self._lifecycle = lifecycle
-        self._refusals = Refusals(lifecycle.pool, lifecycle.settings)
+        lessee = lifecycle.lessee
+        self._refusals = Refusals(
+            lifecycle.pool, lifecycle.settings, None if lessee is None else lessee.situation
+        )
         # Idle connections that wait for a check in the background, and the number being checked.
         self._set_aside: deque[Slot] = deque()
         self._checking = 0

@@ -72,6 +72,14 @@ def count(value: Any) -> int:
     return _number("count", value, "")
 
 
+def at_least_one(name: str, value: Any) -> int:
+    """Return ``value``: an integer >= 1."""
+    number = _number(name, value, "")
+    if number == 0:
+        raise ValueError(f"{name} must be an integer >= 1, got 0")
+    return number
+
+
 def idle_connections(name: str, value: Any) -> int | None:
     """Return ``value``: a maximum number of idle connections, or None."""
     number = places(name, value)
@@ -155,6 +163,18 @@ def limiter(value: Any) -> Any:
         raise TypeError(
             "connect_limiter must be an asynchronous context manager, such as"
             f" asyncio.Semaphore(10), not {type(value).__name__}"
+        )
+    return value
+
+
+def fleet(value: Any) -> Any:
+    """Return ``value``: an engine with the attributes of a ``Fleet``, or None."""
+    names = ("limit", "lease", "lost", "connect_rate", "fallback", "keep_idle", "sync", "listen")
+    missing = [name for name in names if not hasattr(value, name)]
+    if value is not None and missing:
+        raise TypeError(
+            "fleet must be an aiowebsocketclient.redis.RedisFleet, or another object with the"
+            f" attributes of a Fleet, not {type(value).__name__} (without {missing[0]})"
         )
     return value
 

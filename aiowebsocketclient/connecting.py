@@ -51,26 +51,32 @@ async def connect(
     *,
     limiter: Any,
     conn_timeout: float | None,
+    admit: Callable[[], Awaitable[None]] | None,
     begin: Callable[[], None],
     free_files: Callable[[], Awaitable[None] | None],
     session_name: str | None,
 ) -> aiohttp.ClientWebSocketResponse:
     """Make one handshake inside ``limiter``, which then takes at most ``conn_timeout`` seconds.
 
-    Calls ``begin`` inside the limiter.  When the handshake fails or is cancelled, its socket is
-    closed.  When it fails because no file can be opened, ``free_files()`` begins to close idle
-    connections, and returns what to wait for before one more try; or None, if there are none.
+    Waits inside the limiter until ``admit()`` has ended, and calls ``begin``.  When the handshake
+    fails or is cancelled, its socket is closed.  When it fails because no file can be opened,
+    ``free_files()`` begins to close idle connections, and returns what to wait for before one more
+    try; or None, if there are none.
     """
     check_open(client_session, session_name)
     handshake = partial(
         _handshake, client_session, target, response_class, conn_timeout, free_files, session_name
     )
     if limiter is None:
+        if admit is not None:
+            await admit()
         begin()
         return await handshake()
     ws: aiohttp.ClientWebSocketResponse | None = None
     try:
         async with limiter:
+            if admit is not None:
+                await admit()
             begin()
             ws = await handshake()
     except BaseException:

@@ -140,6 +140,9 @@ class Ending:
                 log("not_cancellable", session_name=name, session=describe())
         finally:
             try:
+                lessee = self._lifecycle.lessee
+                if lessee is not None:
+                    await deadline.wait_for(asyncio.ensure_future(lessee.leave()))
                 await self._client.close(deadline.wait_for)
                 if self._tracer is not None:
                     await self._tracer.finish(deadline.wait_for)

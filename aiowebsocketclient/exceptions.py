@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = (
     "AcquireError",
     "ConnectionReleasedError",
+    "FleetUnavailableError",
     "HandshakeFailure",
     "PoolClosedError",
     "PoolTimeoutError",
@@ -97,8 +98,8 @@ class AcquireError(WebSocketPoolError):
     #: The endpoint of the call: an :class:`EndpointKey`.
     endpoint: "EndpointKey | None" = None
     #: What the caller waited for, or would have waited for: a place within one of the limits
-    #: (``"limit"``, ``"limit_total"``, ``"max_connecting"``), its own handshake (``"handshake"``),
-    #: or the health check of the connection that it got (``"check"``).
+    #: (``"limit"``, ``"limit_total"``, ``"max_connecting"``, ``"fleet"``), its own handshake
+    #: (``"handshake"``), or the health check of the connection that it got (``"check"``).
     waited_for: str = ""
     #: Limits of the session; None: no limit.
     limit: int | None = None
@@ -119,6 +120,13 @@ class AcquireError(WebSocketPoolError):
 
 class PoolTimeoutError(AcquireError, asyncio.TimeoutError):
     """The caller got no connection within ``acquire_timeout``."""
+
+
+class FleetUnavailableError(PoolTimeoutError):
+    """The fleet was not reached for a lease, and nothing is open for this handshake.
+
+    See ``fleet=`` of :class:`WebSocketClientSession`: without a lease, a session opens nothing.
+    """
 
 
 class TooManyWaitersError(AcquireError):

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 from ._compat import Pool, Slot, clock
 from ._pool_py import CLOSE_REASONS, CLOSING, GONE, IDLE
 from .keys import HandshakeKey, Target
+from .lessee import Lessee
 from .lifecycle import Failure
 from .logs import log
 from .settings import Settings
@@ -45,6 +46,7 @@ class Opening(Protocol):
     loop: asyncio.AbstractEventLoop
     pool: Pool
     settings: Settings
+    lessee: Lessee | None
 
     def arm(self) -> None:
         """Set the timer of the pool."""
@@ -78,6 +80,8 @@ class Keeping:
         # Weak: a keeper must not keep a dropped session alive.
         self._on_look = partial(_call_keep_up, weakref.ref(self))
         lifecycle.when_place_left(self._wake)
+        if lifecycle.lessee is not None:
+            lifecycle.lessee.when_places_came(self._wake_all)
 
     def keep(self, target: Target, wanted: int) -> None:
         """Keep ``wanted`` connections of a handshake idle; 0: stop keeping."""
@@ -90,6 +94,8 @@ class Keeping:
             keeper.want(target, wanted)
         elif keeper is not None:
             del self.keepers[target.key]
+            if self._lifecycle.lessee is not None:
+                self._lifecycle.lessee.wish(keeper, 0)
             for slot in keeper.stop():
                 self._lifecycle.pool.abandon(slot, clock())
             self._lifecycle.arm()
@@ -114,12 +120,20 @@ class Keeping:
             # Others have replaced the cookies since. Such connections would accumulate.
             lifecycle.close_acquired(last, "evicted")
         spare = lifecycle.pool.spare_count(target.key, keeper.wanted)
-        for _ in range(keeper.lacking(spare)):
+        lacking = keeper.lacking(spare)
+        while lacking:
             slot = lifecycle.pool.open(target.key.endpoint, target.key, clock())
             if slot is None:
                 break
+            lacking -= 1
             context = keeper.context.copy()
             keeper.begun(slot, lifecycle.start_connecting(slot, target, context))
+        if lifecycle.lessee is not None:
+            lifecycle.lessee.wish(keeper, lacking)
+
+    def _wake_all(self) -> None:
+        for keeper in self.keepers.values():
+            keeper.wake()
 
     def _wake(self, slot: Slot) -> None:
         if not self.keepers:

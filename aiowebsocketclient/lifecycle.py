@@ -29,6 +29,7 @@ from .exceptions import (
 )
 from .implied import Implied
 from .keys import HandshakeKey, Target
+from .lessee import Lessee
 from .limiter import LimiterLine
 from .logs import is_debugging, log
 from .response import Pending
@@ -97,6 +98,9 @@ class Lifecycle:
         # With force_close, connections are not meant to be reused.
         self.reuse_watch = None if settings.force_close else ReuseWatch(settings.name)
         self._limiter_line = None if settings.connect_limiter is None else LimiterLine()
+        self.lessee: Lessee | None = None
+        if settings.fleet is not None:
+            self.lessee = Lessee(settings.fleet, self, settings.name, tracer)
         self._on_place_left: Callable[[], Callable[[Slot], None] | None] | None = None
         self.implied: Implied | None = None
         self.is_closed = False
@@ -124,6 +128,8 @@ class Lifecycle:
         """Set the loop, and the creator of handles for hooks."""
         self.loop = loop
         self.express = express
+        if self.lessee is not None:
+            self.lessee.begin(loop)
 
     def when_place_left(self, callback: Callable[[Slot], None]) -> None:
         """Call ``callback``, held weakly, with the slot of each connection that is gone."""
@@ -159,6 +165,8 @@ class Lifecycle:
         A step that fails (for lack of memory, or because of a KeyboardInterrupt) is repeated in the
         next turn of the loop; its exception is raised after the other steps.
         """
+        if self.lessee is not None:
+            self.lessee.look()
         if plan is None:
             return
         error: BaseException | None = None
@@ -298,6 +306,7 @@ class Lifecycle:
             self.settings.response_class,
             limiter=self.settings.connect_limiter,
             conn_timeout=self.settings.conn_timeout,
+            admit=None if self.lessee is None else self.lessee.admit,
             begin=partial(self._begin_handshake, slot),
             free_files=partial(self._free_files, slot),
             session_name=self.settings.name,
@@ -584,6 +593,24 @@ class Lifecycle:
         if on_place_left is not None:
             on_place_left(slot)
 
+    def fail(self, waiter: Waiter, error: BaseException) -> None:
+        """Take a waiter out of its line, and make it raise ``error``."""
+        plan = self.pool.give_up(waiter, clock(), False)
+        fail_waiter(waiter, error)
+        self.carry_out(plan)
+
+    def abort_open(self) -> None:
+        """Close all connections, in use or not, without a closing handshake."""
+        for slot in self.pool.slots():
+            conn: Connection | None = slot.conn
+            if conn is None:
+                continue
+            if slot.state in (ACQUIRED, IDLE):
+                self.discard(slot, "forced")
+                conn.watch_closing()
+                conn.wake_pending_receive()
+            conn.abort()
+
     def _closed_slot(self, slot: Slot) -> None:
         self.carry_out(self.pool.closed(slot, clock()))
         if self.emptied is not None and not self.emptied.done() and not len(self.pool):
@@ -648,6 +675,8 @@ class Lifecycle:
         self._is_abandoned = True
         if self.timer is not None:
             self.timer.cancel()
+        if self.lessee is not None:
+            self.lessee.stop()
         for slot in self.pool.slots():
             if slot.task is not None:
                 slot.task.cancel()
@@ -669,7 +698,8 @@ class Lifecycle:
         if self._tracer is not None:
             # Not stop(), which calls the loop, and the loop may refuse calls in another thread.
             self._tracer.fall_silent()
-        held = (slots, conns, states, set(self.goodbyes), self._client.session, self._tracer)
+        lease = None if self.lessee is None else self.lessee.leave_to_parent()
+        held = (slots, conns, states, set(self.goodbyes), self._client.session, self._tracer, lease)
         for conn in conns:
             conn.leave_to_parent(self.closed_error)
             conn.slot.conn = None

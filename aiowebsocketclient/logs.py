@@ -33,6 +33,11 @@ Event                  Level   Fields
 ``min_idle_unchanged`` DEBUG   ``endpoint``, ``error``, ``retry_in`` and ``failures`` so far; each
                                further failure
 ``min_idle_recovered`` INFO    ``endpoint``, ``failures``, ``seconds`` since the first
+``fleet_lost``         WARNING ``held`` connections, ``policy`` (``lost`` of the fleet)
+``fleet_restored``     INFO    ``seconds`` since the loss
+``fleet_unreachable``  WARNING ``error``; only the first failed report in a row
+``fleet_failed``       ERROR   ``error``; the engine refuses reports; only the first in a row
+``fleet_disagrees``    WARNING ``limit`` of this session's fleet, ``other``: of another session's
 ``connector_limited``  WARNING ``setting`` (of the client session's connector), ``limit``
 ``not_cancellable``    WARNING ``session``
 ``close_failed``       ERROR   ``endpoint``, ``error``
@@ -105,6 +110,23 @@ _EVENTS: Final = {
         INFO,
         "Opened idle connections to %(endpoint)s again, after %(failures)d failures in"
         " %(seconds).1f s",
+    ),
+    "fleet_lost": (
+        WARNING,
+        "The fleet was not reached for a lease: nothing is opened until it answers"
+        " (%(held)d connections are open; lost=%(policy)r)",
+    ),
+    "fleet_restored": (INFO, "The fleet answers again, %(seconds).1f s after the lease was lost"),
+    "fleet_unreachable": (
+        WARNING,
+        "The fleet cannot be reached (%(error)s): open connections are used as ever, and places"
+        " are kept until the lease ends",
+    ),
+    "fleet_failed": (ERROR, "The fleet refuses reports (%(error)s)%(detail)s"),
+    "fleet_disagrees": (
+        WARNING,
+        "Sessions of one fleet disagree on its limit: %(limit)d here, %(other)d in another session."
+        " Call resize() in each process",
     ),
     "connector_limited": (
         WARNING,

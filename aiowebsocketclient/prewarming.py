@@ -11,6 +11,7 @@ from ._compat import Pool, Slot, clock, ensure_room
 from ._pool_py import LATE_FLOOR, Completion
 from .exceptions import PoolClosedError, PrewarmError, in_session
 from .keys import HandshakeKey, Target
+from .lessee import Lessee
 from .lifecycle import Failure
 from .settings import Settings
 
@@ -25,6 +26,7 @@ class Opening(Protocol):
     is_closed: bool
     drain_count: int
     draining: Completion
+    lessee: Lessee | None
 
     def arm(self) -> None:
         """Set the timer of the pool."""
@@ -82,6 +84,9 @@ class Prewarm:
                     await self._begin_anew()
                 self._doubted.update(slot for slot in self._pending.values() if slot.doubted)
                 self._begin_handshakes()
+                if self._lifecycle.lessee is not None and self._may_begin():
+                    await self._ask_fleet(self._lifecycle.lessee)
+                    self._begin_handshakes()
                 under_way = self._counted_on()
                 if not under_way:
                     break
@@ -115,6 +120,14 @@ class Prewarm:
             self._begun += 1
             finished = self._lifecycle.start_connecting(slot, self._target, copy_context())
             self._pending[finished] = slot
+
+    async def _ask_fleet(self, lessee: Lessee) -> None:
+        """Ask for the missing places once; other sessions do not give way for them."""
+        lessee.wish(self, self._wanted - self._open_count())
+        try:
+            await lessee.answered()
+        finally:
+            lessee.wish(self, 0)
 
     def _may_begin(self) -> bool:
         if self._errors or self._gave_way or self._lifecycle.is_closed:

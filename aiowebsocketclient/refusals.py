@@ -1,6 +1,7 @@
 """Makes the errors of callers that got no connection: the reason, and the endpoint's numbers."""
 
 import time
+from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from ._compat import Pool, Waiter, clock
@@ -15,6 +16,7 @@ _Error = TypeVar("_Error", bound=AcquireError)
 _WAITED_FOR: Final = {
     "limit": "limit is reached",
     "limit_total": "limit_total is reached, counting all endpoints",
+    "fleet": "all places of the fleet are taken",
     "max_connecting": "max_connecting handshakes are under way",
     "handshake": "the handshake is still under way",
     "check": "the check of a pooled connection is still running",
@@ -24,11 +26,14 @@ _WAITED_FOR: Final = {
 class Refusals:
     """Makes the errors of one session."""
 
-    __slots__ = ("_pool", "_settings")
+    __slots__ = ("_fleet_situation", "_pool", "_settings")
 
-    def __init__(self, pool: Pool, settings: Settings) -> None:
+    def __init__(
+        self, pool: Pool, settings: Settings, fleet_situation: Callable[[], str] | None = None
+    ) -> None:
         self._pool = pool
         self._settings = settings
+        self._fleet_situation = fleet_situation
 
     def at_once(self, endpoint: EndpointKey) -> PoolTimeoutError:
         """Return the error of a caller that must not wait: its ``acquire_timeout`` is 0."""
@@ -71,6 +76,8 @@ class Refusals:
         if failure is not None:
             since = max(0.0, time.time() - failure.time)
             numbers += f"; last failed handshake: {failure}, {since:.1f} s ago"
+        if self._fleet_situation is not None:
+            numbers += f"; {self._fleet_situation()}"
         why = f": {_WAITED_FOR[waited_for]}" if waited_for else ""
         error = kind(in_session(self._settings.name, f"{said}{why} ({numbers})"))
         if self._settings.name is not None:

@@ -25,6 +25,7 @@ from ._pool_py import Completion
 from .acquiring import Acquiring, wait_traced
 from .connecting import Client, check_open
 from .ending import Ending
+from .fleet import Fleet, FleetStats
 from .forking import note_use
 from .hooks import Hook
 from .implied import Implied
@@ -108,6 +109,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     :param trace_configs: handlers for events of the pool: see :class:`TraceConfig`.
     :param name: name of the session: in its ``repr``, in log records, in errors of the pool, and,
         as the name of the pool, in metrics.  None: no name.
+    :param fleet: a limit over the sessions of many processes, such as a
+        :class:`~aiowebsocketclient.redis.RedisFleet`; ``limit`` and ``limit_total`` hold besides.
+        None: no such limit.
 
     A hook gets its own handle, whose ``release()`` does nothing.  A hook fails if it closes the
     connection, ``check`` and ``reset`` also if they leave a message unread.  A connection counts as
@@ -174,6 +178,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         leak_threshold: float | None = None,
         trace_configs: Iterable[TraceConfig] = (),
         name: str | None = None,
+        fleet: Fleet | None = None,
     ) -> None:
         # The options by name: there are no other local variables yet.
         settings = self._pool_settings = Settings(locals())
@@ -273,6 +278,11 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         by_endpoint: Any = self._pool.by_endpoint()
         return {key: PoolStats.from_core(*numbers) for key, numbers in by_endpoint.items()}
 
+    def fleet_stats(self) -> FleetStats | None:
+        """Return what the session knows of its fleet; None: it has no ``fleet``."""
+        lessee = self._lifecycle.lessee
+        return None if lessee is None else lessee.stats()
+
     def __reduce__(self) -> NoReturn:
         """Raise: a session cannot be copied or pickled."""
         raise TypeError(
@@ -314,9 +324,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         :param options: options of :meth:`aiohttp.ClientSession.ws_connect`, with its defaults; and
             ``configure``, ``check`` and ``reset``, which default to the hooks of the session.
 
-        Raises :exc:`PoolTimeoutError`, :exc:`TooManyWaitersError`, :exc:`PoolClosedError`, and the
-        exceptions of aiohttp while connecting.  Invalid arguments raise immediately, before the
-        result is awaited.
+        Raises :exc:`PoolTimeoutError` (with a ``fleet``, also :exc:`FleetUnavailableError`),
+        :exc:`TooManyWaitersError`, :exc:`PoolClosedError`, and the exceptions of aiohttp while
+        connecting.  Invalid arguments raise immediately, before the result is awaited.
         """
         raise NotImplementedError
 
@@ -490,6 +500,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         express = Express(self._pool, cls, loop, thread)
         express.session_name = self._pool_settings.name
         express.pooling = not self._pool_settings.force_close
+        express.led = self._pool_settings.fleet is not None
         express.plain_exit = cls.__aexit__ is ClientWebSocketResponse.__aexit__
         return express
 

@@ -42,6 +42,7 @@ class Settings:
         self.max_connecting = arguments.places("max_connecting", given["max_connecting"]) or None
         self.max_idle = arguments.positive("max_idle", given["max_idle"])
         self.max_idle_connections = _max_idle_connections(given["max_idle_connections"])
+        self.fleet = arguments.fleet(given["fleet"])
         self.cooldown = arguments.some_seconds("cooldown", given["cooldown"])
         #: Sent with every handshake.
         self.headers = arguments.header_dict("headers", given["headers"])

@@ -55,6 +55,9 @@ __all__ = (
     "TraceConnectEndParams",
     "TraceConnectExceptionParams",
     "TraceConnectStartParams",
+    "TraceFleetLostParams",
+    "TraceFleetPlacesChangedParams",
+    "TraceFleetRestoredParams",
     "TraceQueuedEndParams",
     "TraceQueuedStartParams",
     "TraceReleaseParams",
@@ -167,6 +170,35 @@ class TraceCloseParams:
     close_reason: str = field(default="", repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class TraceFleetPlacesChangedParams:
+    """The fleet lets the session have more or fewer connections."""
+
+    #: Time of the event, in seconds since the epoch (``time.time()``).
+    time: float
+    #: Places before, and now.
+    before: int
+    places: int
+
+
+@dataclass(frozen=True, slots=True)
+class TraceFleetLostParams:
+    """The fleet was not reached for a lease: nothing more may be opened."""
+
+    time: float
+    #: Connections that are open.
+    held: int
+
+
+@dataclass(frozen=True, slots=True)
+class TraceFleetRestoredParams:
+    """The fleet answers again."""
+
+    time: float
+    #: Seconds since the lease was lost.
+    seconds: float
+
+
 if TYPE_CHECKING:
     _Signal = Signal[WebSocketClientSession, Any, _Params]
 
@@ -201,6 +233,12 @@ class TraceConfig:
         self.on_release: _Signal[TraceReleaseParams] = Signal(self)
         #: A connection is closed: :class:`TraceCloseParams`.
         self.on_close: _Signal[TraceCloseParams] = Signal(self)
+        #: The fleet changes the number of places: :class:`TraceFleetPlacesChangedParams`.
+        self.on_fleet_places_changed: _Signal[TraceFleetPlacesChangedParams] = Signal(self)
+        #: The lease is lost: :class:`TraceFleetLostParams`.
+        self.on_fleet_lost: _Signal[TraceFleetLostParams] = Signal(self)
+        #: The fleet answers again: :class:`TraceFleetRestoredParams`.
+        self.on_fleet_restored: _Signal[TraceFleetRestoredParams] = Signal(self)
 
     def freeze(self) -> None:
         """Make the lists of handlers immutable."""
@@ -223,6 +261,9 @@ _SIGNALS: Final = (
     "on_reuse",
     "on_release",
     "on_close",
+    "on_fleet_places_changed",
+    "on_fleet_lost",
+    "on_fleet_restored",
 )
 
 
@@ -294,6 +335,9 @@ class Tracer:
         #: Done once a handler waits for the session to close.
         self._closed_by_handler: asyncio.Future[None] | None = None
         self._connections: dict[Slot, Trace] = {}
+        # Its events belong to no endpoint; their handlers share a trace_config_ctx.
+        no_endpoint: Any = None
+        self._fleet = Trace(no_endpoint)
 
     # -- waits -----------------------------------------------------------------------------------
 
@@ -370,6 +414,22 @@ class Tracer:
     def detached(self, slot: Slot) -> None:
         """Record that the connection was detached."""
         del self._connections[slot]
+
+    # -- the fleet -------------------------------------------------------------------------------
+
+    def fleet_places_changed(self, before: int, places: int) -> None:
+        """Record that the fleet lets the session have another number of connections."""
+        params = TraceFleetPlacesChangedParams(time.time(), before, places)
+        self._emit(self._fleet, "on_fleet_places_changed", params, Context())
+
+    def fleet_lost(self, held: int) -> None:
+        """Record that the lease is lost, with so many connections open."""
+        self._emit(self._fleet, "on_fleet_lost", TraceFleetLostParams(time.time(), held), Context())
+
+    def fleet_restored(self, seconds: float) -> None:
+        """Record that the fleet answers again, so long after the loss."""
+        params = TraceFleetRestoredParams(time.time(), seconds)
+        self._emit(self._fleet, "on_fleet_restored", params, Context())
 
     # -- reporting -------------------------------------------------------------------------------
 

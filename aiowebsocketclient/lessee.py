@@ -1,0 +1,453 @@
+"""Keeps the lease of one session in a fleet: reports to the engine, and carries out its answers.
+
+A :class:`~aiowebsocketclient.lease.Lease` decides what to report, and when.  A :class:`Lessee` has
+one timer for that, a task for each report, and a task that listens for nudges.  It hands the number
+of places to the core (``Pool.lead``), so acquiring and releasing an open connection ask nobody.
+"""
+
+import asyncio
+import math
+import secrets
+import weakref
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextvars import Context
+from typing import Any, Final, Protocol
+
+from ._compat import Plan, Pool, Waiter, clock
+from ._pool_py import COUNTERS, NO_LIMIT
+from .exceptions import FleetUnavailableError, in_session
+from .fleet import TURN_GRACE, EngineError, Fleet, FleetStats, Grant, Report
+from .lease import Lease, Need
+from .logs import log
+from .tracing import Tracer
+
+__all__ = ("Lessee",)
+
+# Seconds that an idle connection is kept from other sessions: as long as a handshake takes, but
+# not less or more than this.
+_LEAST_KEPT: Final = 0.05
+_MOST_KEPT: Final = 1.0
+# Minimum number of seconds between two looks at idle connections.
+_LOOK_AT_IDLE: Final = 0.1
+
+# Seconds of TURN_GRACE kept back for the way of the first packet.
+_TURN_MARGIN: Final = 0.5
+
+# Seconds of the longest pause before it listens again.
+_LONGEST_PAUSE: Final = 1.0
+# Maximum seconds for the last report of a session that is closed.
+LEAVING: Final = 1.0
+
+_CONNECTS: Final = COUNTERS.index("connects")
+_CONNECT_SECONDS: Final = COUNTERS.index("connect_seconds")
+
+
+class Governed(Protocol):
+    """The part of a lifecycle that :class:`Lessee` needs."""
+
+    loop: asyncio.AbstractEventLoop
+    pool: Pool
+
+    def carry_out(self, plan: Plan | None) -> None:
+        """Carry out a plan of the core."""
+
+    def fail(self, waiter: Waiter, error: BaseException) -> None:
+        """Take a waiter out of its line, and make it raise ``error``."""
+
+    def abort_open(self) -> None:
+        """Close all connections, in use or not, without a closing handshake."""
+
+
+#: A handshake that waits for its turn: done with the first and the last time at which it may begin.
+_Turn = asyncio.Future[tuple[float, float]]
+
+
+class Lessee:
+    """Holds the lease of one session."""
+
+    def __init__(
+        self, fleet: Fleet, lifecycle: Governed, name: str | None, tracer: Tracer | None
+    ) -> None:
+        self._fleet = fleet
+        self._lifecycle = lifecycle
+        self._name = name
+        self._tracer = tracer
+        self._lease = Lease(fleet.lease, fleet.fallback)
+        self._member = secrets.token_hex(8)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._has_stopped = False
+        #: Whether the lease is lost: nothing may be opened but within ``fallback``.
+        self.is_lost = False
+        self._lost_at = 0.0
+        # Whether the next step happens in the next turn of the loop.
+        self._is_due = False
+        self._timer: asyncio.Handle | None = None
+        self._reporting: asyncio.Task[Grant | None] | None = None
+        self._report_began = 0.0
+        self._listening: asyncio.Task[None] | None = None
+        # Handshakes that want turns, and those for which the report under way asks.
+        self._turns: deque[_Turn] = deque()
+        self._asked: deque[_Turn] = deque()
+        # By who wishes them: connections that no caller waits for.
+        self._wishes: dict[object, int] = {}
+        self._on_places_came: Callable[[], Callable[[], None] | None] | None = None
+        # Done with the next report that begins, and with the report under way.
+        self._unanswered: list[asyncio.Future[None]] = []
+        self._awaited: list[asyncio.Future[None]] = []
+        self._last: Grant | None = None
+        self._has_failed = self._disagrees = False
+        self._syncs = self._sync_errors = self._yielded = self._losses = 0
+        self._sync_seconds = 0.0
+        # The places that the core knows of; the pool is still empty.
+        self._led = (self._lease.places, self._lease.keep)
+        lifecycle.pool.lead(*self._led, clock())
+
+    # -- what the parts of the session say -------------------------------------------------------
+
+    def begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Set the loop, at the first use of the session."""
+        self._loop = loop
+
+    def look(self) -> None:
+        """Look at the pool in the next turn of the loop: something may have changed."""
+        if self._is_due or self._has_stopped or self._loop is None:
+            return
+        self._is_due = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_soon(self._step, context=Context())
+
+    def wish(self, who: object, count: int) -> None:
+        """Wish ``count`` places that no caller waits for; it makes no other session give way."""
+        if self._wishes.get(who, 0) == count:
+            return
+        if count:
+            self._wishes[who] = count
+        else:
+            del self._wishes[who]
+        self.look()
+
+    def when_places_came(self, callback: Callable[[], None]) -> None:
+        """Call ``callback``, held weakly, when there are more places while some are wished."""
+        self._on_places_came = weakref.WeakMethod(callback)
+
+    async def answered(self) -> None:
+        """Wait until a report that begins from now on was answered, or has failed."""
+        assert self._loop is not None
+        if self._has_stopped:
+            return
+        # The report under way does not say what is wished now.
+        answered: asyncio.Future[None] = self._loop.create_future()
+        self._unanswered.append(answered)
+        self.look()
+        await answered
+
+    async def admit(self) -> None:
+        """Wait for the turn of a handshake that has a place; raise if the lease is lost.
+
+        The timer of the deadline may be late, where the process was stopped for example.
+        """
+        self._raise_if_lost()
+        # Without the engine, a handshake within fallback has nobody to give it a turn.
+        while self._fleet.connect_rate is not None and not self.is_lost:
+            first, last = await self._next_turn()
+            await asyncio.sleep(max(0.0, first - clock()))
+            if clock() <= last:
+                self._raise_if_lost()
+                return
+
+    async def leave(self) -> None:
+        """Give all places back, after the last connection is closed; never raises."""
+        if self._reporting is not None:
+            self._reporting.cancel()
+        self.stop()
+        if not self._lease.is_member:
+            return
+        try:
+            held = len(self._lifecycle.pool)
+            async with asyncio.timeout(LEAVING):
+                await self._fleet.sync(self._member, self._lease.begin(Need(held, held), clock()))
+        except Exception as exc:
+            # The lease ends it.
+            self._log_failure(exc)
+
+    def stop(self) -> None:
+        """Report nothing more; the lease ends by itself."""
+        self._has_stopped = True
+        self._tell_answered(self._awaited)
+        self._tell_answered(self._unanswered)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._reporting is not None:
+            self._reporting.cancel()
+        if self._listening is not None:
+            self._listening.cancel()
+
+    def leave_to_parent(self) -> object:
+        """Fall silent in a forked child; return objects that must never be collected."""
+        self._has_stopped = True
+        return (self, self._reporting, self._listening)
+
+    def unavailable(self) -> FleetUnavailableError:
+        """Return the error of a caller that finds the lease lost and nothing of its own open."""
+        said = (
+            f"the fleet cannot be reached for {clock() - self._lost_at:.1f} s, so no connection may"
+            f" be opened ({len(self._lifecycle.pool)} are open): check the server of the fleet"
+        )
+        return FleetUnavailableError(in_session(self._name, said))
+
+    def stats(self) -> FleetStats:
+        """Return what is known of the fleet, and what this session has done in it."""
+        last = self._last
+        return FleetStats(
+            limit=self._fleet.limit,
+            used=0 if last is None else last.used,
+            places=self._led[0],
+            wanted=len(self._lifecycle.pool) + self._lifecycle.pool.lacking(),
+            waiting_sessions=0 if last is None else last.waiting,
+            learning=0.0 if last is None else last.learning,
+            syncs=self._syncs,
+            sync_errors=self._sync_errors,
+            sync_seconds=self._sync_seconds,
+            yielded=self._yielded,
+            losses=self._losses,
+        )
+
+    def situation(self) -> str:
+        """Return, for the error of a caller, whose places are taken."""
+        if self._last is None:
+            return "the fleet has not answered yet"
+        held = len(self._lifecycle.pool)
+        said = (
+            f"the fleet's limit is {self._fleet.limit}: {self._last.used} places are taken, {held}"
+            f" of them here; sessions that wait: {self._last.waiting}"
+        )
+        if self._last.learning:
+            said += f"; its server has restarted, and gives no more for {self._last.learning:.1f} s"
+        return said
+
+    # -- one step --------------------------------------------------------------------------------
+
+    def _step(self) -> None:
+        self._is_due = False
+        if self._has_stopped:
+            return
+        now = clock()
+        if self._lease.is_lost(now) and not self.is_lost:
+            self._lose(now)
+        if self.is_lost:
+            for waiter in self._lifecycle.pool.stranded():
+                if waiter.queued:
+                    self._lifecycle.fail(waiter, self.unavailable())
+        need = self._need(now)
+        due = self._lease.due(need, now)
+        if self._reporting is None and due <= now:
+            self._report(need, now)
+        elif math.isinf(due) and self._listening is not None:
+            # It is no member any more.
+            self._listening.cancel()
+            self._listening = None
+        if not self._is_due:
+            self._arm(math.inf if self._reporting is not None else due, now)
+
+    def _arm(self, due: float, now: float) -> None:
+        when = due
+        if not self.is_lost:
+            when = min(when, self._lease.deadline)
+        if self._lifecycle.pool.idle_since(now, 1):
+            when = min(when, now + max(self._keep_idle(), _LOOK_AT_IDLE))
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if when < math.inf:
+            assert self._loop is not None
+            delay = max(0.0, when - now)
+            self._timer = self._loop.call_later(delay, self._step, context=Context())
+
+    def _need(self, now: float) -> Need:
+        pool = self._lifecycle.pool
+        held = len(pool)
+        return Need(
+            held=held,
+            demand=held + pool.lacking(),
+            like=held + sum(self._wishes.values()) if self._wishes else 0,
+            spare=pool.idle_since(now - self._keep_idle(), held),
+            handshakes=len(self._turns),
+        )
+
+    def _keep_idle(self) -> float:
+        if self._fleet.keep_idle is not None:
+            return self._fleet.keep_idle
+        counters = self._lifecycle.pool.counters()
+        connects = counters[_CONNECTS]
+        mean = counters[_CONNECT_SECONDS] / connects if connects else _MOST_KEPT
+        return min(max(mean, _LEAST_KEPT), _MOST_KEPT)
+
+    def _lead(self) -> None:
+        """Tell the core how many places there are."""
+        if self.is_lost:
+            places, keep = self._fleet.fallback, NO_LIMIT
+        else:
+            places, keep = self._lease.places, self._lease.keep
+        if (places, keep) == self._led:
+            return
+        before, self._led = self._led[0], (places, keep)
+        self._lifecycle.carry_out(self._lifecycle.pool.lead(places, keep, clock()))
+        if self._tracer is not None and places != before:
+            self._tracer.fleet_places_changed(before, places)
+        if places > before and self._wishes and self._on_places_came is not None:
+            on_places_came = self._on_places_came()
+            if on_places_came is not None:
+                on_places_came()
+
+    # -- reports ---------------------------------------------------------------------------------
+
+    def _report(self, need: Need, now: float) -> None:
+        report = self._lease.begin(need, now)
+        # The cap is lower before the engine can hear of it.
+        self._lead()
+        self._asked, self._turns = self._turns, deque()
+        self._awaited, self._unanswered = self._unanswered, []
+        self._report_began = now
+        self._reporting = self._run(self._sync(report))
+        self._reporting.add_done_callback(self._reported, context=Context())
+        if self._listening is None:
+            self._listening = self._run(self._listen())
+
+    def _run(self, steps: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
+        # Not with create_task(): a task factory may start tasks eagerly.
+        return asyncio.Task(steps, loop=self._loop, context=Context())
+
+    async def _sync(self, report: Report) -> Grant | None:
+        async with asyncio.timeout(self._lease.timeout):
+            return await self._fleet.sync(self._member, report)
+
+    def _reported(self, task: "asyncio.Task[Grant | None]") -> None:
+        """Take the answer to a report, or its failure."""
+        self._reporting = None
+        if self._has_stopped:
+            if not task.cancelled():
+                task.exception()
+            return
+        now = clock()
+        error = None if task.cancelled() else task.exception()
+        if task.cancelled() or error is not None:
+            self._sync_errors += 1
+            self._lease.failed(now)
+            self._turns.extendleft(reversed(self._asked))
+            if error is not None:
+                self._log_failure(error)
+        else:
+            self._syncs += 1
+            self._sync_seconds += now - self._report_began
+            self._take(task.result(), now)
+        self._asked = deque()
+        self._tell_answered(self._awaited)
+        self.look()
+
+    def _tell_answered(self, futures: "list[asyncio.Future[None]]") -> None:
+        for future in futures:
+            if not future.done():
+                future.set_result(None)
+        futures.clear()
+
+    def _take(self, grant: Grant | None, now: float) -> None:
+        self._lease.granted(grant, now)
+        if grant is None:
+            self._turns.extendleft(reversed(self._asked))
+            return
+        self._has_failed = False
+        self._last = grant
+        self._yielded += max(0, min(self._led[0], grant.places) - grant.target)
+        self._give_turns(grant, now)
+        if grant.limit in (0, self._fleet.limit):
+            self._disagrees = False
+        elif not self._disagrees:
+            self._disagrees = True
+            log(
+                "fleet_disagrees",
+                session_name=self._name,
+                limit=self._fleet.limit,
+                other=grant.limit,
+            )
+        if self.is_lost and not self._lease.is_lost(now):
+            self._restore(now)
+        self._lead()
+
+    def _log_failure(self, error: BaseException) -> None:
+        """Log the first failure in a row; the text of an exception may name a user."""
+        event = "fleet_failed" if isinstance(error, EngineError) else "fleet_unreachable"
+        detail = f": {error}" if isinstance(error, EngineError) else ""
+        if not self._has_failed:
+            self._has_failed = True
+            log(event, session_name=self._name, error=type(error).__name__, detail=detail)
+
+    async def _listen(self) -> None:
+        pause = _LONGEST_PAUSE / 16
+        while True:
+            try:
+                await self._fleet.listen(self._member, self._nudge)
+            except Exception:
+                # Reports fail, too, and say so; without nudges they are only later.
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            await asyncio.sleep(pause)
+            self._nudge()
+
+    def _nudge(self) -> None:
+        self._lease.nudged()
+        self.look()
+
+    # -- a lost lease ----------------------------------------------------------------------------
+
+    def _lose(self, now: float) -> None:
+        self._lease.lose()
+        self.is_lost = True
+        self._lost_at = now
+        self._losses += 1
+        held = len(self._lifecycle.pool)
+        self._lead()
+        self._lifecycle.carry_out(self._lifecycle.pool.stop_opening(clock()))
+        if self._fleet.lost == "close":
+            self._lifecycle.abort_open()
+        log("fleet_lost", session_name=self._name, held=held, policy=self._fleet.lost)
+        if self._tracer is not None:
+            self._tracer.fleet_lost(held)
+
+    def _restore(self, now: float) -> None:
+        self.is_lost = False
+        seconds = now - self._lost_at
+        log("fleet_restored", session_name=self._name, seconds=seconds)
+        if self._tracer is not None:
+            self._tracer.fleet_restored(seconds)
+
+    def _raise_if_lost(self) -> None:
+        if self._lease.is_lost(clock()) and len(self._lifecycle.pool) > self._fleet.fallback:
+            self.look()
+            raise self.unavailable()
+
+    # -- handshake turns -------------------------------------------------------------------------
+
+    async def _next_turn(self) -> tuple[float, float]:
+        assert self._loop is not None
+        turn: _Turn = self._loop.create_future()
+        self._turns.append(turn)
+        self.look()
+        try:
+            return await turn
+        except BaseException:
+            # A turn that was asked for is lost, and delays others for one handshake.
+            if turn in self._turns:
+                self._turns.remove(turn)
+            raise
+
+    def _give_turns(self, grant: Grant, now: float) -> None:
+        for delay in grant.turns:
+            if not self._asked:
+                break
+            turn = self._asked.popleft()
+            if not turn.done():
+                # Neither sooner nor later than the engine means, whose clock is not known here.
+                last = self._report_began + delay + TURN_GRACE - _TURN_MARGIN
+                turn.set_result((now + delay, last))
+        self._turns.extendleft(reversed(self._asked))
