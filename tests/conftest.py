@@ -10,7 +10,7 @@ import ssl
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from functools import partial
 from types import ModuleType
@@ -25,6 +25,7 @@ import aiowebsocketclient
 from aiowebsocketclient import WebSocketClientSession
 
 from .driver import Drive, Driver
+from .redis_server import RedisServer, require_redis
 from .servers import Server, serving
 from .tally import TALLY
 
@@ -158,6 +159,14 @@ def client_tls(authority: trustme.CA) -> ssl.SSLContext:
     context = ssl.create_default_context()
     authority.configure_trust(context)
     return context
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """Return a Redis that all tests share: each uses keys of its own, and stops nothing."""
+    require_redis()
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
 
 
 @pytest_asyncio.fixture

@@ -156,6 +156,7 @@ def test_sdist_holds_all_that_is_needed_to_build_and_to_test(unpacked: Path) -> 
         "aiowebsocketclient/_pool.pxd",
         "aiowebsocketclient/_pool.pyx",
         "aiowebsocketclient/_pool_py.py",
+        "aiowebsocketclient/fleet.lua",
         "aiowebsocketclient/py.typed",
         "bench/__main__.py",
         "bench/scenarios/core.py",
@@ -213,7 +214,11 @@ def assert_package(checkout: Path, wheel: Path) -> None:
         f"aiowebsocketclient/{p.name}" for p in (checkout / "aiowebsocketclient").glob("*.py")
     }
     metadata = {name for name in found if PurePosixPath(name).parts[0].endswith(".dist-info")}
-    others = {"aiowebsocketclient/py.typed", "pytest_aiowebsocketclient.py"}
+    others = {
+        "aiowebsocketclient/fleet.lua",
+        "aiowebsocketclient/py.typed",
+        "pytest_aiowebsocketclient.py",
+    }
     assert found - metadata == modules | others
     assert any(name.endswith("/licenses/LICENSE") for name in metadata)
 
