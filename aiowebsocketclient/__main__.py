@@ -1,7 +1,8 @@
 """``python -m aiowebsocketclient [URL]``: measures many callers that share a few connections.
 
 Without a URL, it starts an echo server in another process.  Then it measures a sample of the same
-traffic with a new connection for every request, as without a pool.
+traffic with a new connection for every request, as without a pool.  With ``--fleet``, it shows
+several processes that share one limit (``_fleet_demo.py``).
 """
 
 import argparse
@@ -25,7 +26,7 @@ import aiohttp
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
-from . import IMPLEMENTATION, EndpointKey, WebSocketClientSession, __version__
+from . import IMPLEMENTATION, EndpointKey, WebSocketClientSession, __version__, _fleet_demo
 from .arguments import is_token
 from .keys import resolve
 
@@ -37,6 +38,9 @@ _SAMPLE_SECONDS: Final = 2.0
 
 # Seconds for closing handshakes, after the measurement.
 _CLOSE_TIMEOUT: Final = 1.0
+
+# Processes that --fleet shows.
+_PROCESSES: Final = 4
 
 # Seconds between two updates of the progress bar.
 _TICK: Final = 0.1
@@ -405,6 +409,7 @@ def serve(use_uvloop: bool) -> None:
 async def _serve() -> None:
     app = web.Application()
     app.router.add_get("/", _echo)
+    app.router.add_get(_fleet_demo.PEAK, _tell_peak)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0, backlog=4096).start()
@@ -413,15 +418,31 @@ async def _serve() -> None:
     await asyncio.to_thread(os.read, sys.stdin.fileno(), 1)
 
 
+class _Open:
+    """Connections of the built-in server."""
+
+    now = 0
+    peak = 0
+
+
 async def _echo(request: web.Request) -> web.WebSocketResponse:
     offered = request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, "")
     ws = web.WebSocketResponse(protocols=[name.strip() for name in offered.split(",") if name])
-    # Raised if the client disconnects before the reply.
-    with contextlib.suppress(ConnectionResetError):
-        await ws.prepare(request)
-        async for message in ws:
-            await ws.send_str(message.data)
+    _Open.now += 1
+    _Open.peak = max(_Open.peak, _Open.now)
+    try:
+        # Raised if the client disconnects before the reply.
+        with contextlib.suppress(ConnectionResetError):
+            await ws.prepare(request)
+            async for message in ws:
+                await ws.send_str(message.data)
+    finally:
+        _Open.now -= 1
     return ws
+
+
+async def _tell_peak(request: web.Request) -> web.Response:
+    return web.Response(text=str(_Open.peak))
 
 
 @contextlib.contextmanager
@@ -459,7 +480,8 @@ def _parser() -> argparse.ArgumentParser:
         "connection for each request.",
         epilog="examples:\n"
         "  python -m aiowebsocketclient --callers 500 --limit 20\n"
-        "  python -m aiowebsocketclient wss://example.com/ws --duration 10 --json\n\n"
+        "  python -m aiowebsocketclient wss://example.com/ws --duration 10 --json\n"
+        "  python -m aiowebsocketclient --fleet redis://localhost --limit 20\n\n"
         "Progress bar and table need rich: pip install 'aiowebsocketclient[cli]'.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -485,6 +507,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--protocol", metavar="NAME", type=_protocol, action="append", help=protocol)
     timeout = f"limit for each handshake and each reply {default}"
     add("--timeout", metavar="SECONDS", type=_seconds, default=5.0, help=timeout)
+    fleet = "show processes that share the limit, in this Redis or in one of their own"
+    add("--fleet", metavar="REDIS_URL", nargs="?", const="", help=fleet)
+    add("--processes", metavar="N", type=_count, help="processes of --fleet (default: 4)")
     add("--no-verify", action="store_true", help="trust any TLS certificate")
     add("--uvloop", action="store_true", help="run on uvloop")
     add("--json", action="store_true", help="print one JSON object and nothing else")
@@ -502,9 +527,23 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         # Only names are shown: other words may be the value of a header, or a password.
         names = [word.partition("=")[0] for word in unknown if word.startswith("-")]
         parser.error(f"unknown option: {names[0]}" if names else "more than one URL")
+    _check_fleet(parser, args)
     if args.uvloop and importlib.util.find_spec("uvloop") is None:
         parser.error("--uvloop needs uvloop: pip install 'aiowebsocketclient[uvloop]'")
     return args
+
+
+def _check_fleet(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    if args.fleet is None:
+        if args.processes is not None:
+            parser.error("--processes needs --fleet")
+        return
+    args.processes = args.processes or _PROCESSES
+    if importlib.util.find_spec("redis") is None:
+        parser.error("--fleet needs redis: pip install 'aiowebsocketclient[redis]'")
+    # A word after --fleet is the URL of Redis: one of a WebSocket server is a mistake.
+    if args.fleet and not args.fleet.startswith(("redis://", "rediss://", "unix://")):
+        parser.error("--fleet takes the URL of a Redis: redis://, rediss:// or unix://")
 
 
 def _endpoint(url: str) -> EndpointKey:
@@ -587,6 +626,25 @@ def _run(args: argparse.Namespace, output: Output) -> int:
     return status
 
 
+def _show_fleet(args: argparse.Namespace, output: Output) -> int:
+    """Show processes that share a limit; returns the exit status."""
+    try:
+        with contextlib.ExitStack() as stack:
+            url = args.url or stack.enter_context(_own_server(args.uvloop))
+            output.say(_heading(args))
+            result = asyncio.run(_fleet_demo.measure(args, url, output.say))
+    except KeyboardInterrupt:
+        return 130
+    except (_fleet_demo.DemoError, TimeoutError) as error:
+        said = str(error) or "the processes did not end in time"
+        print(f"aiowebsocketclient: {said}", file=sys.stderr)
+        return 1
+    output.say(_fleet_demo.summary(result))
+    if args.json:
+        print(json.dumps(result, indent=2))
+    return 0
+
+
 def main() -> int:
     """Run the command line; returns the exit status.
 
@@ -594,6 +652,8 @@ def main() -> int:
     """
     args = _parse(sys.argv[1:])
     try:
+        if args.fleet is not None:
+            return _show_fleet(args, Output(args.json))
         return _run(args, Output(args.json))
     except BrokenPipeError:
         # The reader has ended, as in "| head". The flush at the exit must not fail, too.

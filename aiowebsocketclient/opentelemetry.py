@@ -47,9 +47,15 @@ the names have the prefix of this library:
        ``aiowebsocketclient.connection.close_reason``, the last part of a ``PoolStats.closed_...``;
        detached connections are not included
 
-Each metric has ``aiowebsocketclient.connection.pool.name`` and, except for the two limits,
-``server.address``, ``server.port`` and ``url.scheme``.  There is no ``idle.max`` or ``idle.min``:
-the pool has no such limits, and ``set_min_idle()`` applies to one handshake.
+A session with ``fleet=`` also has the fields of :class:`FleetStats`, as
+``aiowebsocketclient.fleet.limit``, ``.used``, ``.places``, ``.wanted``, ``.waiting_sessions`` and
+``.learning`` (gauges; the first two and ``waiting_sessions`` are of the whole fleet, as the session
+knows it), and ``.syncs``, ``.sync_errors``, ``.sync_seconds``, ``.yielded`` and ``.losses``
+(counters).
+
+Each metric has ``aiowebsocketclient.connection.pool.name`` and, except for the two limits and the
+fleet, ``server.address``, ``server.port`` and ``url.scheme``.  There is no ``idle.max`` or
+``idle.min``: the pool has no such limits, and ``set_min_idle()`` applies to one handshake.
 
 The spans are ``WebSocket connect`` (of kind client) and ``WebSocket wait`` (internal), with the
 same attributes; a reuse has no span.  Their parent is the span in which ``ws_connect()`` was
@@ -70,6 +76,7 @@ import asyncio
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from threading import RLock
 from typing import Any, Final
 
@@ -131,6 +138,26 @@ _SHORT: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 _LONG: Final = (0.01, 0.1, 1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0)
 
 _Attributes = Mapping[str, str | int]
+
+# Fields of FleetStats, with unit and description.
+_FLEET: Final = "aiowebsocketclient.fleet."
+_FLEET_GAUGES: Final = {
+    "limit": ("{connection}", "Maximum number of connections of the fleet."),
+    "used": ("{connection}", "Places granted to all sessions of the fleet."),
+    "places": ("{connection}", "Places granted to this session."),
+    "wanted": ("{connection}", "Places that this session holds or lacks."),
+    "waiting_sessions": ("{session}", "Sessions of the fleet that lack places."),
+    "learning": ("s", "Seconds for which the fleet gives no more places."),
+}
+_FLEET_COUNTERS: Final = {
+    "syncs": ("{report}", "Reports to the fleet that were answered."),
+    "sync_errors": ("{report}", "Reports to the fleet that failed."),
+    "sync_seconds": ("s", "Seconds until the answers in total."),
+    "yielded": ("{connection}", "Places that other sessions asked back."),
+    "losses": ("{loss}", "How often the lease was lost."),
+}
+# Of the whole fleet: sessions of one pool do not add up.
+_OF_FLEET: Final = frozenset({"limit", "used", "waiting_sessions", "learning"})
 
 
 class OpenTelemetry(TraceConfig):
@@ -350,6 +377,10 @@ class _Points:
     def add(self, attributes: _Attributes, number: int) -> None:
         self._numbers[tuple(attributes.items())] += number
 
+    def add_largest(self, attributes: _Attributes, number: int) -> None:
+        key = tuple(attributes.items())
+        self._numbers[key] = max(self._numbers[key], number)
+
     def observations(self) -> list[Observation]:
         return [Observation(number, dict(key)) for key, number in self._numbers.items()]
 
@@ -412,6 +443,13 @@ class _Instruments:
             "Maximum number of connections per endpoint.",
         )
 
+        for field, (unit, what) in _FLEET_GAUGES.items():
+            read = partial(self._fleet, field)
+            meter.create_observable_gauge(_FLEET + field, [read], unit, what)
+        for field, (unit, what) in _FLEET_COUNTERS.items():
+            read = partial(self._fleet, field)
+            meter.create_observable_counter(_FLEET + field, [read], unit, what)
+
     def add(self, pool: OpenTelemetry) -> None:
         with self._lock:
             self._pools.add(pool)
@@ -449,6 +487,16 @@ class _Instruments:
 
     def _max_per_endpoint(self, options: CallbackOptions) -> Iterable[Observation]:
         return self._limits(lambda session: session.limit)
+
+    def _fleet(self, field: str, options: CallbackOptions) -> Iterable[Observation]:
+        points = _Points()
+        add = points.add_largest if field in _OF_FLEET else points.add
+        for pool in self._all():
+            for session in pool.sessions():
+                stats = session.fleet_stats()
+                if stats is not None:
+                    add(pool.attributes_of(session), getattr(stats, field))
+        return points.observations()
 
     def _limits(
         self, limit_of: Callable[[WebSocketClientSession], int | None]

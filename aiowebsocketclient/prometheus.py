@@ -17,6 +17,10 @@ endpoint="wss://example.com:443"}``.  Separate families keep the sum over each o
   ordinary reset for ``rate()`` and ``increase()``.  Only the counters of the pool contain what was
   counted between the last scrape and the drop.
 * A limit that is not set has no series.
+* The families ``aiowebsocketclient_fleet_...`` are the fields of :class:`FleetStats`, for sessions
+  with ``fleet=``.  ``fleet_limit``, ``fleet_used``, ``fleet_waiting_sessions`` and
+  ``fleet_learning_seconds`` are of the whole fleet, as each session knows it: use ``max`` instead
+  of ``sum``.
 
 The extra ``aiowebsocketclient[prometheus]`` installs ``prometheus_client``.
 """
@@ -29,6 +33,7 @@ from threading import RLock
 from typing import Final
 
 from . import arguments
+from .fleet import FleetStats
 from .keys import EndpointKey
 from .session import WebSocketClientSession
 from .stats import PoolStats
@@ -68,6 +73,23 @@ _COUNTERS: Final = {
     "connect_seconds": "Seconds that handshakes took in total.",
     "released": "Connections released in a state that allows reuse.",
     "detached": "Connections removed from the pool by detach().",
+}
+
+# Fields of FleetStats with a family each: their names and descriptions.
+_FLEET_GAUGES: Final = {
+    "limit": ("limit", "Maximum number of connections of the fleet."),
+    "used": ("used", "Places granted to all sessions of the fleet."),
+    "places": ("places", "Places granted to this session."),
+    "wanted": ("wanted", "Places that this session holds or lacks."),
+    "waiting_sessions": ("waiting_sessions", "Sessions of the fleet that lack places."),
+    "learning": ("learning_seconds", "Seconds for which the fleet gives no more places."),
+}
+_FLEET_COUNTERS: Final = {
+    "syncs": "Reports to the fleet that were answered.",
+    "sync_errors": "Reports to the fleet that failed.",
+    "sync_seconds": "Seconds until the answers in total.",
+    "yielded": "Places that other sessions asked back.",
+    "losses": "How often the lease was lost.",
 }
 
 _Family = GaugeMetricFamily | CounterMetricFamily
@@ -186,6 +208,18 @@ class _Families:
             "Maximum number of connections per endpoint.",
             labels=["pool"],
         )
+        self._fleet = {
+            field: GaugeMetricFamily(f"{_PREFIX}fleet_{name}", what, labels=["pool"])
+            for field, (name, what) in _FLEET_GAUGES.items()
+        } | {
+            field: CounterMetricFamily(
+                f"{_PREFIX}fleet_{field}",
+                what,
+                labels=["pool"],
+                unit="seconds" if field.endswith("_seconds") else "",
+            )
+            for field, what in _FLEET_COUNTERS.items()
+        }
         self._limit_total = GaugeMetricFamily(
             f"{_PREFIX}connections_limit",
             "Maximum number of connections of all endpoints together.",
@@ -200,6 +234,9 @@ class _Families:
         for endpoint, its_stats in shown.items():
             self._endpoints.add((name, _label(endpoint)), its_stats)
         self._alive.add_metric((name,), stats.endpoints)
+        fleet = session.fleet_stats()
+        if fleet is not None:
+            self._add_fleet(name, fleet)
         for family, limit in (
             (self._limit, session.limit),
             (self._limit_total, session._pool_settings.limit_total),
@@ -207,8 +244,12 @@ class _Families:
             if limit is not None:
                 family.add_metric((name,), limit)
 
+    def _add_fleet(self, name: str, stats: FleetStats) -> None:
+        for field, family in self._fleet.items():
+            family.add_metric((name,), getattr(stats, field))
+
     def all(self) -> list[_Family]:
-        own: list[_Family] = [self._alive, self._limit, self._limit_total]
+        own: list[_Family] = [self._alive, self._limit, self._limit_total, *self._fleet.values()]
         return [*self._pools.all(), *self._endpoints.all(), *own]
 
 

@@ -24,6 +24,7 @@ from aiowebsocketclient import IMPLEMENTATION, __version__
 from aiowebsocketclient.__main__ import Latencies, _echo
 
 from .conftest import until
+from .redis_server import RedisServer, require_redis
 from .servers import Server, serving
 
 # Signals and terminals are those of POSIX here.
@@ -533,6 +534,8 @@ async def test_no_tls_server(server: Server) -> None:
         (["ws://a", f"ws://u:{SECRET}@b"], "more than one URL"),
         ([f"--heder=A:{SECRET}"], "unknown option: --heder"),
         (["--message", "\udcff"], "not valid text"),
+        (["--processes", "2"], "--processes needs --fleet"),
+        (["--fleet", f"ws://u:{SECRET}@host/"], "--fleet takes the URL of a Redis"),
     ],
 )
 def test_bad_arguments(
@@ -551,6 +554,35 @@ def test_bad_arguments(
     assert words in printed.err.splitlines()[-1]
     assert SECRET not in printed.err
     assert printed.out == ""
+
+
+FLEET = ("--processes", "3", "--callers", "5", "--limit", "4", "--duration", "6")
+
+
+@one_loop
+async def test_processes_that_share_a_redis(server: Server, redis_server: RedisServer) -> None:
+    end = await cli("--fleet", redis_server.url, server.url(), *FLEET)
+    assert (end.code, end.err) == (0, "")
+    assert "3 processes, 5 callers each, limit 4" in end.out
+    # A line of each process.
+    assert {line.split()[0] for line in end.out.splitlines() if "of 4" in line} >= {"1", "2", "3"}
+    assert "calls to Redis" in end.out
+    assert 0 < server.peak <= 4
+
+
+@one_loop
+async def test_processes_with_a_redis_of_their_own() -> None:
+    require_redis()
+    end = await cli("--fleet", "--json", *FLEET)
+    assert (end.code, end.err) == (0, "")
+    assert 0 < end.result["peak_connections"] <= end.result["limit"] == 4
+    assert len(end.result["requests"]) == end.result["processes"] == 3
+    assert sum(end.result["requests"]) > 0
+
+
+@one_loop
+async def test_processes_without_a_redis() -> None:
+    assert "needs a Redis" in complaint(await cli("--fleet", PATH=""))
 
 
 @one_loop

@@ -129,12 +129,16 @@ def test_parts_of_a_session_know_nothing_of_it() -> None:
 MODULES = [
     "aiowebsocketclient",
     "aiowebsocketclient.opentelemetry",
+    "aiowebsocketclient.fleet",
     "aiowebsocketclient.prometheus",
+    "aiowebsocketclient.redis",
     "aiowebsocketclient.testing",
     "aiowebsocketclient.tracing",
 ]
 # What is in such a module for the package itself.
 _INTERNAL = {
+    # Its class is described with the session's statistics.
+    "aiowebsocketclient.fleet.FleetStats",
     "aiowebsocketclient.tracing.Tracer",
     "aiowebsocketclient.tracing.trace_configs_of",
 }

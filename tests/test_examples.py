@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from .examples import EXAMPLES, FOLDER, is_service, run, serving
+from .redis_server import require_redis
 
 pytestmark = [
     pytest.mark.skipif(not FOLDER.is_dir(), reason="examples/ is not there"),
@@ -31,6 +32,8 @@ def test_there_is_something_to_run() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_program(name: str) -> None:
+    if name == "fleet.py":
+        require_redis()
     printed = run(name)
     assert printed
     if name.startswith("test_"):

@@ -7,10 +7,12 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import aiohttp
 import pytest
+import redis.asyncio
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, Sum
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -20,10 +22,17 @@ from opentelemetry.semconv._incubating.metrics import db_metrics
 from opentelemetry.trace import SpanKind, StatusCode
 
 import aiowebsocketclient.opentelemetry
-from aiowebsocketclient import PoolClosedError, PoolTimeoutError, WebSocketClientSession
+from aiowebsocketclient import (
+    FleetStats,
+    PoolClosedError,
+    PoolTimeoutError,
+    WebSocketClientSession,
+)
 from aiowebsocketclient.opentelemetry import OpenTelemetry
+from aiowebsocketclient.redis import RedisFleet
 
 from .conftest import SessionFactory, run_program, until
+from .redis_server import RedisServer
 from .servers import Server
 
 PREFIX = "aiowebsocketclient.connection."
@@ -570,6 +579,36 @@ async def main():
 asyncio.run(main())
 print(len(exporter.get_finished_spans()))
 """
+
+
+async def test_a_fleet_is_recorded(
+    sdk: Sdk, make_session: SessionFactory, server: Server, redis_server: RedisServer
+) -> None:
+    client = redis.asyncio.Redis(unix_socket_path=redis_server.socket)
+    fleet = RedisFleet(client, "test_a_fleet_is_recorded", limit=7)
+    telemetry = sdk.telemetry(pool_name="shared")
+    sessions = [make_session(fleet=fleet, trace_configs=[telemetry]) for _ in range(2)]
+    for session in sessions:
+        await use(session, server.url())
+    stats = [session.fleet_stats() for session in sessions]
+    while [each.places for each in stats if each] != [1, 1]:
+        await asyncio.sleep(0.01)
+        stats = [session.fleet_stats() for session in sessions]
+    found = {
+        name.removeprefix("aiowebsocketclient.fleet."): metric.data.data_points
+        for name, metric in sdk.metrics().items()
+        if name.startswith("aiowebsocketclient.fleet.")
+    }
+    assert set(found) == {field.name for field in fields(FleetStats)}
+    numbers = {name: point.value for name, (point,) in found.items()}
+    # Of the fleet once, of the sessions together.
+    assert (numbers["limit"], numbers["places"], numbers["wanted"]) == (7, 2, 2)
+    assert numbers["syncs"] >= 2
+    assert dict(found["places"][0].attributes) == {f"{PREFIX}pool.name": "shared"}
+    for session in sessions:
+        await session.close()
+    await client.aclose()
+
 
 EARLY = 'early = OpenTelemetry(pool_name="early")'
 LATE = 'late = OpenTelemetry(pool_name="late")'

@@ -246,6 +246,7 @@ def test_metadata(wheel: Path) -> None:
         "cli",
         "opentelemetry",
         "prometheus",
+        "redis",
         "uvloop",
     ]
     assert "aiowebsocketclient" in metadata.get_payload()

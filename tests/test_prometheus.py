@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import redis.asyncio
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.openmetrics.parser import (
@@ -23,8 +24,10 @@ from aiowebsocketclient import (
     WebSocketClientSession,
 )
 from aiowebsocketclient.prometheus import PoolCollector
+from aiowebsocketclient.redis import RedisFleet
 
 from .conftest import SessionFactory, until
+from .redis_server import RedisServer
 from .servers import Server
 
 STATES = ("connecting", "acquired", "idle", "closing")
@@ -304,6 +307,32 @@ async def test_a_dropped_session_is_let_go(server: Server) -> None:
     await until(lambda: server.open == 0)
 
 
+async def test_a_fleet_is_exported(
+    make_session: SessionFactory, server: Server, redis_server: RedisServer
+) -> None:
+    client = redis.asyncio.Redis(unix_socket_path=redis_server.socket)
+    fleet = RedisFleet(client, "test_a_fleet_is_exported", limit=7)
+    session = make_session(fleet=fleet)
+    await (await session.ws_connect(server.url())).release()
+    # Until the last report is answered, the counters move.
+    stats = session.fleet_stats()
+    while stats is None or stats.places != 1 or stats != session.fleet_stats():
+        await asyncio.sleep(0.01)
+        stats = session.fleet_stats()
+    found = scrape(PoolCollector(session))
+    for field, number in asdict(stats).items():
+        name = {"learning": "learning_seconds"}.get(field, field)
+        is_counter = field in ("syncs", "sync_errors", "sync_seconds", "yielded", "losses")
+        suffix = "_total" if is_counter else ""
+        # Its report may be renewed in between.
+        exact = value(found, f"fleet_{name}{suffix}", pool="default")
+        assert exact is not None
+        assert exact >= number if is_counter else exact == number, field
+    assert value(found, "fleet_limit", pool="default") == 7
+    await session.close()
+    await client.aclose()
+
+
 async def test_to_register_scrapes_nothing(
     make_session: SessionFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,7 +346,8 @@ async def test_to_register_scrapes_nothing(
         registry = registry_of(collector)
     # What is described is what is scraped, so that clashes are found.
     collected = {family.name for family in registry.collect()}
-    assert collected == {name for name in described if "_endpoint_" not in name} | {
+    not_here = ("_endpoint_", "_fleet_")
+    assert collected == {n for n in described if not any(part in n for part in not_here)} | {
         "aiowebsocketclient_endpoint_connections_limit"
     }
 

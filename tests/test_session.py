@@ -60,6 +60,7 @@ DEFAULTS = {
     "leak_threshold": None,
     "trace_configs": (),
     "name": None,
+    "fleet": None,
 }
 
 

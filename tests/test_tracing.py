@@ -810,7 +810,8 @@ def test_repr_shows_no_functions() -> None:
 
 def test_events_are_those_of_a_trace_config() -> None:
     signals = {name for name in vars(TraceConfig()) if name.startswith("on_")}
-    assert signals == {f"on_{name}" for name in EVENTS}
+    of_fleets = {"on_fleet_places_changed", "on_fleet_lost", "on_fleet_restored"}
+    assert signals == {f"on_{name}" for name in EVENTS} | of_fleets
 
 
 async def test_a_config_need_not_be_hashable(server: Server, make_session: SessionFactory) -> None:
