@@ -142,7 +142,10 @@ class Ending:
             try:
                 lessee = self._lifecycle.lessee
                 if lessee is not None:
-                    await deadline.wait_for(asyncio.ensure_future(lessee.leave()))
+                    leaving = asyncio.ensure_future(lessee.leave())
+                    await deadline.wait_for(leaving)
+                    # It is cut off at the deadline; the lease then ends by itself.
+                    leaving.cancel()
                 await self._client.close(deadline.wait_for)
                 if self._tracer is not None:
                     await self._tracer.finish(deadline.wait_for)

@@ -15,7 +15,7 @@ from contextvars import Context
 from typing import Any, Final, Protocol
 
 from ._compat import Plan, Pool, Waiter, clock
-from ._pool_py import COUNTERS, NO_LIMIT
+from ._pool_py import NO_LIMIT
 from .exceptions import FleetUnavailableError, in_session
 from .fleet import TURN_GRACE, EngineError, Fleet, FleetStats, Grant, Report
 from .lease import Lease, Need
@@ -38,9 +38,6 @@ _TURN_MARGIN: Final = 0.5
 _LONGEST_PAUSE: Final = 1.0
 # Maximum seconds for the last report of a session that is closed.
 LEAVING: Final = 1.0
-
-_CONNECTS: Final = COUNTERS.index("connects")
-_CONNECT_SECONDS: Final = COUNTERS.index("connect_seconds")
 
 
 class Governed(Protocol):
@@ -96,6 +93,9 @@ class Lessee:
         self._unanswered: list[asyncio.Future[None]] = []
         self._awaited: list[asyncio.Future[None]] = []
         self._last: Grant | None = None
+        # Handshakes that succeeded, for their mean duration.
+        self._connects = 0
+        self._connect_seconds = 0.0
         self._has_failed = self._disagrees = False
         self._syncs = self._sync_errors = self._yielded = self._losses = 0
         self._sync_seconds = 0.0
@@ -117,6 +117,11 @@ class Lessee:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_soon(self._step, context=Context())
+
+    def connected(self, seconds: float) -> None:
+        """Record how long a handshake took: an idle connection is kept for about as long."""
+        self._connects += 1
+        self._connect_seconds += seconds
 
     def wish(self, who: object, count: int) -> None:
         """Wish ``count`` places that no caller waits for; it makes no other session give way."""
@@ -140,7 +145,7 @@ class Lessee:
         # The report under way does not say what is wished now.
         answered: asyncio.Future[None] = self._loop.create_future()
         self._unanswered.append(answered)
-        self.look()
+        self._nudge()
         await answered
 
     async def admit(self) -> None:
@@ -159,9 +164,10 @@ class Lessee:
 
     async def leave(self) -> None:
         """Give all places back, after the last connection is closed; never raises."""
-        if self._reporting is not None:
-            self._reporting.cancel()
+        tasks = [task for task in (self._reporting, self._listening) if task is not None]
         self.stop()
+        if tasks:
+            await asyncio.wait(tasks, timeout=LEAVING)
         if not self._lease.is_member:
             return
         try:
@@ -279,10 +285,9 @@ class Lessee:
     def _keep_idle(self) -> float:
         if self._fleet.keep_idle is not None:
             return self._fleet.keep_idle
-        counters = self._lifecycle.pool.counters()
-        connects = counters[_CONNECTS]
-        mean = counters[_CONNECT_SECONDS] / connects if connects else _MOST_KEPT
-        return min(max(mean, _LEAST_KEPT), _MOST_KEPT)
+        if not self._connects:
+            return _MOST_KEPT
+        return min(max(self._connect_seconds / self._connects, _LEAST_KEPT), _MOST_KEPT)
 
     def _lead(self) -> None:
         """Tell the core how many places there are."""

@@ -458,6 +458,8 @@ class Lifecycle:
             jitter = 1 - _LIFETIME_JITTER * random.random()
             retires = slot.born + self.settings.max_lifetime * jitter
         conn: Connection = slot.conn
+        if self.lessee is not None:
+            self.lessee.connected(clock() - slot.began)
         if self._is_abandoned:
             conn.shut()
             conn.abort()

@@ -200,6 +200,8 @@ class _Listener:
         self._broken: asyncio.Future[None] | None = None
         self._reading: asyncio.Task[None] | None = None
         self._pubsub: Any = None
+        # Channels of sessions that listen no more.
+        self._left: set[str] = set()
         self._subscribing = asyncio.Lock()
 
     @classmethod
@@ -216,13 +218,12 @@ class _Listener:
         self._nudges[channel] = nudge
         try:
             await self._subscribe(channel)
-            # What came before is not known.
-            nudge()
             assert self._broken is not None
             await asyncio.shield(self._broken)
             raise ConnectionError("the subscribed connection has ended")
         finally:
             del self._nudges[channel]
+            self._left.add(channel)
             if not self._nudges and self._reading is not None:
                 self._reading.cancel()
                 self._reading = None
@@ -234,21 +235,34 @@ class _Listener:
             return
         async with self._subscribing:
             if self._reading is None or self._reading.done():
-                self._pubsub = self._client.pubsub()
-                await self._pubsub.subscribe(channel)
+                self._pubsub = await self._subscribed(channel)
+                self._left.clear()
                 self._broken = self._loop.create_future()
                 self._reading = self._loop.create_task(self._read(self._pubsub, self._broken))
             else:
                 await self._pubsub.subscribe(channel)
 
+    async def _subscribed(self, channel: str) -> Any:
+        """Return a new connection that is subscribed to the channel."""
+        pubsub = self._client.pubsub()
+        try:
+            await pubsub.subscribe(channel)
+        except BaseException:
+            await pubsub.aclose()
+            raise
+        return pubsub
+
     async def _read(self, pubsub: Any, broken: "asyncio.Future[None]") -> None:
         is_asked = False
         try:
             while True:
+                left, self._left = self._left - self._nudges.keys(), set()
+                if left:
+                    await pubsub.unsubscribe(*left)
                 message = await pubsub.get_message(timeout=_SILENCE)
                 if message is not None:
                     is_asked = False
-                    await self._deliver(pubsub, message)
+                    self._deliver(message)
                 elif is_asked:
                     break
                 else:
@@ -262,18 +276,14 @@ class _Listener:
                 broken.set_result(None)
             await pubsub.aclose()
 
-    async def _deliver(self, pubsub: Any, message: dict[str, Any]) -> None:
+    def _deliver(self, message: dict[str, Any]) -> None:
         channel = message["channel"]
         if isinstance(channel, bytes):
             channel = channel.decode()
         nudge = self._nudges.get(channel)
-        if message["type"] == "message" and nudge is not None:
+        # After "subscribe", too: if the client has connected again, messages may be lost.
+        if nudge is not None and message["type"] in ("message", "subscribe"):
             nudge()
-        elif message["type"] == "subscribe" and nudge is not None:
-            # The client has connected again by itself, and messages may be lost.
-            nudge()
-        elif message["type"] in ("message", "subscribe"):
-            await pubsub.unsubscribe(channel)
 
 
 def _name(value: Any) -> str:
