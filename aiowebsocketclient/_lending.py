@@ -318,9 +318,13 @@ class Handle:
         owner = self._owner
         if owner is None:
             return _DONE
-        plan = self._express.release(self)
-        if plan is None:
-            return _DONE
+        express: Express = self._express
+        if express.direct_release and current_thread() == express.thread:
+            plan = express.release(self)
+            if plan is None:
+                return _DONE
+        else:
+            plan = False
         completion: Completion = owner._released(self, plan)
         return completion
 
@@ -393,8 +397,8 @@ _KNOWS_RUNNING_LOOP = cython.declare(cython.bint, sys.version_info >= (3, 12))
 class Express:
     """The fast path of acquire and release, which needs the core alone.
 
-    While it is ``open``, and in its thread and loop, a call that finds an idle connection asks
-    nothing else; otherwise the session decides.
+    Each session has one.  While it is ``open``, and in its thread and loop, a call that finds an
+    idle connection asks nothing else; otherwise the session decides.
     """
 
     __slots__ = (
@@ -402,28 +406,35 @@ class Express:
         "_has_thread_id",
         "_loop",
         "_pool",
+        "direct_release",
         "open",
         "plain_exit",
-        "pooling",
         "session_name",
         "thread",
     )
 
-    def __init__(self, pool: Pool, cls: Any, loop: Any, thread: cython.ulong) -> None:
+    def __init__(self, pool: Pool, cls: Any) -> None:
         self._pool = pool
         self._cls = cls
+        self._loop: Any = None
+        self._has_thread_id = False
+        self.thread: cython.ulong = 0
+        # Whether a caller need not ask the session, and whether a release need not.
+        self.open = False
+        self.direct_release = True
+        # Whether __aexit__ only releases.
+        self.plain_exit = True
+        # For error messages.
+        self.session_name: str | None = None
+
+    def begin(self, loop: Any, thread: cython.ulong) -> None:
+        """Set the loop, and the thread that it runs in."""
         self._loop = loop
         # asyncio's is_running() reads this attribute; to read it here costs a third.
         self._has_thread_id = (
             getattr(type(loop), "is_running", None) is asyncio.BaseEventLoop.is_running
         )
         self.thread = thread
-        self.open = False
-        # Whether released connections are pooled, and whether __aexit__ only releases.
-        self.pooling = True
-        self.plain_exit = True
-        # For error messages.
-        self.session_name: str | None = None
 
     @cython.cfunc
     def is_usable(self) -> cython.bint:
@@ -527,13 +538,11 @@ class Express:
         """Park and release the connection of a handle; returns the plan of :meth:`Pool.release`.
 
         ``None``: there is nothing left to do.  ``False``: the connection is not fit for reuse, or
-        not yet, and nothing was done.
+        not yet, and nothing was done.  To be called in the thread of the loop.
         """
         slot = handle._slot
         assert slot is not None
         conn: Parkable | None = slot.conn
-        if not self.pooling or current_thread() != self.thread:
-            return False
         # Waiting times are measured by one clock.
         now = clock() if self._pool._waiters else coarse_clock()
         if cython.compiled:

@@ -244,7 +244,7 @@ cdef class Express:
     cdef object _loop
     cdef bint _has_thread_id
     cdef public unsigned long thread
-    cdef public bint open, pooling, plain_exit
+    cdef public bint open, direct_release, plain_exit
     cdef public str session_name
     cdef bint is_usable(self)
     cpdef object acquire(self, owner, Route route)

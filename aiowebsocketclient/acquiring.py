@@ -187,18 +187,18 @@ class Acquiring:
 
 
 async def wait_traced(
-    tracer: Tracer, lending: Express, owner: Any, target: Target, acquire_timeout: float | None
+    tracer: Tracer, express: Express, owner: Any, target: Target, acquire_timeout: float | None
 ) -> ClientWebSocketResponse:
     """Wait for a connection, and report the wait to the tracer; ``owner`` is the session."""
     trace = tracer.waiting(target.key.endpoint)
-    waiter = lending.line_up(owner, target, acquire_timeout)
+    waiter = express.line_up(owner, target, acquire_timeout)
     if waiter.slot is not None:
         handle: ClientWebSocketResponse
-        handle = await lending.wait(owner, waiter, acquire_timeout)
+        handle = await express.wait(owner, waiter, acquire_timeout)
         return handle
     tracer.queued_start(trace)
     try:
-        handle = await lending.wait(owner, waiter, acquire_timeout)
+        handle = await express.wait(owner, waiter, acquire_timeout)
     except BaseException as exc:
         tracer.queued_end(trace, exc)
         raise

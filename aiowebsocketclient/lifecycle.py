@@ -79,19 +79,21 @@ class Failure:
 class Lifecycle:
     """Opens and closes the connections of one session, as the core decides."""
 
-    # Set by begin().
+    #: The session sets it at its first use.
     loop: asyncio.AbstractEventLoop
-    express: Express
 
     def __init__(
         self,
         pool: Pool,
         settings: Settings,
         client: Client,
+        express: Express,
         tracer: Tracer | None,
     ) -> None:
         self.pool = pool
         self.settings = settings
+        #: Creates the handles, also those for hooks.
+        self.express = express
         self._client = client
         self._tracer = tracer
         # With force_close, connections are not meant to be reused.
@@ -119,11 +121,6 @@ class Lifecycle:
         self.draining: Completion = DONE
         #: Done when a closing session has no connections left.
         self.emptied: asyncio.Future[None] | None = None
-
-    def begin(self, loop: asyncio.AbstractEventLoop, express: Express) -> None:
-        """Set the loop, and the creator of handles for hooks."""
-        self.loop = loop
-        self.express = express
 
     def when_place_left(self, callback: Callable[[Slot], None]) -> None:
         """Call ``callback``, held weakly, with the slot of each connection that is gone."""
