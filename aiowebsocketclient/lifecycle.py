@@ -664,7 +664,7 @@ class Lifecycle:
         conns = [slot.conn for slot in slots if slot.conn is not None]
         states = [dict(conn.state) for conn in conns]
         if self._tracer is not None:
-            # Not stop(), which calls the loop, and the loop may refuse calls in another thread.
+            # Not drop(), which calls the loop, and the loop may refuse calls in another thread.
             self._tracer.fall_silent()
         held = (slots, conns, states, set(self.goodbyes), self._client.session, self._tracer)
         for conn in conns:
