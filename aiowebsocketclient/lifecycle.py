@@ -180,7 +180,7 @@ class Lifecycle:
         try:
             self.arm()
             if self._limiter_line is not None:
-                self._limiter_line.let_begin(clock(), self._stop)
+                self._limiter_line.let_begin(self._stop)
             if error is not None:
                 raise error
         finally:
@@ -275,7 +275,7 @@ class Lifecycle:
     def _see_whether_it_waits(self, slot: Slot) -> None:
         if self._limiter_line is not None:
             self._limiter_line.wait(slot)
-            self._limiter_line.let_begin(clock(), self._stop)
+            self._limiter_line.let_begin(self._stop)
 
     def _stop(self, slot: Slot) -> None:
         self.carry_out(self.pool.stop(slot))
@@ -300,7 +300,7 @@ class Lifecycle:
             session_name=self.settings.name,
         )
         if self._limiter_line is not None:
-            self._limiter_line.succeed(slot, clock())
+            self._limiter_line.succeed(slot)
         try:
             check_connection(ws)
             conn = Connection(ws, slot, self, target.hooks)
