@@ -41,8 +41,8 @@ class Closing(Protocol):
     def close_unfit(self, slot: Slot) -> None:
         """Close a connection that cannot be reused."""
 
-    def heed_unread_close(self, slot: Slot) -> None:
-        """Retire other connections because of an unread CLOSE."""
+    def heed_close(self, slot: Slot, code: int) -> None:
+        """Retire other connections because of the code of a CLOSE."""
 
     def is_fit_after(self, conn: Connection, task: asyncio.Task[bool]) -> bool:
         """Park a connection if its hook succeeded; otherwise close it."""
@@ -91,7 +91,8 @@ class Acquiring:
             if waiter.slot is slot:
                 if reason is None:
                     return
-                self._lifecycle.heed_unread_close(slot)
+                # Before others are set aside: what was set aside is not retired.
+                self._lifecycle.heed_close(slot, slot.conn.unread_close_code)
                 # A caller that must not wait gets the next connection that has received data since.
                 self._set_aside_like(slot)
                 self._lifecycle.close_acquired(slot, reason)

@@ -510,13 +510,25 @@ class Lifecycle:
 
     def close_unfit(self, slot: Slot) -> None:
         """Close a connection that cannot be reused."""
-        reason = slot.conn.why_unfit()
-        self.heed_unread_close(slot)
-        self.close_acquired(slot, reason)
+        self.close_after_use(slot, slot.conn.why_unfit())
 
-    def heed_unread_close(self, slot: Slot) -> None:
-        """Handle a CLOSE that arrived before the release as if it had arrived after it."""
-        if slot.conn.unread_close_code in self.settings.retire_on:
+    def close_after_use(self, slot: Slot, reason: str) -> None:
+        """Close a connection after its use, or after a hook.
+
+        A CLOSE that nobody has read counts as if it had arrived while the connection was idle.
+        """
+        self.heed_close(slot, slot.conn.unread_close_code)
+        # Retiring runs callbacks of users, such as log handlers, which may close the session.
+        if slot.state != CLOSING:
+            self.close_acquired(slot, reason)
+
+    def heed_close(self, slot: Slot, code: int) -> None:
+        """Retire other connections if the server has sent a CLOSE with a code of ``retire_on``.
+
+        To be called before the connection itself is closed: a waiter that loses it must not get one
+        of the others.
+        """
+        if code in self.settings.retire_on:
             self.carry_out(self.pool.retire(slot))
 
     def close_acquired(self, slot: Slot, reason: str) -> None:
@@ -536,8 +548,7 @@ class Lifecycle:
             self.start_closing(slot)
         elif failure or not conn.park_cleared():
             reason = conn.why_unfit() if conn.has_ended or not failure else failure
-            self.heed_unread_close(slot)
-            self.close_acquired(slot, reason)
+            self.close_after_use(slot, reason)
         else:
             return True
         return False
@@ -559,9 +570,7 @@ class Lifecycle:
             return
         if slot.state == CLOSING:
             return
-        if code in self.settings.retire_on:
-            # First, because a waiter that loses this connection must not get one of these.
-            self.carry_out(self.pool.retire(slot))
+        self.heed_close(slot, code)
         self.close_acquired(slot, how)
 
     def gone(self, conn: Connection) -> None:

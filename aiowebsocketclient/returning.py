@@ -43,15 +43,15 @@ class Closing(Protocol):
     def close_acquired(self, slot: Slot, reason: str) -> None:
         """Close a connection."""
 
+    def close_after_use(self, slot: Slot, reason: str) -> None:
+        """Close a connection, after others that an unread CLOSE retires."""
+
     def closed_error(self) -> PoolClosedError:
         """Return the error of a call after the end of the session."""
         ...
 
     def discard(self, slot: Slot, reason: str) -> None:
         """Remove a connection that its user closes from the pool."""
-
-    def heed_unread_close(self, slot: Slot) -> None:
-        """Retire other connections because of an unread CLOSE."""
 
     def is_fit_after(self, conn: Connection, task: asyncio.Task[bool]) -> bool:
         """Park a connection if its hook succeeded; otherwise close it."""
@@ -117,10 +117,9 @@ class Returning:
             conn.wake_pending_receive()
             return conn.completion()
         reason = "forced" if conn.is_clean() else conn.why_unfit()
-        self._lifecycle.heed_unread_close(slot)
         handle._cut_off()
         conn.wake_pending_receive()
-        self._lifecycle.close_acquired(slot, reason)
+        self._lifecycle.close_after_use(slot, reason)
         return conn.completion()
 
     def _begin_reset(self, handle: ClientWebSocketResponse, conn: Connection) -> Completion:
@@ -148,12 +147,9 @@ class Returning:
         handle._cut_off()
         if conn is None or self._lifecycle.loop.is_closed():
             return
-        if slot.state != CLOSING:
-            self._lifecycle.heed_unread_close(slot)
         conn.give_up()
-        # Retiring others runs callbacks of users, such as log handlers.
         if slot.state != CLOSING:
-            self._lifecycle.close_acquired(slot, reason_after(kind))
+            self._lifecycle.close_after_use(slot, reason_after(kind))
 
     def detach(self, handle: ClientWebSocketResponse) -> None:
         """Hand a connection over to its user for good."""
