@@ -274,14 +274,16 @@ class Pool:
         self._hand_on(slot, plan, now)
         return plan
 
-    def only_parks(self, slot: Slot, now: float) -> bool:
-        """Whether :meth:`release` is sure to have nothing to do but to park the connection."""
-        return not (
-            self._waiters
-            or slot.retires <= now
-            or self._lowered
-            or self._idle >= self._max_idle_connections
-        )
+    if not cython.compiled:
+
+        def only_parks(self, slot: Slot, now: float) -> bool:
+            """Whether :meth:`release` is sure to have nothing to do but to park the connection."""
+            return not (
+                self._waiters
+                or slot.retires <= now
+                or self._lowered
+                or self._idle >= self._max_idle_connections
+            )
 
     # -- callers that find nothing idle ----------------------------------------------------------
 
