@@ -347,7 +347,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         if progress is not None and not callable(progress):
             raise TypeError(f"progress must be callable, not {type(progress).__name__}")
         self._bind()
-        target = self._lifecycle.with_cookies(self._resolve(url, dict(options), reuse_key))
+        target = self._resolve(url, dict(options), reuse_key, "prewarm")
+        target = self._lifecycle.with_cookies(target)
         return await Prewarm(self._lifecycle, target, wanted, progress).run()
 
     def set_min_idle(
@@ -384,7 +385,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         """
         wanted = arguments.count(count)
         self._bind()
-        target = self._resolve(url, dict(options), reuse_key)
+        target = self._resolve(url, dict(options), reuse_key, "set_min_idle")
         ensure_room()
         self._keeping.keep(target, wanted)
 
@@ -401,7 +402,13 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             self._default_headers_version = version
             self._targets.clear()
 
-    def _resolve(self, url: str | URL, options: dict[str, Any], reuse_key: Hashable) -> Target:
+    def _resolve(
+        self,
+        url: str | URL,
+        options: dict[str, Any],
+        reuse_key: Hashable,
+        method: str = "ws_connect",
+    ) -> Target:
         return resolve(
             url,
             options,
@@ -409,6 +416,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             reuse_key=reuse_key,
             client_session=self._pool_client.session,
             hooks=self._pool_settings.hooks,
+            method=method,
         )
 
     def _resolve_anew(
