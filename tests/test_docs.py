@@ -137,6 +137,14 @@ def test_each_test_that_is_named_exists() -> None:
 # -- architecture --------------------------------------------------------------------------------
 
 
+def test_the_architecture_names_guarantees_as_their_page_does() -> None:
+    named = re.findall(r"^   \* - (\d+)\n     - (.+)$", text_of("docs/architecture.rst"), re.M)
+    assert [number for number, _ in named] == [str(n + 1) for n in range(len(named))]
+    assert len(named) == 10
+    titles = re.findall(r"^(.+)\n~+$", text_of(GUARANTEES), re.M)
+    assert {name for _, name in named} <= set(titles)
+
+
 def test_the_architecture_names_what_is_there() -> None:
     page = text_of("docs/architecture.rst")
     code = (

@@ -468,7 +468,7 @@ def header_of(server: Server) -> list[str]:
 
 @pytest.mark.parametrize("own", OWN, ids=str)
 @pytest.mark.parametrize("quotes", [True, False], ids=["quoted", "as they are"])
-async def test_who_sends_the_same_header_shares_and_nobody_else(
+async def test_only_callers_that_send_the_same_header_share(
     server: Server, make_session: SessionFactory, quotes: bool, own: str | None
 ) -> None:
     """Whatever values contain: beside each call stands what aiohttp itself would have sent."""
