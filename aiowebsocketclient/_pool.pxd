@@ -151,6 +151,7 @@ cdef class Pool:
     cdef _turn_late(self, Slot slot, Plan plan, double now)
     cdef bint _has_free_room(self, Endpoint endpoint)
     cdef _open_beside(self, Endpoint endpoint, Plan plan, double now)
+    cdef Endpoint _longest_leaning(self)
     cdef _give_to_first(self, Slot slot)
     cdef _turn_open(self, Slot slot, double now, double retires)
     cdef Waiter _rekey(self, Slot slot, key, Waiter owner, bint moves, Plan plan, double now)
