@@ -132,13 +132,13 @@ cdef PyObject *_next_of_done(PyObject *this) noexcept:
 DONE = Done()
 
 
+# A protocol, which only type checkers need.
+Lender = object
+
 include "_lists.py"
 include "_records.py"
 include "_core.py"
 include "_lending.py"
-
-
-
 
 
 cpdef object lend(Express express, owner, Slot slot):
@@ -336,7 +336,6 @@ cdef class Acquisition:
         if self._begun:
             raise RuntimeError("what ws_connect() returned can be awaited only once")
         return 0
-
 
     @property
     def __name__(self):

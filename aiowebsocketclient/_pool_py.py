@@ -22,6 +22,7 @@ from ._lending import (
     Caller,
     Express,
     Handle,
+    Lender,
     Parkable,
     is_seconds,
     lend,
@@ -71,6 +72,7 @@ __all__ = (
     "Completion",
     "Express",
     "Handle",
+    "Lender",
     "Parkable",
     "Plan",
     "Pool",
@@ -105,7 +107,7 @@ class Acquisition(Coroutine[Any, Any, Any]):
     )
 
     def __init__(
-        self, express: Express | None, owner: Any, route: Route, acquire_timeout: float | None
+        self, express: Express | None, owner: Lender, route: Route, acquire_timeout: float | None
     ) -> None:
         # None: hooks run on the connection before it goes out or after it comes back.
         self._express = express
@@ -223,4 +225,4 @@ class SessionBase:
         if route is None:
             route = this._resolve_anew(signature, url, options, reuse_key)
         express = self._express if route.is_direct else None
-        return Acquisition(express, self, route, acquire_timeout)
+        return Acquisition(express, this, route, acquire_timeout)

@@ -6,7 +6,7 @@ from contextvars import Context
 from typing import Any, Final, Protocol
 
 from ._compat import Caller, Express, Plan, Pool, Slot, Waiter, clock
-from ._pool_py import ACQUIRED
+from ._pool_py import ACQUIRED, Lender
 from .connection import Connection, reason_after
 from .exceptions import WebSocketPoolError
 from .hooks import is_being_cancelled, run_hook
@@ -188,7 +188,7 @@ class Acquiring:
 
 
 async def wait_traced(
-    tracer: Tracer, express: Express, owner: Any, target: Target, acquire_timeout: float | None
+    tracer: Tracer, express: Express, owner: Lender, target: Target, acquire_timeout: float | None
 ) -> ClientWebSocketResponse:
     """Wait for a connection, and report the wait to the tracer; ``owner`` is the session."""
     trace = tracer.waiting(target.key.endpoint)
