@@ -114,12 +114,6 @@ def _first_dispensable(orphans: OrderedSlots, longest_idle: Slot | None) -> Slot
     return longest_idle
 
 
-def _oldest_leaning(endpoint: Endpoint) -> int:
-    """Return the ticket of the first waiter that relies on a doubted handshake there."""
-    waiter: Waiter = endpoint.leaning.head
-    return waiter.ticket
-
-
 @cython.final
 @cython.cclass
 class Pool:
@@ -290,14 +284,16 @@ class Pool:
         self._hand_on(slot, plan, now)
         return plan
 
-    def only_parks(self, slot: Slot, now: float) -> bool:
-        """Whether :meth:`release` is sure to have nothing to do but to park the connection."""
-        return not (
-            self._waiters
-            or slot.retires <= now
-            or self._lowered
-            or self._idle >= self._max_idle_connections
-        )
+    if not cython.compiled:
+
+        def only_parks(self, slot: Slot, now: float) -> bool:
+            """Whether :meth:`release` is sure to have nothing to do but to park the connection."""
+            return not (
+                self._waiters
+                or slot.retires <= now
+                or self._lowered
+                or self._idle >= self._max_idle_connections
+            )
 
     # -- callers that find nothing idle ----------------------------------------------------------
 
@@ -1300,6 +1296,18 @@ class Pool:
                 self._begin_for(waiter, plan, now)
 
     @cython.cfunc
+    def _longest_leaning(self) -> Endpoint | None:
+        """Return the endpoint with room whose waiter relies on a doubted handshake longest."""
+        endpoint: Endpoint
+        found: Endpoint | None = None
+        oldest: cython.Py_ssize_t = 0
+        for endpoint in self._leaning:
+            ticket: cython.Py_ssize_t = endpoint.leaning.head.ticket
+            if (found is None or ticket < oldest) and self._has_free_room(endpoint):
+                found, oldest = endpoint, ticket
+        return found
+
+    @cython.cfunc
     def _give_to_first(self, slot: Slot) -> None:
         """Exchange handshakes, so that the one that is open belongs to the first waiter.
 
@@ -1723,10 +1731,12 @@ class Pool:
             if claimant is not endpoint:
                 # The claimant may have reached its own limit now.
                 self._make_room(claimant, plan)
-        if self._leaning and not self._is_at_total():
-            # These waiters may use the free place, too.
-            for leaning in sorted(self._leaning, key=_oldest_leaning):
-                self._open_beside(leaning, plan, now)
+        # These waiters may use free places, too. Most often one takes the only place.
+        while self._leaning and not self._is_at_total():
+            leaning = self._longest_leaning()
+            if leaning is None:
+                break
+            self._open_beside(leaning, plan, now)
 
     @cython.cfunc
     def _open_for(self, waiter: Waiter, plan: Plan, now: cython.double) -> None:

@@ -6,9 +6,9 @@ Compiled as a part of ``_pool.pyx``; see ``_cython.py``.
 import asyncio
 import sys
 from asyncio.events import _get_running_loop
-from collections.abc import Hashable
+from collections.abc import Awaitable, Hashable
 from contextvars import Context, copy_context
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from . import _cython as cython
 from ._plain import Completion
@@ -271,6 +271,46 @@ def park(conn: Parkable) -> cython.bint:
     return True
 
 
+if not cython.compiled:
+
+    class Lender(Protocol):
+        """The session, as the fast path and a handle need it.
+
+        A route is one of its own making.
+        """
+
+        def _acquire(self, route: Any, acquire_timeout: Timeout, /) -> Awaitable[Any]:
+            """Acquire a connection where the fast path does not apply."""
+            ...
+
+        def _carry_out(self, plan: Plan, /) -> None:
+            """Carry out a plan of the core."""
+
+        def _refusal(self, route: Any, acquire_timeout: Timeout, /) -> BaseException:
+            """Return the error of a caller that may not queue."""
+            ...
+
+        def _time_out(self, waiter: Waiter, acquire_timeout: float, /) -> None:
+            """End the wait of a caller whose time is over."""
+
+        def _check(self, waiter: Waiter, /) -> Awaitable[None]:
+            """Check the connection of a waiter."""
+            ...
+
+        def _raise_if_overdue(self, waiter: Waiter, acquire_timeout: Timeout, /) -> None:
+            """Raise if a caller may not queue again."""
+
+        def _give_up(self, waiter: Waiter, /) -> None:
+            """End a wait without a connection."""
+
+        def _released(self, handle: Any, plan: Any, /) -> Completion:
+            """Finish a release that the fast path has begun, or left alone."""
+            ...
+
+        def _handle_lost(self, handle: Any, /) -> None:
+            """Close the connection of a handle that was collected unreleased."""
+
+
 _DONE = cython.declare(object, DONE)
 
 # What a parser returns for "go on". A "protocol error" of the real one is kept from the protocol,
@@ -290,7 +330,7 @@ class Handle:
 
     if not cython.compiled:
         #: The session to tell when the handle is collected unreleased; None: it holds nothing.
-        _owner: Any
+        _owner: Lender | None
         _express: Any
         _slot: Slot | None
         _spent: bool
@@ -318,9 +358,13 @@ class Handle:
         owner = self._owner
         if owner is None:
             return _DONE
-        plan = self._express.release(self)
-        if plan is None:
-            return _DONE
+        express: Express = self._express
+        if express.direct_release and current_thread() == express.thread:
+            plan = express.release(self)
+            if plan is None:
+                return _DONE
+        else:
+            plan = False
         completion: Completion = owner._released(self, plan)
         return completion
 
@@ -393,8 +437,8 @@ _KNOWS_RUNNING_LOOP = cython.declare(cython.bint, sys.version_info >= (3, 12))
 class Express:
     """The fast path of acquire and release, which needs the core alone.
 
-    While it is ``open``, and in its thread and loop, a call that finds an idle connection asks
-    nothing else; otherwise the session decides.
+    Each session has one.  While it is ``open``, and in its thread and loop, a call that finds an
+    idle connection asks nothing else; otherwise the session decides.
     """
 
     __slots__ = (
@@ -402,31 +446,38 @@ class Express:
         "_has_thread_id",
         "_loop",
         "_pool",
+        "direct_release",
         "led",
         "open",
         "plain_exit",
-        "pooling",
         "session_name",
         "thread",
     )
 
-    def __init__(self, pool: Pool, cls: Any, loop: Any, thread: cython.ulong) -> None:
+    def __init__(self, pool: Pool, cls: Any) -> None:
         self._pool = pool
         self._cls = cls
+        self._loop: Any = None
+        self._has_thread_id = False
+        self.thread: cython.ulong = 0
+        # Whether a caller need not ask the session, and whether a release need not.
+        self.open = False
+        self.direct_release = True
+        # Whether __aexit__ only releases.
+        self.plain_exit = True
+        # Whether the session has to hear of each caller that lines up.
+        self.led = False
+        # For error messages.
+        self.session_name: str | None = None
+
+    def begin(self, loop: Any, thread: cython.ulong) -> None:
+        """Set the loop, and the thread that it runs in."""
         self._loop = loop
         # asyncio's is_running() reads this attribute; to read it here costs a third.
         self._has_thread_id = (
             getattr(type(loop), "is_running", None) is asyncio.BaseEventLoop.is_running
         )
         self.thread = thread
-        self.open = False
-        # Whether released connections are pooled, and whether __aexit__ only releases.
-        self.pooling = True
-        self.plain_exit = True
-        # Whether the session has to hear of each caller that lines up.
-        self.led = False
-        # For error messages.
-        self.session_name: str | None = None
 
     @cython.cfunc
     def is_usable(self) -> cython.bint:
@@ -446,7 +497,7 @@ class Express:
         return bool(self._loop.is_running())
 
     @cython.ccall
-    def acquire(self, owner: Any, route: Route) -> Any:
+    def acquire(self, owner: Lender, route: Route) -> Any:
         """Return a handle on an idle connection; None: there is none."""
         ensure_room(HIT_ROOM)
         handshake = route.handshake
@@ -476,7 +527,7 @@ class Express:
             conn.end_held_back()
 
     @cython.ccall
-    def line_up(self, owner: Any, route: Route, acquire_timeout: Timeout) -> Waiter:
+    def line_up(self, owner: Lender, route: Route, acquire_timeout: Timeout) -> Waiter:
         """Queue a caller for a released or a new connection; it may have one at once."""
         ensure_room()
         caller = Caller(route, self._loop.create_future())
@@ -501,7 +552,7 @@ class Express:
             )
         return waiter
 
-    async def wait(self, owner: Any, waiter: Waiter, acquire_timeout: Timeout) -> Any:
+    async def wait(self, owner: Lender, waiter: Waiter, acquire_timeout: Timeout) -> Any:
         """Return a handle on the connection that a waiter is given."""
         caller: Caller = waiter.token
         try:
@@ -530,13 +581,11 @@ class Express:
         """Park and release the connection of a handle; returns the plan of :meth:`Pool.release`.
 
         ``None``: there is nothing left to do.  ``False``: the connection is not fit for reuse, or
-        not yet, and nothing was done.
+        not yet, and nothing was done.  To be called in the thread of the loop.
         """
         slot = handle._slot
         assert slot is not None
         conn: Parkable | None = slot.conn
-        if not self.pooling or current_thread() != self.thread:
-            return False
         # Waiting times are measured by one clock.
         now = clock() if self._pool._waiters else coarse_clock()
         if cython.compiled:
@@ -559,7 +608,7 @@ class Express:
 
 if not cython.compiled:
 
-    def lend(express: Express, owner: Any, slot: Slot) -> Any:
+    def lend(express: Express, owner: Lender | None, slot: Slot) -> Any:
         """Return a new handle on the connection in ``slot``, which is now in use."""
         conn = slot.conn
         conn.parked = False
@@ -580,7 +629,7 @@ if not cython.compiled:
 
 
 @cython.ccall
-def hand_out(express: Express, owner: Any, slot: Slot) -> Any:
+def hand_out(express: Express, owner: Lender, slot: Slot) -> Any:
     """Like :func:`lend`, for a connection that was given to a waiter."""
     conn: Parkable = slot.conn
     conn.fresh = False

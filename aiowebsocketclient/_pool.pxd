@@ -154,6 +154,7 @@ cdef class Pool:
     cdef _turn_late(self, Slot slot, Plan plan, double now)
     cdef bint _has_free_room(self, Endpoint endpoint)
     cdef _open_beside(self, Endpoint endpoint, Plan plan, double now)
+    cdef Endpoint _longest_leaning(self)
     cdef _give_to_first(self, Slot slot)
     cdef _turn_open(self, Slot slot, double now, double retires)
     cdef Waiter _rekey(self, Slot slot, key, Waiter owner, bint moves, Plan plan, double now)
@@ -252,7 +253,7 @@ cdef class Express:
     cdef object _loop
     cdef bint _has_thread_id
     cdef public unsigned long thread
-    cdef public bint led, open, pooling, plain_exit
+    cdef public bint led, open, direct_release, plain_exit
     cdef public str session_name
     cdef bint is_usable(self)
     cpdef object acquire(self, owner, Route route)

@@ -132,13 +132,13 @@ cdef PyObject *_next_of_done(PyObject *this) noexcept:
 DONE = Done()
 
 
+# A protocol, which only type checkers need.
+Lender = object
+
 include "_lists.py"
 include "_records.py"
 include "_core.py"
 include "_lending.py"
-
-
-
 
 
 cpdef object lend(Express express, owner, Slot slot):
@@ -308,12 +308,13 @@ cdef class Acquisition:
     It goes by :class:`Express` where that is usable; for all else it runs the owner's ``_acquire``.
     """
 
+    # None: hooks run on the connection before it goes out or after it comes back.
     cdef Express _express
     cdef Route _route
     cdef object _owner, _acquire_timeout, _handle, _steps
     cdef bint _begun
 
-    def __init__(self, Express express not None, owner, Route route not None, acquire_timeout):
+    def __init__(self, Express express, owner, Route route not None, acquire_timeout):
         self._express = express
         self._owner = owner
         self._route = route
@@ -335,7 +336,6 @@ cdef class Acquisition:
         if self._begun:
             raise RuntimeError("what ws_connect() returned can be awaited only once")
         return 0
-
 
     @property
     def __name__(self):
@@ -374,7 +374,7 @@ cdef class Acquisition:
         return self
 
     def __aexit__(self, exc_type, exc_val, exc_tb):
-        if exc_type is None and self._express.plain_exit:
+        if exc_type is None and self._express is not None and self._express.plain_exit:
             return self._handle.release()
         return self._handle.__aexit__(exc_type, exc_val, exc_tb)
 
@@ -399,7 +399,7 @@ cdef PySendResult _step_acquisition(
         self._check_begun()
         self._begun = True
         express = self._express
-        if express.is_usable():
+        if express is not None and express.is_usable():
             self._handle = express.acquire(self._owner, self._route)
             if self._handle is not None:
                 Py_INCREF(self._handle)
@@ -446,8 +446,8 @@ cdef class SessionBase:
     cdef public object _acquire_timeout, _loop
     # The types of arguments that are known by their hash.
     cdef public frozenset _atoms
-    # The way of connections that hooks are to be run on, and that of all others.
-    cdef public Express _detour, _express
+    # The way of calls without hooks.
+    cdef public Express _express
     # Targets of calls, by what tells these from each other.
     cdef public object _targets
     # Those of the client session, which may be changed at any time; and whether it has had some.
@@ -489,7 +489,7 @@ cdef class SessionBase:
         if route is None:
             route = self._resolve_anew(signature, url, options, reuse_key)
         acquisition = Acquisition.__new__(Acquisition)
-        acquisition._express = self._express if route.is_direct else self._detour
+        acquisition._express = self._express if route.is_direct else None
         acquisition._owner = self
         acquisition._route = route
         acquisition._acquire_timeout = acquire_timeout

@@ -23,6 +23,7 @@ from ._lending import (
     Caller,
     Express,
     Handle,
+    Lender,
     Parkable,
     is_seconds,
     lend,
@@ -73,6 +74,7 @@ __all__ = (
     "Completion",
     "Express",
     "Handle",
+    "Lender",
     "Parkable",
     "Plan",
     "Pool",
@@ -107,8 +109,9 @@ class Acquisition(Coroutine[Any, Any, Any]):
     )
 
     def __init__(
-        self, express: Express, owner: Any, route: Route, acquire_timeout: float | None
+        self, express: Express | None, owner: Lender, route: Route, acquire_timeout: float | None
     ) -> None:
+        # None: hooks run on the connection before it goes out or after it comes back.
         self._express = express
         self._owner = owner
         self._route = route
@@ -121,11 +124,12 @@ class Acquisition(Coroutine[Any, Any, Any]):
         if self._begun:
             raise RuntimeError("what ws_connect() returned can be awaited only once")
         self._begun = True
-        if self._express.is_usable():
-            handle = self._express.acquire(self._owner, self._route)
+        express = self._express
+        if express is not None and express.is_usable():
+            handle = express.acquire(self._owner, self._route)
             if handle is None:
-                waiter = self._express.line_up(self._owner, self._route, self._acquire_timeout)
-                waits = self._express.wait(self._owner, waiter, self._acquire_timeout)
+                waiter = express.line_up(self._owner, self._route, self._acquire_timeout)
+                waits = express.wait(self._owner, waiter, self._acquire_timeout)
                 handle = yield from waits.__await__()
         else:
             asks = self._owner._acquire(self._route, self._acquire_timeout)
@@ -165,7 +169,7 @@ class Acquisition(Coroutine[Any, Any, Any]):
         return self
 
     def __aexit__(self, exc_type: Any, exc_val: Any, exc_tb: Any) -> Any:
-        if exc_type is None and self._express.plain_exit:
+        if exc_type is None and self._express is not None and self._express.plain_exit:
             return self._handle.release()
         return self._handle.__aexit__(exc_type, exc_val, exc_tb)
 
@@ -181,13 +185,12 @@ class SessionBase:
     """
 
     # The rest has a value before there is one.
-    __slots__ = ("_atoms", "_detour", "_express", "_loop", "_targets")
+    __slots__ = ("_atoms", "_express", "_loop", "_targets")
 
     _acquire_timeout: float | None = None
     # The types of arguments that are known by their hash.
     _atoms: frozenset[type]
-    # The way of connections that hooks are to be run on, and that of all others.
-    _detour: Express
+    # The way of calls without hooks.
     _express: Express
     _loop: Any
     # Targets of calls, by what tells these from each other.
@@ -223,5 +226,5 @@ class SessionBase:
             signature = route = None
         if route is None:
             route = this._resolve_anew(signature, url, options, reuse_key)
-        express = self._express if route.is_direct else self._detour
-        return Acquisition(express, self, route, acquire_timeout)
+        express = self._express if route.is_direct else None
+        return Acquisition(express, this, route, acquire_timeout)

@@ -6,7 +6,7 @@ from contextvars import Context
 from typing import Any, Final, Protocol
 
 from ._compat import Caller, Express, Plan, Pool, Slot, Waiter, clock
-from ._pool_py import ACQUIRED
+from ._pool_py import ACQUIRED, Lender
 from .connection import Connection, reason_after
 from .exceptions import WebSocketPoolError
 from .hooks import is_being_cancelled, run_hook
@@ -43,8 +43,8 @@ class Closing(Protocol):
     def close_unfit(self, slot: Slot) -> None:
         """Close a connection that cannot be reused."""
 
-    def heed_unread_close(self, slot: Slot) -> None:
-        """Retire other connections because of an unread CLOSE."""
+    def heed_close(self, slot: Slot, code: int) -> None:
+        """Retire other connections because of the code of a CLOSE."""
 
     def is_fit_after(self, conn: Connection, task: asyncio.Task[bool]) -> bool:
         """Park a connection if its hook succeeded; otherwise close it."""
@@ -96,7 +96,8 @@ class Acquiring:
             if waiter.slot is slot:
                 if reason is None:
                     return
-                self._lifecycle.heed_unread_close(slot)
+                # Before others are set aside: what was set aside is not retired.
+                self._lifecycle.heed_close(slot, slot.conn.unread_close_code)
                 # A caller that must not wait gets the next connection that has received data since.
                 self._set_aside_like(slot)
                 self._lifecycle.close_acquired(slot, reason)
@@ -192,18 +193,18 @@ class Acquiring:
 
 
 async def wait_traced(
-    tracer: Tracer, lending: Express, owner: Any, target: Target, acquire_timeout: float | None
+    tracer: Tracer, express: Express, owner: Lender, target: Target, acquire_timeout: float | None
 ) -> ClientWebSocketResponse:
     """Wait for a connection, and report the wait to the tracer; ``owner`` is the session."""
     trace = tracer.waiting(target.key.endpoint)
-    waiter = lending.line_up(owner, target, acquire_timeout)
+    waiter = express.line_up(owner, target, acquire_timeout)
     if waiter.slot is not None:
         handle: ClientWebSocketResponse
-        handle = await lending.wait(owner, waiter, acquire_timeout)
+        handle = await express.wait(owner, waiter, acquire_timeout)
         return handle
     tracer.queued_start(trace)
     try:
-        handle = await lending.wait(owner, waiter, acquire_timeout)
+        handle = await express.wait(owner, waiter, acquire_timeout)
     except BaseException as exc:
         tracer.queued_end(trace, exc)
         raise

@@ -245,10 +245,10 @@ def _hint_for_session(name: str) -> str | None:
     return f"use {option} instead"
 
 
-def _hint_for_ws_connect(name: str) -> str | None:
-    """Return what to do about an unexpected keyword argument of ``ws_connect()``."""
+def _hint_for_options(name: str, method: str) -> str | None:
+    """Return what to do about an unexpected keyword argument of a method of the session."""
     if name in _OF_SESSION:
-        return "it is an option of WebSocketClientSession, not of ws_connect()"
+        return f"it is an option of WebSocketClientSession, not of {method}()"
     return f"use {_ELSEWHERE[name]} instead" if name in _ELSEWHERE else None
 
 
@@ -292,13 +292,16 @@ def hinting(constructor: _Constructor) -> _Constructor:
     return implementation  # type: ignore[no-any-return]
 
 
-def options_of_ws_connect(options: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy of valid options, whose values can be sent more than once."""
+def options_of_ws_connect(options: dict[str, Any], method: str) -> dict[str, Any]:
+    """Return a copy of valid options, whose values can be sent more than once.
+
+    ``method`` is the method of the session that was called with them.
+    """
     options = dict(options)
     for name, value in options.items():
         if name not in DEFAULTS:
-            hint = _hint_for_ws_connect(name)
-            said = f"ws_connect() got an unexpected keyword argument {name!r}"
+            hint = _hint_for_options(name, method)
+            said = f"{method}() got an unexpected keyword argument {name!r}"
             raise TypeError(said if hint is None else f"{said}: {hint}")
         check = _CHECKS.get(name)
         if check is not None and value is not DEFAULTS[name]:

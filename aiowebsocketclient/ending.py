@@ -68,7 +68,7 @@ class Ending:
     async def wait(self) -> None:
         """Wait until everything is closed; if cancelled, closing continues in the background."""
         if self._tracer is not None:
-            self._tracer.closing()
+            self._tracer.outbox.note_close()
         while (closing := self.task) is not None:
             try:
                 await asyncio.shield(closing)
@@ -148,7 +148,7 @@ class Ending:
                     leaving.cancel()
                 await self._client.close(deadline.wait_for)
                 if self._tracer is not None:
-                    await self._tracer.finish(deadline.wait_for)
+                    await self._tracer.outbox.flush(deadline.wait_for)
             finally:
                 # Even if cancelled: the timer would keep the session alive.
                 deadline.cancel()

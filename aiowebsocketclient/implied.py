@@ -396,7 +396,7 @@ class _Exchanges:
     The jar may change between two requests, so the second may belong to another user.
     """
 
-    __slots__ = ("_jar", "_quotes", "_replies", "_sent", "_urls")
+    __slots__ = ("_jar", "_quotes", "_replies", "_sent", "_set", "_urls")
 
     def __init__(
         self,
@@ -409,6 +409,8 @@ class _Exchanges:
         self._jar = jar
         self._quotes = getattr(jar, "quote_cookie", True)
         self._sent = [_values(_cookie_headers(reply.request_info.headers)) for reply in replies]
+        # Cookies by reply and place: with redirects, each is asked for several times.
+        self._set: dict[tuple[int, URL], Mapping[str, str]] = {}
 
     def replied_to(self, index: int) -> Mapping[str, str]:
         """Return the cookies that replies to the same user have set for the place of a request."""
@@ -442,7 +444,11 @@ class _Exchanges:
         )
 
     def _set_by(self, index: int, url: URL) -> Mapping[str, str]:
-        return _cookies_set_by(self._replies[index], url, self._quotes)
+        cookies = self._set.get((index, url))
+        if cookies is None:
+            cookies = _cookies_set_by(self._replies[index], url, self._quotes)
+            self._set[index, url] = cookies
+        return cookies
 
 
 def _values(sent: Sent) -> Mapping[str, str] | None:

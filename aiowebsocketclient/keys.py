@@ -188,8 +188,9 @@ def resolve(
     reuse_key: Hashable,
     client_session: aiohttp.ClientSession | None,
     hooks: Hooks = NO_HOOKS,
+    method: str = "ws_connect",
 ) -> Target:
-    """Return the target of one call.
+    """Return the target of one call of ``method``, whose name errors contain.
 
     ``headers`` and ``hooks`` are those of the pool.  ``client_session`` is the session that will
     connect, or None if there is none yet: its base URL and default headers are part of the target.
@@ -200,7 +201,7 @@ def resolve(
     """
     options = dict(options)
     hooks = hooks_of(options, hooks)
-    options = options_of_ws_connect(options)
+    options = options_of_ws_connect(options, method)
     url = parse_url(url, client_session)
     if params := options.pop("params", None):
         url = _extended(url, params)
@@ -223,7 +224,7 @@ def resolve(
     try:
         hash(key)
     except TypeError as exc:
-        raise TypeError(f"options of ws_connect() must be hashable: {exc}") from None
+        raise TypeError(f"options of {method}() must be hashable: {exc}") from None
     version = None if client_session is None else version_of(client_session.headers)
     return Target(key, url, options, reuse_key is not None, hooks, version)
 

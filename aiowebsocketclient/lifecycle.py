@@ -80,19 +80,21 @@ class Failure:
 class Lifecycle:
     """Opens and closes the connections of one session, as the core decides."""
 
-    # Set by begin().
+    #: The session sets it at its first use.
     loop: asyncio.AbstractEventLoop
-    express: Express
 
     def __init__(
         self,
         pool: Pool,
         settings: Settings,
         client: Client,
+        express: Express,
         tracer: Tracer | None,
     ) -> None:
         self.pool = pool
         self.settings = settings
+        #: Creates the handles, also those for hooks.
+        self.express = express
         self._client = client
         self._tracer = tracer
         # With force_close, connections are not meant to be reused.
@@ -123,13 +125,6 @@ class Lifecycle:
         self.draining: Completion = DONE
         #: Done when a closing session has no connections left.
         self.emptied: asyncio.Future[None] | None = None
-
-    def begin(self, loop: asyncio.AbstractEventLoop, express: Express) -> None:
-        """Set the loop, and the creator of handles for hooks."""
-        self.loop = loop
-        self.express = express
-        if self.lessee is not None:
-            self.lessee.begin(loop)
 
     def when_place_left(self, callback: Callable[[Slot], None]) -> None:
         """Call ``callback``, held weakly, with the slot of each connection that is gone."""
@@ -191,7 +186,7 @@ class Lifecycle:
         try:
             self.arm()
             if self._limiter_line is not None:
-                self._limiter_line.let_begin(clock(), self._stop)
+                self._limiter_line.let_begin(self._stop)
             if error is not None:
                 raise error
         finally:
@@ -286,7 +281,7 @@ class Lifecycle:
     def _see_whether_it_waits(self, slot: Slot) -> None:
         if self._limiter_line is not None:
             self._limiter_line.wait(slot)
-            self._limiter_line.let_begin(clock(), self._stop)
+            self._limiter_line.let_begin(self._stop)
 
     def _stop(self, slot: Slot) -> None:
         self.carry_out(self.pool.stop(slot))
@@ -312,7 +307,7 @@ class Lifecycle:
             session_name=self.settings.name,
         )
         if self._limiter_line is not None:
-            self._limiter_line.succeed(slot, clock())
+            self._limiter_line.succeed(slot)
         try:
             check_connection(ws)
             conn = Connection(ws, slot, self, target.hooks)
@@ -524,13 +519,25 @@ class Lifecycle:
 
     def close_unfit(self, slot: Slot) -> None:
         """Close a connection that cannot be reused."""
-        reason = slot.conn.why_unfit()
-        self.heed_unread_close(slot)
-        self.close_acquired(slot, reason)
+        self.close_after_use(slot, slot.conn.why_unfit())
 
-    def heed_unread_close(self, slot: Slot) -> None:
-        """Handle a CLOSE that arrived before the release as if it had arrived after it."""
-        if slot.conn.unread_close_code in self.settings.retire_on:
+    def close_after_use(self, slot: Slot, reason: str) -> None:
+        """Close a connection after its use, or after a hook.
+
+        A CLOSE that nobody has read counts as if it had arrived while the connection was idle.
+        """
+        self.heed_close(slot, slot.conn.unread_close_code)
+        # Retiring runs callbacks of users, such as log handlers, which may close the session.
+        if slot.state != CLOSING:
+            self.close_acquired(slot, reason)
+
+    def heed_close(self, slot: Slot, code: int) -> None:
+        """Retire other connections if the server has sent a CLOSE with a code of ``retire_on``.
+
+        To be called before the connection itself is closed: a waiter that loses it must not get one
+        of the others.
+        """
+        if code in self.settings.retire_on:
             self.carry_out(self.pool.retire(slot))
 
     def close_acquired(self, slot: Slot, reason: str) -> None:
@@ -550,8 +557,7 @@ class Lifecycle:
             self.start_closing(slot)
         elif failure or not conn.park_cleared():
             reason = conn.why_unfit() if conn.has_ended or not failure else failure
-            self.heed_unread_close(slot)
-            self.close_acquired(slot, reason)
+            self.close_after_use(slot, reason)
         else:
             return True
         return False
@@ -573,9 +579,7 @@ class Lifecycle:
             return
         if slot.state == CLOSING:
             return
-        if code in self.settings.retire_on:
-            # First, because a waiter that loses this connection must not get one of these.
-            self.carry_out(self.pool.retire(slot))
+        self.heed_close(slot, code)
         self.close_acquired(slot, how)
 
     def gone(self, conn: Connection) -> None:
@@ -698,7 +702,7 @@ class Lifecycle:
         conns = [slot.conn for slot in slots if slot.conn is not None]
         states = [dict(conn.state) for conn in conns]
         if self._tracer is not None:
-            # Not stop(), which calls the loop, and the loop may refuse calls in another thread.
+            # Not drop(), which calls the loop, and the loop may refuse calls in another thread.
             self._tracer.fall_silent()
         lease = None if self.lessee is None else self.lessee.leave_to_parent()
         held = (slots, conns, states, set(self.goodbyes), self._client.session, self._tracer, lease)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Final
 
-from ._compat import Slot
+from ._compat import Slot, clock
 from ._pool_py import CLOSING, CONNECTING, LATE_FLOOR
 
 __all__ = ("LimiterLine",)
@@ -45,10 +45,10 @@ class LimiterLine:
         self._waiting.pop(slot, None)
         self._inside[slot] = None
 
-    def succeed(self, slot: Slot, now: float) -> None:
+    def succeed(self, slot: Slot) -> None:
         """Record that a handshake has succeeded, and has left the limiter."""
         key = hash(slot.key)
-        self._took[key] = max(now - slot.began, self._took.pop(key, 0.0))
+        self._took[key] = max(clock() - slot.began, self._took.pop(key, 0.0))
         if len(self._took) > _MAX_KEYS:
             del self._took[next(iter(self._took))]
         self.leave(slot)
@@ -58,13 +58,13 @@ class LimiterLine:
         self._waiting.pop(slot, None)
         self._inside.pop(slot, None)
 
-    def let_begin(self, now: float, stop: Callable[[Slot], None]) -> None:
+    def let_begin(self, stop: Callable[[Slot], None]) -> None:
         """Stop handshakes that keep handshakes of callers from beginning."""
         if self._waiting:
-            for slot in self.dispensable(now):
+            for slot in self._dispensable():
                 stop(slot)
 
-    def dispensable(self, now: float) -> list[Slot]:
+    def _dispensable(self) -> list[Slot]:
         """Return handshakes to stop, at most one per waiting handshake of a caller.
 
         If handshakes with a key have succeeded, the others with this key may take twice as long as
@@ -74,6 +74,7 @@ class LimiterLine:
         callers = [slot for slot in islice(self._waiting, _LOOKED_AT) if slot.owner is not None]
         if not callers:
             return []
+        now = clock()
         found: list[Slot] = []
         spared: set[int] = set()
         inside = list(islice(self._inside, _LOOKED_AT))

@@ -17,7 +17,7 @@ import aiohttp
 from aiohttp import WSCloseCode, WSMsgType
 
 from ._compat import DONE, Handle, spend
-from ._pool_py import Completion
+from ._pool_py import Completion, Lender
 from .exceptions import ConnectionReleasedError, WebSocketPoolError, in_session
 
 __all__ = ("CLOSE", "CONNECTION", "USUAL", "ClientWebSocketResponse", "Owner", "Pending")
@@ -137,7 +137,7 @@ class _CloseCode:
             connection.note_given_up_read()
 
 
-class Owner(Protocol):
+class Owner(Lender, Protocol):
     """The session, as a handle of its needs it."""
 
     def _begin_close(self, handle: "ClientWebSocketResponse") -> None:

@@ -22,8 +22,8 @@ from .tracing import Tracer
 __all__ = ("Returning",)
 
 
-#: Result of ``Express.release`` if it has done nothing: the connection cannot be reused, or not
-#: yet; its releases are watched; or this is another thread.  Otherwise, it is a plan or None.
+#: In place of the result of ``Express.release``, a plan or None, if nothing was done yet: the
+#: connection cannot be reused, or not yet; the session must be asked; or this is another thread.
 UNRELEASED: Final = False
 
 
@@ -43,15 +43,15 @@ class Closing(Protocol):
     def close_acquired(self, slot: Slot, reason: str) -> None:
         """Close a connection."""
 
+    def close_after_use(self, slot: Slot, reason: str) -> None:
+        """Close a connection, after others that an unread CLOSE retires."""
+
     def closed_error(self) -> PoolClosedError:
         """Return the error of a call after the end of the session."""
         ...
 
     def discard(self, slot: Slot, reason: str) -> None:
         """Remove a connection that its user closes from the pool."""
-
-    def heed_unread_close(self, slot: Slot) -> None:
-        """Retire other connections because of an unread CLOSE."""
 
     def is_fit_after(self, conn: Connection, task: asyncio.Task[bool]) -> bool:
         """Park a connection if its hook succeeded; otherwise close it."""
@@ -79,16 +79,13 @@ class Returning:
         self._leak_watch = leak_watch
 
     def released(self, handle: ClientWebSocketResponse, plan: Plan | Literal[False]) -> Completion:
-        """Finish a release: ``plan`` is the result of ``Express.release``."""
+        """Finish a release: ``plan`` is the result of ``Express.release``, or ``UNRELEASED``."""
         slot = handle._slot
         assert slot is not None
         if plan is UNRELEASED:
             ensure_room()
-            has_moved = self._check_thread("release()", handle)
+            self._check_thread("release()", handle)
             self._end_use(slot)
-            if has_moved:
-                plan = self._lifecycle.express.release(handle)
-        if plan is UNRELEASED:
             conn: Connection | None = slot.conn
             if conn is None or self._lifecycle.settings.force_close or not conn.clear():
                 return self._release_unfit(handle)
@@ -120,10 +117,9 @@ class Returning:
             conn.wake_pending_receive()
             return conn.completion()
         reason = "forced" if conn.is_clean() else conn.why_unfit()
-        self._lifecycle.heed_unread_close(slot)
         handle._cut_off()
         conn.wake_pending_receive()
-        self._lifecycle.close_acquired(slot, reason)
+        self._lifecycle.close_after_use(slot, reason)
         return conn.completion()
 
     def _begin_reset(self, handle: ClientWebSocketResponse, conn: Connection) -> Completion:
@@ -151,12 +147,9 @@ class Returning:
         handle._cut_off()
         if conn is None or self._lifecycle.loop.is_closed():
             return
-        if slot.state != CLOSING:
-            self._lifecycle.heed_unread_close(slot)
         conn.give_up()
-        # Retiring others runs callbacks of users, such as log handlers.
         if slot.state != CLOSING:
-            self._lifecycle.close_acquired(slot, reason_after(kind))
+            self._lifecycle.close_after_use(slot, reason_after(kind))
 
     def detach(self, handle: ClientWebSocketResponse) -> None:
         """Hand a connection over to its user for good."""
@@ -226,21 +219,21 @@ class Returning:
         if slot.conn is not None and slot.state != CLOSING:
             self._lifecycle.close_acquired(slot, "failed")
 
-    def _check_thread(self, what: str, handle: ClientWebSocketResponse) -> bool:
+    def _check_thread(self, what: str, handle: ClientWebSocketResponse) -> None:
         """Raise if the call comes from another thread, or after the end of the loop.
 
-        Returns whether the loop now runs in another thread than before.
+        The loop may run in another thread than before, which is the thread of calls then.
         """
         slot = handle._slot
         assert slot is not None
         if slot.conn is None or slot.state == CLOSING:
             # The session was closed during the use: there is nothing to do.
-            return False
+            return
         if self._lifecycle.loop.is_closed():
             said = f"{what} was called after the event loop of the session was closed"
             raise RuntimeError(in_session(self._lifecycle.settings.name, said))
         if get_ident() == self._lifecycle.express.thread:
-            return False
+            return
         if self._lifecycle.loop.is_running() and get_running_loop() is not self._lifecycle.loop:
             said = (
                 f"{what} was called in another thread than the session's event loop:"
@@ -248,4 +241,3 @@ class Returning:
             )
             raise RuntimeError(in_session(self._lifecycle.settings.name, said))
         self._lifecycle.express.thread = get_ident()
-        return True

@@ -209,8 +209,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         No part refers to the session, so a dropped session is collected at once.  The core calls
         methods of the parts directly, by attributes of the session.
         """
+        self._express = self._make_express()
         self._lifecycle = Lifecycle(
-            self._pool, self._pool_settings, self._pool_client, self._tracer
+            self._pool, self._pool_settings, self._pool_client, self._express, self._tracer
         )
         self._keeping = Keeping(self._lifecycle)
         self._ending = Ending(self._lifecycle, self._pool_client, self._tracer)
@@ -227,10 +228,6 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         self._fail = returning.fail
         self._detach = returning.detach
         self._begin_close = returning.begin_close
-        self._express = self._lending = self._make_express(None, 0)
-        # With check or reset, every call must go through the session.
-        self._detour = self._make_express(None, 0)
-        self._detour.plain_exit = False
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -360,7 +357,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         if progress is not None and not callable(progress):
             raise TypeError(f"progress must be callable, not {type(progress).__name__}")
         self._bind()
-        target = self._lifecycle.with_cookies(self._resolve(url, dict(options), reuse_key))
+        target = self._resolve(url, dict(options), reuse_key, "prewarm")
+        target = self._lifecycle.with_cookies(target)
         return await Prewarm(self._lifecycle, target, wanted, progress).run()
 
     def set_min_idle(
@@ -397,7 +395,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         """
         wanted = arguments.count(count)
         self._bind()
-        target = self._resolve(url, dict(options), reuse_key)
+        target = self._resolve(url, dict(options), reuse_key, "set_min_idle")
         ensure_room()
         self._keeping.keep(target, wanted)
 
@@ -414,7 +412,13 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             self._default_headers_version = version
             self._targets.clear()
 
-    def _resolve(self, url: str | URL, options: dict[str, Any], reuse_key: Hashable) -> Target:
+    def _resolve(
+        self,
+        url: str | URL,
+        options: dict[str, Any],
+        reuse_key: Hashable,
+        method: str = "ws_connect",
+    ) -> Target:
         return resolve(
             url,
             options,
@@ -422,6 +426,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             reuse_key=reuse_key,
             client_session=self._pool_client.session,
             hooks=self._pool_settings.hooks,
+            method=method,
         )
 
     def _resolve_anew(
@@ -443,13 +448,13 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         target = self._lifecycle.with_cookies(target)
         ws: Any = None
         if not target.is_checked:
-            ws = self._lending.acquire(self, target)
+            ws = self._express.acquire(self, target)
         if ws is None:
             if self._tracer is None:
-                waiter = self._lending.line_up(self, target, acquire_timeout)
-                ws = await self._lending.wait(self, waiter, acquire_timeout)
+                waiter = self._express.line_up(self, target, acquire_timeout)
+                ws = await self._express.wait(self, waiter, acquire_timeout)
             else:
-                ws = await wait_traced(self._tracer, self._lending, self, target, acquire_timeout)
+                ws = await wait_traced(self._tracer, self._express, self, target, acquire_timeout)
         if self._tracer is not None:
             self._tracer.acquired(ws._slot, ws.reused)
         if self._debug or self._leak_watch is not None:
@@ -484,23 +489,20 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         self._watch_headers(client_session)
         self._targets.clear()
         self._debug = loop.get_debug()
-        self._express = self._make_express(loop, get_ident())
+        self._express.begin(loop, get_ident())
         self._express.open = not (self._lifecycle.implied or self._debug or self._is_watched)
-        self._lending = self._express
-        if self._is_watched:
-            self._lending = self._make_express(loop, get_ident())
-            # Releases then go through the session.
-            self._lending.pooling = False
-        self._lifecycle.begin(loop, self._express)
+        self._lifecycle.loop = loop
+        if self._lifecycle.lessee is not None:
+            self._lifecycle.lessee.begin(loop)
         self._bound = True
         note_use(self)
 
-    def _make_express(self, loop: asyncio.AbstractEventLoop | None, thread: int) -> Express:
+    def _make_express(self) -> Express:
         cls = self._pool_settings.response_class
-        express = Express(self._pool, cls, loop, thread)
+        express = Express(self._pool, cls)
         express.session_name = self._pool_settings.name
-        express.pooling = not self._pool_settings.force_close
         express.led = self._pool_settings.fleet is not None
+        express.direct_release = not (self._pool_settings.force_close or self._is_watched)
         express.plain_exit = cls.__aexit__ is ClientWebSocketResponse.__aexit__
         return express
 

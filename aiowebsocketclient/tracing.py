@@ -27,9 +27,8 @@ handler.
 import asyncio
 import time
 import weakref
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
-from contextvars import Context, ContextVar, copy_context
+from collections.abc import Callable, Iterable
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
@@ -45,6 +44,7 @@ from .exceptions import status_of
 from .hooks import is_being_cancelled
 from .keys import EndpointKey
 from .logs import is_debugging, log
+from .outbox import Outbox
 
 if TYPE_CHECKING:
     from .session import WebSocketClientSession
@@ -67,15 +67,6 @@ __all__ = (
 )
 
 _Params = TypeVar("_Params")
-
-# The tracer whose handler runs, and the event. Tasks started by a handler inherit it: the handler
-# may be waiting for a task that calls close().
-_telling: ContextVar[tuple["Tracer", object] | None] = ContextVar(
-    "aiowebsocketclient.telling", default=None
-)
-
-# Maximum number of pending events, of about 500 bytes each.
-_MAX_PENDING: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,14 +283,14 @@ def trace_configs_of(value: Any) -> tuple[TraceConfig, ...]:
 class Trace:
     """A wait or a connection, with several events."""
 
-    __slots__ = ("_contexts", "began", "caller", "endpoint", "position", "time", "used_since")
+    __slots__ = ("_contexts", "began", "bookmark", "caller", "endpoint", "time", "used_since")
 
     def __init__(self, endpoint: EndpointKey, caller: Context | None = None) -> None:
         self.endpoint = endpoint
         self.began = clock()
         self.time = time.time()
-        #: Its position among the pending events when it began.
-        self.position = 0
+        #: Its place among the pending events when it began.
+        self.bookmark = 0
         #: The context of the caller that needs the handshake.
         self.caller = caller
         #: When the current use began; None: not in use.
@@ -325,15 +316,7 @@ class Tracer:
         for config in configs:
             config.freeze()
         self._listened = {name for name in _SIGNALS if any(getattr(c, name) for c in configs)}
-        self._pending: deque[tuple[Trace, str, Any, Context]] = deque()
-        self._has_dropped = False
-        self._task: asyncio.Task[None] | None = None
-        #: Identifies the event that is being reported.
-        self._event: object = None
-        #: Done once no event is pending; None: no event is pending.
-        self._told_all: asyncio.Future[None] | None = None
-        #: Done once a handler waits for the session to close.
-        self._closed_by_handler: asyncio.Future[None] | None = None
+        self.outbox = Outbox(session.name)
         self._connections: dict[Slot, Trace] = {}
         # Its events belong to no endpoint; their handlers share a trace_config_ctx.
         no_endpoint: Any = None
@@ -344,13 +327,13 @@ class Tracer:
     def waiting(self, endpoint: EndpointKey) -> Trace:
         """Return the trace of a caller that may have to wait, without an event yet."""
         trace = Trace(endpoint)
-        trace.position = len(self._pending)
+        trace.bookmark = self.outbox.bookmark()
         return trace
 
     def queued_start(self, trace: Trace) -> None:
         """Record that the caller waits, before all events since then."""
         params = TraceQueuedStartParams(trace.endpoint, trace.time)
-        self._emit(trace, "on_queued_start", params, position=trace.position)
+        self._emit(trace, "on_queued_start", params, bookmark=trace.bookmark)
 
     def queued_end(self, trace: Trace, exception: BaseException | None = None) -> None:
         """Record that the caller stopped waiting."""
@@ -433,38 +416,8 @@ class Tracer:
 
     # -- reporting -------------------------------------------------------------------------------
 
-    def closing(self) -> None:
-        """Record that the session is being closed, maybe by a handler that waits for the end."""
-        if self._told_all is None:
-            return
-        if self._closed_by_handler is None:
-            self._closed_by_handler = self._told_all.get_loop().create_future()
-        telling = _telling.get()
-        is_handler = telling is not None and telling == (self, self._event)
-        if is_handler and not self._closed_by_handler.done():
-            self._closed_by_handler.set_result(None)
-
-    async def finish(self, wait_for: Callable[..., Awaitable[object]]) -> None:
-        """Wait until all events are reported, as long as ``wait_for`` does; then drop the rest.
-
-        Does not wait for a handler that waits for this call: the rest is reported after it.
-        """
-        self.closing()
-        if self._told_all is None or self._closed_by_handler is None:
-            return
-        # If this wait is cancelled, as at the end of a program, the rest is reported nevertheless.
-        await wait_for(self._told_all, self._closed_by_handler)
-        if not self._closed_by_handler.done():
-            self.stop()
-
-    def stop(self) -> None:
-        """Drop all pending events."""
-        self._pending.clear()
-        if self._task is not None:
-            self._task.cancel()
-
     def fall_silent(self) -> None:
-        """Tell nothing more, in a forked child: there is no loop that may be asked."""
+        """Report nothing more, in a forked child: there is no loop that may be asked."""
         self._listened.clear()
 
     def _emit(
@@ -473,7 +426,7 @@ class Tracer:
         name: str,
         params: Any,
         context: Context | None = None,
-        position: int | None = None,
+        bookmark: int | None = None,
     ) -> None:
         if name not in self._listened:
             return
@@ -481,41 +434,14 @@ class Tracer:
         if running is None:
             # The garbage collector closes a coroutine after the end of its loop.
             return
-        if len(self._pending) >= _MAX_PENDING:
-            if not self._has_dropped:
-                # Deferred: the session may be in the middle of a plan of the core.
-                dropped = partial(log, "trace_dropped", session_name=self._session_name)
-                running.call_soon(dropped)
-            self._has_dropped = True
-            return
-        event = (trace, name, params, copy_context() if context is None else context)
-        self._pending.insert(len(self._pending) if position is None else position, event)
-        if self._told_all is None:
-            self._told_all = running.create_future()
-            # Deferred: the core may be running.
-            running.call_soon(self._tell_next, context=Context())
+        report = partial(self._report, trace, name, params)
+        context = copy_context() if context is None else context
+        self.outbox.put(report, context, running, bookmark)
 
-    def _tell_next(self, told: asyncio.Task[None] | None = None) -> None:
-        self._task = self._event = None
-        assert self._told_all is not None
-        if not self._pending:
-            self._has_dropped = False
-            self._told_all.set_result(None)
-            self._told_all = None
-            return
-        trace, name, params, context = self._pending.popleft()
-        self._event = event = object()
-        # One task per event, because a task has only one context; a copy, because connections are
-        # also opened in the contexts of their callers.
-        telling = self._tell(trace, name, params, event)
-        self._task = asyncio.Task(telling, loop=self._told_all.get_loop(), context=context.copy())
-        self._task.add_done_callback(self._tell_next, context=Context())
-
-    async def _tell(self, trace: Trace, name: str, params: Any, event: object) -> None:
+    async def _report(self, trace: Trace, name: str, params: Any) -> None:
         session = self._session()
         if session is None:
             return
-        _telling.set((self, event))
         for config in self._configs:
             signal: Signal[Any, Any, Any] = getattr(config, name)
             try:

@@ -46,6 +46,7 @@ from aiowebsocketclient import (
     WebSocketPoolError,
 )
 from aiowebsocketclient.acquiring import Acquiring
+from aiowebsocketclient.outbox import State
 
 from .proxy import NO_LINGER
 from .servers import Server, serving
@@ -912,7 +913,7 @@ class Trial:
             tracer = session._tracer
             assert not tracer._connections
             # Not so where the task was cancelled that waits for it.
-            await until(lambda: tracer._told_all is None, "not all is told")
+            await until(lambda: tracer.outbox.state is State.EMPTY, "not all is told")
             for config in tracer._configs:
                 assert isinstance(config, Account)
                 config.check(session)

@@ -254,7 +254,7 @@ async def test_death_between_hand_over_and_waking(
     await all_places_can_be_taken(session, server, 1)
 
 
-async def test_timeout_after_hand_over_of_what_dies(
+async def test_timeout_after_hand_over_of_a_connection_that_ends(
     server: Server, make_session: SessionFactory
 ) -> None:
     """Three things in one turn of the loop: given a connection, out of time, and that is dead."""

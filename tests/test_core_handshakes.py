@@ -30,7 +30,7 @@ def test_handshake_serves_who_came_first(drive: Drive) -> None:
     assert pool.woken == [second]
 
 
-def test_handshake_of_who_is_served_otherwise_passes_on(drive: Drive) -> None:
+def test_handshake_of_a_waiter_served_otherwise_passes_on(drive: Drive) -> None:
     pool = drive(limit=2)
     slot = pool.hold("a1")
     first, opening = pool.opening("a1")

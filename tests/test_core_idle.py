@@ -280,7 +280,7 @@ def test_who_comes_after_a_drain_takes_over_no_handshake_begun_before(drive: Dri
     assert another.owner is second
 
 
-def test_who_is_served_otherwise_leaves_no_drained_handshake_behind(drive: Drive) -> None:
+def test_a_waiter_served_otherwise_leaves_no_drained_handshake(drive: Drive) -> None:
     """The older one is served by what was opened for the younger, which does not get its."""
     pool = drive()
     older, drained = pool.opening("a1")

@@ -11,7 +11,7 @@ from .driver import Drive, Driver
 # -- queues --------------------------------------------------------------------------------------
 
 
-def test_released_connection_goes_to_who_came_first(drive: Drive) -> None:
+def test_released_connection_goes_to_the_longest_waiter(drive: Drive) -> None:
     pool = drive(limit=1)
     slot = pool.hold("a1")
     waiters = [pool.request("a1") for _ in range(4)]
@@ -260,7 +260,7 @@ def test_who_could_not_use_the_place_is_not_passed_over(drive: Drive) -> None:
     assert rival.passed == 0
 
 
-def test_who_is_passed_over_is_the_oldest_of_all_endpoints(drive: Drive) -> None:
+def test_the_waiter_passed_over_is_the_oldest_of_all_endpoints(drive: Drive) -> None:
     pool = drive(limit=1, limit_total=1)
     slot = pool.hold("a1")
     older, younger = pool.request("b1"), pool.request("a2")
@@ -382,7 +382,7 @@ def test_who_may_not_wait_and_loses_what_it_was_given(drive: Drive) -> None:
     assert pool.counter("timeouts") == 2
 
 
-def test_who_gives_up_too_late_has_a_connection(drive: Drive) -> None:
+def test_a_caller_that_gives_up_too_late_has_a_connection(drive: Drive) -> None:
     pool = drive(limit=1)
     slot = pool.hold("a1")
     first, second = pool.request("a1"), pool.request("a1")

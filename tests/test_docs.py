@@ -7,21 +7,28 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiohttp.client_ws import DEFAULT_WS_CLIENT_TIMEOUT
 
 from aiowebsocketclient import (
+    ClientWebSocketResponse,
     WebSocketClientSession,
     _core,
     _lending,
     _pool_py,
     _records,
     acquiring,
+    check_ping,
     connection,
+    keeping,
     lifecycle,
     returning,
     session,
+    settings,
 )
+from aiowebsocketclient.arguments import DEFAULTS
 
 from .pages import PAGES, ROOT
 
@@ -41,6 +48,65 @@ def test_parameters_are_those_of_the_class() -> None:
     rows = re.findall(r"^``(\w+)=(.+)``$", text_of("docs/parameters.rst"), re.M)
     parameters = inspect.signature(WebSocketClientSession).parameters.values()
     assert rows == [(p.name, getattr(p.default, "__name__", repr(p.default))) for p in parameters]
+
+
+# -- timeouts ------------------------------------------------------------------------------------
+
+
+def timeouts_in(section: str) -> dict[str, str]:
+    """Return the first two columns of the table in a section of the page of timeouts."""
+    page = text_of("docs/timeouts.rst")
+    _, *parts = re.split(r"^(.+)\n-+$", page, flags=re.MULTILINE)
+    text = dict(zip(*[iter(parts)] * 2, strict=True))[section]
+    _, *rows = re.findall(r"^   \* - (.*)\n     - (.*)$", text, re.MULTILINE)
+    return dict(rows)
+
+
+def first_literal(cell: str) -> str:
+    return cell.split("``")[1] if "``" in cell else cell
+
+
+def test_each_timeout_of_the_session_has_its_default() -> None:
+    rows = timeouts_in("Options of the session")
+    parameters = inspect.signature(WebSocketClientSession).parameters.values()
+    # Each number of seconds, and no other option.
+    assert {first_literal(name): first_literal(default) for name, default in rows.items()} == {
+        p.name: repr(p.default) for p in parameters if p.annotation in (float, float | None)
+    }
+
+
+def test_each_timeout_of_a_call_has_its_default() -> None:
+    of_aiohttp = DEFAULT_WS_CLIENT_TIMEOUT
+    assert {name: first_literal(d) for name, d in timeouts_in("Options of a call").items()} == {
+        "``heartbeat=``": repr(DEFAULTS["heartbeat"]),
+        "``ws_receive`` in ``timeout=`` (``aiohttp.ClientWSTimeout``)": repr(of_aiohttp.ws_receive),
+        "``ws_close`` in ``timeout=``": repr(of_aiohttp.ws_close),
+        "``receive(timeout=)``": repr(default_of(ClientWebSocketResponse.receive, "timeout")),
+        "``check_ping(timeout=)``": repr(default_of(check_ping, "timeout")),
+        "``asyncio.timeout()`` around the block": "none",
+    }
+
+
+def default_of(function: Any, name: str) -> Any:
+    return inspect.signature(function).parameters[name].default
+
+
+def test_the_times_that_are_fixed_are_those_of_the_code() -> None:
+    rows = re.findall(
+        r"^   \* - (\d.*)\n     - (.*(?:\n       .*)*)$",
+        text_of("docs/timeouts.rst").partition("\nFixed times\n")[2],
+        re.MULTILINE,
+    )
+    assert [seconds for seconds, _ in rows] == [
+        f"{settings._HASTE:g}",
+        f"{settings._HASTE:g}",
+        f"{_core.ORPHAN_GRACE:g}",
+        f"{_core.LATE_FACTOR:g} times the usual, at least {_core.LATE_FLOOR:g}",
+        f"{keeping._PERIOD:g}",
+        f"{keeping._FIRST_PAUSE:g} to {keeping._LONGEST_PAUSE:g}",
+    ]
+    assert f"; {_records.FIRST_PATIENCE:g} seconds if no handshake" in rows[3][1]
+    assert f"up to {keeping._FIRST_PAUSE:g} s first" in rows[5][1]
 
 
 # -- guarantees ----------------------------------------------------------------------------------
@@ -69,6 +135,14 @@ def test_each_test_that_is_named_exists() -> None:
 
 
 # -- architecture --------------------------------------------------------------------------------
+
+
+def test_the_architecture_names_guarantees_as_their_page_does() -> None:
+    named = re.findall(r"^   \* - (\d+)\n     - (.+)$", text_of("docs/architecture.rst"), re.M)
+    assert [number for number, _ in named] == [str(n + 1) for n in range(len(named))]
+    assert len(named) == 10
+    titles = re.findall(r"^(.+)\n~+$", text_of(GUARANTEES), re.M)
+    assert {name for _, name in named} <= set(titles)
 
 
 def test_the_architecture_names_what_is_there() -> None:

@@ -150,7 +150,7 @@ async def test_url_that_nothing_is_connected_with(
 # -- who waits -----------------------------------------------------------------------------------
 
 
-async def test_a_waiter_gets_a_new_one_in_place_of_what_is_drained(
+async def test_a_waiter_gets_a_new_connection_instead_of_a_drained_one(
     server: Server, make_session: SessionFactory
 ) -> None:
     session = make_session(limit=1)
@@ -196,7 +196,7 @@ async def test_a_handshake_under_way_serves_its_caller_and_no_other(
     assert session.stats().idle == 0
 
 
-async def test_who_comes_later_takes_over_no_handshake_begun_before(
+async def test_later_callers_take_over_no_handshake_begun_before(
     server: Server, make_session: SessionFactory
 ) -> None:
     session = make_session(limit=1)

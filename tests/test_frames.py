@@ -476,7 +476,7 @@ async def test_half_a_ping_when_a_check_ends(make_session: SessionFactory) -> No
 @pytest.mark.parametrize(
     "seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
 )
-async def test_users_never_receive_what_was_anothers(
+async def test_users_never_receive_messages_of_others(
     make_session: SessionFactory, seed: int
 ) -> None:
     """Messages in pieces, of which some are released with; each carries the number of its use."""

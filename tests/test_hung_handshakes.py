@@ -178,7 +178,7 @@ async def test_conn_timeout_counts_from_the_first_handshake(
     await held.release()
 
 
-async def test_what_waits_for_connect_limiter_is_not_late(
+async def test_a_handshake_that_waits_for_connect_limiter_is_not_late(
     balancer: Balancer, make_session: SessionFactory
 ) -> None:
     limiter = asyncio.Semaphore(1)

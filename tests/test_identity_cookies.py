@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from http.cookies import SimpleCookie
 from typing import Any, NamedTuple
@@ -290,6 +291,31 @@ async def test_cookies_of_where_a_redirect_leads(
             assert keeper.hops[await ws.receive_str()] == [{}, {"user": user}]
 
 
+async def test_each_reply_is_asked_for_its_cookies_once_for_each_place(
+    keeper: Keeper, make_session: SessionFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def set_two_cookies(response: web.StreamResponse, *_: Any) -> None:
+        response.set_cookie("first", "1", path="/")
+        response.set_cookie("second", "2", path="/")
+
+    keeper.way = "redirected"
+    keeper.set_cookies = set_two_cookies  # type: ignore[method-assign]
+    jar = aiohttp.CookieJar(unsafe=True)
+    session = make_session(client_session=aiohttp.ClientSession(cookie_jar=jar))
+    asked: Counter[tuple[URL, URL]] = Counter()
+    cookies_set_by = implied._cookies_set_by
+
+    def count(reply: aiohttp.ClientResponse, url: URL, quotes: bool) -> Any:
+        asked[reply.url, url] += 1
+        return cookies_set_by(reply, url, quotes)
+
+    monkeypatch.setattr(implied, "_cookies_set_by", count)
+    async with session.ws_connect(keeper.url):
+        pass
+    assert len(asked) > 1
+    assert set(asked.values()) == {1}
+
+
 async def test_cookies_of_a_redirect_that_come_later(
     keeper: Keeper, make_session: SessionFactory
 ) -> None:
@@ -468,7 +494,7 @@ def header_of(server: Server) -> list[str]:
 
 @pytest.mark.parametrize("own", OWN, ids=str)
 @pytest.mark.parametrize("quotes", [True, False], ids=["quoted", "as they are"])
-async def test_who_sends_the_same_header_shares_and_nobody_else(
+async def test_only_callers_that_send_the_same_header_share(
     server: Server, make_session: SessionFactory, quotes: bool, own: str | None
 ) -> None:
     """Whatever values contain: beside each call stands what aiohttp itself would have sent."""

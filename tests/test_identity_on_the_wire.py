@@ -577,7 +577,7 @@ async def test_all_spellings_of_one_thing(
 )
 @SETTINGS
 @given(calls=pairs(), setup=SETUPS)
-async def test_who_sends_the_same_shares_and_nobody_else(
+async def test_only_callers_that_send_the_same_share(
     recorder: Recorder, client_tls: ssl.SSLContext, calls: tuple[Call, Call], setup: Setup
 ) -> None:
     async with (
@@ -606,7 +606,7 @@ async def test_who_sends_the_same_shares_and_nobody_else(
 
 @settings(SETTINGS, max_examples=50)
 @given(calls=pairs(), keys=st.sampled_from([("k", "k"), ("k", "l"), ("k", None)]))
-async def test_a_reuse_key_stands_for_headers_and_for_nothing_else(
+async def test_a_reuse_key_replaces_headers_and_nothing_else(
     recorder: Recorder,
     client_tls: ssl.SSLContext,
     calls: tuple[Call, Call],

@@ -146,7 +146,7 @@ async def test_no_more_are_kept_than_may_be_idle(
     assert session.stats().closed_evicted == 0
 
 
-async def test_what_too_many_idle_connections_closed_is_not_opened_and_closed_again(
+async def test_connections_closed_because_too_many_were_idle_are_not_opened_again(
     server: Server, make_session: SessionFactory
 ) -> None:
     session = make_session(max_idle_connections=3)
@@ -369,7 +369,7 @@ async def test_max_connecting_holds(server: Server, make_session: SessionFactory
     await until(lambda: idle(session) == 5)
 
 
-async def test_who_waits_comes_first(server: Server, make_session: SessionFactory) -> None:
+async def test_waiting_callers_come_first(server: Server, make_session: SessionFactory) -> None:
     session = make_session(limit=2)
     held = [await session.ws_connect(server.url("/b")) for _ in range(2)]
     waiters = [asyncio.ensure_future(session.ws_connect(server.url("/b"))) for _ in range(2)]

@@ -92,7 +92,7 @@ GIVEN_UP: list[Callable[[aiohttp.ClientWebSocketResponse], Awaitable[None]]] = [
 
 
 @pytest.mark.parametrize("give_up", GIVEN_UP)
-async def test_what_was_given_up_is_not_waited_for_and_frees_its_place_soon(
+async def test_an_abandoned_exchange_is_not_waited_for_and_frees_its_place_soon(
     server: Server, session: WebSocketClientSession, give_up: Callable[[Any], Awaitable[None]]
 ) -> None:
     async def use() -> None:

@@ -49,7 +49,7 @@ async def test_limit_is_reached_waited_for_and_handed_over_in_order(
     assert server.handshakes == server.peak == 2
 
 
-async def test_nobody_overtakes_a_waiter_by_coming_later(
+async def test_later_callers_overtake_no_waiter(
     server: Server, make_session: SessionFactory
 ) -> None:
     session = make_session(limit=1)

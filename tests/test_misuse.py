@@ -680,6 +680,17 @@ def test_after_a_fork(child: str, loop: str) -> None:
     assert run.stdout == "the child is done\nthe parent is whole\n"
 
 
+METHODS = ("ws_connect", "prewarm", "set_min_idle")
+
+
+async def call(session: WebSocketClientSession, method: str, **options: Any) -> None:
+    """Call a method of the session that takes the options of a handshake."""
+    numbers = () if method == "ws_connect" else (1,)
+    result = getattr(session, method)("ws://localhost/", *numbers, **options)
+    if result is not None:
+        await result
+
+
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
@@ -693,13 +704,14 @@ def test_after_a_fork(child: str, loop: str) -> None:
         ("compression", "compress="),
     ],
 )
+@pytest.mark.parametrize("method", METHODS)
 async def test_names_of_other_libraries_are_translated(
-    make_session: SessionFactory, name: str, hint: str
+    make_session: SessionFactory, method: str, name: str, hint: str
 ) -> None:
     with pytest.raises(TypeError) as caught:
-        make_session().ws_connect("ws://localhost/", **{name: "s3cret"})
+        await call(make_session(), method, **{name: "s3cret"})
     assert str(caught.value) == (
-        f"ws_connect() got an unexpected keyword argument {name!r}: use {hint} instead"
+        f"{method}() got an unexpected keyword argument {name!r}: use {hint} instead"
     )
 
 
@@ -749,14 +761,23 @@ def test_options_of_ws_connect_are_not_for_the_constructor(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["limit", "conn_timeout", "close_timeout", "trace_configs"])
-def test_options_of_the_constructor_are_not_for_ws_connect(name: str) -> None:
-    options: dict[str, Any] = {name: "s3cret"}
+@pytest.mark.parametrize("method", METHODS)
+async def test_options_of_the_constructor_are_not_for_its_methods(
+    make_session: SessionFactory, method: str, name: str
+) -> None:
     with pytest.raises(TypeError) as caught:
-        WebSocketClientSession().ws_connect("ws://localhost/", **options)
+        await call(make_session(), method, **{name: "s3cret"})
     assert str(caught.value) == (
-        f"ws_connect() got an unexpected keyword argument {name!r}:"
-        " it is an option of WebSocketClientSession, not of ws_connect()"
+        f"{method}() got an unexpected keyword argument {name!r}:"
+        f" it is an option of WebSocketClientSession, not of {method}()"
     )
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_a_name_that_nobody_knows(make_session: SessionFactory, method: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        await call(make_session(), method, nonsense="s3cret")
+    assert str(caught.value) == f"{method}() got an unexpected keyword argument 'nonsense'"
 
 
 @pytest.mark.parametrize(

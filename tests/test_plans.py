@@ -35,7 +35,7 @@ async def refuse(ws: object) -> None:
 
 
 @pytest.mark.parametrize("event", ["hook_failed", "opened", "connect_failed", "closed", "detached"])
-async def test_closed_by_who_is_logged_to(
+async def test_closed_by_a_log_handler(
     server: Server, make_session: SessionFactory, event: str
 ) -> None:
     loop = asyncio.get_running_loop()
@@ -76,7 +76,7 @@ async def test_closed_by_who_is_logged_to(
 
 @pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
 @pytest.mark.parametrize("what", ["start_connecting", "start_closing"])
-async def test_what_fails_half_way_keeps_nothing_else_from_being_done(
+async def test_a_step_that_fails_does_not_prevent_the_others(
     server: Server,
     make_session: SessionFactory,
     monkeypatch: pytest.MonkeyPatch,

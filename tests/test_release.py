@@ -218,7 +218,9 @@ async def test_a_receive_given_up_in_a_hook(
     assert stats.closed_dirty == (0 if reads else 1 if hook == "check" else 2)
 
 
-async def test_who_knows_that_all_was_read(server: Server, session: WebSocketClientSession) -> None:
+async def test_a_user_who_knows_that_all_was_read(
+    server: Server, session: WebSocketClientSession
+) -> None:
     """A task reads for as long as the use lasts, and is stopped when all has come."""
 
     async def read(ws: Any, got: asyncio.Queue[str]) -> None:
@@ -254,7 +256,7 @@ async def test_marked_clean_counts_for_what_was_given_up_before(
 @pytest.mark.parametrize(
     "data", [frame(0x81, b"unread"), frame(0x81, b"begun")[:1], frame(0x01, b"more")]
 )
-async def test_what_is_visibly_not_clean(
+async def test_connections_that_are_visibly_not_clean(
     server: Server, session: WebSocketClientSession, data: bytes
 ) -> None:
     ws = await session.ws_connect(server.url())

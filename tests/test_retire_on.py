@@ -186,7 +186,7 @@ async def test_one_that_its_user_has_read_says_nothing(
     assert (stats.closed_lost, stats.closed_dirty, stats.closed_forced, stats.idle) == (1, 0, 0, 1)
 
 
-async def test_one_that_lies_unread_when_an_exception_leaves_the_block(
+async def test_one_that_is_unread_when_an_exception_leaves_the_block(
     server: Server, make_session: SessionFactory
 ) -> None:
     session = make_session(retire_on=GOING_AWAY)
@@ -201,7 +201,7 @@ async def test_one_that_lies_unread_when_an_exception_leaves_the_block(
 
 
 @pytest.mark.parametrize("unread", [b"", b"\x81\x01x"], ids=["all read", "a message unread"])
-async def test_one_that_lies_unread_at_release(
+async def test_one_that_is_unread_at_release(
     server: Server, make_session: SessionFactory, unread: bytes
 ) -> None:
     """The server has ended the connection, whether its CLOSE came before the release or after."""
@@ -269,7 +269,7 @@ async def test_in_the_same_tick(server: Server, make_session: SessionFactory) ->
     await until(lambda: server.open == 0)
 
 
-async def test_who_was_given_it_gets_no_other_old_one(
+async def test_a_caller_that_was_given_it_gets_no_other_old_one(
     server: Server, make_session: SessionFactory
 ) -> None:
     session = make_session(retire_on=GOING_AWAY, limit=3)

@@ -173,7 +173,7 @@ async def fails(watch: Watch, error: type[BaseException], call: Any) -> None:
     watch.take_error(caught.value)
 
 
-async def test_what_goes_well(server: Server) -> None:
+async def test_calls_that_succeed(server: Server) -> None:
     with watching() as watch:
         async with pool() as session:
             session.set_min_idle(server.url(QUERY), 1, **OPTIONS)
@@ -270,7 +270,7 @@ async def test_handshakes_that_fail(server: Server) -> None:
     assert any("took" in text and "_try_to_open" in text for text in watch.texts)
 
 
-async def test_what_is_forgotten(server: Server) -> None:
+async def test_objects_that_are_forgotten(server: Server) -> None:
     with watching() as watch:
         async with pool() as session:
             url = server.url(QUERY)
@@ -289,7 +289,7 @@ async def test_what_is_forgotten(server: Server) -> None:
         assert any(text in each for each in watch.texts), text
 
 
-async def test_what_is_logged_of_connections(server: Server) -> None:
+async def test_log_records_of_connections(server: Server) -> None:
     """Each event of ``logs.py`` that needs no misuse."""
 
     async def fail(ws: Any) -> None:
@@ -305,7 +305,7 @@ async def test_what_is_logged_of_connections(server: Server) -> None:
         assert any(f"'event': '{event}'" in text for text in watch.texts), event
 
 
-async def test_what_is_logged(server: Server) -> None:
+async def test_log_records(server: Server) -> None:
     async def linger() -> None:
         with suppress(asyncio.CancelledError):
             await stop.wait()
@@ -403,7 +403,7 @@ def caught_from(call: Callable[[], object]) -> BaseException:
     raise AssertionError("not refused")
 
 
-async def test_what_is_refused(make_session: SessionFactory) -> None:
+async def test_invalid_arguments(make_session: SessionFactory) -> None:
     with watching() as watch:
         session = make_session()
         for url, options in BAD_CALLS:

@@ -96,7 +96,7 @@ def alive(references: list[weakref.ref[Any]]) -> int:
 
 
 @pytest.mark.parametrize("bring", BROUGHT, ids=lambda function: function.__name__)
-async def test_few_of_what_calls_brought_are_kept_and_none_after_a_drain(
+async def test_few_objects_from_calls_are_kept_and_none_after_a_drain(
     server: Server, make_session: SessionFactory, bring: Callable[[], tuple[Any, dict[str, Any]]]
 ) -> None:
     session = make_session(limit=1)

@@ -654,7 +654,7 @@ async def test_handlers_that_fall_behind_lose_events(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("aiowebsocketclient.tracing._MAX_PENDING", 10)
+    monkeypatch.setattr("aiowebsocketclient.outbox._MAX_PENDING", 10)
     gate = asyncio.Event()
 
     async def slow(session: Any, ctx: Any, params: Any) -> None:
@@ -707,11 +707,15 @@ def test_params_show_no_exception() -> None:
 async def test_where_all_tasks_are_cancelled(
     server: Server, make_session: SessionFactory, trace: Recorder
 ) -> None:
+    @trace.on_connect_end.append
+    async def hang(session: Any, ctx: Any, params: Any) -> None:
+        await asyncio.get_running_loop().create_future()
+
     session = make_session(trace_configs=[trace])
     await echo(session, server.url())
-    for task in asyncio.all_tasks() - {asyncio.current_task()}:
-        if "Tracer" in repr(task):
-            task.cancel()
+    await until(lambda: trace.names()[-1:] == ["connect_end"])
+    (reporting,) = (task for task in asyncio.all_tasks() if "outbox.py" in repr(task))
+    reporting.cancel()
     await echo(session, server.url())
     await until(lambda: trace.names()[-2:] == ["reuse", "release"])
 

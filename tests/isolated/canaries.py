@@ -92,7 +92,8 @@ def cycles(core: Any) -> dict[str, Any]:
     slot.conn = conn = Connection()
     conn.state = {"": conn}
     conn._buffer = (slot, canary("Slot and Parkable"))
-    express = core.Express(pool, Response, canary("Express"), 0)
+    express = core.Express(pool, Response)
+    express.begin(canary("Express"), 0)
     express_pool = core.Pool()
     express_pool.request("endpoint", "key", (express_pool, made["Express"]), 0.0)
     made["Express"].back = express
@@ -106,13 +107,13 @@ def cycles(core: Any) -> dict[str, Any]:
     conn.parked = False
     conn.state = {"canary": canary("lent handle")}
     owner = Stepping()
-    handle = core.lend(core.Express(pool, Response, None, 0), owner, slot)
+    handle = core.lend(core.Express(pool, Response), owner, slot)
     conn.state["handle"] = handle
     # Coroutines that have begun, and are never ended.
     for step in ("send", "throw"):
         owner = Stepping()
         owner.canary = canary(f"Acquisition.{step}")
-        express = core.Express(core.Pool(), Response, None, 0)
+        express = core.Express(core.Pool(), Response)
         acquisition = core.Acquisition(express, owner, core.Route("endpoint", ("key", owner)), None)
         owner.back = acquisition  # type: ignore[attr-defined]
         acquisition.send(None)

@@ -230,7 +230,8 @@ def _walk_handles(core: Any, loop: Any) -> list[tuple[str, list[int]]]:
     pool.connected(slot, 0.0)
     pool.take(waiter)
     del waiter, _
-    express = core.Express(pool, Response, loop, threading.get_ident())
+    express = core.Express(pool, Response)
+    express.begin(loop, threading.get_ident())
     express.open = True
     owner = Owner(express, slot, core.lend)
     target = core.Route("endpoint", key)
