@@ -209,11 +209,12 @@ async def test_acquire_timeout(server: Server, make_session: SessionFactory) -> 
 async def test_acquire_timeout_while_connecting(
     server: Server, make_session: SessionFactory
 ) -> None:
-    session = make_session()
+    # With room for a second handshake, the next caller would begin its own beside the first.
+    session = make_session(limit=1)
     server.gate.clear()
     with pytest.raises(PoolTimeoutError):
         await session.ws_connect(server.url(), acquire_timeout=0.05)
-    # The handshake is the pool's: it goes on, and is there for the next one.
+    # The handshake is the pool's: it goes on, and is there for the next caller.
     server.gate.set()
     async with session.ws_connect(server.url()):
         assert server.handshakes == 1

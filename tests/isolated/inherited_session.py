@@ -5,6 +5,7 @@ The child may do with the session what it likes: the parent and its server notic
 
 import asyncio
 import gc
+import math
 import os
 import sys
 import warnings
@@ -135,6 +136,8 @@ async def in_parent(child: Callable[[str], None]) -> None:
     if child is in_a_thread:
         # Where asyncio is strict about threads, and a handler is under way.
         asyncio.get_running_loop().set_debug(True)
+        # It would warn of each callback that takes long, as all do on a busy machine.
+        asyncio.get_running_loop().slow_callback_duration = math.inf
         trace = TraceConfig()
 
         @trace.on_connect_end.append
