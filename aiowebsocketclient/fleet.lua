@@ -200,17 +200,14 @@ local function drop(member)
 end
 
 local function drop_dead_members()
-  if now < max(state.learn, state.hold) then return end
-  local late = call('ZRANGEBYSCORE', EXPIRY, '-inf', now, 'LIMIT', 0, MOST)
-  if not late[1] or (late[1] == me and not late[2]) then return end
   local newest = tonumber(call('ZREVRANGE', EXPIRY, 0, 0, 'WITHSCORES')[2])
-  if newest < now + report.lease / 2 then
+  if newest and newest < now + report.lease / 2 then
     -- Nobody was heard for half a lease: Redis itself was away, and the members have another lease
     -- to say that they live.
     state.hold = now + report.lease
-    return
   end
-  for _, member in ipairs(late) do
+  if now < max(state.learn, state.hold) then return end
+  for _, member in ipairs(call('ZRANGEBYSCORE', EXPIRY, '-inf', now, 'LIMIT', 0, MOST)) do
     if member ~= me then drop(member) end
   end
 end

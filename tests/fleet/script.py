@@ -106,7 +106,8 @@ class Script:
 
     def settle(self) -> None:
         """Make a Redis that has just started look like one that has been up for a lease."""
-        self.client.hset(self.keys[0], mapping={"used": 0})
+        run = self.client.info("server")["run_id"]
+        self.client.hset(self.keys[0], mapping={"used": 0, "run": run})
 
     def clear(self) -> None:
         self.client.delete(*self.keys)

@@ -1,0 +1,59 @@
+"""``python -m tests.fleet``: see ``--help``."""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from ..redis_server import RedisServer
+from .model import BrokenError, Episode
+from .script import Script
+
+
+def main() -> None:
+    options = _parser().parse_args()
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        RedisServer(Path(directory)) as server,
+        server.client() as client,
+    ):
+        sys.exit(not run_model(client, options.reports, options.seed))
+
+
+def run_model(client: Any, reports: int, seed: int) -> bool:
+    """Run histories until so many reports are done; return whether nothing was missed."""
+    began, shown, done = time.monotonic(), time.monotonic(), 0
+    faults: Counter[str] = Counter()
+    while done < reports:
+        episode = Episode(Script(client, "model", 1), seed)
+        try:
+            episode.run()
+        except BrokenError as error:
+            print(f"seed {seed}: {error}")
+            return False
+        finally:
+            faults.update(episode.happened)
+        done += episode.calls
+        seed += 1
+        if time.monotonic() - shown > 10:
+            shown = time.monotonic()
+            print(f"{done:,} reports, {shown - began:.0f} s", flush=True)
+    print(f"{done:,} reports, {time.monotonic() - began:.0f} s, until seed {seed - 1}")
+    print(", ".join(f"{name} {number:,}" for name, number in sorted(faults.items())))
+    return True
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.fleet", description="Sessions of a fleet in virtual time."
+    )
+    parser.add_argument("--reports", type=int, default=0, help="run the model for so many reports")
+    parser.add_argument("--seed", type=int, default=1, help="of the first history (default 1)")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
