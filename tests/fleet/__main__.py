@@ -5,12 +5,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..redis_server import RedisServer
 from .model import BrokenError, Episode
+from .rows import ROWS, scaled, table
 from .script import Script
+from .simulation import Simulation
 
 
 def main() -> None:
@@ -20,7 +23,28 @@ def main() -> None:
         RedisServer(Path(directory)) as server,
         server.client() as client,
     ):
-        sys.exit(not run_model(client, options.reports, options.seed))
+        if options.reports:
+            holds = run_model(client, options.reports, options.seed)
+        else:
+            holds = simulate(client, options)
+    sys.exit(not holds)
+
+
+def simulate(client: Any, options: argparse.Namespace) -> bool:
+    """Run the rows and print their table; return whether each limit held."""
+    results = []
+    for name in options.rows:
+        setting = ROWS[name]
+        setting = replace(setting, **scaled(setting, options.sessions))
+        began = time.monotonic()
+        results.append(Simulation(setting, client, options.seed).run())
+        print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+        if len(options.rows) > 1:
+            print(table(results[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
+    print(table(results))
+    script = client.info("commandstats")["cmdstat_evalsha"]
+    print(f"{script['calls']:,} calls, {script['usec_per_call']} us each in Redis")
+    return all(result.holds for result in results)
 
 
 def run_model(client: Any, reports: int, seed: int) -> bool:
@@ -51,7 +75,13 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m tests.fleet", description="Sessions of a fleet in virtual time."
     )
     parser.add_argument("--reports", type=int, default=0, help="run the model for so many reports")
-    parser.add_argument("--seed", type=int, default=1, help="of the first history (default 1)")
+    parser.add_argument(
+        "--rows", nargs="+", choices=ROWS, default=list(ROWS), help="of the table (default: all)"
+    )
+    parser.add_argument(
+        "--sessions", type=float, default=1.0, help="times as many as in the table (default 1)"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of all that is random (default 1)")
     return parser
 
 
