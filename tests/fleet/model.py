@@ -20,7 +20,7 @@ from typing import Any
 from aiowebsocketclient.fleet import Report
 from aiowebsocketclient.lease import Lease, Need
 
-from .script import Script
+from .script import Script, milliseconds
 
 #: Seconds.  Time-outs and pauses are short beside it, as they are with the default.
 LEASE = 20.0
@@ -54,7 +54,7 @@ class Member:
     #: Number of the report under way.
     under_way: int | None = None
     timer: int = 0
-    #: Its next call is the first on a new connection.
+    #: No call on its connection was answered so far.
     is_new: bool = True
     is_alive: bool = True
     #: Until when nothing of it arrives.
@@ -214,9 +214,8 @@ class Episode:
         member.under_way = report.seq
         self.wake(member, self.now + lease.timeout)
         self.after(lease.timeout, self.timed_out, member, report.seq)
-        is_first, member.is_new = member.is_new, False
         for delay in self.delays_of_report(member):
-            self.after(delay, self.arrives, member, report, self.epoch, is_first)
+            self.after(delay, self.arrives, member, report, self.epoch, member.is_new)
 
     def delays_of_report(self, member: Member) -> Iterator[float]:
         """Return after how long it arrives: never, once or twice."""
@@ -261,7 +260,7 @@ class Episode:
         if not self.is_unlucky(self.lossy):
             is_late = self.is_unlucky(self.late)
             delay = self.random.uniform(0.1, LEASE) if is_late else self.latency()
-            self.after(delay, self.answered, member, report, answer)
+            self.after(delay, self.answered, member, report, answer, epoch)
 
     def nudged(self, name: str) -> None:
         for member in self.members:
@@ -269,10 +268,11 @@ class Episode:
                 member.lease.nudged()
                 self.settle(member)
 
-    def answered(self, member: Member, report: Report, answer: Any) -> None:
+    def answered(self, member: Member, report: Report, answer: Any, epoch: int) -> None:
         if member.under_way != report.seq or not member.is_alive:
             return
         member.under_way = None
+        member.is_new = member.is_new and epoch != self.epoch
         member.lease.granted(answer.grant, self.now)
         if answer.grant is not None:
             member.handshakes = max(0, member.handshakes - len(answer.grant.turns))
@@ -380,7 +380,7 @@ class Episode:
         answer = script.answer(reply)
         records = script.parse_records(after)
         was = script.parse_records(before).get(member.name)
-        is_late = 0 < report.until <= int(time * 1000)
+        is_late = 0 < report.until <= milliseconds(time)
         expect(not self.by_rule or (answer.grant is None) == is_late, report, answer)
         if answer.grant is None:
             expect(before == after, "a late report changed something", report)
@@ -389,7 +389,7 @@ class Episode:
         self.check_record(report, answer.grant, was, records[member.name])
         self.check_learning(answer.grant.learning)
         if was is None or report.seq > was["seq"]:
-            self.check_turns(int(time * 1000), report, answer.grant.turns)
+            self.check_turns(milliseconds(time), report, answer.grant.turns)
         if self.calls % 50 == 0:
             self.check_order(records)
         if not answer.grant.learning:
