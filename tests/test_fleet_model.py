@@ -15,10 +15,12 @@ from .redis_server import RedisServer
 #: Histories from here on come soon to where the mutant is missed; the order of what happens in
 #: them is part of the model.
 SOON = {
-    "no hold": 3,
-    "no learning after a failover": 4,
-    "no learning after a flush": 6,
-    "grants trusted while learning": 4,
+    "no seq": 2,
+    "no until": 3,
+    "no hold": 6,
+    "no learning after a failover": 6,
+    "no learning after a flush": 16,
+    "grants trusted while learning": 32,
 }
 
 
