@@ -18,6 +18,7 @@ SOON = {
     "no seq": 2,
     "no until": 3,
     "no hold": 6,
+    "held only for who is late": 52,
     "no learning after a failover": 6,
     "no learning after a flush": 16,
     "grants trusted while learning": 32,

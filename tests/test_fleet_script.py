@@ -669,7 +669,8 @@ def test_a_call_grants_a_bounded_number_and_who_is_nudged_goes_on(make_fleet: Ma
     for member in waiting.values():
         member.says(0, 1)
     fleet.script.limit = 1000
-    fleet.member("another").says(0)
+    # Of what is left, nobody gets any who can do without.
+    assert fleet.member("another").says(0, 0, like=5).places == 0
     assert len(fleet.nudged) == MOST
     served = 0
     while fleet.nudged:

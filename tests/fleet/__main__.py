@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..redis_server import RedisServer
+from .cost import measure
 from .model import BrokenError, Episode
 from .rows import ROWS, scaled, table
 from .script import Script
@@ -23,7 +24,10 @@ def main() -> None:
         RedisServer(Path(directory)) as server,
         server.client() as client,
     ):
-        if options.reports:
+        if options.cost:
+            print(measure(client, server.socket))
+            holds = True
+        elif options.reports:
             holds = run_model(client, options.reports, options.seed)
         else:
             holds = simulate(client, options)
@@ -74,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tests.fleet", description="Sessions of a fleet in virtual time."
     )
+    parser.add_argument("--cost", action="store_true", help="measure what a fleet costs Redis")
     parser.add_argument("--reports", type=int, default=0, help="run the model for so many reports")
     parser.add_argument(
         "--rows", nargs="+", choices=ROWS, default=list(ROWS), help="of the table (default: all)"

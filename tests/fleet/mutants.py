@@ -10,6 +10,11 @@ SCRIPTS: dict[str, tuple[str, str]] = {
     "known ignored": ("max(0, was - report.known)", "0"),
     "known taken for nothing": ("max(0, was - report.known)", "was"),
     "no hold": ("state.hold = now + report.lease\n", ""),
+    "held only for who is late": (
+        "if newest and newest < now + report.lease / 2 then",
+        "if newest and newest < now + report.lease / 2"
+        " and call('ZCOUNT', EXPIRY, '-inf', now) > 0 then",
+    ),
     "no learning after a failover": ("elseif run and run ~= before.run then", "elseif false then"),
     "no learning after a flush": ("if mine.is_new and report.valid > 0 then", "if false then"),
     "grants trusted while learning": ("is_learning and 0 or max", "max"),
