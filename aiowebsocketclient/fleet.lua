@@ -21,7 +21,7 @@
 --   12 spare: idle sockets that it offers
 --   13 handshakes that want a turn   14 so many handshakes may begin   15 in any span of so many ms
 --   16 prefix of channels   17 'p': publish nudges, 'r': return who is nudged, 'n': nudge nobody
---   18 '1': the first call on a new connection to Redis   19 now in ms, for tests
+--   18 '1': no call on this connection to Redis was answered so far   19 now in ms, for tests
 -- Returns {-1} for a report whose lease has run out, and otherwise
 --   granted, target (granted, less what is asked back), until, members in line, places used,
 --   ms of learning left, limit of the call before (0: none), a delay in ms for each handshake,

@@ -5,15 +5,15 @@ from typing import Any, Final
 
 from .simulation import Result, Setting
 
-#: Sessions, limit, load and seconds of a use: as many as fit in minutes.
+#: Callers come from the first moment on: after 5 uses, as many use connections as ever will.
 ROWS: Final[dict[str, Setting]] = {
     "many": Setting("limit 10,000, load 15,000, uses 2 s", 1000, 10_000, 15_000, 2.0),
-    "poor": Setting("limit 500, load 2,000, uses 2 s", 1000, 500, 2000, 2.0),
+    "poor": Setting("limit 500, load 2,000, uses 2 s", 1000, 500, 2000, 2.0, seconds=60.0),
     "long": Setting(
-        "limit 60,000, load 80,000, uses 20 s", 1000, 60_000, 80_000, 20.0, warmup=30.0
+        "limit 60,000, load 80,000, uses 20 s", 1000, 60_000, 80_000, 20.0, warmup=100.0
     ),
     "enough": Setting(
-        "limit 100,000, load 80,000, uses 20 s", 1000, 100_000, 80_000, 20.0, warmup=60.0
+        "limit 100,000, load 80,000, uses 20 s", 1000, 100_000, 80_000, 20.0, warmup=100.0
     ),
     "killed": Setting(
         "limit 2,000, load 3,000, 20 killed, lease 10 s",
@@ -60,6 +60,7 @@ ROWS: Final[dict[str, Setting]] = {
         2.0,
         keep_idle=1.0,
         rate=(100, 2.0),
+        warmup=80.0,
     ),
     "slow rate": Setting(
         "limit 200, load 300, connect_rate (300, 30.0)",

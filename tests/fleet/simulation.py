@@ -78,8 +78,8 @@ class Session:
         self.waiting: deque[float] = deque()
         self.idle: list[float] = []
         self.busy = self.connecting = self.closing = 0
-        #: Handshakes under way that have no turn yet.
-        self.turnless = 0
+        #: Of those that connect: without a turn, and with a handshake under way.
+        self.turnless = self.shaking = 0
         self.under_way: int | None = None
         self.timer = float("inf")
         self.is_alive = True
@@ -105,7 +105,7 @@ class Session:
     def count(self) -> None:
         now = self.world.now
         since = max(self.counted, self.world.measured)
-        self.got += (self.busy + self.connecting) * max(0.0, now - since)
+        self.got += (self.busy + self.shaking) * max(0.0, now - since)
         self.counted = now
 
     # -- callers -----------------------------------------------------------------------------------
@@ -163,7 +163,6 @@ class Session:
     # -- connections -------------------------------------------------------------------------------
 
     def open(self) -> None:
-        self.count()
         self.connecting += 1
         self.world.opened(1)
         if self.world.setting.rate is None:
@@ -173,6 +172,8 @@ class Session:
 
     def connect(self) -> None:
         if self.is_alive and self.connecting:
+            self.count()
+            self.shaking += 1
             self.world.begun.append(self.world.now)
             self.world.after(self.world.random.uniform(*HANDSHAKE), self.connected)
 
@@ -181,6 +182,7 @@ class Session:
             return
         self.count()
         self.connecting -= 1
+        self.shaking -= 1
         self.pool(self.held + 1 > self.keep)
         self.settle()
 
@@ -199,7 +201,7 @@ class Session:
         self.count()
         self.world.opened(-self.held)
         self.idle.clear()
-        self.busy = self.connecting = self.closing = self.turnless = 0
+        self.busy = self.connecting = self.closing = self.turnless = self.shaking = 0
 
     # -- the fleet ---------------------------------------------------------------------------------
 
