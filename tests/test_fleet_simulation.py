@@ -38,6 +38,7 @@ def test_shares_are_even_and_places_are_used(redis_server: RedisServer) -> None:
     assert result.p50 > 0.8
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_history(redis_server: RedisServer) -> None:
     first, again, other = (table([simulate(redis_server, "idle 1", seed)]) for seed in (1, 1, 2))
     assert first == again != other
