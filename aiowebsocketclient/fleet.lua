@@ -21,7 +21,7 @@
 --   12 spare: idle sockets that it offers
 --   13 handshakes that want a turn   14 so many handshakes may begin   15 in any span of so many ms
 --   16 prefix of channels   17 'p': publish nudges, 'r': return who is nudged, 'n': nudge nobody
---   18 '1': the first call on a new connection to Redis   19 now in ms, for tests
+--   18 '1': no call on this connection to Redis was answered so far   19 now in ms, for tests
 -- Returns {-1} for a report whose lease has run out, and otherwise
 --   granted, target (granted, less what is asked back), until, members in line, places used,
 --   ms of learning left, limit of the call before (0: none), a delay in ms for each handshake,
@@ -200,17 +200,14 @@ local function drop(member)
 end
 
 local function drop_dead_members()
-  if now < max(state.learn, state.hold) then return end
-  local late = call('ZRANGEBYSCORE', EXPIRY, '-inf', now, 'LIMIT', 0, MOST)
-  if not late[1] or (late[1] == me and not late[2]) then return end
   local newest = tonumber(call('ZREVRANGE', EXPIRY, 0, 0, 'WITHSCORES')[2])
-  if newest < now + report.lease / 2 then
+  if newest and newest < now + report.lease / 2 then
     -- Nobody was heard for half a lease: Redis itself was away, and the members have another lease
     -- to say that they live.
     state.hold = now + report.lease
-    return
   end
-  for _, member in ipairs(late) do
+  if now < max(state.learn, state.hold) then return end
+  for _, member in ipairs(call('ZRANGEBYSCORE', EXPIRY, '-inf', now, 'LIMIT', 0, MOST)) do
     if member ~= me then drop(member) end
   end
 end

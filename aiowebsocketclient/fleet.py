@@ -125,10 +125,12 @@ class Fleet(Protocol):
     @property
     def limit(self) -> int:
         """Connections of all sessions; at least 1."""
+        ...
 
     @property
     def lease(self) -> float:
         """Seconds after which the places of a session that is not heard of are free; 30.0."""
+        ...
 
     @property
     def lost(self) -> Literal["keep", "close"]:
@@ -137,14 +139,17 @@ class Fleet(Protocol):
         ``"keep"``: open none and go on using those that are open.  ``"close"``: abort all before
         others can get the places.
         """
+        ...
 
     @property
     def connect_rate(self) -> tuple[int, float] | None:
         """Handshakes of all sessions in any window of so many seconds; None: no limit."""
+        ...
 
     @property
     def fallback(self) -> int:
         """Connections that a session may hold in any case, beside the places of the fleet; 0."""
+        ...
 
     @property
     def keep_idle(self) -> float | None:
@@ -152,6 +157,7 @@ class Fleet(Protocol):
 
         None: as long as this session's handshakes take on average, at least 0.05 and at most 1.
         """
+        ...
 
     async def sync(self, member: str, report: Report) -> Grant | None:
         """Deliver one report, in one try, and return the answer.
@@ -163,6 +169,7 @@ class Fleet(Protocol):
         :return: None if the lease of ``report.until`` had run out when the report arrived.  Nothing
             has changed then.
         """
+        ...
 
     async def listen(self, member: str, nudge: Callable[[], None]) -> NoReturn:
         """Call ``nudge`` when the engine has granted this member places, or asks some back.
@@ -171,3 +178,4 @@ class Fleet(Protocol):
         then calls it again.  A nudge that is lost costs a second: sessions that lack places look
         that often.
         """
+        ...

@@ -32,6 +32,8 @@ class Need:
     :param like: as ``demand``, for connections that nobody waits for.
     :param spare: idle connections that other sessions may have.
     :param handshakes: handshakes that have no turn yet.
+    :param closing: of ``held``, those being closed.  What is closed because it was asked back is
+        still offered: the engine would take an offer that vanishes for one that is withdrawn.
     """
 
     held: int
@@ -39,22 +41,12 @@ class Need:
     like: int = 0
     spare: int = 0
     handshakes: int = 0
+    closing: int = 0
 
     @property
     def wanted(self) -> int:
         """The places that it has a use for."""
         return max(self.held, self.demand, self.like)
-
-    def beyond(self, places: int) -> "Need":
-        """Return the need for what exceeds so many places."""
-        held = max(0, self.held - places)
-        return Need(
-            held,
-            max(0, self.demand - places),
-            max(0, self.like - places),
-            min(self.spare, held),
-            self.handshakes,
-        )
 
 
 class Lease:
@@ -182,7 +174,7 @@ class Lease:
         """
         if self.is_lost(now):
             self.lose()
-        own = need.beyond(self._fallback)
+        own = self._own(need)
         self.cap = min(self.cap, self._useful(own))
         if not self._is_member:
             # An answer has to come within a lease for the first report, too.
@@ -247,7 +239,7 @@ class Lease:
         """
         if self._failures:
             return self._retry_at
-        own = need.beyond(self._fallback)
+        own = self._own(need)
         if not self._is_member:
             return now if own.wanted or own.handshakes else inf
         if self._is_nudged or self.is_lost(now) or self._has_news(own):
@@ -260,6 +252,18 @@ class Lease:
     def _validity(self) -> float:
         """Seconds from a report to the loss of its lease."""
         return self._lease - max(0.2, self._lease / 10)
+
+    def _own(self, need: Need) -> Need:
+        """Return the need in places of the fleet: what exceeds the fallback."""
+        held = max(0, need.held - self._fallback)
+        asked_back = max(0, self.cap - self.target)
+        return Need(
+            held,
+            max(0, need.demand - self._fallback),
+            max(0, need.like - self._fallback),
+            min(held, need.spare + min(need.closing, asked_back)),
+            need.handshakes,
+        )
 
     def _useful(self, own: Need) -> int:
         """Return the places that it does not give back: sockets, and what it will open."""

@@ -22,6 +22,10 @@ def text(*changes: tuple[str, str]) -> str:
     return script
 
 
+def milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
 class Answer(NamedTuple):
     """What the script says to a report; no grant: the report came too late."""
 
@@ -63,12 +67,18 @@ class Script:
         """Return the call.  ``now``: seconds; None: as Redis has it."""
         count, seconds = (0, 0.0) if self.rate is None else self.rate
         command: list[Any] = ["EVALSHA", self._sha, len(KEYS), *self.keys]
-        command += [member, report.seq, int(self.lease * 1000), self.limit, int(self.turn * 1000)]
+        command += [
+            member,
+            report.seq,
+            milliseconds(self.lease),
+            self.limit,
+            milliseconds(self.turn),
+        ]
         command += [report.held, report.cap, report.known, report.until, report.demand]
-        command += [report.like, report.spare, report.handshakes, count, int(seconds * 1000)]
+        command += [report.like, report.spare, report.handshakes, count, milliseconds(seconds)]
         command += ["", "r", "1" if is_first else "0"]
         if now is not None:
-            command.append(int(now * 1000))
+            command.append(milliseconds(now))
         return command
 
     def __call__(
@@ -106,7 +116,8 @@ class Script:
 
     def settle(self) -> None:
         """Make a Redis that has just started look like one that has been up for a lease."""
-        self.client.hset(self.keys[0], mapping={"used": 0})
+        run = self.client.info("server")["run_id"]
+        self.client.hset(self.keys[0], mapping={"used": 0, "run": run})
 
     def clear(self) -> None:
         self.client.delete(*self.keys)
