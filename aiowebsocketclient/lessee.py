@@ -15,7 +15,7 @@ from contextvars import Context
 from typing import Any, Final, Protocol
 
 from ._compat import Plan, Pool, Waiter, clock
-from ._pool_py import COUNTERS, NO_LIMIT
+from ._pool_py import COUNTERS, GAUGES, NO_LIMIT
 from .exceptions import FleetUnavailableError, in_session
 from .fleet import TURN_GRACE, EngineError, Fleet, FleetStats, Grant, Report
 from .lease import Lease, Need
@@ -39,6 +39,7 @@ _LONGEST_PAUSE: Final = 1.0
 # Maximum seconds for the last report of a session that is closed.
 LEAVING: Final = 1.0
 
+_CLOSING: Final = GAUGES.index("closing")
 _CONNECTS: Final = COUNTERS.index("connects")
 _CONNECT_SECONDS: Final = COUNTERS.index("connect_seconds")
 
@@ -137,9 +138,10 @@ class Lessee:
         assert self._loop is not None
         if self._has_stopped:
             return
-        # The report under way does not say what is wished now.
+        # The report under way does not say what is wished now, and no other may be due for long.
         answered: asyncio.Future[None] = self._loop.create_future()
         self._unanswered.append(answered)
+        self._lease.nudged()
         self.look()
         await answered
 
@@ -244,10 +246,12 @@ class Lessee:
         due = self._lease.due(need, now)
         if self._reporting is None and due <= now:
             self._report(need, now)
-        elif math.isinf(due) and self._listening is not None:
-            # It is no member any more.
-            self._listening.cancel()
-            self._listening = None
+        elif math.isinf(due):
+            # It is no member, or not any more, and has nothing to say.
+            self._tell_answered(self._unanswered)
+            if self._listening is not None:
+                self._listening.cancel()
+                self._listening = None
         if not self._is_due:
             self._arm(math.inf if self._reporting is not None else due, now)
 
@@ -268,11 +272,17 @@ class Lessee:
     def _need(self, now: float) -> Need:
         pool = self._lifecycle.pool
         held = len(pool)
+        spare = pool.idle_since(now - self._keep_idle(), held)
+        # What is asked back is offered until it is gone: an offer that is withdrawn, the session
+        # means to use itself.
+        surplus = held - self._lease.keep
+        if surplus > 0:
+            spare += min(surplus, pool.gauges()[_CLOSING])
         return Need(
             held=held,
             demand=held + pool.lacking(),
             like=held + sum(self._wishes.values()) if self._wishes else 0,
-            spare=pool.idle_since(now - self._keep_idle(), held),
+            spare=spare,
             handshakes=len(self._turns),
         )
 

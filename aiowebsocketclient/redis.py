@@ -6,6 +6,7 @@ gets which places; a session calls it once for each change, not for each connect
 
 import asyncio
 import hashlib
+import re
 import weakref
 from collections.abc import Callable
 from importlib.resources import files
@@ -155,7 +156,7 @@ class RedisFleet:
         except Exception as exc:
             names = {base.__name__ for base in type(exc).__mro__}
             if "ResponseError" in names and not names & _OUTAGES:
-                raise EngineError(f"{type(exc).__name__}: {exc}") from None
+                raise EngineError(f"{type(exc).__name__}: {_without_user(str(exc))}") from None
             raise
         if reply[0] < 0:
             return None
@@ -197,6 +198,8 @@ class _Listener:
         self._client = client
         self._loop = loop
         self._nudges: dict[str, Callable[[], None]] = {}
+        # Channels that nobody listens to any more, and that are subscribed yet.
+        self._left: set[str] = set()
         self._broken: asyncio.Future[None] | None = None
         self._reading: asyncio.Task[None] | None = None
         self._pubsub: Any = None
@@ -223,6 +226,7 @@ class _Listener:
             raise ConnectionError("the subscribed connection has ended")
         finally:
             del self._nudges[channel]
+            self._left.add(channel)
             if not self._nudges and self._reading is not None:
                 self._reading.cancel()
                 self._reading = None
@@ -234,6 +238,7 @@ class _Listener:
             return
         async with self._subscribing:
             if self._reading is None or self._reading.done():
+                self._left.clear()
                 self._pubsub = self._client.pubsub()
                 await self._pubsub.subscribe(channel)
                 self._broken = self._loop.create_future()
@@ -245,10 +250,11 @@ class _Listener:
         is_asked = False
         try:
             while True:
+                await self._unsubscribe(pubsub)
                 message = await pubsub.get_message(timeout=_SILENCE)
                 if message is not None:
                     is_asked = False
-                    await self._deliver(pubsub, message)
+                    self._deliver(message)
                 elif is_asked:
                     break
                 else:
@@ -262,7 +268,7 @@ class _Listener:
                 broken.set_result(None)
             await pubsub.aclose()
 
-    async def _deliver(self, pubsub: Any, message: dict[str, Any]) -> None:
+    def _deliver(self, message: dict[str, Any]) -> None:
         channel = message["channel"]
         if isinstance(channel, bytes):
             channel = channel.decode()
@@ -272,8 +278,21 @@ class _Listener:
         elif message["type"] == "subscribe" and nudge is not None:
             # The client has connected again by itself, and messages may be lost.
             nudge()
-        elif message["type"] in ("message", "subscribe"):
-            await pubsub.unsubscribe(channel)
+
+    async def _unsubscribe(self, pubsub: Any) -> None:
+        """Unsubscribe from what sessions that have left listened to, before the next message."""
+        if not self._left:
+            return
+        async with self._subscribing:
+            channels = [channel for channel in self._left if channel not in self._nudges]
+            self._left.clear()
+            if channels:
+                await pubsub.unsubscribe(*channels)
+
+
+def _without_user(text: str) -> str:
+    """Return the text of an error without the name of the user, which may be of the URL."""
+    return re.sub(r"\b[Uu]ser \S+ has\b", "the user has", text)
 
 
 def _name(value: Any) -> str:
