@@ -11,10 +11,10 @@ from typing import Any
 
 from aiowebsocketclient.redis import RedisFleet
 
-from ..redis_server import RedisServer
+from ..redis_server import PROGRAM, RedisServer
 from .counting import CountingServer
 
-PROGRAM = Path(__file__).with_name("worker.py")
+WORKER = Path(__file__).with_name("worker.py")
 NAME = "account of the tests"
 #: Seconds that only something that hangs takes.
 HANGS = 60.0
@@ -32,7 +32,7 @@ class Worker:
         self._heard = asyncio.Condition()
 
     async def start(self, options: dict[str, Any], *flags: str) -> None:
-        command = [sys.executable, "-P", "-W", "always", *flags, str(PROGRAM), json.dumps(options)]
+        command = [sys.executable, "-P", "-W", "always", *flags, str(WORKER), json.dumps(options)]
         with self.errors.open("wb") as errors:
             self.process = await asyncio.create_subprocess_exec(
                 *command,
@@ -176,15 +176,17 @@ async def crew_of(
     directory: Path,
     *arguments: str,
     settle: bool = True,
+    program: str = PROGRAM,
     server: CountingServer | None = None,
 ) -> AsyncIterator[Crew]:
     """Return a crew with a Redis of its own, and nobody in it yet; none is left at the end.
 
     :param arguments: of the Redis.
+    :param program: in place of redis-server.
     :param settle: whether that looks as if it had been up for long.
     """
     async with contextlib.AsyncExitStack() as stack:
-        redis = stack.enter_context(RedisServer(directory, *arguments))
+        redis = stack.enter_context(RedisServer(directory, *arguments, program=program))
         server = await stack.enter_async_context((server or CountingServer()).serving())
         crew = Crew(directory, redis, server)
         stack.push_async_callback(crew.kill)

@@ -37,7 +37,7 @@ class Tell(logging.Handler):
         say("log", name=event, level=record.levelname, text=self.format(record))
 
 
-def make_client(options: dict[str, Any]) -> Any:
+def make_client(options: dict[str, Any], stack: AsyncExitStack) -> Any:
     """Return a client of Redis: ``kind`` of it, of a ``library``, with its own arguments."""
     options = dict(options)
     library = importlib.import_module(f"{options.pop('library', 'redis')}.asyncio")
@@ -48,8 +48,15 @@ def make_client(options: dict[str, Any]) -> Any:
     if kind == "sentinel":
         sentinel = importlib.import_module(f"{library.__name__}.sentinel")
         sentinels = [tuple(address) for address in options.pop("sentinels")]
-        return sentinel.Sentinel(sentinels).master_for(options.pop("service"), **options)
+        made = sentinel.Sentinel(sentinels)
+        for client in made.sentinels:
+            stack.push_async_callback(client.aclose)
+        return made.master_for(options.pop("service"), **options)
     return library.from_url(options.pop("url"), **options)
+
+
+def from_json(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in arguments.items()}
 
 
 class Worker:
@@ -165,9 +172,9 @@ async def main(options: dict[str, Any]) -> None:
     logger.addHandler(Tell())
     async with AsyncExitStack() as stack:
         stack.callback(reading.close)
-        client = make_client(options["client"])
+        client = make_client(options["client"], stack)
         stack.push_async_callback(client.aclose)
-        fleet = RedisFleet(client, **options["fleet"])
+        fleet = RedisFleet(client, **from_json(options["fleet"]))
         session = aiowebsocketclient.WebSocketClientSession(fleet=fleet, **options["session"])
         stack.push_async_callback(session.close)
         say("ready", file=aiowebsocketclient.__file__, fleet=repr(fleet), session=repr(session))
