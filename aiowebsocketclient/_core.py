@@ -573,6 +573,10 @@ class Pool:
         """Return how many more places waiters would use at once, if only there were more in all."""
         return max(0, self._claims - self._being_cleared)
 
+    def closing_count(self) -> int:
+        """Return how many places are taken by connections that are being closed."""
+        return self._closing
+
     def stranded(self) -> list[Waiter]:
         """Return the waiters with whose handshakes nothing is open or being opened."""
         handshake: Handshake

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 
 from ._compat import Pool, Slot, clock
 from ._pool_py import CLOSE_REASONS, CLOSING, GONE, IDLE
-from .keys import HandshakeKey, Target
+from .keys import EndpointKey, HandshakeKey, Target
 from .lessee import Lessee
 from .lifecycle import Failure
 from .logs import log
@@ -65,6 +65,10 @@ class Opening(Protocol):
 
     def with_cookies(self, target: Target) -> Target:
         """Return a target with the current cookies and environment."""
+        ...
+
+    def wishable(self, endpoint: EndpointKey, count: int) -> int:
+        """Return for how many of ``count`` connections the fleet alone lacks places."""
         ...
 
 
@@ -129,7 +133,7 @@ class Keeping:
             context = keeper.context.copy()
             keeper.begun(slot, lifecycle.start_connecting(slot, target, context))
         if lifecycle.lessee is not None:
-            lifecycle.lessee.wish(keeper, lacking)
+            lifecycle.lessee.wish(keeper, lifecycle.wishable(target.key.endpoint, lacking))
 
     def _wake_all(self) -> None:
         for keeper in self.keepers.values():

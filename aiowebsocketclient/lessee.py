@@ -142,7 +142,7 @@ class Lessee:
         assert self._loop is not None
         if self._has_stopped:
             return
-        # The report under way does not say what is wished now.
+        # The report under way does not say what is wished now, and no other may be due for long.
         answered: asyncio.Future[None] = self._loop.create_future()
         self._unanswered.append(answered)
         self._nudge()
@@ -173,7 +173,8 @@ class Lessee:
         try:
             held = len(self._lifecycle.pool)
             async with asyncio.timeout(LEAVING):
-                await self._fleet.sync(self._member, self._lease.begin(Need(held, held), clock()))
+                report = self._lease.begin(Need(held, held, closing=held), clock())
+                await self._fleet.sync(self._member, report)
         except Exception as exc:
             # The lease ends it.
             self._log_failure(exc)
@@ -250,10 +251,12 @@ class Lessee:
         due = self._lease.due(need, now)
         if self._reporting is None and due <= now:
             self._report(need, now)
-        elif math.isinf(due) and self._listening is not None:
-            # It is no member any more.
-            self._listening.cancel()
-            self._listening = None
+        elif math.isinf(due):
+            # It is no member, or not any more, and has nothing to say.
+            self._tell_answered(self._unanswered)
+            if self._listening is not None:
+                self._listening.cancel()
+                self._listening = None
         if not self._is_due:
             self._arm(math.inf if self._reporting is not None else due, now)
 
@@ -280,6 +283,7 @@ class Lessee:
             like=held + sum(self._wishes.values()) if self._wishes else 0,
             spare=pool.idle_since(now - self._keep_idle(), held),
             handshakes=len(self._turns),
+            closing=pool.closing_count(),
         )
 
     def _keep_idle(self) -> float:

@@ -28,7 +28,7 @@ from .exceptions import (
     twin_of,
 )
 from .implied import Implied
-from .keys import HandshakeKey, Target
+from .keys import EndpointKey, HandshakeKey, Target
 from .lessee import Lessee
 from .limiter import LimiterLine
 from .logs import is_debugging, log
@@ -42,6 +42,8 @@ __all__ = ("ABORT_GRACE", "REASONS", "Failure", "Lifecycle", "fail_waiter")
 #: Reasons for ``discard`` of the core, by name.
 REASONS: Final = {name: index for index, name in enumerate(CLOSE_REASONS)}
 _GAUGE_OF_IDLE: Final = GAUGES.index("idle")
+# The first gauges are those of what has a place.
+_GAUGES_OF_PLACES: Final = GAUGES.index("waiting")
 
 # The largest random reduction of max_lifetime, so that connections opened together do not end
 # together.
@@ -129,6 +131,23 @@ class Lifecycle:
     def when_place_left(self, callback: Callable[[Slot], None]) -> None:
         """Call ``callback``, held weakly, with the slot of each connection that is gone."""
         self._on_place_left = weakref.WeakMethod(callback)
+
+    def wishable(self, endpoint: EndpointKey, count: int) -> int:
+        """Return for how many of ``count`` connections the fleet alone lacks places.
+
+        The session holds the places that it wishes, so it must be able to use them.
+        """
+        gauges, lacking, _, _ = self.pool.situation(endpoint, clock())
+        if lacking != "fleet":
+            return 0
+        settings, room = self.settings, [count]
+        if settings.limit:
+            room.append(settings.limit - sum(gauges[:_GAUGES_OF_PLACES]))
+        if settings.limit_total:
+            room.append(settings.limit_total - len(self.pool))
+        if settings.max_idle_connections is not None:
+            room.append(settings.max_idle_connections - self.pool.gauges()[_GAUGE_OF_IDLE])
+        return max(0, min(room))
 
     def with_cookies(self, target: Target) -> Target:
         """Return a target with the current cookies and environment."""
@@ -454,7 +473,7 @@ class Lifecycle:
             retires = slot.born + self.settings.max_lifetime * jitter
         conn: Connection = slot.conn
         if self.lessee is not None:
-            self.lessee.connected(clock() - slot.began)
+            self.lessee.connected(clock() - slot.born)
         if self._is_abandoned:
             conn.shut()
             conn.abort()

@@ -10,7 +10,7 @@ import aiohttp
 from ._compat import Pool, Slot, clock, ensure_room
 from ._pool_py import LATE_FLOOR, Completion
 from .exceptions import PoolClosedError, PrewarmError, in_session
-from .keys import HandshakeKey, Target
+from .keys import EndpointKey, HandshakeKey, Target
 from .lessee import Lessee
 from .lifecycle import Failure
 from .settings import Settings
@@ -45,6 +45,10 @@ class Opening(Protocol):
         """Begin a handshake; return a future that ends with it."""
         ...
 
+    def wishable(self, endpoint: EndpointKey, count: int) -> int:
+        """Return for how many of ``count`` connections the fleet alone lacks places."""
+        ...
+
 
 class Prewarm:
     """One run of ``prewarm()``.
@@ -67,6 +71,7 @@ class Prewarm:
         # Since the last drain.
         self._begun = 0
         self._gave_way = False
+        self._has_asked = False
         self._drain_count = lifecycle.drain_count
         self._opened = 0
         # Handshakes under way.
@@ -84,9 +89,8 @@ class Prewarm:
                     await self._begin_anew()
                 self._doubted.update(slot for slot in self._pending.values() if slot.doubted)
                 self._begin_handshakes()
-                if self._lifecycle.lessee is not None and self._may_begin():
+                if self._lifecycle.lessee is not None and not self._has_asked:
                     await self._ask_fleet(self._lifecycle.lessee)
-                    self._begin_handshakes()
                 under_way = self._counted_on()
                 if not under_way:
                     break
@@ -106,6 +110,7 @@ class Prewarm:
 
     async def _begin_anew(self) -> None:
         self._drain_count, self._begun, self._gave_way = self._lifecycle.drain_count, 0, False
+        self._has_asked = False
         if self._lifecycle.settings.limit or self._lifecycle.settings.limit_total:
             # The new connections may need the places of the old ones.
             await self._lifecycle.draining
@@ -122,12 +127,20 @@ class Prewarm:
             self._pending[finished] = slot
 
     async def _ask_fleet(self, lessee: Lessee) -> None:
-        """Ask for the missing places once; other sessions do not give way for them."""
-        lessee.wish(self, self._wanted - self._open_count())
+        """Ask once for the places that the fleet lacks; other sessions do not give way for them."""
+        if not self._may_begin():
+            return
+        self._has_asked = True
+        lacking = self._wanted - self._open_count()
+        count = self._lifecycle.wishable(self._target.key.endpoint, lacking)
+        if not count:
+            return
+        lessee.wish(self, count)
         try:
             await lessee.answered()
         finally:
             lessee.wish(self, 0)
+        self._begin_handshakes()
 
     def _may_begin(self) -> bool:
         if self._errors or self._gave_way or self._lifecycle.is_closed:

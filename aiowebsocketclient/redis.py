@@ -6,6 +6,7 @@ gets which places; a session calls it once for each change, not for each connect
 
 import asyncio
 import hashlib
+import re
 import weakref
 from collections.abc import Callable
 from importlib.resources import files
@@ -155,7 +156,7 @@ class RedisFleet:
         except Exception as exc:
             names = {base.__name__ for base in type(exc).__mro__}
             if "ResponseError" in names and not names & _OUTAGES:
-                raise EngineError(f"{type(exc).__name__}: {exc}") from None
+                raise EngineError(f"{type(exc).__name__}: {_without_user(str(exc))}") from None
             raise
         if reply[0] < 0:
             return None
@@ -197,11 +198,11 @@ class _Listener:
         self._client = client
         self._loop = loop
         self._nudges: dict[str, Callable[[], None]] = {}
+        # Channels that nobody listens to any more, and that are subscribed yet.
+        self._left: set[str] = set()
         self._broken: asyncio.Future[None] | None = None
         self._reading: asyncio.Task[None] | None = None
         self._pubsub: Any = None
-        # Channels of sessions that listen no more.
-        self._left: set[str] = set()
         self._subscribing = asyncio.Lock()
 
     @classmethod
@@ -256,9 +257,7 @@ class _Listener:
         is_asked = False
         try:
             while True:
-                left, self._left = self._left - self._nudges.keys(), set()
-                if left:
-                    await pubsub.unsubscribe(*left)
+                await self._unsubscribe(pubsub)
                 message = await pubsub.get_message(timeout=_SILENCE)
                 if message is not None:
                     is_asked = False
@@ -284,6 +283,21 @@ class _Listener:
         # After "subscribe", too: if the client has connected again, messages may be lost.
         if nudge is not None and message["type"] in ("message", "subscribe"):
             nudge()
+
+    async def _unsubscribe(self, pubsub: Any) -> None:
+        """Unsubscribe from what sessions that have left listened to, before the next message."""
+        if not self._left:
+            return
+        async with self._subscribing:
+            channels = [channel for channel in self._left if channel not in self._nudges]
+            self._left.clear()
+            if channels:
+                await pubsub.unsubscribe(*channels)
+
+
+def _without_user(text: str) -> str:
+    """Return the text of an error without the name of the user, which may be of the URL."""
+    return re.sub(r"\b[Uu]ser \S+ has\b", "the user has", text)
 
 
 def _name(value: Any) -> str:

@@ -41,11 +41,15 @@ class RedisServer:
     :param arguments: more arguments of the program, ``"--appendonly", "yes"``; the last of several
         for one setting counts.
     :param port: default: a free one.  The server is on the same port after each :meth:`start`.
+    :param program: another that takes the same arguments.
     """
 
-    def __init__(self, directory: Path, *arguments: str, port: int | None = None) -> None:
+    def __init__(
+        self, directory: Path, *arguments: str, port: int | None = None, program: str = PROGRAM
+    ) -> None:
         self.directory = directory
         self.arguments = arguments
+        self.program = program
         self.host = "127.0.0.1"
         self.port = free_port() if port is None else port
         # Paths of sockets are short: 104 characters on some systems.
@@ -84,7 +88,7 @@ class RedisServer:
     def start(self, *arguments: str) -> None:
         """Start the server, with more arguments if given, and wait until it serves."""
         assert self.process is None, f"{self} runs"
-        command = [PROGRAM, "--port", str(self.port), "--bind", self.host]
+        command = [self.program, "--port", str(self.port), "--bind", self.host]
         command += ["--unixsocket", self.socket, "--dir", str(self.directory)]
         command += ["--save", "", "--appendonly", "no", "--daemonize", "no"]
         with (self.directory / "log").open("ab") as log:
