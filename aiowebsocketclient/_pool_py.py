@@ -124,12 +124,11 @@ class Acquisition(Coroutine[Any, Any, Any]):
         if self._begun:
             raise RuntimeError("what ws_connect() returned can be awaited only once")
         self._begun = True
-        express = self._express
-        if express is not None and express.is_usable():
-            handle = express.acquire(self._owner, self._route)
+        if self._express is not None and self._express.is_usable():
+            handle = self._express.acquire(self._owner, self._route)
             if handle is None:
-                waiter = express.line_up(self._owner, self._route, self._acquire_timeout)
-                waits = express.wait(self._owner, waiter, self._acquire_timeout)
+                waiter = self._express.line_up(self._owner, self._route, self._acquire_timeout)
+                waits = self._express.wait(self._owner, waiter, self._acquire_timeout)
                 handle = yield from waits.__await__()
         else:
             asks = self._owner._acquire(self._route, self._acquire_timeout)
