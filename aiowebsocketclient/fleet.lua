@@ -235,6 +235,8 @@ local function settle_asked(mine, gave)
     -- It was dropped, and its places were granted to others: it gives back first.
     mine.asked = min(mine.granted, max(0, state.used - report.limit))
   end
+  -- Sockets that it offers now, and those that it is closing, are the first of what was asked.
+  mine.lent = max(mine.lent, min(mine.asked, report.spare))
   state.promised = state.promised + mine.asked - asked
   state.spared = state.spared + mine.lent - lent
 end

@@ -285,7 +285,7 @@ async def test_a_session_with_nothing_open_is_no_member(
     session = make_session(fleet=fleet)
     async with session.ws_connect(server.url()) as ws:
         await ws.close()
-    await until(lambda: own.used(fleet) == 0)
+    await until(lambda: own.used(fleet) == 0 == session.fleet_stats().used)
     syncs = session.fleet_stats().syncs
     # More than a renewal of the lease, which is in a third of it.
     await asyncio.sleep(1.0)
@@ -379,7 +379,7 @@ async def test_the_lease_ends_a_session_that_is_dropped(
         del dropped
         gc.collect()
     await until(lambda: not server.open)
-    await hold(make_session(fleet=fleets(name, limit=1)), server, 1)
+    await hold(make_session(fleet=fleets(name, limit=1, lease=1.5)), server, 1)
     assert server.peak == 1
 
 
