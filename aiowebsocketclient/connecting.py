@@ -26,6 +26,7 @@ from .deadlines import Bound
 from .exceptions import PoolClosedError, WebSocketPoolError, in_session
 from .keys import Target, version_of
 from .logs import log
+from .resolving import RandomOrder
 from .settings import Settings
 
 __all__ = (
@@ -151,10 +152,10 @@ def check_open(client_session: aiohttp.ClientSession, session_name: str | None) 
         raise PoolClosedError(in_session(session_name, said)) from None
 
 
-def own_client_session() -> aiohttp.ClientSession:
+def own_client_session(resolver: RandomOrder | None = None) -> aiohttp.ClientSession:
     """Return a client session that only connects; limits and timeouts are those of the pool."""
     return aiohttp.ClientSession(
-        connector=_Connector(),
+        connector=_Connector(resolver),
         cookie_jar=aiohttp.DummyCookieJar(),
         # conn_timeout limits the whole handshake.
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
@@ -198,7 +199,8 @@ class Client:
     def begin(self, loop: asyncio.AbstractEventLoop, settings: Settings) -> aiohttp.ClientSession:
         """Return the session at the first use, and check that it belongs to ``loop``."""
         if self.session is None:
-            self.session = own_client_session()
+            is_random = settings.load_balance_hosts == "random"
+            self.session = own_client_session(RandomOrder() if is_random else None)
         elif self.session._loop is not loop:
             said = (
                 "client_session belongs to another event loop: create it in the loop of the"
@@ -434,13 +436,15 @@ _CAN_MAKE_SOCKETS = "socket_factory" in signature(aiohttp.TCPConnector).paramete
 class _Connector(aiohttp.TCPConnector):
     """The connector of the pool's own client session; knows what each handshake has opened."""
 
-    def __init__(self) -> None:
+    def __init__(self, resolver: RandomOrder | None = None) -> None:
         # Limits and pooling are the pool's task; the connector only connects.
-        settings: dict[str, Any] = {"limit": 0, "force_close": True}
+        settings: dict[str, Any] = {"limit": 0, "force_close": True, "resolver": resolver}
         is_asyncios = isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop)
         if _CAN_MAKE_SOCKETS and not is_asyncios:
             settings["socket_factory"] = _make_socket
         super().__init__(**settings)
+        # aiohttp closes only a resolver that it has made.
+        self._own_resolver = resolver
         self._noted: dict[Any, list[asyncio.Transport]] = {}
         self._protocols: dict[Any, list[Any]] = {}
         self._factory = partial(_make_protocol, self._factory, self._protocols)
@@ -454,6 +458,12 @@ class _Connector(aiohttp.TCPConnector):
             yield
         finally:
             del self._noted[task]
+
+    async def close(self, **options: Any) -> None:
+        """Close the connector and its resolver."""
+        await super().close(**options)
+        if self._own_resolver is not None:
+            await self._own_resolver.close()
 
     async def connect(self, *args: Any, **kwargs: Any) -> Any:
         """Open a connection, after closing the one that it replaces in the same handshake."""

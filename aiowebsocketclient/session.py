@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterable
 from contextlib import AbstractAsyncContextManager
 from threading import get_ident
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Self, Unpack
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NoReturn, Self, Unpack
 
 import aiohttp
 from aiohttp.typedefs import LooseHeaders, StrOrURL
@@ -90,6 +90,10 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     :param client_session_owner: whether :meth:`close` closes ``client_session``.
     :param connect_limiter: an asynchronous context manager entered around each handshake:
         ``aiolimiter.AsyncLimiter(300, 300)``, ``asyncio.Semaphore(10)``.
+    :param load_balance_hosts: ``"random"``: connect to the addresses of a name in random order,
+        within each address family; after a refusal, the next address follows.  None or
+        ``"disable"``: in the order of the lookup.  ``ValueError`` with ``client_session``, whose
+        connector resolves names by itself.
     :param configure: hook ``async (ws) -> None``, called once for each connection after its
         handshake, for example to authenticate.  If it raises, the caller gets the exception.
     :param check: hook, called before a pooled connection is handed out.  If it raises, the
@@ -166,6 +170,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         cooldown: float = 0.0,
         client_session_owner: bool = True,
         connect_limiter: AbstractAsyncContextManager[Any, Any] | None = None,
+        load_balance_hosts: Literal["disable", "random"] | None = None,
         configure: Hook[WS_co] | None = None,
         check: Hook[WS_co] | None = None,
         reset: Hook[WS_co] | None = None,
