@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from contextvars import Context
 from typing import Any, Final, Protocol
 
@@ -187,11 +188,18 @@ class Acquiring:
 
 
 async def wait_traced(
-    tracer: Tracer, lending: Express, owner: Any, target: Target, acquire_timeout: float | None
+    tracer: Tracer,
+    lending: Express,
+    owner: Any,
+    target: Target,
+    acquire_timeout: float | None,
+    lined_up: Callable[[Waiter], None] | None = None,
 ) -> ClientWebSocketResponse:
     """Wait for a connection, and report the wait to the tracer; ``owner`` is the session."""
     trace = tracer.waiting(target.key.endpoint)
     waiter = lending.line_up(owner, target, acquire_timeout)
+    if lined_up is not None:
+        lined_up(waiter)
     if waiter.slot is not None:
         handle: ClientWebSocketResponse
         handle = await lending.wait(owner, waiter, acquire_timeout)

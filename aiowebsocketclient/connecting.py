@@ -7,12 +7,14 @@ import asyncio
 import errno
 import math
 import socket
+import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import Context
 from functools import partial
 from http import HTTPStatus
 from inspect import signature
+from itertools import pairwise
 from types import coroutine
 from typing import Any, Final
 
@@ -24,6 +26,7 @@ from yarl import URL
 from ._aiohttp_private import LOG_ON_EXCEPTION, check_client_session
 from .deadlines import Bound
 from .exceptions import PoolClosedError, WebSocketPoolError, in_session
+from .hooks import run_hook
 from .keys import Target, version_of
 from .logs import log
 from .resolving import RandomOrder
@@ -35,6 +38,8 @@ __all__ = (
     "abort",
     "check_open",
     "connect",
+    "is_answer",
+    "is_failure_of_server",
     "own_client_session",
     "take_from_connector",
 )
@@ -139,6 +144,47 @@ def _lacks_files(error: BaseException) -> bool:
         if isinstance(exc, BaseExceptionGroup):
             pending += exc.exceptions
         pending += (exc.__cause__, exc.__context__, getattr(exc, "os_error", None))
+    return False
+
+
+# Statuses with which a server, or a balancer in front of it, says that it takes no connection now.
+_UNAVAILABLE: Final = frozenset(
+    {
+        HTTPStatus.TOO_MANY_REQUESTS,
+        HTTPStatus.BAD_GATEWAY,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        HTTPStatus.GATEWAY_TIMEOUT,
+    }
+)
+
+
+def is_failure_of_server(error: BaseException) -> bool:
+    """Return whether an error of :func:`connect` says that its server takes no connections.
+
+    An answer of the server to this caller (401, 404) does not say so, nor does an error of the
+    limiter, or that this process can open no socket.
+    """
+    if not _is_of_handshake(error) or _lacks_files(error):
+        return False
+    if isinstance(error, aiohttp.ClientResponseError):
+        return error.status in _UNAVAILABLE
+    return isinstance(error, OSError | TimeoutError | aiohttp.ClientConnectionError)
+
+
+def is_answer(error: BaseException) -> bool:
+    """Return whether an error of :func:`connect` is the answer of a server that works."""
+    return isinstance(error, aiohttp.ClientResponseError) and not is_failure_of_server(error)
+
+
+def _is_of_handshake(error: BaseException) -> bool:
+    """Return whether the handshake has raised an error, and not a limiter or a hook around it."""
+    codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for code, inner in pairwise(codes):
+        if code is run_hook.__code__:
+            # The hook may have connected elsewhere.
+            return False
+        if code is connect.__code__:
+            return inner is _handshake.__code__
     return False
 
 

@@ -20,9 +20,10 @@ from yarl import URL
 
 from . import _compat, arguments
 from ._aiohttp_private import get_running_loop
-from ._compat import DONE, UNSET, Express, SessionBase, Slot, clock, ensure_room
+from ._compat import DONE, UNSET, Express, SessionBase, Slot, Waiter, clock, ensure_room
 from ._pool_py import Completion
 from .acquiring import Acquiring, wait_traced
+from .balancing import Balanced
 from .connecting import Client, check_open
 from .ending import Ending
 from .forking import note_use
@@ -325,6 +326,14 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         """
         raise NotImplementedError
 
+    def balanced(self, urls: Iterable[StrOrURL]) -> Balanced[WS_co]:
+        """Return a :class:`Balanced`, which spreads its calls over several servers of a service.
+
+        :param urls: the URLs of the servers, each a ``str`` or a ``yarl.URL``; at least one URL,
+            and no URL twice (``ValueError``).
+        """
+        return Balanced(self, urls)
+
     async def prewarm(
         self,
         url: StrOrURL,
@@ -436,15 +445,34 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         """Acquire a connection if the fast path of the core does not apply."""
         self._bind()
         target = self._lifecycle.with_cookies(target)
-        ws: Any = None
-        if not target.is_checked:
-            ws = self._lending.acquire(self, target)
-        if ws is None:
-            if self._tracer is None:
-                waiter = self._lending.line_up(self, target, acquire_timeout)
-                ws = await self._lending.wait(self, waiter, acquire_timeout)
-            else:
-                ws = await wait_traced(self._tracer, self._lending, self, target, acquire_timeout)
+        ws = self._take_idle(target)
+        return self._told_of(await self._wait(target, acquire_timeout) if ws is None else ws)
+
+    def _take_idle(self, target: Target) -> WS_co | None:
+        """Return an idle connection that needs no check, or None."""
+        ws: WS_co | None = None if target.is_checked else self._lending.acquire(self, target)
+        return ws
+
+    async def _wait(
+        self,
+        target: Target,
+        acquire_timeout: float | None,
+        lined_up: Callable[[Waiter], None] | None = None,
+    ) -> WS_co:
+        """Wait for a connection; ``lined_up`` is called with the waiter of the core."""
+        ws: WS_co
+        if self._tracer is not None:
+            wait: Any = wait_traced
+            ws = await wait(self._tracer, self._lending, self, target, acquire_timeout, lined_up)
+            return ws
+        waiter = self._lending.line_up(self, target, acquire_timeout)
+        if lined_up is not None:
+            lined_up(waiter)
+        ws = await self._lending.wait(self, waiter, acquire_timeout)
+        return ws
+
+    def _told_of(self, ws: Any) -> WS_co:
+        """Tell the tracer and the leak watch that the caller has got a connection."""
         if self._tracer is not None:
             self._tracer.acquired(ws._slot, ws.reused)
         if self._debug or self._leak_watch is not None:
