@@ -20,9 +20,9 @@ from yarl import URL
 
 from . import _compat, arguments
 from ._aiohttp_private import get_running_loop
-from ._compat import DONE, UNSET, Express, SessionBase, Slot, Waiter, clock, ensure_room
+from ._compat import DONE, UNSET, Express, SessionBase, clock, ensure_room
 from ._pool_py import Completion
-from .acquiring import Acquiring, wait_traced
+from .acquiring import Acquiring, note_acquired, take_idle, wait
 from .balancing import Balanced
 from .connecting import Client, check_open
 from .ending import Ending
@@ -31,7 +31,7 @@ from .hooks import Hook
 from .implied import Implied
 from .keeping import Keeping
 from .keys import EndpointKey, Target, is_with, parse_url, resolve, version_of
-from .leaks import LeakWatch, place_of_caller
+from .leaks import LeakWatch
 from .lifecycle import Lifecycle
 from .loops import refuse_to_close, running_loop
 from .prewarming import Prewarm
@@ -445,46 +445,12 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         """Acquire a connection if the fast path of the core does not apply."""
         self._bind()
         target = self._lifecycle.with_cookies(target)
-        ws = self._take_idle(target)
-        return self._told_of(await self._wait(target, acquire_timeout) if ws is None else ws)
-
-    def _take_idle(self, target: Target) -> WS_co | None:
-        """Return an idle connection that needs no check, or None."""
-        ws: WS_co | None = None if target.is_checked else self._lending.acquire(self, target)
-        return ws
-
-    async def _wait(
-        self,
-        target: Target,
-        acquire_timeout: float | None,
-        lined_up: Callable[[Waiter], None] | None = None,
-    ) -> WS_co:
-        """Wait for a connection; ``lined_up`` is called with the waiter of the core."""
-        ws: WS_co
-        if self._tracer is not None:
-            wait: Any = wait_traced
-            ws = await wait(self._tracer, self._lending, self, target, acquire_timeout, lined_up)
-            return ws
-        waiter = self._lending.line_up(self, target, acquire_timeout)
-        if lined_up is not None:
-            lined_up(waiter)
-        ws = await self._lending.wait(self, waiter, acquire_timeout)
-        return ws
-
-    def _told_of(self, ws: Any) -> WS_co:
-        """Tell the tracer and the leak watch that the caller has got a connection."""
-        if self._tracer is not None:
-            self._tracer.acquired(ws._slot, ws.reused)
-        if self._debug or self._leak_watch is not None:
-            self._note_place(ws._slot)
+        ws: Any = take_idle(self, target)
+        if ws is None:
+            ws = await wait(self, target, acquire_timeout)
+        note_acquired(self, ws)
         handle: WS_co = ws
         return handle
-
-    def _note_place(self, slot: Slot) -> None:
-        place = slot.conn.acquired_at = place_of_caller()
-        if self._leak_watch is not None:
-            assert self._loop is not None
-            self._leak_watch.acquired(slot, place, self._loop)
 
     def _bind(self) -> None:
         """Ensure that the session is open, and has its loop and its client session."""

@@ -27,6 +27,7 @@ from aiowebsocketclient import (
     balancing,
     check_ping,
     pausing,
+    servers,
 )
 
 from .conftest import SessionFactory, until
@@ -79,7 +80,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     def last(seconds: float) -> None:
         monkeypatch.setattr(pausing, "_FIRST_PAUSE", seconds)
         monkeypatch.setattr(pausing, "_LONGEST_PAUSE", seconds)
-        monkeypatch.setattr(balancing, "_LONGEST_PAUSE_IF_ALL_OUT", seconds)
+        monkeypatch.setattr(servers, "_LONGEST_PAUSE_IF_ALL_OUT", seconds)
 
     last(1_000.0)
     return last
@@ -94,7 +95,9 @@ def out(balanced: Balanced[Any]) -> list[bool]:
 
 
 def put_out(balanced: Balanced[Any], index: int, error: Exception | None = None) -> None:
-    balanced.failed(balanced._servers[index], error or ConnectionRefusedError(), balancing.clock())
+    balanced._servers.failed(
+        balanced._servers.all[index], error or ConnectionRefusedError(), balancing.clock()
+    )
 
 
 async def use(balanced: Balanced[Any], **options: Any) -> Any:
@@ -518,9 +521,9 @@ async def test_one_call_probes_when_all_are_out(
         put_out(balanced, index)
     backends[0].hang()
     # They are due at once.
-    for server in balanced._servers:
+    for server in balanced._servers.all:
         server.pauses.not_before = 0.0
-    for server in balanced._servers[1:]:
+    for server in balanced._servers.all[1:]:
         server.pauses.not_before = float("inf")
         server.pauses.failed_at = float("inf")
     prober = asyncio.ensure_future(use(balanced))
@@ -542,7 +545,7 @@ async def test_pauses_are_short_while_all_are_out(
     put_out(balanced, 0)
     assert balanced.stats()[0].retry_in > 900
     put_out(balanced, 1)
-    balancing._LONGEST_PAUSE_IF_ALL_OUT = 1.0  # type: ignore[misc]
+    servers._LONGEST_PAUSE_IF_ALL_OUT = 1.0  # type: ignore[misc]
     assert balanced.stats()[1].retry_in > 900
     put_out(balanced, 2)
     assert all(state.retry_in <= 1.0 for state in balanced.stats())
@@ -560,7 +563,7 @@ async def test_one_probe_in_the_background_takes_it_back(
     backends[0].hang()
     await use(balanced)
     assert backends[0].arrived == 0
-    balanced._servers[0].pauses.not_before = 0.0
+    balanced._servers.all[0].pauses.not_before = 0.0
     # Nobody waits for it, and there is one.
     await asyncio.gather(*[use(balanced) for _ in range(20)])
     await until(lambda: backends[0].arrived == 1)
@@ -580,13 +583,13 @@ async def test_a_probe_that_fails(
     balanced = session.balanced(urls_of(backends))
     backends[0].status = 503
     put_out(balanced, 0)
-    balanced._servers[0].pauses.not_before = 0.0
+    balanced._servers.all[0].pauses.not_before = 0.0
     await use(balanced)
     await until(lambda: balanced.stats()[0].failures == 2)
     assert balanced.stats()[0].retry_in > 900
     # An answer that is about the caller takes it back.
     backends[0].status = 401
-    balanced._servers[0].pauses.not_before = 0.0
+    balanced._servers.all[0].pauses.not_before = 0.0
     await use(balanced)
     await until(lambda: not out(balanced)[0])
 
@@ -598,7 +601,7 @@ async def test_a_probe_that_hangs_is_no_probe_for_ever(
     balanced = session.balanced(urls_of(backends))
     backends[0].hang()
     put_out(balanced, 0)
-    balanced._servers[0].pauses.not_before = 0.0
+    balanced._servers.all[0].pauses.not_before = 0.0
     await use(balanced)
     (slot,) = [slot for slot in session._pool.slots() if slot.endpoint.port == backends[0].port]
     # Time passes for the core.
@@ -616,7 +619,7 @@ async def test_a_probe_gives_way(
     balanced = session.balanced(urls_of(backends))
     put_out(balanced, 0)
     backends[0].hang()
-    balanced._servers[0].pauses.not_before = 0.0
+    balanced._servers.all[0].pauses.not_before = 0.0
     await use(balanced)
     await until(lambda: backends[0].arrived == 1)
     # Another handshake needs the place.
@@ -625,8 +628,11 @@ async def test_a_probe_gives_way(
     assert balanced.stats()[0].failures == 1
     backends[0].gate.set()
     await (await other).close()
-    # The next call tries again.
     await until(lambda: not session.stats().closing)
+    # A second later, the next call tries again; here it is a long one.
+    await use(balanced)
+    assert 900 < balanced.stats()[0].retry_in <= 1_000
+    balanced._servers.all[0].pauses.not_before = 0.0
     await use(balanced)
     await until(lambda: not out(balanced)[0])
 
@@ -638,7 +644,7 @@ async def test_without_room_there_is_no_probe(
     balanced = session.balanced(urls_of(backends))
     held = await direct(session, backends[0].url())
     put_out(balanced, 0)
-    balanced._servers[0].pauses.not_before = 0.0
+    balanced._servers.all[0].pauses.not_before = 0.0
     await use(balanced)
     assert out(balanced)[0]
     await held.close()
@@ -656,7 +662,7 @@ async def test_calls_that_wait_probe_too(
     held = [await direct(session, backend.url()) for backend in backends[1:]]
     waiting = asyncio.ensure_future(acquire(balanced))
     await until(lambda: session.stats().waiting == 1)
-    balanced._servers[0].pauses.not_before = 0.0
+    balanced._servers.all[0].pauses.not_before = 0.0
     # Nobody calls, and what the probe opens is for who waits.
     ws = await asyncio.wait_for(waiting, 30)
     assert server_of(backends, ws) is backends[0]
@@ -712,7 +718,7 @@ async def test_a_late_handshake_goes_on_beside_the_next(
         put_out(balanced, backends.index(backend))
     waiting = asyncio.ensure_future(acquire(balanced))
     await until(lambda: backends[0].arrived >= 2)
-    for server in balanced._servers[1:]:
+    for server in balanced._servers.all[1:]:
         server.pauses.ended(float("inf"))
     ws = await asyncio.wait_for(waiting, 30)
     assert server_of(backends, ws) is not backends[0]
@@ -747,8 +753,8 @@ async def test_a_slow_server_still_serves_who_went_on(
 
 
 async def until_calls(balanced: Balanced[Any], number: int) -> list[Any]:
-    await until(lambda: len(balanced._calls) == number)
-    return list(balanced._calls)
+    await until(lambda: len(balanced._line.calls) == number)
+    return list(balanced._line.calls)
 
 
 async def test_acquire_timeout_over_all(
@@ -762,7 +768,7 @@ async def test_acquire_timeout_over_all(
         await balanced.ws_connect(acquire_timeout=0.3)
     assert e.value.waited_for == "handshake"
     assert session.stats().timeouts == 1
-    assert not balanced._calls
+    assert not balanced._line.calls
     for backend in backends:
         backend.gate.set()
 
@@ -1055,10 +1061,10 @@ async def test_cancelled_in_each_turn(
             pass
         else:
             await ws.close()
-        assert not balanced._calls
-        assert all(server.beginning in (0, 1) for server in balanced._servers)
+        assert not balanced._line.calls
+        assert all(server.beginning in (0, 1) for server in balanced._servers.all)
         await asyncio.sleep(0)
-        assert all(server.beginning == 0 for server in balanced._servers)
+        assert all(server.beginning == 0 for server in balanced._servers.all)
         session.drain()
     assert out(balanced) == [False, False, False]
     for backend in backends:
@@ -1125,7 +1131,7 @@ async def test_the_loop_cancels_all(backends: list[Backend], make_session: Sessi
     waiting = asyncio.ensure_future(acquire(balanced))
     await until(lambda: sum(backend.arrived for backend in backends))
     for task in asyncio.all_tasks() - before:
-        if "_Try" in repr(task) or task is waiting:
+        if "Try._run" in repr(task) or task is waiting:
             task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
@@ -1143,9 +1149,9 @@ async def test_a_coroutine_that_is_closed(
     balanced = session.balanced(urls_of(backends))
     acquisition = balanced.ws_connect()
     acquisition.send(None)
-    assert len(balanced._calls) == 1
+    assert len(balanced._line.calls) == 1
     acquisition.close()
-    assert not balanced._calls
+    assert not balanced._line.calls
     for backend in backends:
         backend.gate.set()
     await use(balanced)
@@ -1165,11 +1171,11 @@ async def test_logs(
     balanced = session.balanced([backends[0].url("/?key=hidden"), backends[1].url()])
     backends[0].status = 503
     await asyncio.gather(*[use(balanced) for _ in range(4)])
-    balanced._servers[0].pauses.not_before = 0.0
+    balanced._servers.all[0].pauses.not_before = 0.0
     await use(balanced)
     await until(lambda: balanced.stats()[0].failures == 2)
     backends[0].status = 0
-    balanced._servers[0].pauses.not_before = 0.0
+    balanced._servers.all[0].pauses.not_before = 0.0
     await use(balanced)
     await until(lambda: not out(balanced)[0])
     told = [r for r in caplog.records if getattr(r, "event", "").startswith("endpoint_")]
