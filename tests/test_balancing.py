@@ -8,13 +8,11 @@ import ssl
 import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
 from typing import Any
 
 import aiohttp
 import pytest
 import pytest_asyncio
-from aiohttp import web
 from yarl import URL
 
 from aiowebsocketclient import (
@@ -30,45 +28,16 @@ from aiowebsocketclient import (
     servers,
 )
 
+from .balanced_servers import WAYS, Backend, measure, three_backends
 from .conftest import SessionFactory, until
-from .servers import Server, serving
+from .servers import Server
 
 NOWHERE = "ws://127.0.0.1:1/"
 
 
-class Backend(Server):
-    """A server that can be killed, brought back, and told to refuse with a status."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.status = 0
-        self._stack = AsyncExitStack()
-
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        self.arrived += 1
-        await self.gate.wait()
-        if self.status:
-            return web.Response(status=self.status, headers={"Retry-After": "7", "Set-Cookie": "s"})
-        self.arrived -= 1
-        return await super().handle(request)
-
-    async def start(self) -> None:
-        await self._stack.enter_async_context(serving(self, port=self.port))
-
-    async def kill(self) -> None:
-        await self._stack.aclose()
-
-    def hang(self) -> None:
-        self.gate.clear()
-
-
 @pytest_asyncio.fixture
 async def backends() -> AsyncIterator[list[Backend]]:
-    async with AsyncExitStack() as stack:
-        found = [Backend() for _ in range(3)]
-        for backend in found:
-            await backend.start()
-            stack.push_async_callback(backend.kill)
+    async with three_backends() as found:
         yield found
 
 
@@ -344,7 +313,7 @@ async def test_dns(backends: list[Backend], make_session: SessionFactory, pauses
 async def test_conn_timeout(
     backends: list[Backend], make_session: SessionFactory, pauses: Any
 ) -> None:
-    backends[0].hang()
+    backends[0].gate.clear()
     balanced = make_session(conn_timeout=0.2).balanced(urls_of(backends[:1]))
     with pytest.raises(aiohttp.ConnectionTimeoutError):
         await acquire(balanced)
@@ -519,7 +488,7 @@ async def test_one_call_probes_when_all_are_out(
     balanced = make_session().balanced(urls_of(backends))
     for index in range(3):
         put_out(balanced, index)
-    backends[0].hang()
+    backends[0].gate.clear()
     # They are due at once.
     for server in balanced._servers.all:
         server.pauses.not_before = 0.0
@@ -560,7 +529,7 @@ async def test_one_probe_in_the_background_takes_it_back(
     session = make_session()
     balanced = session.balanced(urls_of(backends))
     put_out(balanced, 0)
-    backends[0].hang()
+    backends[0].gate.clear()
     await use(balanced)
     assert backends[0].arrived == 0
     balanced._servers.all[0].pauses.not_before = 0.0
@@ -599,7 +568,7 @@ async def test_a_probe_that_hangs_is_no_probe_for_ever(
 ) -> None:
     session = make_session()
     balanced = session.balanced(urls_of(backends))
-    backends[0].hang()
+    backends[0].gate.clear()
     put_out(balanced, 0)
     balanced._servers.all[0].pauses.not_before = 0.0
     await use(balanced)
@@ -618,7 +587,7 @@ async def test_a_probe_gives_way(
     session = make_session(limit=1)
     balanced = session.balanced(urls_of(backends))
     put_out(balanced, 0)
-    backends[0].hang()
+    backends[0].gate.clear()
     balanced._servers.all[0].pauses.not_before = 0.0
     await use(balanced)
     await until(lambda: backends[0].arrived == 1)
@@ -694,7 +663,7 @@ async def test_a_server_that_hangs_costs_no_call(
 ) -> None:
     """The share of the time: nothing is known of any server, and nothing is late for 5 s."""
     for backend in backends[:2]:
-        backend.hang()
+        backend.gate.clear()
     session = make_session(conn_timeout=600.0)
     balanced = session.balanced(urls_of(backends))
     await asyncio.gather(*[use(balanced, acquire_timeout=3.0) for _ in range(9)])
@@ -713,7 +682,7 @@ async def test_a_late_handshake_goes_on_beside_the_next(
     balanced = session.balanced(urls_of(backends))
     # What is usual is known, since something is open.
     held = await asyncio.gather(*[acquire(balanced) for _ in range(3)])
-    backends[0].hang()
+    backends[0].gate.clear()
     for backend in backends[1:]:
         put_out(balanced, backends.index(backend))
     waiting = asyncio.ensure_future(acquire(balanced))
@@ -734,7 +703,7 @@ async def test_a_slow_server_still_serves_who_went_on(
     backends: list[Backend], make_session: SessionFactory
 ) -> None:
     for backend in backends[:2]:
-        backend.hang()
+        backend.gate.clear()
     balanced = make_session().balanced(urls_of(backends[:2]))
     waiting = asyncio.ensure_future(acquire(balanced, acquire_timeout=600.0))
     (running,) = await until_calls(balanced, 1)
@@ -761,7 +730,7 @@ async def test_acquire_timeout_over_all(
     backends: list[Backend], make_session: SessionFactory
 ) -> None:
     for backend in backends:
-        backend.hang()
+        backend.gate.clear()
     session = make_session()
     balanced = session.balanced(urls_of(backends))
     with pytest.raises(PoolTimeoutError, match=r"acquire_timeout \(0.3 s\): the handshake") as e:
@@ -907,7 +876,7 @@ async def test_set_urls_retires_whatever_the_options(
 async def test_a_call_in_flight_goes_on_to_a_new_url(
     backends: list[Backend], make_session: SessionFactory, pauses: Any
 ) -> None:
-    backends[0].hang()
+    backends[0].gate.clear()
     balanced = make_session().balanced(urls_of(backends[:1]))
     waiting = asyncio.ensure_future(use(balanced))
     await until(lambda: backends[0].arrived == 1)
@@ -935,7 +904,7 @@ async def test_a_closed_session(backends: list[Backend], make_session: SessionFa
     balanced = session.balanced(urls_of(backends))
     acquisition = balanced.ws_connect()
     for backend in backends:
-        backend.hang()
+        backend.gate.clear()
     waiting = asyncio.ensure_future(acquire(balanced))
     await until(lambda: sum(backend.arrived for backend in backends))
     await session.close()
@@ -958,7 +927,7 @@ async def test_a_client_session_closed_too_early(backends: list[Backend]) -> Non
     async with WebSocketClientSession(client_session=client_session) as session:
         balanced = session.balanced(urls_of(backends))
         for backend in backends:
-            backend.hang()
+            backend.gate.clear()
         waiting = asyncio.ensure_future(acquire(balanced))
         await until(lambda: sum(backend.arrived for backend in backends))
         await client_session.close()
@@ -979,7 +948,7 @@ async def test_nothing_of_it_is_kept(backends: list[Backend], make_session: Sess
     balanced = session.balanced([*urls_of(backends), NOWHERE])
     await asyncio.gather(*[use(balanced) for _ in range(12)])
     with contextlib.suppress(PoolTimeoutError):
-        backends[0].hang()
+        backends[0].gate.clear()
         await acquire(balanced, acquire_timeout=0.01, headers={"X": "1"})
     backends[0].gate.set()
     await asyncio.sleep(0)
@@ -1005,7 +974,7 @@ async def test_no_cycles(
 
     backends[0].status = 503 if ends == "fails" else 404
     if ends == "times out":
-        backends[0].hang()
+        backends[0].gate.clear()
         backends[0].status = 0
     balanced = make_session().balanced([backends[0].url(), NOWHERE])
     put_out(balanced, 1)
@@ -1047,7 +1016,7 @@ async def test_cancelled_in_each_turn(
 ) -> None:
     """Whatever the turn of the loop, nothing is lost, and nobody is blamed."""
     for backend in backends[:hung]:
-        backend.hang()
+        backend.gate.clear()
     session = make_session(limit=1)
     balanced = session.balanced(urls_of(backends))
     for turns in range(1, 40):
@@ -1102,7 +1071,7 @@ async def test_two_tries_succeed_in_one_turn(
     backends: list[Backend], make_session: SessionFactory
 ) -> None:
     for backend in backends:
-        backend.hang()
+        backend.gate.clear()
     session = make_session()
     balanced = session.balanced(urls_of(backends))
     waiting = asyncio.ensure_future(acquire(balanced))
@@ -1124,7 +1093,7 @@ async def test_two_tries_succeed_in_one_turn(
 
 async def test_the_loop_cancels_all(backends: list[Backend], make_session: SessionFactory) -> None:
     for backend in backends:
-        backend.hang()
+        backend.gate.clear()
     session = make_session()
     balanced = session.balanced(urls_of(backends))
     before = asyncio.all_tasks()
@@ -1144,7 +1113,7 @@ async def test_a_coroutine_that_is_closed(
     backends: list[Backend], make_session: SessionFactory
 ) -> None:
     for backend in backends:
-        backend.hang()
+        backend.gate.clear()
     session = make_session()
     balanced = session.balanced(urls_of(backends))
     acquisition = balanced.ws_connect()
@@ -1283,9 +1252,18 @@ async def test_servers_die_and_come_back_under_load(
         await until(lambda index=index: out(balanced)[index])  # type: ignore[misc]
         before = uses
         await until(lambda before=before: uses > before + 50)  # type: ignore[misc]
-        backend.stopped.clear()
         await backend.start()
         await until(lambda: not any(out(balanced)))
     is_over = True
     await asyncio.gather(*callers)
     assert not failures
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+async def test_what_is_measured(way: str) -> None:
+    """``python -m tests.balanced_servers`` prints these figures."""
+    result = await measure(way, 1.0, 9, max_lifetime=0.25, acquire_timeout=60.0)
+    assert result.failed == 0
+    assert result.calls > 100
+    assert result.out_after is not None
