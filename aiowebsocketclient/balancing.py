@@ -6,6 +6,7 @@ one server, as a call of ``session.ws_connect()`` does.
 """
 
 import asyncio
+import math
 import weakref
 from collections.abc import Hashable, Iterable, Iterator
 from contextvars import Context
@@ -45,6 +46,7 @@ class Session(Protocol):
     _bound: bool
     _default_headers: Any
     _detour: Any
+    _give_up: Any
     _lifecycle: Lifecycle
     _loop: Any
     _pool: Pool
@@ -226,7 +228,7 @@ def _call_look(this: "weakref.ref[Line]", loop: asyncio.AbstractEventLoop) -> No
 class Try:
     """One server that a call waits at."""
 
-    __slots__ = ("_waiter", "born", "is_blamed", "server", "task")
+    __slots__ = ("_waiter", "born", "is_blamed", "is_slow", "server", "task")
 
     #: Deleted at the end: its result may be an exception, whose traceback leads here.
     task: "asyncio.Task[Any]"
@@ -236,8 +238,9 @@ class Try:
         self.born = clock()
         # What waits in the core; None: the task has not begun.
         self._waiter: Waiter | None = None
-        #: Whether the server was put out because this is late.
-        self.is_blamed = False
+        #: Whether the call went on to another server because this takes long, and whether this
+        #: server was put out for it.
+        self.is_slow = self.is_blamed = False
 
     def begin(self, session: Session, target: Target) -> None:
         """Begin to wait, in a task."""
@@ -274,6 +277,12 @@ class Try:
         """Return whether it waits for a place within the limits."""
         waiter = self.waiter
         return waiter is not None and waiter.queued and waiter.opening is None and not self.late
+
+    def waits_for_others(self) -> bool:
+        """Return whether it waits for a place, or for the ``connect_limiter``."""
+        waiter = self.waiter
+        opening = None if waiter is None else waiter.opening
+        return self.lacks_place() or (opening is not None and opening.began == math.inf)
 
     def seconds(self, now: float) -> float:
         """Return how long its handshake has been under way; negative: there is none."""
@@ -443,7 +452,7 @@ class Call:
 
     def _begin_next(self) -> bool:
         """Begin to wait at another server; False: there is none."""
-        if self._deadline is not None and clock() >= self._deadline:
+        if self._tried and self._deadline is not None and clock() >= self._deadline:
             return False
         server = self._servers.choose(self._tried, self._target_now)
         if server is None:
@@ -476,10 +485,12 @@ class Call:
 
     def _note_success(self, attempt: Try, ws: Any) -> None:
         slot = ws._slot
-        # A connection that was open before says nothing about handshakes now.
-        if not ws.reused and slot.born >= attempt.born:
+        if ws.reused:
+            # It says nothing about handshakes now.
+            return
+        self._servers.answered(attempt.server, slot.born)
+        if slot.born >= attempt.born:
             self._servers.learn(clock() - slot.began)
-            self._servers.answered(attempt.server, slot.born)
 
     def _note_failure(self, attempt: Try, error: BaseException) -> None:
         """Go on after the failure of a try, or raise its error."""
@@ -545,19 +556,39 @@ class Call:
         if newest is None or newest.waiter is None:
             return
         self._is_to_probe = self._is_to_probe or is_due
+        if newest.waits_for_others():
+            self._drop_slow_tries(newest)
         if newest.lacks_place():
-            self._wants_another = self._takes_room(room)
-        elif self._deadline is not None:
-            # Each server that is left gets an equal share of the time that is left.
-            left = self._servers.count_left(self._tried)
-            share = (self._deadline - newest.born) / (left + 1)
-            self._wants_another = left > 0 and now - newest.born >= share
-        if not is_busy and any(self._hangs(attempt, now, LATE_FLOOR) for attempt in self._tries):
-            self._wants_another = True
+            # Connections in use at a server that is out may yet be released.
+            self._wants_another = newest.server.is_out or self._takes_room(room)
+        elif self._is_slow(newest, now, is_busy):
+            newest.is_slow = self._wants_another = True
         if self._servers.are_all_out() and is_due:
             self._wants_another = True
         if self._wants_another or self._is_to_probe:
             self._stir()
+
+    def _is_slow(self, newest: Try, now: float, is_busy: bool) -> bool:
+        """Return whether to go on, beside a handshake or a check that takes long."""
+        left = self._servers.count_left(self._tried)
+        if self._deadline is not None and left:
+            # Each server that is left gets an equal share of the time that is left.
+            share = (self._deadline - newest.born) / (left + 1)
+            if now - newest.born >= share:
+                return True
+        return not is_busy and any(self._hangs(t, now, LATE_FLOOR) for t in self._tries)
+
+    def _drop_slow_tries(self, newest: Try) -> None:
+        """Stop slow handshakes, which may have what the newest try waits for."""
+        for attempt in [attempt for attempt in self._tries if attempt.is_slow]:
+            if attempt is newest:
+                continue
+            self._tries.remove(attempt)
+            waiter = attempt.waiter
+            if waiter is not None:
+                self._session._give_up(waiter)
+                self._servers.stop_unneeded(waiter.handshake.key)
+            attempt.drop()
 
     def _takes_room(self, room: dict[Server, int]) -> bool:
         """Return whether another server has room for the call, and take that from the others."""

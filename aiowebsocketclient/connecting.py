@@ -173,7 +173,8 @@ def is_failure_of_server(error: BaseException) -> bool:
 
 def is_answer(error: BaseException) -> bool:
     """Return whether an error of :func:`connect` is the answer of a server that works."""
-    return isinstance(error, aiohttp.ClientResponseError) and not is_failure_of_server(error)
+    is_response = isinstance(error, aiohttp.ClientResponseError)
+    return is_response and _is_of_handshake(error) and not is_failure_of_server(error)
 
 
 def _is_of_handshake(error: BaseException) -> bool:

@@ -7,8 +7,9 @@ at a time, after growing pauses, which a call begins and does not wait for.
 import asyncio
 import math
 import random
+import sys
 import weakref
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Hashable, Iterable
 from contextvars import copy_context
 from functools import partial
 from typing import Any, Final, Protocol
@@ -35,8 +36,8 @@ _LONGEST_PAUSE_IF_ALL_OUT: Final = 1.0
 # How much a handshake counts for what is usual, where it took less than that.
 _NEWEST_SHARE: Final = 0.125
 
-_CONNECTING, _ACQUIRED, _IDLE, _WAITING = map(
-    GAUGES.index, ("connecting", "acquired", "idle", "waiting")
+_CONNECTING, _ACQUIRED, _IDLE, _CLOSING, _WAITING = map(
+    GAUGES.index, ("connecting", "acquired", "idle", "closing", "waiting")
 )
 
 
@@ -227,10 +228,20 @@ class Servers:
         room = {}
         for server in self.all:
             gauges, lacking, *_ = self._pool.situation(server.endpoint, now)
-            free = max(gauges[_IDLE], not lacking) - gauges[_WAITING] - server.beginning
+            free = gauges[_IDLE] + (0 if lacking else self._free_places(gauges))
+            free -= gauges[_WAITING] + server.beginning
             if free > 0 and not server.is_out:
                 room[server] = free
         return room
+
+    def _free_places(self, gauges: tuple[int, ...]) -> int:
+        """Return how many handshakes could begin, but for limit_total."""
+        settings = self._lifecycle.settings
+        used = sum(gauges[index] for index in (_CONNECTING, _ACQUIRED, _IDLE, _CLOSING))
+        places = sys.maxsize if settings.limit is None else settings.limit - used
+        if settings.max_connecting is not None:
+            places = min(places, settings.max_connecting - gauges[_CONNECTING])
+        return max(1, places)
 
     # -- how handshakes go -----------------------------------------------------------------------
 
@@ -282,6 +293,12 @@ class Servers:
         gauges = self._pool.situation(server.endpoint, clock())[0]
         # Among a hundred handshakes that begin together, the last waits for all the others.
         return LATE_FACTOR * self._usual * (1 + gauges[_CONNECTING] // 8)
+
+    def stop_unneeded(self, key: Hashable) -> None:
+        """Stop handshakes that nobody waits for, and that may hold up others."""
+        for slot in list(self._lifecycle.under_way):
+            if slot.key == key and not slot.kept:
+                self._lifecycle.carry_out(self._pool.stop(slot))
 
     def last_error(self) -> BaseException:
         """Return the error of a call if all servers are out and none is due."""

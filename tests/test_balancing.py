@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import gc
 import logging
+import random
 import ssl
+import warnings
 import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -726,6 +728,44 @@ async def until_calls(balanced: Balanced[Any], number: int) -> list[Any]:
     return list(balanced._line.calls)
 
 
+@pytest.mark.parametrize("what", ["limit_total", "connect_limiter"])
+async def test_a_server_that_hangs_gives_way(
+    backends: list[Backend], make_session: SessionFactory, pauses: Any, what: str
+) -> None:
+    """It has the only place, or the limiter, when the call goes on to the next server."""
+    arguments: dict[str, Any] = {"connect_limiter": asyncio.Semaphore(1), "limit_total": 1}
+    session = make_session(**{what: arguments[what]})
+    balanced = session.balanced(urls_of(backends))
+    for backend in backends[:2]:
+        backend.gate.clear()
+    for _ in range(3):
+        await asyncio.wait_for(use(balanced, acquire_timeout=6.0), 30)
+        session.drain()
+    for backend in backends:
+        backend.gate.set()
+
+
+async def test_who_waits_for_a_server_that_is_put_out_goes_on(
+    backends: list[Backend], make_session: SessionFactory, pauses: Any
+) -> None:
+    session = make_session(max_connecting=1)
+    balanced = session.balanced(urls_of(backends))
+    backends[0].gate.clear()
+    put_out(balanced, 1)
+    put_out(balanced, 2)
+    waiting = [asyncio.ensure_future(use(balanced)) for _ in range(30)]
+    await until(lambda: session.stats().waiting == 29)
+    for server in balanced._servers.all[1:]:
+        server.pauses.failures = 0
+    put_out(balanced, 0)
+    # The first waits for its handshake.
+    await until(lambda: sum(task.done() for task in waiting) == 29)
+    (first,) = [task for task in waiting if not task.done()]
+    backends[0].gate.set()
+    await first
+    assert backends[0].handshakes == 1
+
+
 async def test_acquire_timeout_over_all(
     backends: list[Backend], make_session: SessionFactory
 ) -> None:
@@ -1267,3 +1307,211 @@ async def test_what_is_measured(way: str) -> None:
     assert result.failed == 0
     assert result.calls > 100
     assert result.out_after is not None
+
+
+# -- more that could go wrong --------------------------------------------------------------------
+
+
+async def test_an_idle_connection_that_is_checked_goes_first(
+    backends: list[Backend], make_session: SessionFactory
+) -> None:
+    session = make_session(check=check_ping())
+    balanced = session.balanced(urls_of(backends))
+    others = [await direct(session, backends[2].url()) for _ in range(3)]
+    await others.pop().release()
+    for _ in range(5):
+        ws = await acquire(balanced)
+        assert ws.reused
+        await ws.release()
+    assert sum(backend.handshakes for backend in backends) == 3
+
+
+async def test_a_timeout_that_is_over_at_once(
+    backends: list[Backend], make_session: SessionFactory
+) -> None:
+    balanced = make_session().balanced(urls_of(backends))
+    for _ in range(5):
+        with contextlib.suppress(PoolTimeoutError):
+            await (await balanced.ws_connect(acquire_timeout=1e-12)).close()
+    assert not balanced._line.calls
+    assert [server.beginning for server in balanced._servers.all] == [0, 0, 0]
+
+
+async def test_the_kept_error_keeps_nothing(make_session: SessionFactory, pauses: Any) -> None:
+    balanced = make_session().balanced([NOWHERE])
+    with contextlib.suppress(aiohttp.ClientConnectorError), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        await balanced.ws_connect(
+            proxy="http://127.0.0.1:1/", proxy_auth=aiohttp.BasicAuth("user", "hidden")
+        )
+    with pytest.raises(aiohttp.ClientConnectorError) as caught:
+        await balanced.ws_connect()
+    kept: Any = balanced._servers.all[0].last_error
+    for error in (kept, kept.os_error):
+        assert error.__traceback__ is error.__cause__ is error.__context__ is None
+    assert "hidden" not in f"{vars(caught.value)} {caught.value!r}"
+
+
+async def test_a_prober_that_is_cancelled(
+    backends: list[Backend], make_session: SessionFactory, pauses: Any
+) -> None:
+    balanced = make_session().balanced(urls_of(backends[:1]))
+    put_out(balanced, 0)
+    backends[0].gate.clear()
+    balanced._servers.all[0].pauses.not_before = 0.0
+    prober = asyncio.ensure_future(use(balanced))
+    await until(lambda: backends[0].arrived == 1)
+    with pytest.raises(ConnectionRefusedError):
+        await balanced.ws_connect()
+    prober.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await prober
+    # The next call probes, and takes over its handshake.
+    backends[0].gate.set()
+    await use(balanced)
+    assert out(balanced) == [False]
+
+
+async def test_a_task_of_the_acquisition_itself(
+    backends: list[Backend], make_session: SessionFactory
+) -> None:
+    balanced = make_session().balanced(urls_of(backends))
+    task: Any = asyncio.create_task(balanced.ws_connect())
+    ws = await task
+    await ws.release()
+    acquisition = balanced.ws_connect()
+    again = await acquisition
+    assert again == ws
+    with pytest.raises(RuntimeError, match="only once"):
+        await acquisition
+    await again.release()
+
+
+def test_made_outside_a_loop() -> None:
+    session = WebSocketClientSession()
+    balanced = session.balanced([NOWHERE])
+    balanced.set_urls(["ws://127.0.0.1:2/"])
+
+    async def main() -> None:
+        with contextlib.suppress(aiohttp.ClientConnectorError):
+            await balanced.ws_connect()
+        await session.close()
+
+    asyncio.run(main())
+    assert out(balanced) == [True]
+
+
+async def test_a_burst_on_servers_that_are_down(
+    backends: list[Backend], make_session: SessionFactory, pauses: Any
+) -> None:
+    """Callers queue for handshakes with a server that refuses, and one that hangs."""
+    session = make_session(max_connecting=5, limit=20)
+    balanced = session.balanced(urls_of(backends))
+    await backends[0].kill()
+    backends[1].gate.clear()
+    await asyncio.gather(*[use(balanced, acquire_timeout=600.0) for _ in range(300)])
+    assert out(balanced) == [True, True, False]
+    assert session.stats().waiting == 0
+    assert not balanced._line.calls
+    backends[1].gate.set()
+
+
+async def test_limits_that_are_raised_admit_who_waits(
+    backends: list[Backend], make_session: SessionFactory
+) -> None:
+    session = make_session(limit=1)
+    balanced = session.balanced(urls_of(backends))
+    for _ in range(3):
+        await acquire(balanced)
+    waiting = [asyncio.ensure_future(use(balanced)) for _ in range(6)]
+    await until(lambda: session.stats().waiting == 6)
+    session.resize(limit=3)
+    await asyncio.wait_for(asyncio.gather(*waiting), 30)
+
+
+async def test_drained_while_a_call_waits(
+    backends: list[Backend], make_session: SessionFactory
+) -> None:
+    for backend in backends:
+        backend.gate.clear()
+    session = make_session()
+    balanced = session.balanced(urls_of(backends))
+    waiting = asyncio.ensure_future(use(balanced))
+    await until(lambda: sum(backend.arrived for backend in backends))
+    session.drain()
+    for backend in backends:
+        backend.gate.set()
+    await waiting
+    assert out(balanced) == [False, False, False]
+
+
+async def test_who_waits_has_its_turn_although_others_fail(
+    backends: list[Backend], make_session: SessionFactory, pauses: Any
+) -> None:
+    """A server dies whose connections are in use, and callers wait for these."""
+    session = make_session(limit=1)
+    balanced = session.balanced(urls_of(backends[:2]))
+    held = {server_of(backends, ws): ws for ws in [await acquire(balanced) for _ in range(2)]}
+    waiting = [asyncio.ensure_future(use(balanced)) for _ in range(6)]
+    await until(lambda: session.stats().waiting == 6)
+    await backends[0].kill()
+    await held[backends[0]].close()
+    await until(lambda: out(balanced) == [True, False])
+    await held[backends[1]].release()
+    await asyncio.wait_for(asyncio.gather(*waiting), 30)
+
+
+async def test_random_interleavings(backends: list[Backend], make_session: SessionFactory) -> None:
+    """Callers, cancellations, failures and changes at random: at the end, all is as it was."""
+    choices = random.Random(7)
+    session = make_session(limit=3, limit_total=7, max_waiting=50)
+    balanced = session.balanced(urls_of(backends))
+    ended: Counter[str] = Counter()
+
+    async def caller() -> None:
+        try:
+            async with balanced.ws_connect(acquire_timeout=choices.choice([0, 0.01, 30.0])) as ws:
+                if choices.random() < 0.2:
+                    await ws.close()
+                await asyncio.sleep(choices.choice([0, 0, 0.001, 0.01]))
+        except (asyncio.CancelledError, Exception) as exc:
+            ended[type(exc).__name__] += 1
+        else:
+            ended["fine"] += 1
+
+    for _ in range(40):
+        tasks = [asyncio.ensure_future(caller()) for _ in range(choices.randint(1, 20))]
+        victim = choices.choice(backends)
+        what = choices.randrange(8)
+        victim.status = 503 if what == 0 else 0
+        if what == 1:
+            victim.gate.clear()
+        elif what == 2:
+            for transport in list(victim.transports):
+                transport.abort()
+        elif what == 3:
+            balanced.set_urls(urls_of(choices.sample(backends, 2)))
+        elif what == 4:
+            balanced.set_urls(urls_of(backends))
+        elif what == 5:
+            session.drain()
+        elif what == 6:
+            session.resize(limit=choices.randint(1, 4), limit_total=choices.randint(1, 9))
+        for _ in range(choices.randint(0, 30)):
+            await asyncio.sleep(0)
+        for task in choices.sample(tasks, len(tasks) // 3):
+            task.cancel()
+        await asyncio.sleep(choices.choice([0, 0.005]))
+        victim.gate.set()
+        victim.status = 0
+        await asyncio.wait(tasks, timeout=60)
+        assert all(task.done() for task in tasks)
+    assert not balanced._line.calls
+    balanced.set_urls(urls_of(backends))
+    assert [server.beginning for server in balanced._servers.all] == [0, 0, 0]
+    await until(lambda: session.stats().acquired == session.stats().connecting == 0)
+    assert session.stats().waiting == 0
+    assert ended["fine"] > 30, ended
+    assert ended["CancelledError"] > 10, ended
+    balanced._servers.all[0].pauses.not_before = 0.0
+    await asyncio.wait_for(asyncio.gather(*[use(balanced) for _ in range(9)]), 30)
