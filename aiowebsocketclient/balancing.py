@@ -254,6 +254,8 @@ class Try:
     async def _run(self, session: Session, target: Target) -> Any:
         """Return a connection, or the :class:`Failure` to get one."""
         try:
+            # The session may have been closed since the try began.
+            session._bind()
             return await wait(session, target, None, self._line_up)
         except Exception as error:
             # Not raised: the repr of a task shows its exception, which has headers.
@@ -441,6 +443,10 @@ class Call:
                 if ws is None:
                     ws = self._look_elsewhere()
             self._blame(self._share())
+            if self._session._lifecycle.is_closed:
+                # Closed after the try had its connection.
+                ws.release()
+                raise self._session._lifecycle.closed_error()
             return ws
         finally:
             self._line.leave(self)
