@@ -186,6 +186,24 @@ async def test_a_server_at_its_limit_comes_last(
     assert len(others) == 3
 
 
+async def test_a_server_with_room_goes_before_one_where_something_must_give_way(
+    backends: list[Backend], make_session: SessionFactory
+) -> None:
+    session = make_session(limit=2)
+    balanced = session.balanced(urls_of(backends))
+    others = [await direct(session, backends[0].url("/other")) for _ in range(2)]
+    for ws in others:
+        await ws.release()
+    for backend in backends[1:]:
+        await direct(session, backend.url())
+    # It has nothing in use, but is full.
+    for _ in range(2):
+        assert server_of(backends, await acquire(balanced)) is not backends[0]
+    assert session.stats().closed_evicted == 0
+    assert server_of(backends, await acquire(balanced)) is backends[0]
+    assert session.stats().closed_evicted == 1
+
+
 async def test_who_waits_at_the_limit_gets_what_falls_free_elsewhere(
     backends: list[Backend], make_session: SessionFactory
 ) -> None:
@@ -509,6 +527,18 @@ async def test_one_call_probes_when_all_are_out(
     await use(balanced)
 
 
+async def test_an_answer_to_the_prober_takes_the_server_back(
+    backends: list[Backend], make_session: SessionFactory, pauses: Any
+) -> None:
+    balanced = make_session().balanced(urls_of(backends[:1]))
+    put_out(balanced, 0)
+    balanced._servers.all[0].pauses.not_before = 0.0
+    backends[0].status = 401
+    with pytest.raises(aiohttp.WSServerHandshakeError):
+        await balanced.ws_connect()
+    assert out(balanced) == [False]
+
+
 async def test_pauses_are_short_while_all_are_out(
     backends: list[Backend], make_session: SessionFactory, pauses: Any
 ) -> None:
@@ -723,6 +753,30 @@ async def test_a_slow_server_still_serves_who_went_on(
         backend.gate.set()
 
 
+async def test_a_server_that_was_slow_when_another_served_is_out(
+    backends: list[Backend],
+    make_session: SessionFactory,
+    pauses: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a short acquire_timeout, calls go on before a handshake is late for the core."""
+    monkeypatch.setattr(balancing.Call, "_share", lambda call: 0.0)
+    balanced = make_session().balanced(urls_of(backends[:2]))
+    put_out(balanced, 1)
+    backends[0].gate.clear()
+    waiting = asyncio.ensure_future(acquire(balanced))
+    (running,) = await until_calls(balanced, 1)
+    await until(lambda: backends[0].arrived == 1)
+    balanced._servers.all[1].pauses.failures = 0
+    # Whatever this one takes.
+    monkeypatch.setattr(servers.Servers, "patience", lambda *_: 0.0)
+    running._wants_another = True
+    running._stir()
+    assert server_of(backends, await waiting) is backends[1]
+    assert out(balanced) == [True, False]
+    backends[0].gate.set()
+
+
 async def until_calls(balanced: Balanced[Any], number: int) -> list[Any]:
     await until(lambda: len(balanced._line.calls) == number)
     return list(balanced._line.calls)
@@ -832,15 +886,22 @@ async def test_bad_arguments_raise_at_once(
         balanced.ws_connect("ws://host/")  # type: ignore[misc]
 
 
+async def test_what_can_be_read_once_is_read_for_each_server(
+    backends: list[Backend], make_session: SessionFactory
+) -> None:
+    balanced = make_session().balanced(urls_of(backends))
+    held = [await acquire(balanced, protocols=iter(["a", "b"])) for _ in range(3)]
+    assert len({server_of(backends, ws) for ws in held}) == 3
+    assert [ws.protocol for ws in held] == ["a", "a", "a"]
+
+
 async def test_options_are_those_of_ws_connect(
     backends: list[Backend], make_session: SessionFactory
 ) -> None:
     session = make_session(headers={"X": "1"})
     balanced = session.balanced(urls_of(backends))
-    # An iterator is needed for each server.
-    protocols: Iterator[str] = iter(["a", "b"])
     async with balanced.ws_connect(
-        protocols=protocols, headers={"Y": "2"}, params={"z": "3"}, reuse_key="k"
+        protocols=["a", "b"], headers={"Y": "2"}, params={"z": "3"}, reuse_key="k"
     ) as ws:
         server = server_of(backends, ws)
         assert ws.protocol == "a"
