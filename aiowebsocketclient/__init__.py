@@ -7,6 +7,7 @@ pool, and the next caller gets the same open socket.
 from importlib.metadata import version
 
 from ._compat import IMPLEMENTATION
+from .balancing import Balanced
 from .checks import check_ping
 from .exceptions import (
     AcquireError,
@@ -23,7 +24,7 @@ from .fleet import FleetStats
 from .keys import EndpointKey
 from .response import ClientWebSocketResponse
 from .session import GOING_AWAY, WebSocketClientSession
-from .stats import PoolStats
+from .stats import BalancedStats, PoolStats
 from .tracing import TraceConfig
 from .typedefs import Acquisition, Completion, Hook, WSConnectOptions
 
@@ -32,6 +33,8 @@ __all__ = (
     "IMPLEMENTATION",
     "AcquireError",
     "Acquisition",
+    "Balanced",
+    "BalancedStats",
     "ClientWebSocketResponse",
     "Completion",
     "ConnectionReleasedError",

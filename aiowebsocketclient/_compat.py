@@ -42,4 +42,5 @@ Waiter = _core.Waiter
 clock = _core.clock
 ensure_room = _core.ensure_room
 lend = _core.lend
+signature_of = _core.signature_of
 spend = _core.spend

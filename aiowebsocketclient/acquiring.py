@@ -2,23 +2,24 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from contextvars import Context
 from typing import Any, Final, Protocol
 
 from ._compat import Caller, Express, Plan, Pool, Slot, Waiter, clock
-from ._pool_py import ACQUIRED, Lender
+from ._pool_py import ACQUIRED
 from .connection import Connection, reason_after
 from .exceptions import WebSocketPoolError
 from .hooks import is_being_cancelled, run_hook
 from .keys import Target
+from .leaks import place_of_caller
 from .lessee import Lessee
 from .lifecycle import fail_waiter
 from .refusals import Refusals
-from .response import ClientWebSocketResponse
 from .settings import Settings
 from .tracing import Tracer
 
-__all__ = ("Acquiring", "wait_traced")
+__all__ = ("Acquiring", "note_acquired", "take_idle", "wait")
 
 # Maximum number of concurrent checks in the background.
 _MAX_CHECKING: Final = 50
@@ -192,21 +193,45 @@ class Acquiring:
             self._lifecycle.close_unfit(slot)
 
 
-async def wait_traced(
-    tracer: Tracer, express: Express, owner: Lender, target: Target, acquire_timeout: float | None
-) -> ClientWebSocketResponse:
-    """Wait for a connection, and report the wait to the tracer; ``owner`` is the session."""
-    trace = tracer.waiting(target.key.endpoint)
-    waiter = express.line_up(owner, target, acquire_timeout)
-    if waiter.slot is not None:
-        handle: ClientWebSocketResponse
-        handle = await express.wait(owner, waiter, acquire_timeout)
-        return handle
+# -- for the session and for Balanced ------------------------------------------------------------
+
+
+def take_idle(session: Any, target: Target) -> Any:
+    """Return a handle on an idle connection that needs no check; None: there is none."""
+    return None if target.is_checked else session._express.acquire(session, target)
+
+
+async def wait(
+    session: Any,
+    target: Target,
+    acquire_timeout: float | None,
+    lined_up: Callable[[Waiter], None] | None = None,
+) -> Any:
+    """Wait for a connection; ``lined_up`` is called with the waiter of the core."""
+    tracer: Tracer | None = session._tracer
+    express: Express = session._express
+    trace = None if tracer is None else tracer.waiting(target.key.endpoint)
+    waiter = express.line_up(session, target, acquire_timeout)
+    if lined_up is not None:
+        lined_up(waiter)
+    if tracer is None or trace is None or waiter.slot is not None:
+        return await express.wait(session, waiter, acquire_timeout)
     tracer.queued_start(trace)
     try:
-        handle = await express.wait(owner, waiter, acquire_timeout)
+        handle = await express.wait(session, waiter, acquire_timeout)
     except BaseException as exc:
         tracer.queued_end(trace, exc)
         raise
     tracer.queued_end(trace)
     return handle
+
+
+def note_acquired(session: Any, ws: Any) -> None:
+    """Tell the tracer and the leak watch that the running caller has got a connection."""
+    slot: Slot = ws._slot
+    if session._tracer is not None:
+        session._tracer.acquired(slot, ws.reused)
+    if session._debug or session._leak_watch is not None:
+        place = slot.conn.acquired_at = place_of_caller()
+        if session._leak_watch is not None:
+            session._leak_watch.acquired(slot, place, session._loop)

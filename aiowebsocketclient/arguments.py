@@ -33,6 +33,7 @@ __all__ = (
     "implemented_by",
     "is_token",
     "limiter",
+    "load_balance_hosts",
     "loop",
     "options_of_ws_connect",
     "places",
@@ -175,6 +176,22 @@ def fleet(value: Any) -> Any:
         raise TypeError(
             "fleet must be an aiowebsocketclient.redis.RedisFleet, or another object with the"
             f" attributes of a Fleet, not {type(value).__name__} (without {missing[0]})"
+        )
+    return value
+
+
+def load_balance_hosts(value: Any, client_session: Any) -> str | None:
+    """Return ``value``: ``"random"`` or ``"disable"``, or None."""
+    if value is not None and not isinstance(value, str):
+        raise TypeError(
+            f'load_balance_hosts must be "disable", "random" or None, not {type(value).__name__}'
+        )
+    if value not in (None, "disable", "random"):
+        raise ValueError(f'load_balance_hosts must be "disable", "random" or None, got {value!r}')
+    if value == "random" and client_session is not None:
+        raise ValueError(
+            "load_balance_hosts has no effect on client_session, whose connector resolves names:"
+            " leave out one of them, or give that connector a resolver that shuffles"
         )
     return value
 

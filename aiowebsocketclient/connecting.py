@@ -7,12 +7,14 @@ import asyncio
 import errno
 import math
 import socket
+import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import Context
 from functools import partial
 from http import HTTPStatus
 from inspect import signature
+from itertools import pairwise
 from types import coroutine
 from typing import Any, Final
 
@@ -24,8 +26,10 @@ from yarl import URL
 from ._aiohttp_private import LOG_ON_EXCEPTION, check_client_session
 from .deadlines import Bound
 from .exceptions import PoolClosedError, WebSocketPoolError, in_session
+from .hooks import run_hook
 from .keys import Target, version_of
 from .logs import log
+from .resolving import RandomOrder
 from .settings import Settings
 
 __all__ = (
@@ -34,6 +38,8 @@ __all__ = (
     "abort",
     "check_open",
     "connect",
+    "is_answer",
+    "is_failure_of_server",
     "own_client_session",
     "take_from_connector",
 )
@@ -147,6 +153,48 @@ def _lacks_files(error: BaseException) -> bool:
     return False
 
 
+# Statuses with which a server, or a balancer in front of it, says that it takes no connection now.
+_UNAVAILABLE: Final = frozenset(
+    {
+        HTTPStatus.TOO_MANY_REQUESTS,
+        HTTPStatus.BAD_GATEWAY,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        HTTPStatus.GATEWAY_TIMEOUT,
+    }
+)
+
+
+def is_failure_of_server(error: BaseException) -> bool:
+    """Return whether an error of :func:`connect` says that its server takes no connections.
+
+    An answer of the server to this caller (401, 404) does not say so, nor does an error of the
+    limiter, or that this process can open no socket.
+    """
+    if not _is_of_handshake(error) or _lacks_files(error):
+        return False
+    if isinstance(error, aiohttp.ClientResponseError):
+        return error.status in _UNAVAILABLE
+    return isinstance(error, OSError | TimeoutError | aiohttp.ClientConnectionError)
+
+
+def is_answer(error: BaseException) -> bool:
+    """Return whether an error of :func:`connect` is the answer of a server that works."""
+    is_response = isinstance(error, aiohttp.ClientResponseError)
+    return is_response and _is_of_handshake(error) and not is_failure_of_server(error)
+
+
+def _is_of_handshake(error: BaseException) -> bool:
+    """Return whether the handshake has raised an error, and not a limiter or a hook around it."""
+    codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for code, inner in pairwise(codes):
+        if code is run_hook.__code__:
+            # The hook may have connected elsewhere.
+            return False
+        if code is connect.__code__:
+            return inner is _handshake.__code__
+    return False
+
+
 def check_open(client_session: aiohttp.ClientSession, session_name: str | None) -> None:
     """Raise if the client session was closed, or has lost its connector."""
     if client_session.closed:
@@ -157,10 +205,10 @@ def check_open(client_session: aiohttp.ClientSession, session_name: str | None) 
         raise PoolClosedError(in_session(session_name, said)) from None
 
 
-def own_client_session() -> aiohttp.ClientSession:
+def own_client_session(resolver: RandomOrder | None = None) -> aiohttp.ClientSession:
     """Return a client session that only connects; limits and timeouts are those of the pool."""
     return aiohttp.ClientSession(
-        connector=_Connector(),
+        connector=_Connector(resolver),
         cookie_jar=aiohttp.DummyCookieJar(),
         # conn_timeout limits the whole handshake.
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
@@ -204,7 +252,8 @@ class Client:
     def begin(self, loop: asyncio.AbstractEventLoop, settings: Settings) -> aiohttp.ClientSession:
         """Return the session at the first use, and check that it belongs to ``loop``."""
         if self.session is None:
-            self.session = own_client_session()
+            is_random = settings.load_balance_hosts == "random"
+            self.session = own_client_session(RandomOrder() if is_random else None)
         elif self.session._loop is not loop:
             said = (
                 "client_session belongs to another event loop: create it in the loop of the"
@@ -440,13 +489,15 @@ _CAN_MAKE_SOCKETS = "socket_factory" in signature(aiohttp.TCPConnector).paramete
 class _Connector(aiohttp.TCPConnector):
     """The connector of the pool's own client session; knows what each handshake has opened."""
 
-    def __init__(self) -> None:
+    def __init__(self, resolver: RandomOrder | None = None) -> None:
         # Limits and pooling are the pool's task; the connector only connects.
-        settings: dict[str, Any] = {"limit": 0, "force_close": True}
+        settings: dict[str, Any] = {"limit": 0, "force_close": True, "resolver": resolver}
         is_asyncios = isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop)
         if _CAN_MAKE_SOCKETS and not is_asyncios:
             settings["socket_factory"] = _make_socket
         super().__init__(**settings)
+        # aiohttp closes only a resolver that it has made.
+        self._own_resolver = resolver
         self._noted: dict[Any, list[asyncio.Transport]] = {}
         self._protocols: dict[Any, list[Any]] = {}
         self._factory = partial(_make_protocol, self._factory, self._protocols)
@@ -460,6 +511,12 @@ class _Connector(aiohttp.TCPConnector):
             yield
         finally:
             del self._noted[task]
+
+    async def close(self, **options: Any) -> None:
+        """Close the connector and its resolver."""
+        await super().close(**options)
+        if self._own_resolver is not None:
+            await self._own_resolver.close()
 
     async def connect(self, *args: Any, **kwargs: Any) -> Any:
         """Open a connection, after closing the one that it replaces in the same handshake."""

@@ -6,7 +6,6 @@ connection causes no event.  It uses a timer instead of a task, which could be c
 """
 
 import asyncio
-import random
 import weakref
 from collections.abc import Callable, Hashable
 from contextvars import Context, copy_context
@@ -19,17 +18,13 @@ from .keys import EndpointKey, HandshakeKey, Target
 from .lessee import Lessee
 from .lifecycle import Failure
 from .logs import log
+from .pausing import Pauses
 from .settings import Settings
 
 __all__ = ("Keeper", "Keeping")
 
 # Seconds between two looks at the pool.
 _PERIOD: Final = 1.0
-
-# The longest pause after the first failure; each further failure doubles it. The actual pause is
-# random, from 0 to the longest, so that the clients of a restarted server do not all come at once.
-_FIRST_PAUSE: Final = 0.1
-_LONGEST_PAUSE: Final = 30.0
 
 # Seconds without new handshakes after a connection was closed because too many were idle: a new
 # connection would soon be closed, or another one for it.
@@ -161,14 +156,11 @@ class Keeper:
 
     __slots__ = (
         "__weakref__",
-        "_failed_at",
-        "_failing_since",
-        "_failures",
         "_is_due",
         "_keep_up",
         "_loop",
-        "_not_before",
         "_on_probation",
+        "_pauses",
         "_session_name",
         "_timer",
         "_under_way",
@@ -202,9 +194,7 @@ class Keeper:
         self.rotated: Slot | None = None
         # New connections that were not used yet, with the time of their opening.
         self._on_probation: list[tuple[float, Slot]] = []
-        self._failures = 0
-        self._failing_since = 0.0
-        self._failed_at = self._not_before = float("-inf")
+        self._pauses = Pauses()
 
     def want(self, target: Target, wanted: int) -> None:
         """Keep ``wanted`` connections idle."""
@@ -233,7 +223,7 @@ class Keeper:
             self._judge(now)
             self._keep_up(self)
         finally:
-            pause = self._not_before - now
+            pause = self._pauses.not_before - now
             delay = pause if 0 < pause < _PERIOD else _PERIOD
             if self.wanted:
                 self._timer = self._loop.call_later(
@@ -253,18 +243,18 @@ class Keeper:
 
     def rest(self) -> None:
         """Begin no handshakes for a while: there is no room for idle connections."""
-        self._not_before = max(self._not_before, clock() + _REST)
+        self._pauses.not_before = max(self._pauses.not_before, clock() + _REST)
 
     def lacking(self, spare: int) -> int:
         """Return how many handshakes to begin, if ``spare`` connections are idle or under way."""
-        if clock() < self._not_before:
+        if clock() < self._pauses.not_before:
             return 0
         # A connection that has already ended is judged after the end of its handshake.
         unjudged = sum(slot.reason >= 0 for slot in self._under_way)
         lacking = max(0, self.wanted - spare - unjudged)
         if self.rotated is not None:
             lacking = 0 if spare or self._under_way else min(lacking, 1)
-        if self._failures:
+        if self._pauses.failures:
             # One at a time, until a connection has proved good.
             lacking = min(lacking, 0 if self._under_way or self._on_probation else 1)
         return lacking
@@ -278,21 +268,14 @@ class Keeper:
 
     def failed(self, error: str, begun: float) -> None:
         """Record that a handshake failed or is late, or that a new connection ended at once."""
-        if begun < self._failed_at:
-            # Of handshakes that began together, only one failure counts.
+        pause = self._pauses.failed(begun, clock())
+        if pause is None:
             return
-        now = clock()
-        if not self._failures:
-            self._failing_since = now
-        longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failures, 16))
-        pause = longest * random.random()
-        self._failures += 1
-        self._failed_at = now
-        self._not_before = now + pause
-        if self._failures == 1:
+        failures = self._pauses.failures
+        if failures == 1:
             self._log("min_idle_failing", error=error, retry_in=pause)
         else:
-            self._log("min_idle_unchanged", error=error, failures=self._failures, retry_in=pause)
+            self._log("min_idle_unchanged", error=error, failures=failures, retry_in=pause)
 
     def _ended(self, slot: Slot, finished: "asyncio.Future[Any]") -> None:
         if slot not in self._under_way:
@@ -327,10 +310,10 @@ class Keeper:
         self._on_probation = undecided
 
     def _turned_out_well(self, slot: Slot) -> None:
-        if self._failures and slot.born >= self._failed_at:
-            seconds = clock() - self._failing_since
-            self._log("min_idle_recovered", failures=self._failures, seconds=seconds)
-            self._failures = 0
+        failures = self._pauses.ended(slot.born)
+        if failures:
+            seconds = clock() - self._pauses.failing_since
+            self._log("min_idle_recovered", failures=failures, seconds=seconds)
 
     def _log(self, event: str, **fields: Any) -> None:
         endpoint = str(self.target.endpoint)

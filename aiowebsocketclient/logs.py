@@ -38,6 +38,12 @@ Event                  Level   Fields
 ``fleet_unreachable``  WARNING ``error``; only the first failed report in a row
 ``fleet_failed``       ERROR   ``error``; the engine refuses reports; only the first in a row
 ``fleet_disagrees``    WARNING ``limit`` of this session's fleet, ``other``: of another session's
+``endpoint_out``       WARNING ``endpoint`` of a ``Balanced``, ``error`` (or ``"late"``),
+                               ``status`` (HTTP) or None, ``retry_in`` seconds; only the first
+                               failure
+``endpoint_still_out`` DEBUG   ``endpoint``, ``error``, ``status``, ``retry_in`` and ``failures`` so
+                               far; each further failure
+``endpoint_back``      INFO    ``endpoint``, ``failures``, ``seconds`` since the first
 ``connector_limited``  WARNING ``setting`` (of the client session's connector), ``limit``
 ``not_cancellable``    WARNING ``session``
 ``close_failed``       ERROR   ``endpoint``, ``error``
@@ -127,6 +133,20 @@ _EVENTS: Final = {
         WARNING,
         "Sessions of one fleet disagree on its limit: %(limit)d here, %(other)d in another session."
         " Call resize() in each process",
+    ),
+    "endpoint_out": (
+        WARNING,
+        "Left %(endpoint)s out of balancing (%(error)s%(detail)s): trying again in %(retry_in).2f"
+        " s, then at growing intervals",
+    ),
+    "endpoint_still_out": (
+        DEBUG,
+        "Still left %(endpoint)s out of balancing (%(error)s%(detail)s, %(failures)d failures):"
+        " trying again in %(retry_in).2f s",
+    ),
+    "endpoint_back": (
+        INFO,
+        "Took %(endpoint)s back into balancing, after %(failures)d failures in %(seconds).1f s",
     ),
     "connector_limited": (
         WARNING,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterable
 from contextlib import AbstractAsyncContextManager
 from threading import get_ident
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Self, Unpack
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NoReturn, Self, Unpack
 
 import aiohttp
 from aiohttp.typedefs import LooseHeaders, StrOrURL
@@ -20,9 +20,10 @@ from yarl import URL
 
 from . import _compat, arguments
 from ._aiohttp_private import get_running_loop
-from ._compat import DONE, UNSET, Express, SessionBase, Slot, clock, ensure_room
+from ._compat import DONE, UNSET, Express, SessionBase, clock, ensure_room
 from ._pool_py import Completion
-from .acquiring import Acquiring, wait_traced
+from .acquiring import Acquiring, note_acquired, take_idle, wait
+from .balancing import Balanced
 from .connecting import Client, check_open
 from .ending import Ending
 from .fleet import Fleet, FleetStats
@@ -31,7 +32,7 @@ from .hooks import Hook
 from .implied import Implied
 from .keeping import Keeping
 from .keys import EndpointKey, Target, is_with, parse_url, resolve, version_of
-from .leaks import LeakWatch, place_of_caller
+from .leaks import LeakWatch
 from .lifecycle import Lifecycle
 from .loops import refuse_to_close, running_loop
 from .prewarming import Prewarm
@@ -91,6 +92,10 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     :param client_session_owner: whether :meth:`close` closes ``client_session``.
     :param connect_limiter: an asynchronous context manager entered around each handshake:
         ``aiolimiter.AsyncLimiter(300, 300)``, ``asyncio.Semaphore(10)``.
+    :param load_balance_hosts: ``"random"``: connect to the addresses of a name in random order,
+        within each address family; after a refusal, the next address follows.  None or
+        ``"disable"``: in the order of the lookup.  ``ValueError`` with ``client_session``, whose
+        connector resolves names by itself.
     :param configure: hook ``async (ws) -> None``, called once for each connection after its
         handshake, for example to authenticate.  If it raises, the caller gets the exception.
     :param check: hook, called before a pooled connection is handed out.  If it raises, the
@@ -170,6 +175,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         cooldown: float = 0.0,
         client_session_owner: bool = True,
         connect_limiter: AbstractAsyncContextManager[Any, Any] | None = None,
+        load_balance_hosts: Literal["disable", "random"] | None = None,
         configure: Hook[WS_co] | None = None,
         check: Hook[WS_co] | None = None,
         reset: Hook[WS_co] | None = None,
@@ -327,6 +333,14 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         """
         raise NotImplementedError
 
+    def balanced(self, urls: Iterable[StrOrURL]) -> Balanced[WS_co]:
+        """Return a :class:`Balanced`, which spreads its calls over several servers of a service.
+
+        :param urls: the URLs of the servers, each a ``str`` or a ``yarl.URL``; at least one URL,
+            and no URL twice (``ValueError``).
+        """
+        return Balanced(self, urls)
+
     async def prewarm(
         self,
         url: StrOrURL,
@@ -446,27 +460,12 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         """Acquire a connection if the fast path of the core does not apply."""
         self._bind()
         target = self._lifecycle.with_cookies(target)
-        ws: Any = None
-        if not target.is_checked:
-            ws = self._express.acquire(self, target)
+        ws: Any = take_idle(self, target)
         if ws is None:
-            if self._tracer is None:
-                waiter = self._express.line_up(self, target, acquire_timeout)
-                ws = await self._express.wait(self, waiter, acquire_timeout)
-            else:
-                ws = await wait_traced(self._tracer, self._express, self, target, acquire_timeout)
-        if self._tracer is not None:
-            self._tracer.acquired(ws._slot, ws.reused)
-        if self._debug or self._leak_watch is not None:
-            self._note_place(ws._slot)
+            ws = await wait(self, target, acquire_timeout)
+        note_acquired(self, ws)
         handle: WS_co = ws
         return handle
-
-    def _note_place(self, slot: Slot) -> None:
-        place = slot.conn.acquired_at = place_of_caller()
-        if self._leak_watch is not None:
-            assert self._loop is not None
-            self._leak_watch.acquired(slot, place, self._loop)
 
     def _bind(self) -> None:
         """Ensure that the session is open, and has its loop and its client session."""

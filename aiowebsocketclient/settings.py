@@ -31,6 +31,9 @@ class Settings:
         self.max_lifetime = arguments.positive("max_lifetime", given["max_lifetime"])
         self.close_timeout = arguments.some_seconds("close_timeout", given["close_timeout"])
         self.connect_limiter = arguments.limiter(given["connect_limiter"])
+        self.load_balance_hosts = arguments.load_balance_hosts(
+            given["load_balance_hosts"], given["client_session"]
+        )
         hooks = {name: given[name] for name in ("configure", "check", "reset")}
         self.hooks = hooks_of(hooks, NO_HOOKS)
         self.hook_timeout = arguments.positive("hook_timeout", given["hook_timeout"])

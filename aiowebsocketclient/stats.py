@@ -1,9 +1,13 @@
 """Statistics of the pool."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ("PoolStats",)
+if TYPE_CHECKING:
+    from .exceptions import HandshakeFailure
+    from .keys import EndpointKey
+
+__all__ = ("BalancedStats", "PoolStats")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +79,28 @@ class PoolStats:
     def from_core(cls, gauges: tuple[int, ...], counters: tuple[Any, ...]) -> "PoolStats":
         """Return the statistics of the core, whose numbers are in the order of the fields."""
         return cls(*gauges, *counters)
+
+
+@dataclass(frozen=True, slots=True)
+class BalancedStats:
+    """Snapshot of one URL of a :class:`Balanced`.
+
+    The gauges are those of its endpoint, with the connections of all other callers of the session.
+    """
+
+    #: Host, port and TLS of the URL.
+    endpoint: "EndpointKey"
+    #: Handshakes under way.
+    connecting: int
+    #: Connections in use.
+    acquired: int
+    #: Open connections that are free.
+    idle: int
+    #: Whether the URL is left out, because handshakes have failed.
+    out: bool
+    #: Failed handshakes in a row; those that began together count once.
+    failures: int
+    #: Seconds until the next call tries the URL again; None: it is not left out.
+    retry_in: float | None
+    #: The last failed handshake that put it out, or kept it out; None: there was none.
+    last_failure: "HandshakeFailure | None"

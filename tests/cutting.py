@@ -46,6 +46,7 @@ from aiowebsocketclient import (
     WebSocketPoolError,
 )
 from aiowebsocketclient.acquiring import Acquiring
+from aiowebsocketclient.balancing import Call
 from aiowebsocketclient.outbox import State
 
 from .proxy import NO_LINGER
@@ -278,6 +279,9 @@ def strike_acquire_timeout(trial: "Trial") -> None:
     for timer in trial.arena.watch.alive():
         if getattr(timer.callback, "__func__", None) is Acquiring.time_out:
             trial.must_time_out = bool(timer.args[0].queued)
+            trial.was_struck = True
+            timer.strike()
+        elif getattr(timer.callback, "__func__", None) is Call._time_out:
             trial.was_struck = True
             timer.strike()
 
@@ -517,8 +521,8 @@ class Watch(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         # Hooks and handshakes fail where they are cut, and some are made to.
-        is_expected = getattr(record, "event", None) in ("hook_failed", "min_idle_failing")
-        if record.name != "aiohttp.server" and not is_expected:
+        expected = ("hook_failed", "min_idle_failing", "endpoint_out")
+        if record.name != "aiohttp.server" and getattr(record, "event", None) not in expected:
             self.complaints.append(f"log record: {self.format(record)}")
 
     def _complain_of_context(self, loop: Any, context: dict[str, Any]) -> None:
@@ -1025,6 +1029,13 @@ async def others_at_both_endpoints(trial: Trial) -> None:
     await trial.held.pop().release()
 
 
+async def others_in_use_at_both_endpoints(trial: Trial) -> None:
+    await trial.hold()
+    await trial.hold(second=True)
+    trial.later(4, trial.release_held)
+    trial.later(8, trial.release_held)
+
+
 async def others_in_use_elsewhere(trial: Trial) -> None:
     await trial.hold(second=True)
     await trial.join(second=True)
@@ -1114,6 +1125,15 @@ def acquire_unconfigured(trial: Trial) -> Any:
 
 def acquire(trial: Trial) -> Any:
     return trial.connect()
+
+
+def acquire_one_of_two(trial: Trial) -> Any:
+    return trial.session.balanced([trial.server.url(), trial.arena.second.url()]).ws_connect()
+
+
+def acquire_where_one_refuses(trial: Trial) -> Any:
+    urls = ["ws://127.0.0.1:1/", trial.server.url()]
+    return trial.session.balanced(urls).ws_connect()
 
 
 def force_close() -> dict[str, Any]:
@@ -1266,6 +1286,22 @@ OPERATIONS = [
         acquires=True,
     ),
     Operation("acquire over TLS", acquire, acquires=True, tls=True),
+    Operation("acquire one of two", acquire_one_of_two, a_follower, acquires=True),
+    Operation(
+        "acquire one of two at the limit",
+        acquire_one_of_two,
+        others_in_use_at_both_endpoints,
+        lambda: {"limit": 1},
+        acquires=True,
+        without=NO_CONN_TIMEOUT,
+    ),
+    Operation(
+        "acquire where one refuses",
+        acquire_where_one_refuses,
+        a_follower,
+        lambda: {"limit": 1},
+        acquires=True,
+    ),
     Operation(
         "acquire what is refused",
         lambda trial: trial.connect("/refuse"),

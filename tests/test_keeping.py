@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from aiowebsocketclient import PoolClosedError, WebSocketClientSession, keeping
+from aiowebsocketclient import PoolClosedError, WebSocketClientSession, keeping, pausing
 
 from .conftest import SessionFactory, until
 from .servers import Server, serving
@@ -33,7 +33,7 @@ def in_haste(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def without_chance(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Let each pause be as long as it may."""
-    monkeypatch.setattr(keeping.random, "random", lambda: 1.0)
+    monkeypatch.setattr(pausing.random, "random", lambda: 1.0)
     return monkeypatch
 
 
@@ -434,8 +434,8 @@ async def test_a_caller_takes_over_what_is_being_opened(
 async def test_pauses_double(
     make_session: SessionFactory, told: Any, without_chance: pytest.MonkeyPatch
 ) -> None:
-    without_chance.setattr(keeping, "_FIRST_PAUSE", 0.001)
-    without_chance.setattr(keeping, "_LONGEST_PAUSE", 0.032)
+    without_chance.setattr(pausing, "_FIRST_PAUSE", 0.001)
+    without_chance.setattr(pausing, "_LONGEST_PAUSE", 0.032)
     session = make_session()
     session.set_min_idle(NOWHERE, 3)
     await until(lambda: len(told("min_idle_unchanged")) >= 7)
@@ -454,7 +454,7 @@ async def test_pauses_double(
 async def test_pauses_are_at_random(
     make_session: SessionFactory, told: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeping.random, "random", lambda: 0.25)
+    monkeypatch.setattr(pausing.random, "random", lambda: 0.25)
     session = make_session()
     session.set_min_idle(NOWHERE, 1)
     await until(lambda: told("min_idle_unchanged"))
@@ -465,7 +465,7 @@ async def test_pauses_are_at_random(
 async def test_nothing_is_tried_before_its_time(
     make_session: SessionFactory, told: Any, without_chance: pytest.MonkeyPatch
 ) -> None:
-    without_chance.setattr(keeping, "_FIRST_PAUSE", 20.0)
+    without_chance.setattr(pausing, "_FIRST_PAUSE", 20.0)
     session = make_session()
     session.set_min_idle(NOWHERE, 1)
     await until(lambda: told("min_idle_failing"))
@@ -484,7 +484,7 @@ async def test_nothing_is_tried_before_its_time(
 async def test_a_server_that_comes_back(
     make_session: SessionFactory, told: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeping, "_LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr(pausing, "_LONGEST_PAUSE", 0.1)
     session = make_session()
     async with serving(Server()) as server:
         url, port = server.url(), server.port
@@ -501,7 +501,7 @@ async def test_a_server_that_comes_back(
         assert recovered.seconds > 0
         assert len(told("min_idle_failing")) == 1
         # The next time it begins with the first pause again, and is told of again.
-        assert keeper_of(session)._failures == 0
+        assert keeper_of(session)._pauses.failures == 0
         await session.close()
 
 
@@ -519,7 +519,7 @@ async def test_a_server_that_ends_each_at_once(
                 asyncio.get_running_loop().call_later(0.01, request.transport.abort)
             return await super().handle(request)
 
-    without_chance.setattr(keeping, "_FIRST_PAUSE", 0.02)
+    without_chance.setattr(pausing, "_FIRST_PAUSE", 0.02)
     # On a busy machine the end comes late, and none of these has turned out well.
     without_chance.setattr(keeping, "_PROBATION", 1_000.0)
     async with serving(Bye()) as server:
@@ -537,7 +537,7 @@ async def test_a_server_that_ends_each_with_its_answer(
     make_session: SessionFactory, told: Any, without_chance: pytest.MonkeyPatch
 ) -> None:
     """The connection is closed before its handshake is known to be over."""
-    without_chance.setattr(keeping, "_FIRST_PAUSE", 0.02)
+    without_chance.setattr(pausing, "_FIRST_PAUSE", 0.02)
     async with raw(b"\x81\x05hello") as server:
         session = make_session()
         session.set_min_idle(server.url, 3)
@@ -567,10 +567,10 @@ async def test_one_that_is_used_at_once_has_turned_out_well(
         transport.abort()
     # Ended while nobody knew what to think of them.
     await until(lambda: idle(session) == 1)
-    assert keeper._failures == 1
+    assert keeper._pauses.failures == 1
     ws = await session.ws_connect(server.url())
     await look(session)
-    assert keeper._failures == 0
+    assert keeper._pauses.failures == 0
     assert len(told("min_idle_recovered")) == 1
     await until(lambda: idle(session) == 2)
     # What the server ends in somebody's hands says nothing.
@@ -681,7 +681,7 @@ async def test_it_keeps_no_session_alive(
     server: Server, without_chance: pytest.MonkeyPatch
 ) -> None:
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)
-    without_chance.setattr(keeping, "_FIRST_PAUSE", 1_000.0)
+    without_chance.setattr(pausing, "_FIRST_PAUSE", 1_000.0)
     sessions = [WebSocketClientSession()]
     sessions[0].set_min_idle(server.url(), 2)
     # One that works, and one that waits for its next try.

@@ -52,6 +52,7 @@ DEFAULTS = {
     "cooldown": 0.0,
     "client_session_owner": True,
     "connect_limiter": None,
+    "load_balance_hosts": None,
     "configure": None,
     "check": None,
     "reset": None,
@@ -106,6 +107,7 @@ BAD: list[tuple[str, Any]] = [
     ("ws_response_class", aiohttp.ClientWebSocketResponse),
     ("ws_response_class", ClientWebSocketResponse.__name__),
     ("connect_limiter", object()),
+    *[("load_balance_hosts", value) for value in (True, 5, "", "Random", "prefer-standby")],
 ]
 
 

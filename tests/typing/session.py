@@ -39,6 +39,7 @@ async def arguments(loop: asyncio.AbstractEventLoop) -> None:
         cooldown=0.25,
         client_session_owner=False,
         connect_limiter=AsyncLimiter(300, 300),
+        load_balance_hosts="random",
         trace_configs=[TraceConfig()],
         leak_threshold=60,
         retire_on=GOING_AWAY,
@@ -54,6 +55,7 @@ async def mistakes() -> None:
     WebSocketClientSession(limit=1.5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     WebSocketClientSession(headers={"a": 1})  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     WebSocketClientSession(close_timeout=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    WebSocketClientSession(load_balance_hosts="any")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     WebSocketClientSession(connect_limiter=10)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
