@@ -366,20 +366,7 @@ class Lifecycle:
             # Another failed handshake may already be closing the last of them.
             closing = [other for other in self.pool.slots() if other.state == CLOSING]
         conns: list[Connection] = [other.conn for other in closing if other.conn is not None]
-        return self._until_gone(conns) if conns else None
-
-    async def _until_gone(self, conns: list[Connection]) -> None:
-        """Wait up to a second until the sockets of closing connections are closed.
-
-        Then abort connections that were idle, and whose servers do not answer.
-        """
-        ends = {conn: conn.until_settled() for conn in conns}
-        await asyncio.wait(ends.values(), timeout=_FREEING_GRACE)
-        left = [conn for conn, end in ends.items() if not end.done() and conn.slot.crowded_out]
-        for conn in left:
-            conn.abort()
-        if left:
-            await asyncio.wait([ends[conn] for conn in left], timeout=ABORT_GRACE)
+        return _until_gone(conns) if conns else None
 
     def _finish_connecting(
         self,
@@ -393,7 +380,7 @@ class Lifecycle:
         del self.under_way[slot]
         if self._limiter_line is not None:
             self._limiter_line.leave(slot)
-        error = self._error_of(slot, task)
+        error = _error_of(slot, task, self.settings.name)
         key: Any = slot.key
         moves = False
         if error is None and slot.state != CLOSING:
@@ -414,16 +401,6 @@ class Lifecycle:
             self._tell_connected(slot, target)
         else:
             self._finish_failed(slot, error, finished, begun_for)
-
-    def _error_of(self, slot: Slot, task: asyncio.Task[Failure | None]) -> BaseException | None:
-        if task.cancelled():
-            said = f"the handshake with {slot.endpoint} was cancelled"
-            return WebSocketPoolError(in_session(self.settings.name, said))
-        error = task.exception()
-        if error is not None:
-            return error
-        failure = task.result()
-        return None if failure is None else failure.error
 
     def _finish_stopped(self, slot: Slot) -> None:
         """End a handshake that was stopped, maybe too late."""
@@ -452,7 +429,7 @@ class Lifecycle:
             self._fail_if_timed_out(begun_for, error)
         # Only after the core knows: a log handler may call drain().
         if is_debugging():
-            self._log_connect_failed(slot, error)
+            self.log(slot, "connect_failed", **_fields_of_failure(error))
 
     def _fail_if_timed_out(self, waiter: Waiter, error: BaseException) -> None:
         """Fail a waiter whose first, late handshake has timed out, even if it has another one.
@@ -516,23 +493,6 @@ class Lifecycle:
         seconds = clock() - slot.born
         endpoint = str(slot.endpoint)
         log(event, session_name=self.settings.name, endpoint=endpoint, seconds=seconds, **fields)
-
-    def _log_connect_failed(self, slot: Slot, error: BaseException) -> None:
-        status = status_of(error)
-        detail = "" if status is None else f", status {status}"
-        self.log(slot, "connect_failed", error=type(error).__name__, status=status, detail=detail)
-
-    def _log_closed(self, slot: Slot, close: tuple[int, str] | None) -> None:
-        code, reason = (None, "") if close is None else close
-        self.log(
-            slot,
-            "closed",
-            reason=CLOSE_REASONS[slot.reason],
-            uses=slot.uses,
-            close_code=code,
-            close_reason=reason,
-            detail="" if close is None else f"; the server's CLOSE: {code} {reason}".rstrip(),
-        )
 
     # -- closing ---------------------------------------------------------------------------------
 
@@ -612,7 +572,7 @@ class Lifecycle:
             self._tracer.closed(slot, close)
         # A handshake that was stopped too late was not logged as opened, either.
         if is_debugging() and slot.reason >= 0:
-            self._log_closed(slot, close)
+            self.log(slot, "closed", **_fields_of_end(slot, close))
         self._closed_slot(slot)
         on_place_left = None if self._on_place_left is None else self._on_place_left()
         if on_place_left is not None:
@@ -653,25 +613,8 @@ class Lifecycle:
         # Without handshakes, which have a task.
         idle = [slot.conn for slot in plan.closing if slot.task is None]
         self.carry_out(plan)
-        self.draining = self._all_gone(idle)
+        self.draining = _all_gone(idle, self.loop)
         return self.draining
-
-    def _all_gone(self, conns: list[Connection]) -> Completion:
-        """Return a completion that ends when the sockets of closing connections are closed."""
-        if not conns:
-            return DONE
-        gone: asyncio.Future[None] = self.loop.create_future()
-        left = len(conns)
-
-        def count_down(_: object) -> None:
-            nonlocal left
-            left -= 1
-            if not left:
-                gone.set_result(None)
-
-        for conn in conns:
-            conn.until_settled().add_done_callback(count_down)
-        return Pending(gone)
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -742,3 +685,67 @@ def fail_waiter(waiter: Waiter, error: BaseException) -> None:
     caller: Caller = waiter.token
     caller.error = error
     caller.wake()
+
+
+def _fields_of_failure(error: BaseException) -> dict[str, Any]:
+    status = status_of(error)
+    detail = "" if status is None else f", status {status}"
+    return {"error": type(error).__name__, "status": status, "detail": detail}
+
+
+def _fields_of_end(slot: Slot, close: tuple[int, str] | None) -> dict[str, Any]:
+    """Return the fields of a log record, ``close`` being code and reason of the server's CLOSE."""
+    code, reason = (None, "") if close is None else close
+    return {
+        "reason": CLOSE_REASONS[slot.reason],
+        "uses": slot.uses,
+        "close_code": code,
+        "close_reason": reason,
+        "detail": "" if close is None else f"; the server's CLOSE: {code} {reason}".rstrip(),
+    }
+
+
+def _error_of(
+    slot: Slot, task: asyncio.Task[Failure | None], session_name: str | None
+) -> BaseException | None:
+    """Return the exception of a handshake; None: it has succeeded."""
+    if task.cancelled():
+        said = f"the handshake with {slot.endpoint} was cancelled"
+        return WebSocketPoolError(in_session(session_name, said))
+    error = task.exception()
+    if error is not None:
+        return error
+    failure = task.result()
+    return None if failure is None else failure.error
+
+
+async def _until_gone(conns: list[Connection]) -> None:
+    """Wait up to a second until the sockets of closing connections are closed.
+
+    Then abort connections that were idle, and whose servers do not answer.
+    """
+    ends = {conn: conn.until_settled() for conn in conns}
+    await asyncio.wait(ends.values(), timeout=_FREEING_GRACE)
+    left = [conn for conn, end in ends.items() if not end.done() and conn.slot.crowded_out]
+    for conn in left:
+        conn.abort()
+    if left:
+        await asyncio.wait([ends[conn] for conn in left], timeout=ABORT_GRACE)
+
+
+def _all_gone(conns: list[Connection], loop: asyncio.AbstractEventLoop) -> Completion:
+    """Return a completion that ends when the sockets of closing connections are closed."""
+    if not conns:
+        return DONE
+    gone: asyncio.Future[None] = loop.create_future()
+    left = len(conns)
+
+    def count_down(_: object) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            gone.set_result(None)
+
+    for conn in conns:
+        conn.until_settled().add_done_callback(count_down)
+    return Pending(gone)

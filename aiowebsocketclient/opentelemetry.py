@@ -421,6 +421,9 @@ class _Instruments:
             "The time from the start of a handshake until the socket is closed.",
             explicit_bucket_boundaries_advisory=_LONG,
         )
+        self._create_observables(meter)
+
+    def _create_observables(self, meter: Meter) -> None:
         meter.create_observable_up_down_counter(
             f"{_PREFIX}count", [self._count], "{connection}", "Connections by state."
         )

@@ -20,7 +20,7 @@ from yarl import URL
 
 from . import _compat, arguments
 from ._aiohttp_private import get_running_loop
-from ._compat import DONE, UNSET, Express, SessionBase, clock, ensure_room
+from ._compat import DONE, UNSET, SessionBase, clock, ensure_room
 from ._pool_py import Completion
 from .acquiring import Acquiring, note_acquired, take_idle, wait
 from .balancing import Balanced
@@ -215,7 +215,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         No part refers to the session, so a dropped session is collected at once.  The core calls
         methods of the parts directly, by attributes of the session.
         """
-        self._express = self._make_express()
+        self._express = self._pool_settings.make_express(self._pool, self._is_watched)
         self._lifecycle = Lifecycle(
             self._pool, self._pool_settings, self._pool_client, self._express, self._tracer
         )
@@ -464,8 +464,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         if ws is None:
             ws = await wait(self, target, acquire_timeout)
         note_acquired(self, ws)
-        handle: WS_co = ws
-        return handle
+        return ws  # type: ignore[no-any-return]
 
     def _bind(self) -> None:
         """Ensure that the session is open, and has its loop and its client session."""
@@ -495,15 +494,6 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             self._lifecycle.lessee.begin(loop)
         self._bound = True
         note_use(self)
-
-    def _make_express(self) -> Express:
-        cls = self._pool_settings.response_class
-        express = Express(self._pool, cls)
-        express.session_name = self._pool_settings.name
-        express.led = self._pool_settings.fleet is not None
-        express.direct_release = not (self._pool_settings.force_close or self._is_watched)
-        express.plain_exit = cls.__aexit__ is ClientWebSocketResponse.__aexit__
-        return express
 
     # -- changing limits -------------------------------------------------------------------------
 
@@ -602,20 +592,20 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
 
     def _begin_to_close(self) -> None:
         ensure_room()
-        self._express.open = False
         self._targets.clear()
+        self._stop_work()
+        self._ending.begin(self.__repr__)
+
+    def _stop_work(self) -> None:
+        self._express.open = False
         if self._leak_watch is not None:
             self._leak_watch.stop()
         self._keeping.stop()
-        self._ending.begin(self.__repr__)
 
     def _leave_to_parent(self) -> object:
         """Mark the session as closed in a forked child; return objects that must stay alive."""
-        self._express.open = False
         self._ending.leave_to_parent()
-        if self._leak_watch is not None:
-            self._leak_watch.stop()
-        self._keeping.stop()
+        self._stop_work()
         return self._lifecycle.leave_to_parent()
 
     def _close_behind(self) -> None:

@@ -4,8 +4,9 @@ import math
 from typing import Any, Final
 
 from . import arguments
-from ._compat import UNSET, Pool
+from ._compat import UNSET, Express, Pool
 from .hooks import NO_HOOKS, hooks_of
+from .response import ClientWebSocketResponse
 from .tracing import trace_configs_of
 
 __all__ = ("Settings",)
@@ -54,6 +55,16 @@ class Settings:
     def hasty_timeout(self) -> float:
         """The ``close_timeout`` for closing without waiting long for a server."""
         return min(self.close_timeout, _HASTE)
+
+    def make_express(self, pool: Pool, is_watched: bool) -> Express:
+        """Return the fast path of the session; ``is_watched``: it must hear of each release."""
+        express = Express(pool, self.response_class)
+        express.session_name = self.name
+        express.led = self.fleet is not None
+        express.direct_release = not (self.force_close or is_watched)
+        own_exit = self.response_class.__aexit__
+        express.plain_exit = own_exit is ClientWebSocketResponse.__aexit__
+        return express
 
     def make_pool(self) -> Pool:
         """Return a core with the limits of the session."""

@@ -20,11 +20,16 @@ from aiowebsocketclient import (
     _pool_py,
     _records,
     acquiring,
+    balancing,
     check_ping,
     connection,
     keeping,
+    lease,
+    lessee,
     lifecycle,
+    pausing,
     returning,
+    servers,
     session,
     settings,
 )
@@ -103,10 +108,16 @@ def test_the_times_that_are_fixed_are_those_of_the_code() -> None:
         f"{_core.ORPHAN_GRACE:g}",
         f"{_core.LATE_FACTOR:g} times the usual, at least {_core.LATE_FLOOR:g}",
         f"{keeping._PERIOD:g}",
-        f"{keeping._FIRST_PAUSE:g} to {keeping._LONGEST_PAUSE:g}",
+        f"{pausing._FIRST_PAUSE:g} to {pausing._LONGEST_PAUSE:g}",
+        f"{servers._LONGEST_PAUSE_IF_ALL_OUT:g}",
+        f"{balancing._PERIOD:g}",
+        f"{lease.Lease(1000).timeout:g}, or a quarter of ``lease``",
+        f"{lease.LOOK:g}",
+        f"{lessee.LEAVING:g}",
     ]
+    assert lease.Lease(1).timeout == 1 / 4
     assert f"; {_records.FIRST_PATIENCE:g} seconds if no handshake" in rows[3][1]
-    assert f"up to {keeping._FIRST_PAUSE:g} s first" in rows[5][1]
+    assert f"up to {pausing._FIRST_PAUSE:g} s first" in rows[5][1]
 
 
 # -- guarantees ----------------------------------------------------------------------------------
