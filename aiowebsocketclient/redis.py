@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, NoReturn
 
 from . import arguments
 from .fleet import TURN_GRACE, EngineError, Grant, Report
+from .hooks import is_being_cancelled
 
 __all__ = ("RedisFleet",)
 
@@ -219,6 +220,9 @@ class _Listener:
         self._nudges[channel] = nudge
         try:
             await self._subscribe(channel)
+            if is_being_cancelled():
+                # The client has lost the cancellation, while it connected for example.
+                raise asyncio.CancelledError
             # What came before is not known.
             nudge()
             assert self._broken is not None
@@ -240,7 +244,11 @@ class _Listener:
             if self._reading is None or self._reading.done():
                 self._left.clear()
                 self._pubsub = self._client.pubsub()
-                await self._pubsub.subscribe(channel)
+                try:
+                    await self._pubsub.subscribe(channel)
+                except BaseException:
+                    await self._pubsub.aclose()
+                    raise
                 self._broken = self._loop.create_future()
                 self._reading = self._loop.create_task(self._read(self._pubsub, self._broken))
             else:
