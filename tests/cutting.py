@@ -777,13 +777,16 @@ class Trial:
             except FleetUnavailableError:
                 if not self.was_lease_lost:
                     raise
-                lessee: Any = self.session._lifecycle.lessee
-                await until(lambda: not lessee.is_lost or self.session.closed, "it stays lost")
+                await until(self._has_lease, "the lease is lost for good")
             except aiohttp.ClientError as error:
                 may_fail = self.was_killed or self.was_struck or self.may_be_closed
                 if not may_fail or (isinstance(error, WebSocketPoolError) and not self.was_stopped):
                     raise
         raise AssertionError("a bystander met more failures than there were")
+
+    def _has_lease(self) -> bool:
+        lessee = self.session._lifecycle.lessee
+        return lessee is None or not lessee.is_lost or self.session.closed
 
     @property
     def may_be_closed(self) -> bool:
@@ -939,7 +942,7 @@ class Trial:
         limit = session._pool_settings.limit_total or session._pool_settings.limit or 2
         if self.fleet is not None:
             self.fleet.rival.leave()
-            await until(lambda: not session._lifecycle.lessee.is_lost, "the lease is lost for good")
+            await until(self._has_lease, "the lease is lost for good")
         async with asyncio.timeout(PATIENCE):
             held = await asyncio.gather(*[self.connect(acquire_timeout=None) for _ in range(limit)])
             assert len(set(held)) == limit
