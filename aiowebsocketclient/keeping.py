@@ -63,7 +63,7 @@ class Opening(Protocol):
         ...
 
     def wishable(self, endpoint: EndpointKey, count: int) -> int:
-        """Return for how many of ``count`` connections the fleet alone lacks places."""
+        """Return how many of ``count`` connections the limits of the session itself allow."""
         ...
 
 

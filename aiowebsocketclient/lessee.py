@@ -264,7 +264,8 @@ class Lessee:
         when = due
         if not self.is_lost:
             when = min(when, self._lease.deadline)
-        if self._lifecycle.pool.idle_since(now, 1):
+        if len(self._lifecycle.pool):
+            # A release tells nobody, so it looks whether anything is idle, or will be.
             when = min(when, now + max(self._keep_idle(), _LOOK_AT_IDLE))
         if self._timer is not None:
             self._timer.cancel()

@@ -133,13 +133,11 @@ class Lifecycle:
         self._on_place_left = weakref.WeakMethod(callback)
 
     def wishable(self, endpoint: EndpointKey, count: int) -> int:
-        """Return for how many of ``count`` connections the fleet alone lacks places.
+        """Return how many of ``count`` connections the limits of the session itself allow.
 
         The session holds the places that it wishes, so it must be able to use them.
         """
-        gauges, lacking, _, _ = self.pool.situation(endpoint, clock())
-        if lacking != "fleet":
-            return 0
+        gauges = self.pool.situation(endpoint, clock())[0]
         settings, room = self.settings, [count]
         if settings.limit:
             room.append(settings.limit - sum(gauges[:_GAUGES_OF_PLACES]))

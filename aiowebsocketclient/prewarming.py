@@ -46,7 +46,7 @@ class Opening(Protocol):
         ...
 
     def wishable(self, endpoint: EndpointKey, count: int) -> int:
-        """Return for how many of ``count`` connections the fleet alone lacks places."""
+        """Return how many of ``count`` connections the limits of the session itself allow."""
         ...
 
 
@@ -89,7 +89,7 @@ class Prewarm:
                     await self._begin_anew()
                 self._doubted.update(slot for slot in self._pending.values() if slot.doubted)
                 self._begin_handshakes()
-                if self._lifecycle.lessee is not None and not self._has_asked:
+                if self._lifecycle.lessee is not None:
                     await self._ask_fleet(self._lifecycle.lessee)
                 under_way = self._counted_on()
                 if not under_way:
@@ -100,6 +100,8 @@ class Prewarm:
                 )
                 self._take_ended()
         finally:
+            if self._lifecycle.lessee is not None:
+                self._lifecycle.lessee.wish(self, 0)
             for slot in self._pending.values():
                 self._lifecycle.pool.abandon(slot, clock())
             self._lifecycle.arm()
@@ -127,20 +129,24 @@ class Prewarm:
             self._pending[finished] = slot
 
     async def _ask_fleet(self, lessee: Lessee) -> None:
-        """Ask once for the places that the fleet lacks; other sessions do not give way for them."""
-        if not self._may_begin():
+        """Wish the places that are lacking, and wait once until the fleet has heard of them.
+
+        Other sessions do not give way for them.
+        """
+        self._wish(lessee)
+        endpoint = self._target.key.endpoint
+        lacking = self._lifecycle.pool.situation(endpoint, clock())[1]
+        if self._has_asked or lacking != "fleet" or not self._may_begin():
             return
         self._has_asked = True
-        lacking = self._wanted - self._open_count()
-        count = self._lifecycle.wishable(self._target.key.endpoint, lacking)
-        if not count:
-            return
-        lessee.wish(self, count)
-        try:
-            await lessee.answered()
-        finally:
-            lessee.wish(self, 0)
+        await lessee.answered()
         self._begin_handshakes()
+        # As long as others are under way, it keeps the places that max_connecting leaves unused.
+        self._wish(lessee)
+
+    def _wish(self, lessee: Lessee) -> None:
+        lacking = self._wanted - self._open_count() if self._may_begin() else 0
+        lessee.wish(self, self._lifecycle.wishable(self._target.key.endpoint, lacking))
 
     def _may_begin(self) -> bool:
         if self._errors or self._gave_way or self._lifecycle.is_closed:

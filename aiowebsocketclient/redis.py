@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, NoReturn
 
 from . import arguments
 from .fleet import TURN_GRACE, EngineError, Grant, Report
+from .hooks import is_being_cancelled
 
 __all__ = ("RedisFleet",)
 
@@ -219,6 +220,9 @@ class _Listener:
         self._nudges[channel] = nudge
         try:
             await self._subscribe(channel)
+            if is_being_cancelled():
+                # The client has lost the cancellation, while it connected for example.
+                raise asyncio.CancelledError
             assert self._broken is not None
             await asyncio.shield(self._broken)
             raise ConnectionError("the subscribed connection has ended")

@@ -23,12 +23,14 @@ import os
 import socket
 import ssl
 import sys
+import tempfile
 import time
 import traceback
 import warnings
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -38,6 +40,7 @@ from aiolimiter import AsyncLimiter
 import aiowebsocketclient
 from aiowebsocketclient import (
     ClientWebSocketResponse,
+    FleetUnavailableError,
     PoolClosedError,
     PoolTimeoutError,
     PrewarmError,
@@ -49,7 +52,9 @@ from aiowebsocketclient.acquiring import Acquiring
 from aiowebsocketclient.balancing import Call
 from aiowebsocketclient.outbox import State
 
+from .fleet.cut import CutFleet
 from .proxy import NO_LINGER
+from .redis_server import RedisServer
 from .servers import Server, serving
 from .tally import TALLY
 
@@ -78,7 +83,17 @@ async def echo(ws: ClientWebSocketResponse, text: str = "hello") -> None:
     assert message.data == text
 
 
-async def until(condition: Callable[[], object], what: str) -> None:
+class Left:
+    """Says which tasks are left, when it is asked."""
+
+    def __init__(self, before: "set[asyncio.Task[Any]]") -> None:
+        self._before = before
+
+    def __repr__(self) -> str:
+        return f"tasks are left: {asyncio.all_tasks() - self._before}"
+
+
+async def until(condition: Callable[[], object], what: object) -> None:
     """Wait for what takes some turns of the loop; it is looked for in each, then now and then."""
     for _ in range(200):
         if condition():
@@ -86,7 +101,7 @@ async def until(condition: Callable[[], object], what: str) -> None:
         await asyncio.sleep(0)
     deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, what
+        assert time.monotonic() < deadline, str(what)
         await asyncio.sleep(0.001)
 
 
@@ -337,9 +352,26 @@ def cancel_tasks(trial: "Trial") -> None:
     trial.was_killed = trial.was_stopped = True
     session = trial.session
     tasks = [slot.task for slot in session._pool.slots()] + list(session._lifecycle.goodbyes)
+    if (lessee := session._lifecycle.lessee) is not None:
+        tasks += [lessee._reporting, lessee._listening]
     for task in [*tasks, session._ending.task]:
         if task is not None:
             task.cancel()
+
+
+def fail_the_fleet(trial: "Trial") -> None:
+    """Let the call to the fleet that is under way fail; it may be carried out all the same."""
+    if trial.fleet is not None:
+        trial.has_fleet_failed |= trial.fleet.fail()
+
+
+def lose_the_lease(trial: "Trial") -> None:
+    """Let the lease be lost here, as if the fleet had not answered for so long."""
+    lessee = trial.session._lifecycle.lessee
+    if lessee is not None and not lessee._has_stopped and not lessee.is_lost:
+        trial.was_lease_lost = True
+        lessee._lease.deadline = time.monotonic() - 1.0
+        lessee.look()
 
 
 def collect(trial: "Trial") -> None:
@@ -378,6 +410,10 @@ CUTS: dict[str, tuple[Cut, ...]] = {
     "resize": (resize,),
     "drain": (drain,),
     "cancel tasks": (cancel_tasks,),
+    "fail the fleet": (fail_the_fleet,),
+    "lose the lease": (lose_the_lease,),
+    "fail the fleet and cancel": (fail_the_fleet, cancel),
+    "lose the lease and close": (lose_the_lease, close),
     "cancel, cancel again": (cancel_again,),
     "cancel and close": (cancel, close),
     "close and cancel": (close, cancel),
@@ -419,6 +455,12 @@ FAMILIES = {
         "hook_timeout and cancel",
     ),
     "disturbed": ("expire", "collect", "resize", "drain", "cancel tasks"),
+    "left alone by its fleet": (
+        "fail the fleet",
+        "lose the lease",
+        "fail the fleet and cancel",
+        "lose the lease and close",
+    ),
 }
 assert set(CUTS) == set().union(*FAMILIES.values())
 
@@ -462,6 +504,10 @@ class Timer:
     @property
     def is_alive(self) -> bool:
         return not self.has_run and not self.handle.cancelled()
+
+
+#: Hooks and handshakes fail where they are cut, and some are made to; and so do fleets.
+EXPECTED = ("hook_failed", "min_idle_failing", "endpoint_out", "fleet_lost", "fleet_unreachable")
 
 
 class Watch(logging.Handler):
@@ -520,9 +566,8 @@ class Watch(logging.Handler):
         return [timer for timer in long if timer.has_run and not timer.was_struck]
 
     def emit(self, record: logging.LogRecord) -> None:
-        # Hooks and handshakes fail where they are cut, and some are made to.
-        expected = ("hook_failed", "min_idle_failing", "endpoint_out")
-        if record.name != "aiohttp.server" and getattr(record, "event", None) not in expected:
+        event = getattr(record, "event", None)
+        if record.name != "aiohttp.server" and event not in EXPECTED:
             self.complaints.append(f"log record: {self.format(record)}")
 
     def _complain_of_context(self, loop: Any, context: dict[str, Any]) -> None:
@@ -540,7 +585,10 @@ class Watch(logging.Handler):
 class Arena:
     """Servers, and the watch over the loop, shared by the trials of a test."""
 
-    def __init__(self, authority: trustme.CA | None = None) -> None:
+    def __init__(
+        self, authority: trustme.CA | None = None, redis: RedisServer | None = None
+    ) -> None:
+        self.redis = redis
         self.server = Server()
         self.second = Server()
         self.tls_server = Server()
@@ -638,12 +686,16 @@ class Operation:
     loses: int = 0
     #: It can leave behind handshakes that never end.
     orphans: bool = False
+    #: Arguments of its fleet; None: it has none.
+    fleet: dict[str, Any] | None = None
     tls: bool = False
     has_hooks: bool = False
 
     def cuts(self) -> list[str]:
         """Return the names of those of CUTS that have something to cut."""
         left_out = self.without if self.has_hooks else (*self.without, *NO_HOOK_TIMEOUT)
+        if self.fleet is None:
+            left_out += FAMILIES["left alone by its fleet"]
         return [name for name in CUTS if name not in left_out]
 
 
@@ -657,6 +709,11 @@ class Trial:
         options = {"limit": 2, "close_timeout": 4.0, "conn_timeout": CONN_TIMEOUT}
         options |= {"acquire_timeout": ACQUIRE_TIMEOUT, "hook_timeout": HOOK_TIMEOUT}
         options |= operation.arguments()
+        self.fleet: CutFleet | None = None
+        if operation.fleet is not None:
+            assert arena.redis is not None
+            self.fleet = CutFleet(arena.redis, **operation.fleet)
+            options["fleet"] = self.fleet
         self.session = WebSocketClientSession(**options)
         #: Handles that the stage, or the operation, holds.
         self.held: list[ClientWebSocketResponse] = []
@@ -665,6 +722,7 @@ class Trial:
         self.task: asyncio.Task[Any]
         self.was_cancelled = self.was_closed = self.was_killed = self.was_struck = False
         self.must_time_out = self.was_resized = self.was_stopped = False
+        self.was_lease_lost = self.has_fleet_failed = False
         self.was_cut = False
         self.had_ended = False
         self.cancellations = 0
@@ -721,11 +779,19 @@ class Trial:
                 if self.may_be_closed:
                     return
                 raise
+            except FleetUnavailableError:
+                if not self.was_lease_lost:
+                    raise
+                await until(self._has_lease, "the lease is lost for good")
             except aiohttp.ClientError as error:
                 may_fail = self.was_killed or self.was_struck or self.may_be_closed
                 if not may_fail or (isinstance(error, WebSocketPoolError) and not self.was_stopped):
                     raise
         raise AssertionError("a bystander met more failures than there were")
+
+    def _has_lease(self) -> bool:
+        lessee = self.session._lifecycle.lessee
+        return lessee is None or not lessee.is_lost or self.session.closed
 
     @property
     def may_be_closed(self) -> bool:
@@ -749,7 +815,7 @@ class Trial:
             for server in self.arena.servers:
                 # aiohttp lets a handler that waits here go on when its client has gone.
                 server.stopped.set()
-            await until(lambda: not asyncio.all_tasks() - before, "a task is left")
+            await until(lambda: not asyncio.all_tasks() - before, Left(before))
             await until(lambda: count_descriptors() <= descriptors, "a descriptor is left")
             self._check_watch()
         except BaseException as error:
@@ -766,6 +832,8 @@ class Trial:
             task.cancel()
         with contextlib.suppress(Exception):
             await asyncio.wait_for(self.session.close(), PATIENCE)
+        if self.fleet is not None:
+            await self.fleet.close()
         if left:
             await asyncio.wait(left, timeout=PATIENCE)
         for task in left:
@@ -825,6 +893,8 @@ class Trial:
                 allowed.append(aiohttp.ClientError)
         if self.was_killed:
             allowed.append(aiohttp.ClientError)
+        if self.was_lease_lost:
+            allowed.append(FleetUnavailableError)
         if self.was_struck:
             allowed += [PoolTimeoutError, aiohttp.ConnectionTimeoutError]
         return tuple(allowed)
@@ -875,6 +945,9 @@ class Trial:
         if session.closed:
             return
         limit = session._pool_settings.limit_total or session._pool_settings.limit or 2
+        if self.fleet is not None:
+            self.fleet.rival.leave()
+            await until(self._has_lease, "the lease is lost for good")
         async with asyncio.timeout(PATIENCE):
             held = await asyncio.gather(*[self.connect(acquire_timeout=None) for _ in range(limit)])
             assert len(set(held)) == limit
@@ -903,6 +976,9 @@ class Trial:
         for server in self.arena.servers:
             assert not limit or server.peak <= limit, f"{server.peak} of {limit} connections"
         open_now = sum(server.open for server in self.arena.servers)
+        if self.fleet is not None:
+            most = self.fleet.limit - self.fleet.rival.held
+            assert open_now <= most, f"{open_now} connections, and {most} places"
         assert not limit_total or open_now <= limit_total, f"{open_now} connections altogether"
 
     async def _check_end(self) -> None:
@@ -921,10 +997,19 @@ class Trial:
             for config in tracer._configs:
                 assert isinstance(config, Account)
                 config.check(session)
+        if self.fleet is not None:
+            await self._check_fleet(self.fleet)
         servers = self.arena.servers
         await until(lambda: not sum(map(len, map(server_transports, servers))), "a socket is left")
         # Its handler ends a turn of the loop after its socket.
         await until(lambda: not any(server.open for server in servers), "a handler goes on")
+
+    async def _check_fleet(self, fleet: CutFleet) -> None:
+        """No place is left in Redis; the lease ends those of a session that could not say so."""
+        fleet.rival.leave()
+        if not self.has_fleet_failed and not self.was_stopped:
+            await until(lambda: not fleet.used(), "a place of the fleet is lost")
+        await fleet.close()
 
     def _check_watch(self) -> None:
         watch = self.arena.watch
@@ -1483,6 +1568,100 @@ OPERATIONS = [
 ]
 
 
+# -- operations with a fleet ---------------------------------------------------------------------
+
+
+async def another_session_has_all(trial: Trial) -> None:
+    """It gives them back soon."""
+    assert trial.fleet is not None
+    trial.fleet.rival.report(held=2, demand=2)
+    trial.later(6, trial.fleet.rival.leave)
+
+
+async def one_idle_that_another_session_wants(trial: Trial) -> None:
+    """It lacks one, and has none."""
+    assert trial.fleet is not None
+    await an_idle_one(trial)
+    await trial.hold("/other")
+    trial.fleet.rival.report(held=0, demand=1)
+
+
+async def give_back_and_acquire(trial: Trial) -> None:
+    assert trial.fleet is not None
+    trial.fleet.rival.take()
+    await trial.held.pop().release()
+    trial.later(6, trial.fleet.rival.leave)
+    trial.held.append(await trial.connect())
+
+
+TWO: dict[str, Any] = {"limit": 2}
+OPERATIONS += [
+    Operation("acquire from a fleet", acquire, a_follower, acquires=True, fleet=TWO),
+    Operation(
+        "acquire what another session has",
+        acquire,
+        another_session_has_all,
+        acquires=True,
+        fleet=TWO,
+    ),
+    Operation(
+        "acquire in turns of a fleet",
+        acquire,
+        a_follower,
+        acquires=True,
+        fleet=TWO | {"connect_rate": (1000, 0.1)},
+    ),
+    Operation(
+        "acquire from a fleet that closes",
+        acquire,
+        all_in_use_and_a_crowd,
+        acquires=True,
+        fleet=TWO | {"lost": "close"},
+        talks=True,
+        without=NO_CONN_TIMEOUT,
+    ),
+    Operation(
+        "give back and acquire",
+        give_back_and_acquire,
+        one_idle_that_another_session_wants,
+        acquires=True,
+        fleet=TWO | {"keep_idle": 0.0},
+    ),
+    Operation(
+        "release in a fleet",
+        release_and_wait,
+        one_in_use_and_others_waiting,
+        lambda: {"limit": 1},
+        fleet={"limit": 1},
+        without=NO_ACQUIRE_TIMEOUT,
+    ),
+    Operation("exchange in a fleet", exchange, a_follower, talks=True, fleet=TWO),
+    Operation(
+        "prewarm from a fleet",
+        prewarm,
+        arguments=four_by_two,
+        without=NO_ACQUIRE_TIMEOUT,
+        fleet={"limit": 4},
+    ),
+    Operation(
+        "keep some idle in a fleet",
+        keep_some_idle,
+        arguments=four_by_two,
+        without=TIMEOUTS,
+        fleet={"limit": 4},
+    ),
+    Operation(
+        "close the session of a fleet",
+        close_session,
+        others_in_use_elsewhere,
+        closes=True,
+        without=TIMEOUTS,
+        fleet=TWO,
+    ),
+    Operation("a whole session of a fleet", whole_session, closes=True, talks=True, fleet=TWO),
+]
+
+
 def traced(operation: Operation) -> Operation:
     return replace(
         operation,
@@ -1534,7 +1713,7 @@ async def cut_everywhere(
         assert struck >= {name for name in names if "timeout" in name}
 
 
-async def main(options: argparse.Namespace) -> int:
+async def main(options: argparse.Namespace, redis: RedisServer) -> int:
     """Return how many operations did not stand it."""
     authority = trustme.CA()
     failures = 0
@@ -1543,7 +1722,7 @@ async def main(options: argparse.Namespace) -> int:
         for name in operation.cuts():
             if options.only not in f"{operation.name}: {name}":
                 continue
-            async with Arena(authority if operation.tls else None).open() as arena:
+            async with Arena(authority if operation.tls else None, redis).open() as arena:
                 try:
                     await cut_everywhere(arena, operation, [name])
                 except Exception as error:
@@ -1568,8 +1747,12 @@ if __name__ == "__main__":
     for loop_name in [options.loop] if options.loop else ["asyncio", "uvloop"]:
         factory = __import__(loop_name).new_event_loop
         print(f"-- {loop_name}, core: {aiowebsocketclient.IMPLEMENTATION}")
-        with asyncio.Runner(loop_factory=factory) as runner:
-            failures += runner.run(main(options))
+        with (
+            tempfile.TemporaryDirectory() as directory,
+            RedisServer(Path(directory)) as redis,
+            asyncio.Runner(loop_factory=factory) as runner,
+        ):
+            failures += runner.run(main(options, redis))
     print(TALLY)
     for name, count in TALLY.cuts.items():
         print(f"{name:<28} {count:6}")

@@ -176,6 +176,23 @@ async def test_an_idle_connection_goes_to_a_session_that_waits(
     assert first.fleet_stats().yielded == 1
 
 
+async def test_a_connection_that_is_released_late_is_offered_all_the_same(
+    fleets: Fleets, make_session: SessionFactory, server: Server
+) -> None:
+    """A release tells nobody; and sessions that have equally many take no turns."""
+    fleet = fleets(limit=2, keep_idle=0.05)
+    first, second = make_session(fleet=fleet), make_session(fleet=fleet)
+    (ws,) = await hold(first, server, 1)
+    await hold(second, server, 1)
+    waiting = waiter(second, server.url())
+    # All timers of the time when it was opened have gone off.
+    await asyncio.sleep(0.5)
+    assert not waiting.done()
+    await ws.release()
+    await result_of(waiting)
+    assert server.peak == 2
+
+
 async def test_an_idle_connection_is_kept_as_long_as_it_says(
     fleets: Fleets, make_session: SessionFactory, server: Server
 ) -> None:

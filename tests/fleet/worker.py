@@ -99,10 +99,17 @@ class Worker:
             raise aiohttp.ClientConnectionError(f"got {message.type.name}")
 
     async def do_hold(self, count: int) -> None:
-        """Acquire connections, and keep them in use."""
+        """Acquire connections, and keep them in use; say how long that took."""
+        began = time.monotonic()
         for _ in range(count):
             self._held.append(await self._session.ws_connect(self._url))
-        say("held")
+        say("held", seconds=time.monotonic() - began)
+
+    async def do_drop(self) -> None:
+        """Close one that is held; the event is that of the beginning."""
+        ws = self._held.pop()
+        say("dropped")
+        await ws.close()
 
     async def do_release(self) -> None:
         """Release those that are held."""
