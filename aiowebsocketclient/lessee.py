@@ -86,6 +86,7 @@ class Lessee:
         self._timer: asyncio.Handle | None = None
         self._reporting: asyncio.Task[Grant | None] | None = None
         self._report_began = 0.0
+        self._said = Need(0, 0)
         self._listening: asyncio.Task[None] | None = None
         # Handshakes that want turns, and those for which the report under way asks.
         self._turns: deque[_Turn] = deque()
@@ -273,19 +274,22 @@ class Lessee:
     def _need(self, now: float) -> Need:
         pool = self._lifecycle.pool
         held = len(pool)
-        spare = pool.idle_since(now - self._keep_idle(), held)
-        # What is asked back is offered until it is gone: an offer that is withdrawn, the session
-        # means to use itself.
-        surplus = held - self._lease.keep
-        if surplus > 0:
-            spare += min(surplus, pool.gauges()[_CLOSING])
         return Need(
             held=held,
             demand=held + pool.lacking(),
             like=held + sum(self._wishes.values()) if self._wishes else 0,
-            spare=spare,
+            spare=self._spare(held, now),
             handshakes=len(self._turns),
         )
+
+    def _spare(self, held: int, now: float) -> int:
+        pool = self._lifecycle.pool
+        idle: int = pool.idle_since(now - self._keep_idle(), held)
+        # What was offered and is asked back stays an offer until it is closed: withdrawn, the place
+        # is asked back no more, and the session might open another connection in it.
+        surplus = min(max(0, held - self._lease.keep), pool.gauges()[_CLOSING])
+        offered = self._said.spare - max(0, self._said.held - held)
+        return max(idle, min(offered, idle + surplus))
 
     def _keep_idle(self) -> float:
         if self._fleet.keep_idle is not None:
@@ -321,6 +325,7 @@ class Lessee:
         self._asked, self._turns = self._turns, deque()
         self._awaited, self._unanswered = self._unanswered, []
         self._report_began = now
+        self._said = need
         self._reporting = self._run(self._sync(report))
         self._reporting.add_done_callback(self._reported, context=Context())
         if self._listening is None:

@@ -255,12 +255,11 @@ async def test_statistics(fleets: Fleets, make_session: SessionFactory, server: 
 
 
 async def test_reuse_asks_nobody(own: Fleets, make_session: SessionFactory, server: Server) -> None:
-    session = make_session(fleet=own())
+    # Long: it says so when a connection is idle, and when it is not idle any more.
+    session = make_session(fleet=own(keep_idle=1000.0))
     async with session.ws_connect(server.url()):
         pass
-    # Until it has offered its idle connection.
-    await until(lambda: session.fleet_stats().syncs >= 2)
-    await asyncio.sleep(0.2)
+    await until(lambda: session.fleet_stats().syncs == 2)
     before = own.calls()
     for _ in range(200):
         for _ in range(100):
@@ -665,10 +664,9 @@ async def test_resize(fleets: Fleets, make_session: SessionFactory, server: Serv
     await held.pop().release()
     # In use, they go at their release.
     await until(lambda: session.fleet_stats().places == 1)
-    await until(lambda: server.open == 2)
-    await held.pop().release()
-    await until(lambda: server.open == 1)
-    await held.pop().release()
+    for size in (2, 1):
+        await until(lambda size=size: server.open == size and not session.stats().closing)
+        await held.pop().release()
     await until(lambda: fleets.used(fleet) == 1)
     assert session.stats().idle == 1
 
