@@ -140,13 +140,29 @@ class Ending:
                 log("not_cancellable", session_name=name, session=describe())
         finally:
             try:
-                lessee = self._lifecycle.lessee
-                if lessee is not None:
-                    await deadline.wait_for(asyncio.ensure_future(lessee.leave()))
-                await self._client.close(deadline.wait_for)
-                if self._tracer is not None:
-                    await self._tracer.finish(deadline.wait_for)
+                await self._leave_fleet(deadline)
             finally:
-                # Even if cancelled: the timer would keep the session alive.
-                deadline.cancel()
-                self._deadline = None
+                await self._close_others(deadline)
+
+    async def _leave_fleet(self, deadline: Deadline) -> None:
+        """Give the places back, now that the sockets are closed; leave no task behind."""
+        lessee = self._lifecycle.lessee
+        if lessee is None:
+            return
+        leaving = asyncio.ensure_future(lessee.leave())
+        try:
+            await deadline.wait_for(leaving)
+        finally:
+            leaving.cancel()
+            # It may not have begun.
+            lessee.stop()
+
+    async def _close_others(self, deadline: Deadline) -> None:
+        try:
+            await self._client.close(deadline.wait_for)
+            if self._tracer is not None:
+                await self._tracer.finish(deadline.wait_for)
+        finally:
+            # Even if cancelled: the timer would keep the session alive.
+            deadline.cancel()
+            self._deadline = None

@@ -344,6 +344,20 @@ async def test_close_is_bounded_when_redis_hangs(
     assert record.levelno == logging.WARNING
 
 
+async def test_close_leaves_no_task_when_redis_hangs(
+    own: Fleets, make_session: SessionFactory, server: Server
+) -> None:
+    session = make_session(fleet=own(), close_timeout=0.0)
+    await hold(session, server, 2)
+    own.server.freeze()
+    await session.close()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    left = [task for task in asyncio.all_tasks() if "aiowebsocketclient" in repr(task)]
+    assert not left
+    await until(lambda: not server.open)
+
+
 async def test_a_detached_connection_does_not_count(
     fleets: Fleets, make_session: SessionFactory, server: Server
 ) -> None:
