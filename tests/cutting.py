@@ -368,7 +368,9 @@ def fail_the_fleet(trial: "Trial") -> None:
 def lose_the_lease(trial: "Trial") -> None:
     """Let the lease be lost here, as if the fleet had not answered for so long."""
     lessee = trial.session._lifecycle.lessee
-    if lessee is not None and not lessee._has_stopped and not lessee.is_lost:
+    if lessee is None or lessee._has_stopped or lessee.is_lost:
+        return
+    if lessee._lease.is_member:
         trial.was_lease_lost = True
         lessee._lease.deadline = time.monotonic() - 1.0
         lessee.look()
@@ -785,6 +787,7 @@ class Trial:
                 await until(self._has_lease, "the lease is lost for good")
             except aiohttp.ClientError as error:
                 may_fail = self.was_killed or self.was_struck or self.may_be_closed
+                may_fail = may_fail or self.was_lease_lost
                 if not may_fail or (isinstance(error, WebSocketPoolError) and not self.was_stopped):
                     raise
         raise AssertionError("a bystander met more failures than there were")
