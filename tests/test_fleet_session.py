@@ -484,6 +484,7 @@ async def test_prewarm_takes_what_is_free_and_no_more(
     assert server.peak == 3
 
 
+@pytest.mark.slow
 async def test_idle_connections_are_kept_from_free_places_only(
     fleets: Fleets, make_session: SessionFactory, server: Server
 ) -> None:
@@ -550,6 +551,7 @@ async def test_no_more_handshakes_than_the_rate_in_any_window(
     assert last - first >= 0.5
 
 
+@pytest.mark.slow
 async def test_a_cancelled_handshake_loses_its_turn_only(
     fleets: Fleets, make_session: SessionFactory, counting: CountingServer
 ) -> None:
