@@ -301,7 +301,9 @@ async def test_a_session_with_nothing_open_is_no_member(
     session = make_session(fleet=fleet)
     async with session.ws_connect(server.url()) as ws:
         await ws.close()
-    await until(lambda: own.used(fleet) == 0)
+    # It has heard so, too.
+    await until(lambda: not [c for c in own.asking.client_list() if int(c["sub"])])
+    assert own.used(fleet) == 0
     syncs = session.fleet_stats().syncs
     # More than a renewal of the lease, which is in a third of it.
     await asyncio.sleep(1.0)
