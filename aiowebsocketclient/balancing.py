@@ -203,10 +203,9 @@ class Line:
 
     def _arm(self, loop: asyncio.AbstractEventLoop) -> None:
         self._next_look = clock() + _PERIOD
+        this: weakref.ref[Line] = weakref.ref(self)
         # In an empty context: the timer outlives the call that arms it.
-        self._timer = loop.call_later(
-            _PERIOD, _call_look, weakref.ref(self), loop, context=Context()
-        )
+        self._timer = loop.call_later(_PERIOD, _call_look, this, loop, context=Context())
 
     def look(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let calls look elsewhere that hang, or that wait for a place another server has."""

@@ -85,10 +85,27 @@ local function save_state()
   if #changes > 0 then call('HSET', STATE, unpack(changes)) end
 end
 
+local waiting = call('ZCARD', LINE)
+
 -- Learning: Redis may have forgotten grants, so no member gets more before all leases of that time
 -- have ended.  Meanwhile all members report what they hold.
 local function start_learning(ms)
   state.learn = max(state.learn, now + ms)
+end
+
+-- One of the keys may be lost, if Redis may evict keys.  Then the others mean nothing, either.
+local function forget()
+  call('DEL', MEMBERS, EXPIRY, RICH, LINE, SPARE)
+  state.used, state.promised, state.spared, state.lacking = 0, 0, 0, 0
+  waiting = 0
+end
+
+local function look_for_lost_keys()
+  local members = call('HLEN', MEMBERS)
+  local is_whole = call('ZCARD', EXPIRY) == members and call('ZCARD', RICH) == members
+  if is_whole and (waiting > 0 or state.lacking == 0) then return end
+  forget()
+  start_learning(report.lease)
 end
 
 local function look_for_restart()
@@ -98,7 +115,7 @@ local function look_for_restart()
   local info = redis.pcall('INFO', 'server')
   local run = type(info) == 'string' and info:match('run_id:(%x+)')
   if is_empty then
-    call('DEL', MEMBERS, EXPIRY, RICH, LINE, SPARE)
+    forget()
     local up = run and info:match('uptime_in_seconds:(%d+)') * 1000
     if up and up < report.lease then start_learning(report.lease - up) end
   elseif run and run ~= before.run then
@@ -154,8 +171,6 @@ local function rank(member, record)
   changed[member] = record
 end
 
-local waiting = call('ZCARD', LINE)
-
 local function set_lacking(record, lacks)
   state.lacking = state.lacking + lacks - record.lacks
   record.lacks = lacks
@@ -179,7 +194,7 @@ local function leave_line(member, record)
 end
 
 local function offer(member, record, sockets)
-  if sockets == record.offers then return end
+  if sockets == 0 and record.offers == 0 then return end
   record.offers = sockets
   if sockets > 0 then call('ZADD', SPARE, sockets, member) else call('ZREM', SPARE, member) end
   changed[member] = record
@@ -385,6 +400,7 @@ end
 
 -- The call ----------------------------------------------------------------------------------------
 look_for_restart()
+look_for_lost_keys()
 local mine = record_of(me)
 -- The member has a lease that is not known here: Redis was emptied.
 if mine.is_new and report.valid > 0 then start_learning(report.lease) end

@@ -96,7 +96,10 @@ class Lessee:
         # Handshakes that succeeded, for their mean duration.
         self._connects = 0
         self._connect_seconds = 0.0
-        self._has_failed = self._disagrees = False
+        self._has_failed = False
+        # The limits of the last two reports, and of the last two warnings of others.
+        self._limits: tuple[int, ...] = ()
+        self._warned_of: tuple[tuple[int, int], ...] = ()
         self._syncs = self._sync_errors = self._yielded = self._losses = 0
         self._sync_seconds = 0.0
         # The places that the core knows of; the pool is still empty.
@@ -320,6 +323,7 @@ class Lessee:
         self._asked, self._turns = self._turns, deque()
         self._awaited, self._unanswered = self._unanswered, []
         self._report_began = now
+        self._limits = (*self._limits[-1:], self._fleet.limit)
         self._reporting = self._run(self._sync(report))
         self._reporting.add_done_callback(self._reported, context=Context())
         if self._listening is None:
@@ -371,19 +375,17 @@ class Lessee:
         self._last = grant
         self._yielded += max(0, min(self._led[0], grant.places) - grant.target)
         self._give_turns(grant, now)
-        if grant.limit in (0, self._fleet.limit):
-            self._disagrees = False
-        elif not self._disagrees:
-            self._disagrees = True
-            log(
-                "fleet_disagrees",
-                session_name=self._name,
-                limit=self._fleet.limit,
-                other=grant.limit,
-            )
+        self._compare_limits(grant.limit)
         if self.is_lost and not self._lease.is_lost(now):
             self._restore(now)
         self._lead()
+
+    def _compare_limits(self, other: int) -> None:
+        """Warn, once of each, of another limit in the call before this session's."""
+        own = self._limits[-1]
+        if other not in (0, *self._limits) and (own, other) not in self._warned_of:
+            self._warned_of = (*self._warned_of[-1:], (own, other))
+            log("fleet_disagrees", session_name=self._name, limit=own, other=other)
 
     def _log_failure(self, error: BaseException) -> None:
         """Log the first failure in a row; the text of an exception may name a user."""

@@ -18,7 +18,7 @@ from .hooks import is_being_cancelled
 
 __all__ = ("RedisFleet",)
 
-_SCRIPT: Final = (files(__package__) / "fleet.lua").read_text(encoding="utf-8")
+_SCRIPT: Final = (files("aiowebsocketclient") / "fleet.lua").read_text(encoding="utf-8")
 _SHA: Final = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
 # The keys of the script, in its order; all in the slot of the hash tag.

@@ -496,6 +496,35 @@ def test_emptied_it_learns_what_is_held(make_fleet: MakeFleet) -> None:
     assert c.says(0, 1).places == 1
 
 
+@pytest.mark.parametrize("part", KEYS)
+def test_a_lost_key_is_made_up_for_within_a_lease(make_fleet: MakeFleet, part: str) -> None:
+    fleet = make_fleet(3)
+    a, b, c = fleet.members("a b c")
+    a.says(0, 2)
+    b.says(0, 1)
+    c.says(0, 1)
+    fleet.script.client.delete(fleet.script.keys[KEYS.index(part)])
+    # Nobody gets more than there is meanwhile.
+    for _ in range(7):
+        fleet.now += LEASE / 3
+        grants = [a.has(), b.has(), c.has(1)]
+        assert sum(max(grant.places, 0) for grant in grants) <= 3
+    assert a.says(1).used <= 3
+    assert c.has(1).places == 1
+    assert b.has().used == 3
+
+
+def test_a_place_that_is_closing_is_the_first_of_what_was_asked(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(3)
+    (a,) = fleet.members("a")
+    a.says(0, 3)
+    fleet.script.limit = 1
+    assert a.has(3).target == 1
+    # It has closed one, and closes another.
+    assert a.says(2, 2, spare=1).target == 1
+    assert a.says(1).target == 1
+
+
 def test_another_process_with_the_same_data_learns_too(make_fleet: MakeFleet) -> None:
     fleet = make_fleet(4)
     a, b = fleet.members("a b")

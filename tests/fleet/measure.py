@@ -62,7 +62,9 @@ async def load(
         "connections opened": connects,
         "calls to Redis": calls_after - calls_before,
         "calls to Redis/s": round((calls_after - calls_before) / (ended - began), 1),
-        "calls per connection": round((calls_after - calls_before) / max(connects, 1), 2),
+        "calls per connection": (
+            round((calls_after - calls_before) / connects, 2) if connects else None
+        ),
         "errors": [each["errors"] for each in told],
     }
 
