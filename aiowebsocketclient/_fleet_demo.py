@@ -140,11 +140,15 @@ async def measure(args: argparse.Namespace, url: str, say: Callable[[str], None]
         try:
             async with asyncio.timeout(task["duration"] + _START + _ENDING):
                 await _all(follow(number) for number in range(len(workers)))
+                for worker in workers:
+                    await worker.wait()
         finally:
+            # Not those that have ended: kill() would take their status from the loop's watcher.
             for worker in workers:
-                with contextlib.suppress(ProcessLookupError):
-                    worker.kill()
-                await worker.wait()
+                if worker.returncode is None:
+                    with contextlib.suppress(ProcessLookupError):
+                        worker.kill()
+                    await worker.wait()
         return _result(latest, args.limit, None if args.url else await _peak_at(url))
 
 
