@@ -1838,15 +1838,12 @@ class Pool:
                 if victim is None:
                     break
                 self._give_way(victim, FOR_LIMIT, plan)
-        self._clear_places(plan)
+        if self._claims > self._being_cleared:
+            self._clear_places(plan)
 
     @cython.cfunc
     def _clear_places(self, plan: Plan) -> None:
-        if (
-            self._claims > self._being_cleared
-            and self._is_at_total()
-            and not self._is_beyond_total()
-        ):
+        if self._is_at_total() and not self._is_beyond_total():
             while self._being_cleared < self._claims:
                 victim = self._dispensable_of_all()
                 if victim is None:
