@@ -75,9 +75,11 @@ async def own_redis() -> AsyncIterator[str]:
     """Run a redis-server; yields its URL."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "socket"
-        options = ("--port", "0", "--unixsocket", str(path), "--dir", directory, "--save", "")
-        out = asyncio.subprocess.DEVNULL
-        server = await asyncio.create_subprocess_exec("redis-server", *options, stdout=out)
+        config = Path(directory) / "redis.conf"
+        config.write_text(f'port 0\nunixsocket {path}\ndir {directory}\nsave ""\n')
+        server = await asyncio.create_subprocess_exec(
+            "redis-server", str(config), stdout=asyncio.subprocess.DEVNULL
+        )
         try:
             while not path.exists():
                 await asyncio.sleep(0.01)

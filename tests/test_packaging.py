@@ -286,8 +286,8 @@ def test_compiled_wheel_passes_elsewhere(environment: Path, unpacked: Path, tmp_
     run(environment, "-m", "pip", "check", cwd=tmp_path)
     (tmp_path / "tests").mkdir()
     shutil.copy(unpacked / "pyproject.toml", tmp_path)
-    names = ("__init__.py", "conftest.py", "driver.py", "servers.py", "tally.py", "test_usage.py")
-    for name in names:
+    shared = ("conftest.py", "driver.py", "redis_server.py", "servers.py", "tally.py")
+    for name in ("__init__.py", *shared, "test_usage.py"):
         shutil.copy(unpacked / "tests" / name, tmp_path / "tests")
     said = run(environment.with_name("pytest"), "--impl", "c", cwd=tmp_path)
     assert f"(c: {environment.parents[1]}" in said
