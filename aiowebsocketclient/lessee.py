@@ -335,7 +335,10 @@ class Lessee:
 
     async def _sync(self, report: Report) -> Grant | None:
         async with asyncio.timeout(self._lease.timeout):
-            return await self._fleet.sync(self._member, report)
+            grant = await self._fleet.sync(self._member, report)
+        if not isinstance(grant, Grant | None):
+            raise EngineError(f"sync() must return a Grant or None, not {type(grant).__name__}")
+        return grant
 
     def _reported(self, task: "asyncio.Task[Grant | None]") -> None:
         """Take the answer to a report, or its failure."""

@@ -1,0 +1,74 @@
+"""Sessions whose engine is not Redis, fails in unusual ways, or is not there at all."""
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Literal, NoReturn
+
+import pytest
+
+from aiowebsocketclient import FleetUnavailableError
+from aiowebsocketclient.fleet import EngineError, Grant, Report
+
+from .conftest import SessionFactory, until
+from .servers import Server
+
+PATIENCE = 30.0
+
+
+class Engine:
+    """Grants what is wanted, within its limit; only for one session."""
+
+    def __init__(self, limit: int = 10, lease: float = 100.0, fallback: int = 0) -> None:
+        self.limit, self.lease, self.fallback = limit, lease, fallback
+        self.lost: Literal["keep", "close"] = "keep"
+        self.connect_rate: tuple[int, float] | None = None
+        self.keep_idle: float | None = None
+        self.reports: list[Report] = []
+        #: What the next calls return or raise in place of a grant.
+        self.answers: list[Any] = []
+        self.listeners = 0
+
+    async def sync(self, member: str, report: Report) -> Grant | None:
+        self.reports.append(report)
+        if self.answers:
+            answer = self.answers.pop(0)
+            if isinstance(answer, BaseException):
+                raise answer
+            return answer  # type: ignore[no-any-return]
+        places = min(self.limit, max(report.demand, report.like))
+        return Grant(places, places, report.seq, 0, places, 0.0)
+
+    async def listen(self, member: str, nudge: Callable[[], None]) -> NoReturn:
+        self.listeners += 1
+        while True:
+            await asyncio.sleep(PATIENCE)
+
+
+class Absent(Engine):
+    """Never answers."""
+
+    async def sync(self, member: str, report: Report) -> Grant | None:
+        raise ConnectionError
+
+
+async def _used(session: Any, url: str) -> None:
+    async with asyncio.timeout(PATIENCE), session.ws_connect(url):
+        pass
+
+
+# -- answers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer", [(2, 2, 1), "2", 0])
+async def test_an_answer_that_is_none_counts_as_a_failure(
+    make_session: SessionFactory, server: Server, answer: Any
+) -> None:
+    engine = Engine()
+    engine.answers.append(answer)
+    session = make_session(fleet=engine)
+    # In the next report, not a lease later.
+    await _used(session, server.url())
+    assert session.fleet_stats().sync_errors == 1
