@@ -326,7 +326,8 @@ class Lessee:
         self._limits = (*self._limits[-1:], self._fleet.limit)
         self._reporting = self._run(self._sync(report))
         self._reporting.add_done_callback(self._reported, context=Context())
-        if self._listening is None:
+        if self._listening is None or self._listening.done():
+            # At first, or after the program has cancelled all tasks.
             self._listening = self._run(self._listen())
 
     def _run(self, steps: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
@@ -405,7 +406,9 @@ class Lessee:
                 await self._fleet.listen(self._member, self._nudge)
             except Exception:
                 # Reports fail, too, and say so; without nudges they are only later.
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                pass
+            # Also for an engine that returns at once, since it cannot nudge.
+            pause = min(2 * pause, _LONGEST_PAUSE)
             await asyncio.sleep(pause)
             self._nudge()
 

@@ -72,3 +72,17 @@ async def test_an_answer_that_is_none_counts_as_a_failure(
     # In the next report, not a lease later.
     await _used(session, server.url())
     assert session.fleet_stats().sync_errors == 1
+
+
+async def test_a_listener_that_the_program_has_cancelled_begins_anew(
+    make_session: SessionFactory, server: Server
+) -> None:
+    engine = Engine()
+    session = make_session(fleet=engine)
+    await _used(session, server.url())
+    await until(lambda: engine.listeners == 1)
+    lessee = session._lifecycle.lessee
+    lessee._listening.cancel()
+    await until(lambda: lessee._listening.done())
+    async with session.ws_connect(server.url()), session.ws_connect(server.url()):
+        await until(lambda: engine.listeners == 2)
