@@ -96,7 +96,8 @@ class Lessee:
         # Handshakes that succeeded, for their mean duration.
         self._connects = 0
         self._connect_seconds = 0.0
-        self._has_failed = False
+        # What was logged of failures since the last answer.
+        self._failed_as: set[str] = set()
         # The limits of the last two reports, and of the last two warnings of others.
         self._limits: tuple[int, ...] = ()
         self._warned_of: tuple[tuple[int, int], ...] = ()
@@ -375,7 +376,7 @@ class Lessee:
         if grant is None:
             self._turns.extendleft(reversed(self._asked))
             return
-        self._has_failed = False
+        self._failed_as.clear()
         self._last = grant
         self._yielded += max(0, min(self._led[0], grant.places) - grant.target)
         self._give_turns(grant, now)
@@ -392,11 +393,11 @@ class Lessee:
             log("fleet_disagrees", session_name=self._name, limit=own, other=other)
 
     def _log_failure(self, error: BaseException) -> None:
-        """Log the first failure in a row; the text of an exception may name a user."""
+        """Log the first failure of its kind in a row; the text of an exception may name a user."""
         event = "fleet_failed" if isinstance(error, EngineError) else "fleet_unreachable"
         detail = f": {error}" if isinstance(error, EngineError) else ""
-        if not self._has_failed:
-            self._has_failed = True
+        if event not in self._failed_as:
+            self._failed_as.add(event)
             log(event, session_name=self._name, error=type(error).__name__, detail=detail)
 
     async def _listen(self) -> None:

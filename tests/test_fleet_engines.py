@@ -86,3 +86,14 @@ async def test_a_listener_that_the_program_has_cancelled_begins_anew(
     await until(lambda: lessee._listening.done())
     async with session.ws_connect(server.url()), session.ws_connect(server.url()):
         await until(lambda: engine.listeners == 2)
+
+
+async def test_what_is_refused_is_logged_after_an_outage_too(
+    make_session: SessionFactory, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = Engine()
+    engine.answers += [ConnectionError(), EngineError("no permission"), ConnectionError()] * 2
+    await _used(make_session(fleet=engine), server.url())
+    events = [getattr(record, "event", None) for record in caplog.records]
+    assert events == ["fleet_unreachable", "fleet_failed"]
+    assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.ERROR]
