@@ -248,9 +248,7 @@ class Lessee:
         if self._lease.is_lost(now) and not self.is_lost:
             self._lose(now)
         if self.is_lost:
-            for waiter in self._lifecycle.pool.stranded():
-                if waiter.queued:
-                    self._lifecycle.fail(waiter, self.unavailable())
+            self._fail_stranded()
         need = self._need(now)
         due = self._lease.due(need, now)
         if self._reporting is None and due <= now:
@@ -432,6 +430,16 @@ class Lessee:
         log("fleet_lost", session_name=self._name, held=held, policy=self._fleet.lost)
         if self._tracer is not None:
             self._tracer.fleet_lost(held)
+
+    def _fail_stranded(self) -> None:
+        """Fail the callers for which nothing is open, and nothing may be opened."""
+        pool = self._lifecycle.pool
+        if len(pool) - pool.closing_count() < self._fleet.fallback:
+            # A place is free, or is being cleared; they wait for a limit of the session at most.
+            return
+        for waiter in pool.stranded():
+            if waiter.queued:
+                self._lifecycle.fail(waiter, self.unavailable())
 
     def _restore(self, now: float) -> None:
         self.is_lost = False

@@ -97,3 +97,36 @@ async def test_what_is_refused_is_logged_after_an_outage_too(
     events = [getattr(record, "event", None) for record in caplog.records]
     assert events == ["fleet_unreachable", "fleet_failed"]
     assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.ERROR]
+
+
+# -- fallback ------------------------------------------------------------------------------------
+
+
+async def test_within_fallback_an_idle_connection_gives_way_without_a_fleet(
+    make_session: SessionFactory, server: Server
+) -> None:
+    session = make_session(fleet=Absent(lease=1.0, fallback=1))
+    await _used(session, server.url())
+    await until(lambda: session._lifecycle.lessee.is_lost or session.fleet_stats().sync_errors == 0)
+    with pytest.raises(FleetUnavailableError):
+        async with session.ws_connect(server.url()):
+            async with asyncio.timeout(PATIENCE):
+                await until(lambda: session.stats().acquired == 1)
+                # A second one is beyond fallback: the lease of the first report is lost.
+                await session.ws_connect(server.url("/other"))
+    # The connection that is idle is closed for another handshake, which waits for its place.
+    await _used(session, server.url("/another"))
+    assert server.peak == 1
+
+
+async def test_within_fallback_a_caller_waits_for_its_turn_to_connect(
+    make_session: SessionFactory, server: Server
+) -> None:
+    session = make_session(fleet=Absent(lease=1.0, fallback=3), max_connecting=1)
+    held = [await session.ws_connect(server.url()) for _ in range(3)]
+    with pytest.raises(FleetUnavailableError):
+        await asyncio.wait_for(session.ws_connect(server.url("/other")), PATIENCE)
+    for ws in held:
+        await ws.close()
+    urls = [server.url(f"/{number}") for number in range(3)]
+    await asyncio.gather(*(_used(session, url) for url in urls))
