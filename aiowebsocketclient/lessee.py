@@ -55,6 +55,10 @@ class Governed(Protocol):
     def abort_open(self) -> None:
         """Close all connections, in use or not, without a closing handshake."""
 
+    def wishable_in_all(self, count: int) -> int:
+        """Return how many of ``count`` connections the limits over all endpoints allow."""
+        ...
+
 
 #: A handshake that waits for its turn: done with the first and the last time at which it may begin.
 _Turn = asyncio.Future[tuple[float, float]]
@@ -279,11 +283,14 @@ class Lessee:
 
     def _need(self, now: float) -> Need:
         pool = self._lifecycle.pool
-        held = len(pool)
+        held, like = len(pool), 0
+        if self._wishes:
+            # Each wish was within the limits, but not all of them together.
+            like = held + self._lifecycle.wishable_in_all(sum(self._wishes.values()))
         return Need(
             held=held,
             demand=held + pool.lacking(),
-            like=held + sum(self._wishes.values()) if self._wishes else 0,
+            like=like,
             spare=pool.idle_since(now - self._keep_idle(), held),
             handshakes=len(self._turns),
             closing=pool.closing_count(),

@@ -137,10 +137,14 @@ class Lifecycle:
 
         The session holds the places that it wishes, so it must be able to use them.
         """
-        gauges = self.pool.situation(endpoint, clock())[0]
+        if self.settings.limit:
+            gauges = self.pool.situation(endpoint, clock())[0]
+            count = min(count, self.settings.limit - sum(gauges[:_GAUGES_OF_PLACES]))
+        return self.wishable_in_all(count)
+
+    def wishable_in_all(self, count: int) -> int:
+        """Return how many of ``count`` connections the limits over all endpoints allow."""
         settings, room = self.settings, [count]
-        if settings.limit:
-            room.append(settings.limit - sum(gauges[:_GAUGES_OF_PLACES]))
         if settings.limit_total:
             room.append(settings.limit_total - len(self.pool))
         if settings.max_idle_connections is not None:

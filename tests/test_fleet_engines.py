@@ -130,3 +130,17 @@ async def test_within_fallback_a_caller_waits_for_its_turn_to_connect(
         await ws.close()
     urls = [server.url(f"/{number}") for number in range(3)]
     await asyncio.gather(*(_used(session, url) for url in urls))
+
+
+# -- what it reports -----------------------------------------------------------------------------
+
+
+async def test_keepers_wish_no_more_together_than_the_session_may_open(
+    make_session: SessionFactory, server: Server
+) -> None:
+    engine = Engine()
+    session = make_session(fleet=engine, limit_total=3)
+    for number in range(3):
+        session.set_min_idle(server.url(f"/{number}"), 2)
+    await until(lambda: session.stats().idle == 3)
+    assert max(report.like for report in engine.reports) == 3
