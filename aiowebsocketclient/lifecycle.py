@@ -452,7 +452,8 @@ class Lifecycle:
             retires = slot.born + self.settings.max_lifetime * jitter
         conn: Connection = slot.conn
         if self.lessee is not None:
-            self.lessee.connected(clock() - slot.born)
+            # Without the wait for connect_rate and connect_limiter.
+            self.lessee.connected(clock() - slot.began)
         if self._is_abandoned:
             conn.shut()
             conn.abort()

@@ -144,3 +144,22 @@ async def test_keepers_wish_no_more_together_than_the_session_may_open(
         session.set_min_idle(server.url(f"/{number}"), 2)
     await until(lambda: session.stats().idle == 3)
     assert max(report.like for report in engine.reports) == 3
+
+
+async def test_a_wait_for_the_limiter_is_no_part_of_a_handshake(
+    make_session: SessionFactory, server: Server
+) -> None:
+    class Limiter:
+        left = 0.0
+
+        async def __aenter__(self) -> None:
+            await asyncio.sleep(0.2)
+            self.left = time.monotonic()
+
+        async def __aexit__(self, *_: object) -> None:
+            pass
+
+    limiter = Limiter()
+    session = make_session(fleet=Engine(), connect_limiter=limiter)
+    await _used(session, server.url())
+    assert session._lifecycle.lessee._connect_seconds <= time.monotonic() - limiter.left
