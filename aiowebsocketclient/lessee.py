@@ -206,9 +206,12 @@ class Lessee:
 
     def unavailable(self) -> FleetUnavailableError:
         """Return the error of a caller that finds the lease lost and nothing of its own open."""
+        # The timer may be late.
+        lost_at = self._lost_at if self.is_lost else self._lease.deadline
         said = (
-            f"the fleet cannot be reached for {clock() - self._lost_at:.1f} s, so no connection may"
-            f" be opened ({len(self._lifecycle.pool)} are open): check the server of the fleet"
+            f"the fleet could not be reached for a whole lease, which ended"
+            f" {max(0.0, clock() - lost_at):.1f} s ago, so no connection may be opened"
+            f" ({len(self._lifecycle.pool)} are open): check the server of the fleet"
         )
         return FleetUnavailableError(in_session(self._name, said))
 

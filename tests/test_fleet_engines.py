@@ -163,3 +163,17 @@ async def test_a_wait_for_the_limiter_is_no_part_of_a_handshake(
     session = make_session(fleet=Engine(), connect_limiter=limiter)
     await _used(session, server.url())
     assert session._lifecycle.lessee._connect_seconds <= time.monotonic() - limiter.left
+
+
+# -- a lost lease --------------------------------------------------------------------------------
+
+
+async def test_the_error_of_a_late_timer_has_the_seconds_since_the_loss(
+    make_session: SessionFactory, server: Server
+) -> None:
+    session = make_session(fleet=Engine())
+    await _used(session, server.url())
+    lessee = session._lifecycle.lessee
+    lessee._lease.deadline = time.monotonic() - 5.0
+    with pytest.raises(FleetUnavailableError, match=r" 5\.\d s ago"):
+        lessee._raise_if_lost()
