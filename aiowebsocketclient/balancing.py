@@ -21,7 +21,7 @@ from ._compat import UNSET, Pool, Waiter, clock, ensure_room, signature_of
 from ._pool_py import LATE_FLOOR
 from .acquiring import note_acquired, take_idle, wait
 from .connecting import is_answer, is_failure_of_server
-from .exceptions import HandshakeFailure, PoolTimeoutError, TooManyWaitersError
+from .exceptions import FleetUnavailableError, HandshakeFailure, PoolTimeoutError, TooManyWaitersError
 from .keys import HandshakeKey, Target
 from .lifecycle import Failure, Lifecycle
 from .response import ClientWebSocketResponse
@@ -510,6 +510,9 @@ class Call:
             elif is_answer(error):
                 self._servers.answered(attempt.server, attempt.born)
             elif isinstance(error, TooManyWaitersError) and self._tries:
+                return
+            elif isinstance(error, FleetUnavailableError) and (self._begin_next() or self._tries):
+                # Nothing is open there, and nothing may be opened; elsewhere something may be open.
                 return
             if self._failures:
                 error.add_note(f"(failed before: {'; '.join(self._failures)})")

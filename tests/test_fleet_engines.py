@@ -177,3 +177,22 @@ async def test_the_error_of_a_late_timer_has_the_seconds_since_the_loss(
     lessee._lease.deadline = time.monotonic() - 5.0
     with pytest.raises(FleetUnavailableError, match=r" 5\.\d s ago"):
         lessee._raise_if_lost()
+
+
+async def test_balanced_waits_where_a_connection_is_open(
+    make_session: SessionFactory, server: Server
+) -> None:
+    engine = Engine(lease=1.0)
+    session = make_session(fleet=engine)
+    ws = await session.ws_connect(server.url("/a"))
+    engine.answers += [ConnectionError() for _ in range(1000)]
+    await until(lambda: session.fleet_stats().losses == 1)
+    balanced = session.balanced([server.url("/a"), server.url("/b"), server.url("/c")])
+    for _ in itertools.repeat(None, 5):
+        waiting = asyncio.ensure_future(balanced.ws_connect())
+        await asyncio.sleep(0.3)
+        assert not waiting.done()
+        await ws.release()
+        ws = await asyncio.wait_for(waiting, PATIENCE)
+    await ws.release()
+    assert server.peak == 1
