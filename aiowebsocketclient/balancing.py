@@ -21,7 +21,12 @@ from ._compat import UNSET, Pool, Waiter, clock, ensure_room, signature_of
 from ._pool_py import LATE_FLOOR
 from .acquiring import note_acquired, take_idle, wait
 from .connecting import is_answer, is_failure_of_server
-from .exceptions import FleetUnavailableError, HandshakeFailure, PoolTimeoutError, TooManyWaitersError
+from .exceptions import (
+    FleetUnavailableError,
+    HandshakeFailure,
+    PoolTimeoutError,
+    TooManyWaitersError,
+)
 from .keys import HandshakeKey, Target
 from .lifecycle import Failure, Lifecycle
 from .response import ClientWebSocketResponse

@@ -6,6 +6,7 @@ of places to the core (``Pool.lead``), so acquiring and releasing an open connec
 """
 
 import asyncio
+import contextlib
 import math
 import secrets
 import weakref
@@ -411,11 +412,9 @@ class Lessee:
     async def _listen(self) -> None:
         pause = _LONGEST_PAUSE / 16
         while True:
-            try:
+            # If it fails, reports fail, too, and say so; without nudges they are only later.
+            with contextlib.suppress(Exception):
                 await self._fleet.listen(self._member, self._nudge)
-            except Exception:
-                # Reports fail, too, and say so; without nudges they are only later.
-                pass
             # Also for an engine that returns at once, since it cannot nudge.
             pause = min(2 * pause, _LONGEST_PAUSE)
             await asyncio.sleep(pause)
