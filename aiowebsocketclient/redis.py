@@ -83,6 +83,7 @@ class RedisFleet:
                 "client must be a client of redis.asyncio or valkey.asyncio, such as"
                 f" redis.asyncio.Redis(), not {type(client).__module__}.{type(client).__name__}"
             )
+        _check_pool(client)
         self._client = client
         self._hash = hashlib.blake2b(_name(name).encode(), digest_size=16).hexdigest()
         self._keys = tuple(f"{self.key}:{part}" for part in _KEYS)
@@ -227,8 +228,10 @@ class _Listener:
             await asyncio.shield(self._broken)
             raise ConnectionError("the subscribed connection has ended")
         finally:
-            del self._nudges[channel]
-            self._left.add(channel)
+            # A session that has left and come back may listen again before this has ended.
+            if self._nudges.get(channel) is nudge:
+                del self._nudges[channel]
+                self._left.add(channel)
             if not self._nudges and self._reading is not None:
                 self._reading.cancel()
                 self._reading = None
@@ -302,6 +305,16 @@ class _Listener:
 def _without_user(text: str) -> str:
     """Return the text of an error without the name of the user, which may be of the URL."""
     return re.sub(r"\b[Uu]ser \S+ has\b", "the user has", text)
+
+
+def _check_pool(client: Any) -> None:
+    """Raise if a client has one connection only: it is subscribed, and reports need another."""
+    pool = getattr(client, "connection_pool", None)
+    if getattr(pool, "max_connections", None) == 1:
+        raise ValueError(
+            "client must have a connection pool with max_connections of at least 2, not 1: nudges"
+            " come on one connection, and reports need another"
+        )
 
 
 def _name(value: Any) -> str:

@@ -130,6 +130,10 @@ async def hold(session: WebSocketClientSession, server: Server, count: int) -> l
     return held
 
 
+def member_of(session: WebSocketClientSession) -> str:
+    return session._lifecycle.lessee._member  # type: ignore[union-attr]
+
+
 def waiter(session: WebSocketClientSession, url: str) -> "asyncio.Task[Any]":
     async def wait() -> Any:
         return await session.ws_connect(url)
@@ -860,6 +864,77 @@ def test_wrong_arguments(wrong: dict[str, Any], error: type[Exception], text: st
     with pytest.raises(error, match=text) as caught:
         RedisFleet(**arguments)
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("pool", [redis.ConnectionPool, redis.BlockingConnectionPool])
+async def test_a_client_with_one_connection_is_refused(
+    fleets: Fleets, make_session: SessionFactory, server: Server, pool: Any
+) -> None:
+    client = redis.Redis(connection_pool=pool.from_url(fleets.server.url, max_connections=1))
+    with pytest.raises(ValueError, match="max_connections of at least 2, not 1"):
+        RedisFleet(client, "account", limit=2)
+    client = redis.Redis(connection_pool=pool.from_url(fleets.server.url, max_connections=2))
+    fleet = fleets(client=client)
+    session = make_session(fleet=fleet)
+    await hold(session, server, 1)
+    await until(
+        lambda: fleets.asking.pubsub_numsub(f"{fleet.key}:nudge:{member_of(session)}")[0][1]
+    )
+    await hold(session, server, 1)
+    assert session.fleet_stats().sync_errors == 0
+    await session.close()
+    await client.aclose()
+    await client.connection_pool.aclose()
+
+
+async def test_a_session_that_comes_back_hears_while_its_old_subscription_ends() -> None:
+    class SlowPubSub:
+        """Takes its time to subscribe, and to close."""
+
+        def __init__(self) -> None:
+            self.messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+        async def subscribe(self, channel: str) -> None:
+            await going_on.wait()
+
+        async def aclose(self) -> None:
+            await going_on.wait()
+
+        async def get_message(self, timeout: float) -> dict[str, Any]:  # noqa: ASYNC109
+            return await self.messages.get()
+
+        async def ping(self) -> None: ...
+
+        async def unsubscribe(self, *channels: str) -> None:
+            unsubscribed.update(channels)
+
+    class Client:
+        def pubsub(self) -> SlowPubSub:
+            made.append(SlowPubSub())
+            return made[-1]
+
+        async def evalsha(self) -> None: ...
+
+        async def aclose(self) -> None: ...
+
+    going_on, nudged = asyncio.Event(), asyncio.Event()
+    made: list[SlowPubSub] = []
+    unsubscribed: set[str] = set()
+    fleet = RedisFleet(Client(), "account", limit=2)
+    old = asyncio.create_task(fleet.listen("member", lambda: None))
+    await until(lambda: made)
+    old.cancel()
+    await asyncio.sleep(0)
+    new = asyncio.create_task(fleet.listen("member", nudged.set))
+    await asyncio.sleep(0)
+    going_on.set()
+    await asyncio.wait([old])
+    await until(lambda: len(made) == 2)
+    made[-1].messages.put_nowait({"type": "message", "channel": f"{fleet.key}:nudge:member"})
+    await asyncio.wait_for(nudged.wait(), PATIENCE)
+    assert not unsubscribed
+    new.cancel()
+    await asyncio.wait([new])
 
 
 def test_a_client_that_is_not_asynchronous_is_refused() -> None:
