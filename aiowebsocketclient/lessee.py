@@ -19,6 +19,7 @@ from ._compat import Plan, Pool, Waiter, clock
 from ._pool_py import NO_LIMIT
 from .exceptions import FleetUnavailableError, in_session
 from .fleet import TURN_GRACE, EngineError, Fleet, FleetStats, Grant, Report
+from .keys import EndpointKey
 from .lease import Lease, Need
 from .logs import log
 from .tracing import Tracer
@@ -157,18 +158,18 @@ class Lessee:
         self._nudge()
         await answered
 
-    async def admit(self) -> None:
+    async def admit(self, endpoint: EndpointKey) -> None:
         """Wait for the turn of a handshake that has a place; raise if the lease is lost.
 
         The timer of the deadline may be late, where the process was stopped for example.
         """
-        self._raise_if_lost()
+        self._raise_if_lost(endpoint)
         # Without the engine, a handshake within fallback has nobody to give it a turn.
         while self._fleet.connect_rate is not None and not self.is_lost:
             first, last = await self._next_turn()
             await asyncio.sleep(max(0.0, first - clock()))
             if clock() <= last:
-                self._raise_if_lost()
+                self._raise_if_lost(endpoint)
                 return
 
     async def leave(self) -> None:
@@ -205,7 +206,7 @@ class Lessee:
         self._has_stopped = True
         return (self, self._reporting, self._listening)
 
-    def unavailable(self) -> FleetUnavailableError:
+    def _unavailable(self, endpoint: EndpointKey) -> FleetUnavailableError:
         """Return the error of a caller that finds the lease lost and nothing of its own open."""
         # The timer may be late.
         lost_at = self._lost_at if self.is_lost else self._lease.deadline
@@ -214,7 +215,9 @@ class Lessee:
             f" {max(0.0, clock() - lost_at):.1f} s ago, so no connection may be opened"
             f" ({len(self._lifecycle.pool)} are open): check the server of the fleet"
         )
-        return FleetUnavailableError(in_session(self._name, said))
+        error = FleetUnavailableError(in_session(self._name, said))
+        error.session_name, error.endpoint, error.waited_for = self._name, endpoint, "fleet"
+        return error
 
     def stats(self) -> FleetStats:
         """Return what is known of the fleet, and what this session has done in it."""
@@ -237,6 +240,8 @@ class Lessee:
         """Return, for the error of a caller, whose places are taken."""
         if self._last is None:
             return "the fleet has not answered yet"
+        if self._failed_as:
+            return "the fleet cannot be reached, or refuses reports: see the log"
         held = len(self._lifecycle.pool)
         said = (
             f"the fleet's limit is {self._fleet.limit}: {self._last.used} places are taken, {held}"
@@ -448,7 +453,8 @@ class Lessee:
             return
         for waiter in pool.stranded():
             if waiter.queued:
-                self._lifecycle.fail(waiter, self.unavailable())
+                endpoint: Any = waiter.handshake.endpoint.key
+                self._lifecycle.fail(waiter, self._unavailable(endpoint))
 
     def _restore(self, now: float) -> None:
         self.is_lost = False
@@ -457,10 +463,10 @@ class Lessee:
         if self._tracer is not None:
             self._tracer.fleet_restored(seconds)
 
-    def _raise_if_lost(self) -> None:
+    def _raise_if_lost(self, endpoint: EndpointKey) -> None:
         if self._lease.is_lost(clock()) and len(self._lifecycle.pool) > self._fleet.fallback:
             self.look()
-            raise self.unavailable()
+            raise self._unavailable(endpoint)
 
     # -- handshake turns -------------------------------------------------------------------------
 

@@ -316,13 +316,14 @@ class Lifecycle:
 
     async def _open(self, slot: Slot, target: Target) -> None:
         """Make the handshake, and configure the new connection."""
+        endpoint: Any = slot.endpoint
         ws = await connect(
             self._client.get(),
             target,
             self.settings.response_class,
             limiter=self.settings.connect_limiter,
             conn_timeout=self.settings.conn_timeout,
-            admit=None if self.lessee is None else self.lessee.admit,
+            admit=None if self.lessee is None else partial(self.lessee.admit, endpoint),
             begin=partial(self._begin_handshake, slot),
             free_files=partial(self._free_files, slot),
             session_name=self.settings.name,

@@ -16,7 +16,7 @@ _Error = TypeVar("_Error", bound=AcquireError)
 _WAITED_FOR: Final = {
     "limit": "limit is reached",
     "limit_total": "limit_total is reached, counting all endpoints",
-    "fleet": "all places of the fleet are taken",
+    "fleet": "the fleet grants no more places",
     "max_connecting": "max_connecting handshakes are under way",
     "handshake": "the handshake is still under way",
     "check": "the check of a pooled connection is still running",

@@ -9,7 +9,7 @@ from typing import Any, Literal, NoReturn
 
 import pytest
 
-from aiowebsocketclient import FleetUnavailableError
+from aiowebsocketclient import FleetUnavailableError, PoolTimeoutError
 from aiowebsocketclient.fleet import EngineError, Grant, Report
 
 from .conftest import SessionFactory, until
@@ -175,8 +175,35 @@ async def test_the_error_of_a_late_timer_has_the_seconds_since_the_loss(
     await _used(session, server.url())
     lessee = session._lifecycle.lessee
     lessee._lease.deadline = time.monotonic() - 5.0
-    with pytest.raises(FleetUnavailableError, match=r" 5\.\d s ago"):
-        lessee._raise_if_lost()
+    with pytest.raises(FleetUnavailableError, match=r" 5\.\d s ago") as caught:
+        lessee._raise_if_lost("the endpoint")
+    assert caught.value.endpoint == "the endpoint"
+
+
+async def test_the_error_says_for_which_endpoint_nothing_may_be_opened(
+    make_session: SessionFactory, server: Server
+) -> None:
+    session = make_session(fleet=Absent(lease=1.0), name="speech")
+    with pytest.raises(FleetUnavailableError) as caught:
+        await asyncio.wait_for(session.ws_connect(server.url()), PATIENCE)
+    assert caught.value.session_name == "speech"
+    assert str(caught.value.endpoint) == f"127.0.0.1:{server.port}"
+    assert caught.value.waited_for == "fleet"
+
+
+async def test_the_error_says_that_the_fleet_does_not_answer(
+    make_session: SessionFactory, server: Server
+) -> None:
+    engine = Engine()
+    session = make_session(fleet=engine, acquire_timeout=0.3)
+    async with session.ws_connect(server.url()):
+        engine.answers += [ConnectionError() for _ in range(1000)]
+        with pytest.raises(
+            PoolTimeoutError, match=r"no more places .* cannot be reached"
+        ) as caught:
+            await session.ws_connect(server.url())
+    # It knows nothing of the others now.
+    assert "places are taken" not in str(caught.value)
 
 
 async def test_balanced_waits_where_a_connection_is_open(
