@@ -123,9 +123,11 @@ class PoolTimeoutError(AcquireError, asyncio.TimeoutError):
 
 
 class FleetUnavailableError(PoolTimeoutError):
-    """The fleet was not reached for a lease, and nothing is open for this handshake.
+    """The session could not reach its fleet for a whole lease, so it may open no connection.
 
-    See ``fleet=`` of :class:`WebSocketClientSession`: without a lease, a session opens nothing.
+    The caller gets it at once if no connection with its URL and options is open either.  Of the
+    attributes, it has ``session_name``, ``endpoint`` and ``waited_for``.  See ``fleet=`` of
+    :class:`WebSocketClientSession`.
     """
 
 

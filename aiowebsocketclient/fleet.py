@@ -34,13 +34,14 @@ class FleetStats:
     limit: int
     #: Places granted to all sessions.
     used: int
-    #: Places of this session, with those of ``fallback``.
+    #: Connections that this session may have now, with those of ``fallback``.
     places: int
-    #: Places that this session holds, and that its waiting callers lack.
+    #: Places that this session uses, and places that its waiting callers lack.
     wanted: int
     #: Sessions that lack places.
     waiting_sessions: int
-    #: Seconds for which the engine gives nobody more, because it may have forgotten what it gave.
+    #: Seconds for which no session gets more places, because the engine has restarted, and may have
+    #: forgotten what it granted; 0.0 normally.
     learning: float
 
     #: Reports that were answered.

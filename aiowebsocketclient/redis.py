@@ -50,20 +50,26 @@ class RedisFleet:
 
     :param client: a client of ``redis.asyncio`` or ``valkey.asyncio``: ``Redis``,
         ``Sentinel.master_for()`` or ``RedisCluster``.  It stays open; close it after the sessions.
+        It belongs to one event loop.  Its pool must allow at least 2 connections, and one more than
+        there are sessions with this client.
     :param name: the account whose connections are limited.  It may be an API key: only its hash
         goes to Redis.
-    :param limit: maximum number of connections of all sessions together.
+    :param limit: maximum number of connections of all sessions together.  All processes pass the
+        same number, and the same values of the other arguments.
     :param connect_rate: ``(count, seconds)``: maximum number of handshakes of all sessions in any
         window of so many seconds.  None: no limit.
     :param lease: seconds after which the places of a process that was killed are free.  At least 1.
     :param lost: if Redis was not reached for ``lease`` seconds: ``"keep"``: open nothing and go on
         using what is open; ``"close"``: abort all connections before others can get the places.
-    :param fallback: connections that each session may have in any case, beside ``limit``: take the
-        number of processes times ``fallback`` off the limit.
+    :param fallback: connections that each session may have in any case, beside ``limit``, also
+        while Redis cannot be reached: subtract the number of sessions times ``fallback`` from the
+        provider's limit.
     :param keep_idle: seconds for which an idle connection is kept although another process waits.
         None: as long as the session's handshakes take on average, 0.05 to 1.
 
-    One object can serve any number of sessions, which share one subscribed connection to Redis.
+    One object can serve any number of sessions of one event loop, which share one subscribed
+    connection to Redis.  Until a Redis server has been up for ``lease`` seconds, nobody gets a
+    place, since it may have forgotten what it granted.
     """
 
     def __init__(

@@ -115,8 +115,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     :param name: name of the session: in its ``repr``, in log records, in errors of the pool, and,
         as the name of the pool, in metrics.  None: no name.
     :param fleet: a limit over the sessions of many processes, such as a
-        :class:`~aiowebsocketclient.redis.RedisFleet`; ``limit`` and ``limit_total`` hold besides.
-        None: no such limit.
+        :class:`~aiowebsocketclient.redis.RedisFleet`, which stays open when the session is closed.
+        ``limit`` and ``limit_total`` of the session apply as well.  None: no such limit.
 
     A hook gets its own handle, whose ``release()`` does nothing.  A hook fails if it closes the
     connection, ``check`` and ``reset`` also if they leave a message unread.  A connection counts as
@@ -335,6 +335,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
 
     def balanced(self, urls: Iterable[StrOrURL]) -> Balanced[WS_co]:
         """Return a :class:`Balanced`, which spreads its calls over several servers of a service.
+
+        Create it once and keep it: it knows which servers are down.
 
         :param urls: the URLs of the servers, each a ``str`` or a ``yarl.URL``; at least one URL,
             and no URL twice (``ValueError``).
