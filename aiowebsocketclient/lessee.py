@@ -88,6 +88,8 @@ class Lessee:
         self._timer: asyncio.Handle | None = None
         self._reporting: asyncio.Task[Grant | None] | None = None
         self._report_began = 0.0
+        # When the report under way is cancelled although it has a timeout.
+        self._overdue_at = math.inf
         self._listening: asyncio.Task[None] | None = None
         # Handshakes that want turns, and those for which the report under way asks.
         self._turns: deque[_Turn] = deque()
@@ -266,6 +268,10 @@ class Lessee:
         due = self._lease.due(need, now)
         if self._reporting is None and due <= now:
             self._report(need, now)
+        elif self._reporting is not None and self._overdue_at <= now:
+            # The client has lost its cancellation at the timeout, while it connected for example.
+            self._reporting.cancel()
+            self._overdue_at = now + self._lease.timeout
         elif math.isinf(due):
             # It is no member, or not any more, and has nothing to say.
             self._tell_answered(self._unanswered)
@@ -273,7 +279,7 @@ class Lessee:
                 self._listening.cancel()
                 self._listening = None
         if not self._is_due:
-            self._arm(math.inf if self._reporting is not None else due, now)
+            self._arm(due if self._reporting is None else self._overdue_at, now)
 
     def _arm(self, due: float, now: float) -> None:
         when = due
@@ -338,6 +344,7 @@ class Lessee:
         self._asked, self._turns = self._turns, deque()
         self._awaited, self._unanswered = self._unanswered, []
         self._report_began = now
+        self._overdue_at = now + 2 * self._lease.timeout
         self._limits = (*self._limits[-1:], self._fleet.limit)
         self._reporting = self._run(self._sync(report))
         self._reporting.add_done_callback(self._reported, context=Context())

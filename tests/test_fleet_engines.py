@@ -1,6 +1,7 @@
 """Sessions whose engine is not Redis, fails in unusual ways, or is not there at all."""
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import time
@@ -71,6 +72,26 @@ async def test_an_answer_that_is_none_counts_as_a_failure(
     session = make_session(fleet=engine)
     # In the next report, not a lease later.
     await _used(session, server.url())
+    assert session.fleet_stats().sync_errors == 1
+
+
+async def test_a_report_that_has_lost_its_cancellation_is_cancelled_again(
+    make_session: SessionFactory, server: Server
+) -> None:
+    class Deaf(Engine):
+        """Hangs, and goes on after the timeout, as a client that is connecting may do."""
+
+        async def sync(self, member: str, report: Report) -> Grant | None:
+            if not self.reports:
+                self.reports.append(report)
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(10 * PATIENCE)
+                await asyncio.sleep(10 * PATIENCE)
+            return await super().sync(member, report)
+
+    session = make_session(fleet=Deaf(lease=1.0))
+    session.set_min_idle(server.url(), 1)
+    await until(lambda: session.stats().idle == 1)
     assert session.fleet_stats().sync_errors == 1
 
 
