@@ -93,9 +93,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     :param connect_limiter: an asynchronous context manager entered around each handshake:
         ``aiolimiter.AsyncLimiter(300, 300)``, ``asyncio.Semaphore(10)``.
     :param load_balance_hosts: ``"random"``: connect to the addresses of a name in random order,
-        within each address family; after a refusal, the next address follows.  None or
-        ``"disable"``: in the order of the lookup.  ``ValueError`` with ``client_session``, whose
-        connector resolves names by itself.
+        within each address family; after a refusal, the next address follows; not with
+        ``client_session``.  None or ``"disable"``: in the order of the lookup.
     :param configure: hook ``async (ws) -> None``, called once for each connection after its
         handshake, for example to authenticate.  If it raises, the caller gets the exception.
     :param check: hook, called before a pooled connection is handed out.  If it raises, the
@@ -338,8 +337,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
 
         Create it once and keep it: it knows which servers are down.
 
-        :param urls: the URLs of the servers, each a ``str`` or a ``yarl.URL``; at least one URL,
-            and no URL twice (``ValueError``).
+        :param urls: of the servers: at least one ``str`` or ``yarl.URL``, none twice.
         """
         return Balanced(self, urls)
 
