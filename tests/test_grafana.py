@@ -21,6 +21,7 @@ from aiowebsocketclient.prometheus import PoolCollector
 
 from .conftest import SessionFactory, until
 from .pages import BLOCKS, ROOT
+from .fleet.engine import Engine
 from .servers import Server
 
 DASHBOARD = ROOT / "docs" / "grafana" / "aiowebsocketclient.json"
@@ -58,7 +59,7 @@ def with_values(text: str) -> str:
 @pytest.fixture
 async def registry(make_session: SessionFactory, server: Server) -> CollectorRegistry:
     """Return one of a session that has everything of which there can be a series."""
-    session = make_session(limit=2, limit_total=10)
+    session = make_session(limit=2, limit_total=10, fleet=Engine())
     registry = CollectorRegistry()
     registry.register(PoolCollector(session))
     await use(session, server)
