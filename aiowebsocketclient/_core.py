@@ -138,6 +138,8 @@ class Pool:
         "_fading",
         "_handshakes",
         "_has_total",
+        "_holds",
+        "_holds_idle",
         "_idle",
         "_idle_heap",
         "_keep",
@@ -181,6 +183,7 @@ class Pool:
         # What lead() allows: how many places may be taken, and above how many they are cleared.
         self._places = NO_LIMIT
         self._places_to_keep = NO_LIMIT
+        self._holds = False
         self._set_totals()
         self._max_connecting = max_connecting
         self._max_waiting = max_waiting
@@ -531,18 +534,27 @@ class Pool:
         self._lowered = self._lowered_limit = lowered
         return plan
 
-    def lead(self, places: cython.Py_ssize_t, keep: cython.Py_ssize_t, now: cython.double) -> Plan:
+    def lead(
+        self,
+        places: cython.Py_ssize_t,
+        keep: cython.Py_ssize_t,
+        now: cython.double,
+        holds: cython.bint = False,
+    ) -> Plan:
         """Set how many places a limit shared with other processes leaves to this pool.
 
         Handshakes begin while fewer than ``places`` places are taken; above ``keep``, at least as
         many, surplus slots are closed as by :meth:`resize`.  Between the two, open connections are
-        used as ever, and nothing is closed to make room.  ``limit_total`` holds besides.  The cost
-        depends on what is opened and closed, not on the number of connections.
+        used as ever, and nothing is closed to make room.  ``limit_total`` holds besides.  With
+        ``holds``, there may be more places soon: until then, nothing is closed for waiters that
+        lack only these, and ``max_waiting`` refuses none of them.  The cost depends on what is
+        opened and closed, not on the number of connections.
         """
         plan = Plan()
         had_total: cython.bint = self._has_total
         self._places = places
         self._places_to_keep = keep
+        self._holds = holds
         self._set_totals()
         if had_total != self._has_total:
             self._index_all()
@@ -1625,8 +1637,11 @@ class Pool:
 
     @cython.cfunc
     def _is_beyond_total(self) -> cython.bint:
-        """Whether one more place that falls free would still serve nobody."""
-        return self._most < self._count - self._closing
+        """Whether no place is cleared for waiters over all endpoints.
+
+        One that fell free would serve nobody, or there may soon be more.
+        """
+        return self._holds_idle or self._most < self._count - self._closing
 
     @cython.cfunc
     def _set_totals(self) -> None:
@@ -1635,6 +1650,8 @@ class Pool:
         self._most = min(own, self._places)
         self._keep = min(own, self._places_to_keep)
         self._has_total = self._most < NO_LIMIT
+        # With limit_total alone in the way, more places would not help.
+        self._holds_idle = self._holds and self._places < own
 
     @cython.cfunc
     def _is_over_limit(self, endpoint: Endpoint) -> cython.bint:
@@ -1666,6 +1683,8 @@ class Pool:
         endpoint = handshake.endpoint
         if self._max_waiting < 0 or handshake.orphans or self._leans(handshake, self._ticket):
             return False
+        if self._holds_idle and not self._is_at_limit(endpoint) and self._is_at_total():
+            return False
         queued: cython.Py_ssize_t = endpoint.waiting.size
         # Of the handshakes that max_connecting lets begin, with this caller's, those within limit.
         may_begin: cython.Py_ssize_t = self._wanted(endpoint, 1)
@@ -1695,9 +1714,9 @@ class Pool:
             return endpoint.idle.head is not None or bool(endpoint.orphans)
         if 0 < self._limit <= endpoint.count + ahead - endpoint.being_cleared:
             return False
-        if self._is_beyond_total():
-            return False
         if self._is_at_total():
+            if self._is_beyond_total():
+                return False
             return bool(self._orphans) or self._longest_idle() is not None
         return True
 

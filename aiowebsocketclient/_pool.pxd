@@ -107,7 +107,7 @@ cdef Slot _first_dispensable(orphans, Slot longest_idle)
 cdef class Pool:
     cdef Py_ssize_t _limit, _limit_total, _max_connecting, _max_waiting
     cdef Py_ssize_t _places, _places_to_keep, _most, _keep
-    cdef bint _has_total, _lowered_limit
+    cdef bint _has_total, _holds, _holds_idle, _lowered_limit
     cdef double _max_idle, _cooldown
     cdef dict _endpoints, _handshakes, _slots
     cdef Py_ssize_t _count, _waiters, _ticket, _serial, _claims, _being_cleared, _closing

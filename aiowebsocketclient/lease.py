@@ -142,6 +142,11 @@ class Lease:
         return self.target + self._fallback
 
     @property
+    def is_short(self) -> bool:
+        """Whether there are fewer places than the last report demanded."""
+        return min(self.cap, self.target) < self._reported.demand
+
+    @property
     def is_member(self) -> bool:
         """Whether a session that closes has to report zeros, so that others get its places."""
         return self._is_member

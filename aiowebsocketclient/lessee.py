@@ -111,9 +111,11 @@ class Lessee:
         self._warned_of: tuple[tuple[int, int], ...] = ()
         self._syncs = self._sync_errors = self._yielded = self._losses = 0
         self._sync_seconds = 0.0
-        # The places that the core knows of; the pool is still empty.
-        self._led = (self._lease.places, self._lease.keep)
-        lifecycle.pool.lead(*self._led, clock())
+        # Whether the fleet has no places for what is wanted here, as far as is known.
+        self._is_short = False
+        # What the core knows: places, what to keep, and whether more may come; it is still empty.
+        self._led = (self._lease.places, self._lease.keep, True)
+        lifecycle.pool.lead(self._led[0], self._led[1], clock(), True)
 
     # -- what the parts of the session say -------------------------------------------------------
 
@@ -324,10 +326,12 @@ class Lessee:
             places, keep = self._fleet.fallback, NO_LIMIT
         else:
             places, keep = self._lease.places, self._lease.keep
-        if (places, keep) == self._led:
+        # Before it closes an idle connection for a caller, it asks for another place.
+        may_get_more = not (self.is_lost or self._is_short)
+        if (places, keep, may_get_more) == self._led:
             return
-        before, self._led = self._led[0], (places, keep)
-        self._lifecycle.carry_out(self._lifecycle.pool.lead(places, keep, clock()))
+        before, self._led = self._led[0], (places, keep, may_get_more)
+        self._lifecycle.carry_out(self._lifecycle.pool.lead(places, keep, clock(), may_get_more))
         if self._tracer is not None and places != before:
             self._tracer.fleet_places_changed(before, places)
         if places > before and self._wishes and self._on_places_came is not None:
@@ -375,6 +379,8 @@ class Lessee:
         if task.cancelled() or error is not None:
             self._sync_errors += 1
             self._lease.failed(now)
+            self._is_short = True
+            self._lead()
             self._turns.extendleft(reversed(self._asked))
             if error is not None:
                 self._log_failure(error)
@@ -394,7 +400,9 @@ class Lessee:
 
     def _take(self, grant: Grant | None, now: float) -> None:
         self._lease.granted(grant, now)
+        self._is_short = grant is None or self._lease.is_short
         if grant is None:
+            self._lead()
             self._turns.extendleft(reversed(self._asked))
             return
         self._failed_as.clear()

@@ -73,8 +73,9 @@ class Driver:
     def resize(self, limit: int = 0, limit_total: int = 0) -> None:
         self._plan(self.core.resize(limit, limit_total, self.now))
 
-    def lead(self, places: int, keep: int | None = None) -> None:
-        self._plan(self.core.lead(places, places if keep is None else keep, self.now))
+    def lead(self, places: int, keep: int | None = None, holds: bool = False) -> None:
+        keep = places if keep is None else keep
+        self._plan(self.core.lead(places, keep, self.now, holds))
 
     def stop_opening(self) -> None:
         self._plan(self.core.stop_opening(self.now))

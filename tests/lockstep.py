@@ -73,7 +73,11 @@ OPERATIONS: dict[str, dict[str, Sequence[Any]]] = {
     "evict": {"count": (1, 2, 5)},
     "detach": {"which": ANY},
     "resize": {"limit": (0, 1, 2, 3, 5), "limit_total": (0, 0, 1, 3, 6)},
-    "lead": {"places": (0, 1, 2, 3, 6, 9), "extra": (0, 0, 0, 2, 9)},
+    "lead": {
+        "places": (0, 1, 2, 3, 6, 9),
+        "extra": (0, 0, 0, 2, 9),
+        "holds": (False, False, True),
+    },
     "stop_opening": {},
     "misuse": {"which": ANY},
     "churn": {"times": (2, 30)},
@@ -466,10 +470,10 @@ class Lockstep:
         self.keep_book(plan)
         self.check_order(plan)
 
-    def lead(self, places: int, extra: int) -> None:
+    def lead(self, places: int, extra: int, holds: bool) -> None:
         self.excess = self.taken()
-        plan = self.model.lead(places, places + extra, self.now)
-        self.call("lead", None, plan, places, places + extra, self.now)
+        plan = self.model.lead(places, places + extra, self.now, holds)
+        self.call("lead", None, plan, places, places + extra, self.now, holds)
         self.keep_book(plan)
         self.check_order(plan)
 
@@ -564,7 +568,7 @@ class Lockstep:
     def serve_all(self) -> None:
         """Let everything that is under way end well, until nobody waits any more."""
         if self.model.places < math.inf:
-            self.step(self.lead, 100, 0)
+            self.step(self.lead, 100, 0, False)
         for _ in range(50 + 2 * MAX_PASSED_OVER * len(self.model.waiters)):
             if not (self.model.waiters or self.given):
                 return

@@ -122,6 +122,8 @@ class Model:
     #: What others leave: how many places may be taken, and above how many they are cleared.
     places: float = math.inf
     keep: float = math.inf
+    #: Whether there may be more places soon.
+    holds: bool = False
 
     #: Every slot that is not gone, as they came to be, and every waiter queued.
     slots: list[Slot] = field(default_factory=list)
@@ -477,8 +479,8 @@ class Model:
             self.settle(endpoint, now)
         return self.plan()
 
-    def lead(self, places: float, keep: float, now: float) -> Plan:
-        self.places, self.keep = places, keep
+    def lead(self, places: float, keep: float, now: float, holds: bool) -> Plan:
+        self.places, self.keep, self.holds = places, keep, holds
         self.trim_to_total()
         if self.has_total():
             while (chosen := self.next_with_room("")) is not None:
@@ -708,8 +710,14 @@ class Model:
     def has_total(self) -> bool:
         return min(self.limit_total or math.inf, self.places) < math.inf
 
+    def holds_idle(self) -> bool:
+        """Rule: where limit_total alone is in the way, nothing is held."""
+        return self.holds and self.places < (self.limit_total or math.inf)
+
     def is_beyond_total(self) -> bool:
         """Rule: then no place is cleared over all: a waiter could not use it."""
+        if self.holds_idle():
+            return True
         staying = sum(slot.state != CLOSING for slot in self.slots)
         return min(self.limit_total or math.inf, self.places) < staying
 
@@ -771,6 +779,10 @@ class Model:
         being cleared, or if the line without those for whom one is cleared is within bounds.
         """
         if self.max_waiting < 0:
+            return True
+        # Rule: who lacks only a place that there may be soon is admitted.
+        is_at_limit = self.is_at_limit(waiter.endpoint)
+        if self.holds_idle() and not is_at_limit and self.is_at_total():
             return True
         trial, newcomer = copy.deepcopy((self, waiter))
         trial.line_up(newcomer, now)

@@ -499,6 +499,30 @@ def test_nothing_is_closed_for_a_place_that_would_serve_nobody(drive: Drive) -> 
     assert pool.opened == [waiter.opening]
 
 
+def test_nothing_is_closed_while_there_may_be_more_places(drive: Drive) -> None:
+    pool = drive(max_waiting=0)
+    pool.lead(1)
+    idle = pool.idle("a1")
+    pool.lead(1, holds=True)
+    waiter = pool.request("b1")
+    # It is admitted, since it may be served at once.
+    assert waiter.queued
+    assert pool.did_nothing()
+    assert pool.core.lacking() == 1
+    pool.lead(1)
+    assert pool.closing == [idle]
+    pool.closed(idle)
+    assert pool.opened == [waiter.opening]
+
+
+def test_where_the_own_total_is_reached_more_places_would_not_help(drive: Drive) -> None:
+    pool = drive(limit_total=1)
+    pool.lead(5, holds=True)
+    idle = pool.idle("a1")
+    pool.request("b1")
+    assert pool.closing == [idle]
+
+
 def test_handshakes_under_way_are_stopped(drive: Drive) -> None:
     pool = drive()
     pool.lead(3)

@@ -5,8 +5,7 @@ import contextlib
 import itertools
 import logging
 import time
-from collections.abc import Callable
-from typing import Any, Literal, NoReturn
+from typing import Any
 
 import pytest
 
@@ -16,6 +15,7 @@ from aiowebsocketclient.fleet import EngineError, Grant, Report
 from .conftest import SessionFactory, until
 from .fleet.engine import PATIENCE, Engine
 from .servers import Server
+
 
 class Absent(Engine):
     """Never answers."""

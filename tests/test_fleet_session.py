@@ -258,6 +258,20 @@ async def test_statistics(fleets: Fleets, make_session: SessionFactory, server: 
     assert second.fleet_stats().places == 1
 
 
+@pytest.mark.parametrize("limit", [2, 1])
+async def test_an_idle_connection_is_closed_only_if_the_fleet_has_no_place(
+    fleets: Fleets, make_session: SessionFactory, server: Server, limit: int
+) -> None:
+    # So is a caller refused only then.
+    session = make_session(fleet=fleets(limit=limit, keep_idle=1000.0), max_waiting=1)
+    async with session.ws_connect(server.url("/")):
+        pass
+    async with session.ws_connect(server.url("/other")):
+        assert session.stats().idle == limit - 1
+    assert session.stats().closed_evicted == 2 - limit
+    assert server.peak == limit
+
+
 async def test_reuse_asks_nobody(own: Fleets, make_session: SessionFactory, server: Server) -> None:
     # Long: it says so when a connection is idle, and when it is not idle any more.
     session = make_session(fleet=own(keep_idle=1000.0))
