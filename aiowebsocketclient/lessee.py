@@ -45,7 +45,6 @@ LEAVING: Final = 1.0
 class Governed(Protocol):
     """The part of a lifecycle that :class:`Lessee` needs."""
 
-    loop: asyncio.AbstractEventLoop
     pool: Pool
 
     def carry_out(self, plan: Plan | None) -> None:
@@ -380,15 +379,16 @@ class Lessee:
             self._sync_errors += 1
             self._lease.failed(now)
             self._is_short = True
-            self._lead()
-            self._turns.extendleft(reversed(self._asked))
             if error is not None:
                 self._log_failure(error)
         else:
             self._syncs += 1
             self._sync_seconds += now - self._report_began
             self._take(task.result(), now)
+        # Those that got no turn ask again, before the others.
+        self._turns.extendleft(reversed(self._asked))
         self._asked = deque()
+        self._lead()
         self._tell_answered(self._awaited)
         self.look()
 
@@ -402,8 +402,6 @@ class Lessee:
         self._lease.granted(grant, now)
         self._is_short = grant is None or self._lease.is_short
         if grant is None:
-            self._lead()
-            self._turns.extendleft(reversed(self._asked))
             return
         self._failed_as.clear()
         self._last = grant
@@ -412,7 +410,6 @@ class Lessee:
         self._compare_limits(grant.limit)
         if self.is_lost and not self._lease.is_lost(now):
             self._restore(now)
-        self._lead()
 
     def _compare_limits(self, other: int) -> None:
         """Warn, once of each, of another limit in the call before this session's."""
@@ -507,4 +504,3 @@ class Lessee:
                 # Neither sooner nor later than the engine means, whose clock is not known here.
                 last = self._report_began + delay + TURN_GRACE - _TURN_MARGIN
                 turn.set_result((now + delay, last))
-        self._turns.extendleft(reversed(self._asked))
