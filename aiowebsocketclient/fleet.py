@@ -7,7 +7,7 @@ two methods of :class:`Fleet`: deadlines, retries, pauses and batching are the s
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal, NoReturn, Protocol
+from typing import Final, Literal, NamedTuple, NoReturn, Protocol
 
 __all__ = ("EngineError", "Fleet", "FleetStats", "Grant", "Report")
 
@@ -54,6 +54,31 @@ class FleetStats:
     yielded: int
     #: How often the lease was lost.
     losses: int
+
+
+class Metric(NamedTuple):
+    """How a field of :class:`FleetStats` is exported: a counter, or else a gauge."""
+
+    is_counter: bool
+    #: ``"s"``: seconds; otherwise what is counted.
+    unit: str
+    description: str
+
+
+#: By the fields of :class:`FleetStats`, for the exporters.
+METRICS: Final = {
+    "limit": Metric(False, "connection", "Maximum number of connections of the fleet."),
+    "used": Metric(False, "connection", "Places granted to all sessions of the fleet."),
+    "places": Metric(False, "connection", "Places granted to this session."),
+    "wanted": Metric(False, "connection", "Places that this session holds or lacks."),
+    "waiting_sessions": Metric(False, "session", "Sessions of the fleet that lack places."),
+    "learning": Metric(False, "s", "Seconds for which the fleet gives no more places."),
+    "syncs": Metric(True, "report", "Reports to the fleet that were answered."),
+    "sync_errors": Metric(True, "report", "Reports to the fleet that failed."),
+    "sync_seconds": Metric(True, "s", "Seconds until the answers in total."),
+    "yielded": Metric(True, "connection", "Places that other sessions asked back."),
+    "losses": Metric(True, "loss", "How often the lease was lost."),
+}
 
 
 @dataclass(frozen=True, slots=True)

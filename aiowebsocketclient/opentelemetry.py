@@ -84,6 +84,7 @@ import aiohttp
 
 from . import __version__, arguments
 from .exceptions import PoolTimeoutError
+from .fleet import METRICS
 from .keys import EndpointKey
 from .session import WebSocketClientSession
 from .stats import PoolStats
@@ -139,23 +140,7 @@ _LONG: Final = (0.01, 0.1, 1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400
 
 _Attributes = Mapping[str, str | int]
 
-# Fields of FleetStats, with unit and description.
 _FLEET: Final = "aiowebsocketclient.fleet."
-_FLEET_GAUGES: Final = {
-    "limit": ("{connection}", "Maximum number of connections of the fleet."),
-    "used": ("{connection}", "Places granted to all sessions of the fleet."),
-    "places": ("{connection}", "Places granted to this session."),
-    "wanted": ("{connection}", "Places that this session holds or lacks."),
-    "waiting_sessions": ("{session}", "Sessions of the fleet that lack places."),
-    "learning": ("s", "Seconds for which the fleet gives no more places."),
-}
-_FLEET_COUNTERS: Final = {
-    "syncs": ("{report}", "Reports to the fleet that were answered."),
-    "sync_errors": ("{report}", "Reports to the fleet that failed."),
-    "sync_seconds": ("s", "Seconds until the answers in total."),
-    "yielded": ("{connection}", "Places that other sessions asked back."),
-    "losses": ("{loss}", "How often the lease was lost."),
-}
 # Of the whole fleet: sessions of one pool do not add up.
 _OF_FLEET: Final = frozenset({"limit", "used", "waiting_sessions", "learning"})
 
@@ -446,12 +431,15 @@ class _Instruments:
             "Maximum number of connections per endpoint.",
         )
 
-        for field, (unit, what) in _FLEET_GAUGES.items():
+        for field, metric in METRICS.items():
             read = partial(self._fleet, field)
-            meter.create_observable_gauge(_FLEET + field, [read], unit, what)
-        for field, (unit, what) in _FLEET_COUNTERS.items():
-            read = partial(self._fleet, field)
-            meter.create_observable_counter(_FLEET + field, [read], unit, what)
+            unit = "s" if metric.unit == "s" else f"{{{metric.unit}}}"
+            kind = (
+                meter.create_observable_counter
+                if metric.is_counter
+                else meter.create_observable_gauge
+            )
+            kind(_FLEET + field, [read], unit, metric.description)
 
     def add(self, pool: OpenTelemetry) -> None:
         with self._lock:

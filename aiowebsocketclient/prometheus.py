@@ -33,7 +33,7 @@ from threading import RLock
 from typing import Final
 
 from . import arguments
-from .fleet import FleetStats
+from .fleet import METRICS, FleetStats, Metric
 from .keys import EndpointKey
 from .session import WebSocketClientSession
 from .stats import PoolStats
@@ -73,23 +73,6 @@ _COUNTERS: Final = {
     "connect_seconds": "Seconds that handshakes took in total.",
     "released": "Connections released in a state that allows reuse.",
     "detached": "Connections removed from the pool by detach().",
-}
-
-# Fields of FleetStats with a family each: their names and descriptions.
-_FLEET_GAUGES: Final = {
-    "limit": ("limit", "Maximum number of connections of the fleet."),
-    "used": ("used", "Places granted to all sessions of the fleet."),
-    "places": ("places", "Places granted to this session."),
-    "wanted": ("wanted", "Places that this session holds or lacks."),
-    "waiting_sessions": ("waiting_sessions", "Sessions of the fleet that lack places."),
-    "learning": ("learning_seconds", "Seconds for which the fleet gives no more places."),
-}
-_FLEET_COUNTERS: Final = {
-    "syncs": "Reports to the fleet that were answered.",
-    "sync_errors": "Reports to the fleet that failed.",
-    "sync_seconds": "Seconds until the answers in total.",
-    "yielded": "Places that other sessions asked back.",
-    "losses": "How often the lease was lost.",
 }
 
 _Family = GaugeMetricFamily | CounterMetricFamily
@@ -208,18 +191,7 @@ class _Families:
             "Maximum number of connections per endpoint.",
             labels=["pool"],
         )
-        self._fleet = {
-            field: GaugeMetricFamily(f"{_PREFIX}fleet_{name}", what, labels=["pool"])
-            for field, (name, what) in _FLEET_GAUGES.items()
-        } | {
-            field: CounterMetricFamily(
-                f"{_PREFIX}fleet_{field}",
-                what,
-                labels=["pool"],
-                unit="seconds" if field.endswith("_seconds") else "",
-            )
-            for field, what in _FLEET_COUNTERS.items()
-        }
+        self._fleet = {field: _fleet_family(field, metric) for field, metric in METRICS.items()}
         self._limit_total = GaugeMetricFamily(
             f"{_PREFIX}connections_limit",
             "Maximum number of connections of all endpoints together.",
@@ -251,6 +223,15 @@ class _Families:
     def all(self) -> list[_Family]:
         own: list[_Family] = [self._alive, self._limit, self._limit_total, *self._fleet.values()]
         return [*self._pools.all(), *self._endpoints.all(), *own]
+
+
+def _fleet_family(field: str, metric: Metric) -> _Family:
+    name = f"{_PREFIX}fleet_{field}"
+    unit = "seconds" if metric.unit == "s" else ""
+    if metric.is_counter:
+        return CounterMetricFamily(name, metric.description, labels=["pool"], unit=unit)
+    name += f"_{unit}" if unit else ""
+    return GaugeMetricFamily(name, metric.description, labels=["pool"])
 
 
 class _Group:
