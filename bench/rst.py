@@ -204,53 +204,50 @@ def _large(record: Record) -> Table:
     return Table(("Connections", *(title for *_, title in _OF_LARGE)), rows, used)
 
 
-#: The bounds of the short table, with their names there.
-_IN_SHORT: Final = {
-    "connecting each time / through the pool": "Request: new connection / pool",
-    "aiohttp connector reuse / ours": "Acquire and release: aiohttp's connector / pool",
-    "request/reply through the pool / raw connection": "Request: pool / raw connection",
-    "held: 100,000 / 0": "Acquire and release, core only: 100,000 in use / none in use",
-}
-#: Characters of a bar per 1.
-_BLOCKS: Final = 2
+#: The rows of the short table: scenario, metric, name.
+_IN_SHORT: Final = (
+    ("request-reply-tls", "connecting_ns", "A new connection, TLS"),
+    ("request-reply-tls", "ns", "The pool, TLS"),
+    ("request-reply", "connecting_ns", "A new connection"),
+    ("request-reply", "ns", "The pool"),
+    ("request-reply", "raw_ns", "One connection, without a pool"),
+)
+#: Characters of the longest bar.
+_LONGEST_BAR: Final = 24
 
 
 def _short(record: Record) -> Table:
-    rows: list[list[str]] = []
-    used: set[tuple[str, int, str]] = set()
-    for bound in (bound for bound in BOUNDS if bound.what in _IN_SHORT):
-        verdict = judge(bound, record.results)
-        if verdict and "c" in verdict["measured"]:
-            factor = verdict["measured"]["c"]["median"]
-            bar = "\N{FULL BLOCK}" * max(1, round(factor * _BLOCKS))
-            rows.append([_IN_SHORT[bound.what], three_digits(factor), bar])
-            used |= {(r.scenario, r.point, r.contender or OURS[0]) for r in bound.readings}
-    rows.sort(key=lambda row: -len(row[2]))
-    results = [r for r in record.results if (r.scenario, r.point, r.contender) in used]
-    header = ("First time / second time", "Factor", "")
-    return Table(header, rows, results, _times_in_short(record), is_compact=True)
+    measured = [
+        (name, times)
+        for scenario, metric, name in _IN_SHORT
+        if (times := _times(record, scenario, metric))
+    ]
+    fastest = min((median(times) for _, times in measured), default=1.0)
+    rows = [
+        [name, *_per_request(median(times)), _bar(fastest / median(times))]
+        for name, times in measured
+    ]
+    used = {scenario for scenario, *_ in _IN_SHORT} if rows else set()
+    results = [r for r in record.results if r.scenario in used and r.contender == OURS[0]]
+    header = ("Each request uses", "ms", "Requests per second", "")
+    return Table(header, rows, results, _cycle_in_words(record), is_compact=True)
 
 
-def _times_in_short(record: Record) -> str:
-    """Return sentences with the times of a request and of a cycle."""
-    pooled, connecting = (
-        _times(record, "request-reply", metric) for metric in ("ns", "connecting_ns")
-    )
+def _per_request(nanoseconds: float) -> tuple[str, str]:
+    """Return milliseconds and requests per second, with two digits."""
+    milliseconds = f"{float(f'{nanoseconds / 1e6:.2g}'):g}"
+    return milliseconds, f"{float(f'{1e9 / nanoseconds:.2g}'):,.0f}"
+
+
+def _bar(share: float) -> str:
+    return "\N{FULL BLOCK}" * max(1, round(share * _LONGEST_BAR))
+
+
+def _cycle_in_words(record: Record) -> str:
     cycle = _times(record, "cycle", "ns")
-    said = []
-    if pooled and connecting:
-        said.append(
-            f"With one caller, a request took {_per_request(pooled)} through the pool, and"
-            f" {_per_request(connecting)} over a new connection."
-        )
-    if cycle:
-        said.append(f"Acquiring and releasing an idle connection took {_microseconds(cycle)} µs.")
-    return " ".join(said)
-
-
-def _per_request(nanoseconds: Sequence[float]) -> str:
-    ns = median(nanoseconds)
-    return f"{float(f'{ns / 1e6:.2g}'):g} ms ({float(f'{1e9 / ns:.2g}'):,.0f} per second)"
+    if not cycle:
+        return ""
+    return f"Acquiring and releasing an idle connection took {_microseconds(cycle)} µs."
 
 
 def _times(record: Record, scenario: str, metric: str) -> list[float]:
