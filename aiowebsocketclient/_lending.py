@@ -75,6 +75,7 @@ class Parkable:
         "_parser",
         "_protocol",
         "_transport",
+        "busy",
         "closing",
         "control_frames",
         "failed",
@@ -97,6 +98,8 @@ class Parkable:
         _parser: Any
         _protocol: Any
         _transport: Any
+        # Whether a keep-alive is under way, whose answer must not reach a caller.
+        busy: bool
         closing: bool
         failed: bool
         fresh: bool
@@ -221,11 +224,14 @@ class Parkable:
         return has_closing_transport(self)
 
     def is_held_back(self) -> bool:
-        """Whether the connection must not be handed out: it is ending, or inside a frame."""
+        """Whether the connection must not be handed out now.
+
+        It is ending, inside a frame, or busy with a keep-alive.
+        """
         return is_held_back(self)
 
     def end_held_back(self) -> None:
-        """Take the connection out of the pool, as a caller asks for it; a subclass defines it."""
+        """Take the connection from the idle ones: a caller asks for it; a subclass defines it."""
         raise NotImplementedError
 
 
@@ -241,7 +247,7 @@ def has_closing_transport(conn: Parkable) -> cython.bint:
 
 @cython.cfunc
 def is_held_back(conn: Parkable) -> cython.bint:
-    return conn.midway != BETWEEN_FRAMES or has_closing_transport(conn)
+    return conn.midway != BETWEEN_FRAMES or conn.busy or has_closing_transport(conn)
 
 
 @cython.cfunc
@@ -515,9 +521,10 @@ class Express:
 
     @cython.cfunc
     def _end_held_back(self, handshake: Handshake) -> None:
-        """Take connections from the top that must not be handed out out of the pool.
+        """Take connections that must not be handed out now from the top of the idle ones.
 
-        They have ended, which the protocol does not know yet, or a frame is incomplete.
+        They have ended, which the protocol does not know yet, a frame is incomplete, or a
+        keep-alive is under way.
         """
         top: Slot | None
         while (top := handshake.idle.top) is not None:
@@ -638,7 +645,7 @@ def hand_out(express: Express, owner: Lender, slot: Slot) -> Any:
 
 @cython.cfunc
 def end_if_held_back(waiter: Waiter) -> None:
-    """Take back the connection given to a waiter if it has ended, or is inside a frame.
+    """Take back the connection given to a waiter if it must not be handed out now.
 
     A new connection is not taken back: a server that ends each at once would be connected to for
     ever.
@@ -661,7 +668,7 @@ def signature_of(url: Any, reuse_key: Hashable, options: Options, atoms: Types) 
     """Return a hashable form of the arguments of a call; None: there is none.
 
     Only exact types count, since an instance of a subclass may be equal and mean something else:
-    ``str``, dicts and sequences of ``str``, and ``atoms``.
+    ``str``, ``atoms``, sequences of these, and dicts of ``str``.
     """
     if type(url) is not str and type(url) not in atoms:
         return None
@@ -684,7 +691,9 @@ def signature_of(url: Any, reuse_key: Hashable, options: Options, atoms: Types) 
             parts.append(len(value))
             for item in value:
                 if type(item) is not str:
-                    return None
+                    if type(item) not in atoms:
+                        return None
+                    parts.append(type(item))
                 parts.append(item)
         elif kind in atoms:
             parts.append(value)

@@ -209,7 +209,7 @@ cdef class Parkable:
     cdef public set _background
     cdef public bint _has_closing
     cdef public dict state
-    cdef public bint closing, failed, fresh, gone, parked, resets
+    cdef public bint busy, closing, failed, fresh, gone, parked, resets
     cdef public double heard
     cdef int _frame_part
     cdef unsigned long long _frame_left, _frame_length

@@ -10,7 +10,7 @@ from ._compat import Caller, Express, Plan, Pool, Slot, Waiter, clock
 from ._pool_py import ACQUIRED
 from .connection import Connection, reason_after
 from .exceptions import WebSocketPoolError
-from .hooks import is_being_cancelled, run_hook
+from .hooks import is_being_cancelled, run_behind, run_hook
 from .keys import Target
 from .leaks import place_of_caller
 from .lessee import Lessee
@@ -142,7 +142,7 @@ class Acquiring:
         failed: Connection = slot.conn
         for other in self._lifecycle.pool.idle_beside(slot):
             conn: Connection = other.conn
-            if conn.hooks.check is not None and conn.heard <= failed.heard:
+            if conn.hooks.check is not None and conn.heard <= failed.heard and not conn.busy:
                 self._lifecycle.pool.set_aside(other)
                 self._set_aside.append(other)
         self._check_set_aside()
@@ -153,7 +153,7 @@ class Acquiring:
             if slot.state == ACQUIRED and slot.conn is not None:
                 self._checking += 1
                 # In an empty context: no caller has requested this check.
-                slot.conn.run_behind("check", self._finish_check, Context())
+                run_behind(slot.conn, "check", self._finish_check, Context())
 
     def _finish_check(self, conn: Connection, task: asyncio.Task[bool]) -> None:
         self._checking -= 1

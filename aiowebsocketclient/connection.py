@@ -14,7 +14,8 @@ few instructions per frame, none for its payload, and a release only needs a com
 connection inside a message is not pooled.  A connection inside a control frame is pooled, but it is
 only handed out after the end of the frame, and closed if a caller needs it before.  A parked
 connection accepts only valid control frames, and the parser must report the same number of them;
-anything else ends the connection.
+anything else ends the connection.  With the hook ``on_idle_message``, it also accepts messages that
+the hook expects; until such a message is complete, the connection is not handed out.
 
 ``_aiohttp_private.py`` lists the private names of aiohttp that this module uses.
 """
@@ -22,20 +23,21 @@ anything else ends the connection.
 import asyncio
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import Context
-from functools import partial
 from typing import Any, Final, Protocol
 
 import aiohttp
 from aiohttp import WSMsgType
 
 from ._aiohttp_private import LOG_ON_EXCEPTION, PLAIN_TRANSPORT, fragments_of, unsafe
-from ._compat import DONE, Express, Parkable, Slot, clock
-from ._pool_py import BETWEEN_FRAMES, IN_MESSAGE, Completion
+from ._compat import DONE, Express, Parkable, Plan, Pool, Slot, clock
+from ._pool_py import BETWEEN_FRAMES, CLOSE_REASONS, IDLE, IN_MESSAGE, Completion
 from .connecting import Forerunner
 from .deadlines import Bound
 from .exceptions import in_session
-from .hooks import NO_HOOKS, Hooks, is_being_cancelled, run_hook
+from .hooks import NO_HOOKS, Frame, Hooks, frame_of, judge, run_hook
+from .keepalive import Beat, Keepalives
 from .leaks import Place
 from .logs import log
 from .response import CLOSE, CONNECTION, USUAL, Pending
@@ -49,6 +51,9 @@ DIRTY: Final = "dirty"
 
 _CONTROL: Final = frozenset({WSMsgType.PING, WSMsgType.PONG})
 _MESSAGES: Final = frozenset({WSMsgType.TEXT, WSMsgType.BINARY})
+
+# Reasons for which the pool itself closes a connection that is fit for another use.
+_IN_GOOD_ORDER: Final = frozenset({"idle", "lifetime", "forced"})
 
 # Exceptions that end a use from outside, without a failure.
 _CANCELLATIONS: Final = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt)
@@ -82,11 +87,13 @@ class Owner(Protocol):
     """The part of a lifecycle that a connection needs."""
 
     loop: asyncio.AbstractEventLoop
+    pool: Pool
     settings: Settings
     #: Creates the handles for hooks.
     express: Express
     #: Closing handshakes; the loop itself only refers to tasks weakly.
     goodbyes: set[asyncio.Task[None]]
+    keepalives: Keepalives
 
     def ended(self, conn: "Connection", how: str, code: int) -> None:
         """Remove a connection that ended while parked from the pool.
@@ -97,6 +104,18 @@ class Owner(Protocol):
 
     def gone(self, conn: "Connection") -> None:
         """Free the place of a closing connection whose socket is closed."""
+
+    # For keep-alives.
+
+    def carry_out(self, plan: Plan | None) -> None:
+        """Carry out a plan of the core."""
+
+    def close_acquired(self, slot: Slot, reason: str) -> None:
+        """Close a connection that is in use or idle."""
+
+    def is_fit_after(self, conn: "Connection", task: asyncio.Task[bool]) -> bool:
+        """Park a connection if its hook succeeded; otherwise close it."""
+        ...
 
 
 class Connection(Parkable):
@@ -109,15 +128,17 @@ class Connection(Parkable):
     __slots__ = (
         "_fragments",
         "_has_given_up",
-        "_owner",
         "_read_before",
         "_reader",
         "_resets_heartbeat",
         "_unwanted",
         "_writer",
         "acquired_at",
+        "beat",
         "hooks",
+        "is_polite",
         "is_silent",
+        "owner",
         "server_close",
         "settled",
         "slot",
@@ -138,7 +159,8 @@ class Connection(Parkable):
         super().__init__()
         self.ws = ws
         self.slot = slot
-        self._owner = owner
+        #: The lifecycle of the session.
+        self.owner = owner
         self.hooks = hooks
         self.resets = hooks.reset is not None
         #: Code and reason of the server's CLOSE, once it was seen.
@@ -147,6 +169,11 @@ class Connection(Parkable):
         self.is_silent = False
         #: Whether it is new, and was not pooled yet.
         self.fresh = True
+        self.busy = False
+        #: Its entry in the timetable of keep-alives, if it has any.
+        self.beat: Beat | None = None
+        #: Whether to send ``goodbye``: it is closed in good order.
+        self.is_polite = False
         self.state = _share_state(ws)
         self.state[CONNECTION] = self
         self.parked = False
@@ -248,12 +275,12 @@ class Connection(Parkable):
     def clear(self) -> bool:
         """Remove harmless obstacles to reuse; return whether the connection is clean.
 
-        These are unread control frames, and an abandoned ``receive()``, if a later one returned a
-        message.
+        These are unread control frames, unread messages that ``on_idle_message`` expects, and an
+        abandoned ``receive()``, if a later one returned a message.
         """
         if self._is_read_given_up() and self._messages_read() > self._read_before:
             self.state["_close_code"] = None
-        return self.is_clean() or self.answer_control_frames()
+        return self.is_clean() or self._answer_unread()
 
     def mark_clean(self) -> str | None:
         """Ignore an abandoned ``receive()``: the user knows that everything was read.
@@ -290,22 +317,38 @@ class Connection(Parkable):
         """Park the connection if it is clean, or can be made clean."""
         return self.clear() and self.park()
 
-    def answer_control_frames(self) -> bool:
-        """Handle unread PINGs and PONGs; return whether the connection is clean then.
+    def _answer_unread(self) -> bool:
+        """Handle unread frames that need no caller; return whether the connection is clean then.
 
         A user that holds a connection without receiving does not answer the server's PINGs.
         """
         if not self._buffer or self.state["_waiting"]:
             return False
-        if any(item[0].type not in _CONTROL for item in self._buffer):
+        unread = len(self._buffer)
+        answers = [self._answer_to(item[0]) for item in self._buffer]
+        # The hook may have closed the session.
+        if False in answers or len(self._buffer) != unread:
             return False
-        while self._buffer:
-            message = self._read()
-            if message.type is WSMsgType.PING and not self._pong(message.data):
+        for answer in answers:
+            self._read()
+            if not isinstance(answer, bool) and not self.send_now(answer):
                 return False
         if self._resets_heartbeat:
             self.reset_heartbeat()
         return self.is_clean()
+
+    def _answer_to(self, message: aiohttp.WSMessage) -> Frame | bool:
+        """Return the answer to a message that nobody has asked for.
+
+        True: the message needs no answer.  False: it was not expected.
+        """
+        if message.type is WSMsgType.PING:
+            return message.data, WSMsgType.PONG
+        if message.type is WSMsgType.PONG:
+            return True
+        if message.type not in _MESSAGES or self.hooks.on_idle_message is None:
+            return False
+        return judge(self.owner.express, self, message)
 
     def reset_heartbeat(self) -> None:
         """Restart the heartbeat of the connection, in an empty context: it outlives users."""
@@ -315,12 +358,12 @@ class Connection(Parkable):
 
     async def configure(self) -> None:
         """Run the hook ``configure`` of a new connection; raise its exception."""
-        settings = self._owner.settings
+        settings = self.owner.settings
         bound = Bound(settings.hook_timeout, self._configured_too_late)
         # From now on, the server may be busy with a request of the hook.
         self.slot.cools = True
         with bound:
-            await run_hook("configure", self._owner.express, self, bound.deadline)
+            await run_hook("configure", self.owner.express, self, bound.deadline)
         if self.has_ended:
             said = f"the connection to {self.slot.endpoint} ended during its configure hook"
             raise aiohttp.ServerDisconnectedError(in_session(settings.name, said))
@@ -331,36 +374,7 @@ class Connection(Parkable):
             f"the configure hook of a connection to {self.slot.endpoint} did not end within"
             f" hook_timeout ({seconds:g} s)"
         )
-        return aiohttp.ConnectionTimeoutError(in_session(self._owner.settings.name, said))
-
-    def run_behind(
-        self,
-        name: str,
-        finish: Callable[["Connection", asyncio.Task[bool]], None],
-        context: Context | None = None,
-    ) -> None:
-        """Run a hook in the background; its task calls ``finish`` at the end."""
-        # The hook, not the pool, detects the end of the connection from now on. Otherwise the
-        # connection might be gone before the first step of the task, and ``finish`` needs it.
-        self.parked = False
-        task = asyncio.Task(self._succeeds(name), loop=self._owner.loop, context=context)
-        self.slot.task = task
-        # Not inside the coroutine, which never runs if cancelled before its first step.
-        task.add_done_callback(partial(finish, self), context=context)
-
-    async def _succeeds(self, name: str) -> bool:
-        """Return whether a hook succeeded; the task must not keep its exception."""
-        seconds = self._owner.settings.hook_timeout
-        try:
-            await run_hook(name, self._owner.express, self, asyncio.timeout(seconds))
-        except Exception:
-            return False
-        except asyncio.CancelledError:
-            if is_being_cancelled():
-                raise
-            # Something that the hook awaited was cancelled: the hook has failed.
-            return False
-        return True
+        return aiohttp.ConnectionTimeoutError(in_session(self.owner.settings.name, said))
 
     # -- closing ---------------------------------------------------------------------------------
 
@@ -375,7 +389,7 @@ class Connection(Parkable):
 
         A second call may shorten the time: for a hook that closes the connection and then fails.
         """
-        loop, settings = self._owner.loop, self._owner.settings
+        loop, settings = self.owner.loop, self.owner.settings
         # A server that was too slow to answer gets less time for the closing handshake.
         seconds = settings.hasty_timeout if self.is_given_up else settings.close_timeout
         if self.closing and (self.timer is None or self.timer.when() - loop.time() <= seconds):
@@ -384,6 +398,8 @@ class Connection(Parkable):
             self.timer.cancel()
         self.timer = loop.call_later(seconds, self.abort, context=Context())
         if not self.closing:
+            reason = CLOSE_REASONS[self.slot.reason]
+            self.is_polite = reason in _IN_GOOD_ORDER and self.is_clean()
             self._stop_using()
 
     def _stop_using(self) -> None:
@@ -400,7 +416,7 @@ class Connection(Parkable):
 
     def say_goodbye(self) -> None:
         """Start the closing handshake in the background."""
-        owner = self._owner
+        owner = self.owner
         # In an empty context: it outlives the caller.
         task = asyncio.Task(self._goodbye(), loop=owner.loop, context=Context())
         owner.goodbyes.add(task)
@@ -409,26 +425,29 @@ class Connection(Parkable):
 
     async def _goodbye(self) -> None:
         try:
+            if self.is_polite and self.hooks.goodbye is not None:
+                with suppress(aiohttp.ClientError, ConnectionError):
+                    await self._writer.send_frame(*frame_of(self.hooks.goodbye))
             await self.close(aiohttp.WSCloseCode.OK, b"")
         except Exception as exc:
             log(
                 "close_failed",
                 exc,
-                session_name=self._owner.settings.name,
+                session_name=self.owner.settings.name,
                 endpoint=str(self.slot.endpoint),
                 error=type(exc).__name__,
             )
             self.abort()
 
     def _goodbye_said(self, task: asyncio.Task[None]) -> None:
-        self._owner.goodbyes.discard(task)
+        self.owner.goodbyes.discard(task)
         if task.cancelled():
             self.abort()
 
     def until_settled(self) -> asyncio.Future[None]:
         """Return a future that is done when the connection is closed, or pooled after a reset."""
         if self.settled is None:
-            self.settled = self._owner.loop.create_future()
+            self.settled = self.owner.loop.create_future()
         return self.settled
 
     def completion(self) -> Completion:
@@ -443,7 +462,7 @@ class Connection(Parkable):
 
     def _tell_gone(self) -> None:
         # Deferred, because aiohttp swallows exceptions inside connection_lost().
-        self._owner.loop.call_soon(self._finish, context=Context())
+        self.owner.loop.call_soon(self._finish, context=Context())
 
     def _finish(self) -> None:
         if self.timer is not None:
@@ -452,7 +471,7 @@ class Connection(Parkable):
         self.settle()
         self.look_for_close()
         self.forget()
-        self._owner.gone(self)
+        self.owner.gone(self)
 
     async def close(self, code: int, message: bytes) -> None:
         """Do aiohttp's closing handshake; the caller limits its time."""
@@ -523,6 +542,7 @@ class Connection(Parkable):
         """Drop references that a handle or a timer would keep alive."""
         if self.state.pop(CONNECTION, None) is not None and self.server_close is not None:
             self.state[CLOSE] = self.server_close
+        self._leave_timetable()
         # aiohttp restarts its heartbeat for the server's CLOSE, after its own close(). The timer
         # would keep the connection alive for another one and a half heartbeats.
         self.ws._cancel_heartbeat()
@@ -537,10 +557,16 @@ class Connection(Parkable):
             # With this code, close() would skip the closing handshake.
             self.state["_close_code"] = None
         self.state.pop(CONNECTION, None)
+        self._leave_timetable()
         self._stop_accounting_for_sends()
         # A connection that is gone has no parser any more.
         if self._protocol._payload_parser is self:
             self._protocol._payload_parser = self._parser
+
+    def _leave_timetable(self) -> None:
+        if self.beat is not None:
+            self.beat.conn = None
+            self.beat = None
 
     def _stop_accounting_for_sends(self) -> None:
         if "send_frame" in getattr(self._writer, "__dict__", ()):
@@ -552,19 +578,26 @@ class Connection(Parkable):
     def take(self, data: bytes) -> None:
         """Handle data that arrives while the connection is not in use."""
         self.only_control = True
-        told_before = self.control_frames
+        told_before = self.control_frames + self.messages
         self.follow(data)
         self.failed, _ = self._parser.feed_data(data)
         if self.parked:
             if self._resets_heartbeat:
                 self.reset_heartbeat()
+            was_busy = self.busy
             told = self._drain()
+            if told is None:
+                return
             # The parser reports a message only when it is complete. A caller that got the
             # connection before would receive it.
-            if self.parked and not (
-                self.only_control and told == self.control_frames - told_before and self._agrees()
+            if not (
+                (self.only_control or self.hooks.on_idle_message is not None)
+                and told == self.control_frames + self.messages - told_before
+                and self._agrees()
             ):
                 self._end(DIRTY)
+            elif was_busy and not self.busy:
+                self.owner.keepalives.answered(self)
         elif self.closing:
             # The server's CLOSE comes after everything that it has sent before.
             self._unwanted -= len(data)
@@ -585,8 +618,8 @@ class Connection(Parkable):
         elif self.closing:
             self._tell_gone()
 
-    def end_of_heartbeat(self) -> None:
-        """Handle the end that the heartbeat of the connection has detected."""
+    def end_unheard(self) -> None:
+        """End a connection whose server is gone, as its heartbeat or a keep-alive shows."""
         if self.parked:
             self._end(LOST)
         # The server is gone, so there is no closing handshake, and none of TLS.
@@ -595,36 +628,48 @@ class Connection(Parkable):
     def end_held_back(self) -> None:
         """End a connection that a caller needs but must not get.
 
-        Either it has ended and the protocol does not know yet, or a frame is incomplete.
+        Either it has ended and the protocol does not know yet, or a frame is incomplete, or it is
+        busy with a keep-alive, after which it is pooled again.
         """
+        if self.busy and self.slot.state == IDLE:
+            self.owner.keepalives.set_aside(self)
+            return
         self._end(LOST if self.has_closing_transport() else DIRTY)
 
     def _agrees(self) -> bool:
         """Return whether the parser agrees that no frame is incomplete."""
         return self.midway != BETWEEN_FRAMES or not any(self._fragments)
 
-    def _drain(self) -> int:
-        """Handle the messages in the queue without waiting; return the number of them.
-
-        The caller compares it with the number of control frames.
-        """
+    def _drain(self) -> int | None:
+        """Handle the messages in the queue; return their number, or None after the end."""
         told = 0
         while self._buffer:
             message = self._read()
             told += 1
-            if message.type is WSMsgType.PING:
-                if not self._pong(message.data):
-                    self._end(LOST)
-                    break
-            elif message.type is WSMsgType.CLOSE:
+            if message.type is WSMsgType.CLOSE:
                 self._end_by_close(message)
-                break
-            elif message.type is not WSMsgType.PONG:
+                return None
+            try:
+                answer = self._answer_to(message)
+            except BaseException:
+                self._end(DIRTY)
+                raise
+            if self.closing:
+                # The hook has closed the connection, for example by drain().
+                return None
+            if answer is False:
                 self._end_by_message()
-                break
-        else:
-            if self.failed or self._reader.is_eof():
-                self._end(LOST)
+                return None
+            if not isinstance(answer, bool):
+                if not self.send_now(answer):
+                    self._end(LOST)
+                    return None
+            elif message.type is not WSMsgType.PONG:
+                # The answer to the keep-alive, if there was one.
+                self.busy = False
+        if self.failed or self._reader.is_eof():
+            self._end(LOST)
+            return None
         return told
 
     def _end_by_close(self, message: aiohttp.WSMessage) -> None:
@@ -635,6 +680,8 @@ class Connection(Parkable):
 
     def _end_by_message(self) -> None:
         """End a connection after an unexpected message, which a CLOSE may follow."""
+        if self.beat is not None:
+            self.owner.keepalives.note_unexpected(self)
         while self._buffer:
             message = self._read()
             if message.type is WSMsgType.CLOSE:
@@ -651,24 +698,24 @@ class Connection(Parkable):
             return message
         raise AssertionError("read() of a queue with a message did not return at once")
 
-    def _pong(self, payload: bytes) -> bool:
-        """Answer a PING; return whether that was possible."""
-        step = self._writer.send_frame(payload, WSMsgType.PONG)
+    def send_now(self, frame: Frame) -> bool:
+        """Send a frame without waiting; return whether that was possible."""
+        step = self._writer.send_frame(*frame)
         try:
             step.send(None)
         except StopIteration:
             return True
         except (aiohttp.ClientError, ConnectionError):
             return False
-        # The transport is full: the server sends and does not read. More answers would only fill
-        # memory.
+        # The transport is full: the server sends and does not read. More frames would only fill
+        # memory. Or the frame is so large that a thread compresses it.
         step.close()
         return False
 
     def _end(self, how: str, code: int = 0) -> None:
         self.parked = False
         # In an empty context: no code of the program caused this.
-        Context().run(self._owner.ended, self, how, code)
+        Context().run(self.owner.ended, self, how, code)
 
 
 def _share_state(ws: aiohttp.ClientWebSocketResponse) -> dict[str, Any]:

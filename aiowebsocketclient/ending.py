@@ -1,6 +1,7 @@
 """The end of a session: closes everything within ``close_timeout``."""
 
 import asyncio
+import warnings
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any
@@ -94,6 +95,24 @@ class Ending:
             await self._client.close(deadline.wait_for)
         finally:
             deadline.cancel()
+
+    def abandon(self, session: object, loop: asyncio.AbstractEventLoop) -> None:
+        """Abort the connections of a session that was dropped without close(), and warn."""
+        if self._client.session is not None and self._client.is_owned:
+            # It would warn a second time.
+            self._client.session.detach()
+        if not loop.is_closed():
+            # The garbage collector may run in any thread.
+            loop.call_soon_threadsafe(self._lifecycle.abandon)
+        try:
+            # As if __del__() had warned.
+            warnings.warn(f"Unclosed {session!r}", ResourceWarning, source=session, stacklevel=3)
+            if not loop.is_closed():
+                context = {"session": session, "message": "Unclosed WebSocketClientSession"}
+                loop.call_exception_handler(context)
+        finally:
+            # Only now: the repr must not call the session closed.
+            self._lifecycle.is_closed = True
 
     def leave_to_parent(self) -> None:
         """Wait for nothing, in a forked child."""

@@ -1,29 +1,45 @@
-"""Hooks: functions of the user that run at three moments in the life of a connection.
+"""Hooks: what the user wants done with a connection that no caller uses.
 
 ``configure`` runs once after the handshake, ``check`` before a pooled connection is handed out, and
 ``reset`` before a released connection is pooled.  Names and meaning are those of psycopg_pool.
+``on_idle_message`` judges messages that come while a connection is idle, ``keepalive`` is sent over
+idle connections (``keepalive.py``), and ``goodbye`` before the pool closes a connection.
 The session decides when hooks run, and what happens to a connection whose hook fails.
 """
 
 import asyncio
+import inspect
 import math
-from collections.abc import Awaitable
-from typing import Any, Final, NamedTuple, Protocol
+from collections.abc import Awaitable, Callable
+from contextvars import Context
+from functools import partial
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
+import aiohttp
+from aiohttp import WSMsgType
+
+from . import arguments
 from ._compat import Express, Slot, lend
 from .exceptions import WebSocketPoolError, in_session
 from .logs import is_debugging, log
-from .typedefs import Hook
+from .typedefs import Hook, IdleMessageHook, Keepalive
 
 __all__ = (
     "NO_HOOKS",
+    "Frame",
     "Hook",
     "Hooks",
     "NotAsyncError",
+    "frame_of",
     "hooks_of",
     "is_being_cancelled",
+    "judge",
+    "run_behind",
     "run_hook",
 )
+
+#: The payload of a frame, and its opcode.
+Frame = tuple[bytes, WSMsgType]
 
 
 class Hooks(NamedTuple):
@@ -32,6 +48,15 @@ class Hooks(NamedTuple):
     configure: Hook[Any] | None = None
     check: Hook[Any] | None = None
     reset: Hook[Any] | None = None
+    on_idle_message: IdleMessageHook | None = None
+    keepalive: Keepalive[Any] | None = None
+    goodbye: str | bytes | None = None
+
+    def function(self, name: str) -> Hook[Any]:
+        """Return the async function of a hook that is set."""
+        hook: Any = getattr(self, name)
+        function: Hook[Any] = hook[1] if name == "keepalive" else hook
+        return function
 
     def __repr__(self) -> str:
         """Return the names of the hooks; the functions may be bound to secrets."""
@@ -53,19 +78,78 @@ def hooks_of(options: dict[str, Any], defaults: Hooks) -> Hooks:
     """Remove the hooks from the options of a call; ``defaults`` has those of the session."""
     given = {name: options.pop(name) for name in Hooks._fields if name in options}
     for name, hook in given.items():
-        if hook is not None and not callable(hook):
-            raise TypeError(
-                f"{name} must be an async function of one argument, or None,"
-                f" not {type(hook).__name__}"
-            )
-        try:
-            hash(hook)
-        except TypeError:
-            raise TypeError(
-                f"{name} must be hashable, not {type(hook).__name__}: the pool compares the hooks"
-                " of connections"
-            ) from None
+        if hook is not None:
+            given[name] = _VALIDATORS.get(name, _function)(name, hook)
     return defaults._replace(**given) if given else defaults
+
+
+def _function(name: str, hook: Any) -> Any:
+    if not callable(hook):
+        raise TypeError(
+            f"{name} must be an async function of one argument, or None, not {type(hook).__name__}"
+        )
+    return _hashable(name, hook)
+
+
+def _hashable(name: str, hook: Any) -> Any:
+    try:
+        hash(hook)
+    except TypeError:
+        raise TypeError(
+            f"{name} must be hashable, not {type(hook).__name__}: the pool compares the hooks"
+            " of connections"
+        ) from None
+    return hook
+
+
+def _plain_function(name: str, hook: Any) -> Any:
+    if not callable(hook):
+        raise TypeError(
+            f"{name} must be a function of one argument, or None, not {type(hook).__name__}"
+        )
+    if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(type(hook).__call__):
+        raise TypeError(
+            f"{name} must be an ordinary function, not an async function: it returns the answer"
+        )
+    return _hashable(name, hook)
+
+
+def _keepalive(name: str, value: Any) -> Any:
+    if not isinstance(value, tuple) or len(value) != 2:
+        given = f"a tuple of {len(value)}" if isinstance(value, tuple) else type(value).__name__
+        raise TypeError(
+            f"{name} must be (seconds, message or hook), such as (5.0, '{{}}'), or None,"
+            f" not {given}"
+        )
+    seconds, word = value
+    if seconds is None or not arguments.positive(f"the seconds of {name}", seconds):
+        raise TypeError(f"the seconds of {name} must be a number > 0, not None")
+    if not isinstance(word, str | bytes) and not callable(word):
+        raise TypeError(
+            f"the second part of {name} must be a str, bytes or an async function of one argument,"
+            f" not {type(word).__name__}"
+        )
+    return float(seconds), _hashable(f"the hook of {name}", word)
+
+
+def _message(name: str, value: Any) -> Any:
+    if not isinstance(value, str | bytes):
+        raise TypeError(f"{name} must be a str, bytes or None, not {type(value).__name__}")
+    return value
+
+
+_VALIDATORS: Final[dict[str, Callable[[str, Any], Any]]] = {
+    "on_idle_message": _plain_function,
+    "keepalive": _keepalive,
+    "goodbye": _message,
+}
+
+
+def frame_of(message: str | bytes) -> Frame:
+    """Return the frame of a text or binary message."""
+    if isinstance(message, str):
+        return message.encode("utf-8"), WSMsgType.TEXT
+    return message, WSMsgType.BINARY
 
 
 class Hooked(Protocol):
@@ -89,6 +173,77 @@ class Hooked(Protocol):
         """End a ``receive()`` that still runs."""
 
 
+class Timed(Protocol):
+    """The part of the settings of a session that a hook in the background needs."""
+
+    #: Seconds.
+    hook_timeout: float | None
+
+
+class Owner(Protocol):
+    """The part of a lifecycle that a hook in the background needs."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop of the session."""
+        ...
+
+    @property
+    def express(self) -> Express:
+        """Creates the handles for hooks."""
+        ...
+
+    @property
+    def settings(self) -> Timed:
+        """The options of the session."""
+        ...
+
+
+class Owned(Hooked, Protocol):
+    """What ``run_behind()`` needs of a connection."""
+
+    parked: bool
+
+    @property
+    def owner(self) -> Owner:
+        """The lifecycle of the session."""
+        ...
+
+
+_Owned = TypeVar("_Owned", bound=Owned)
+
+
+def run_behind(
+    conn: _Owned,
+    name: str,
+    finish: Callable[[_Owned, asyncio.Task[bool]], None],
+    context: Context | None = None,
+) -> None:
+    """Run a hook of ``conn`` in the background; its task calls ``finish`` at the end."""
+    # The hook, not the pool, detects the end of the connection from now on. Otherwise the
+    # connection might be gone before the first step of the task, and ``finish`` needs it.
+    conn.parked = False
+    task = asyncio.Task(_succeeds(conn, name), loop=conn.owner.loop, context=context)
+    conn.slot.task = task
+    # Not inside the coroutine, which never runs if cancelled before its first step.
+    task.add_done_callback(partial(finish, conn), context=context)
+
+
+async def _succeeds(conn: Owned, name: str) -> bool:
+    """Return whether a hook succeeded; the task must not keep its exception."""
+    owner = conn.owner
+    try:
+        await run_hook(name, owner.express, conn, asyncio.timeout(owner.settings.hook_timeout))
+    except Exception:
+        return False
+    except asyncio.CancelledError:
+        if is_being_cancelled():
+            raise
+        # Something that the hook awaited was cancelled: the hook has failed.
+        return False
+    return True
+
+
 async def run_hook(name: str, express: Express, conn: Hooked, deadline: asyncio.Timeout) -> None:
     """Run a hook of ``conn`` on a handle that is valid until the hook ends.
 
@@ -96,7 +251,7 @@ async def run_hook(name: str, express: Express, conn: Hooked, deadline: asyncio.
     ran into its deadline, or failed without hearing from the server, the closing handshake gets
     little time, because a caller may need the place.
     """
-    hook: Hook[Any] = getattr(conn.hooks, name)
+    hook = conn.hooks.function(name)
     heard = conn.heard
     ws = lend(express, None, conn.slot)
     try:
@@ -139,13 +294,40 @@ async def run_hook(name: str, express: Express, conn: Hooked, deadline: asyncio.
         del deadline
 
 
+def judge(express: Express, conn: Hooked, message: aiohttp.WSMessage) -> Frame | bool:
+    """Ask ``on_idle_message`` of ``conn`` about a message that nobody has asked for.
+
+    Returns the answer to send; True: the message is expected, and there is no answer; False: it is
+    not expected, or the hook has failed, which is logged.
+    """
+    hook = conn.hooks.on_idle_message
+    if hook is None:
+        return False
+    try:
+        # In an empty context: no code of the program has caused the message.
+        verdict: Any = Context().run(hook, message)
+        if isinstance(verdict, str | bytes):
+            return frame_of(verdict)
+        if verdict is None or isinstance(verdict, bool):
+            return bool(verdict)
+        if inspect.iscoroutine(verdict):
+            verdict.close()
+        raise TypeError(
+            "on_idle_message must return a str, bytes, True, False or None,"
+            f" not {type(verdict).__name__}"
+        )
+    except Exception as exc:
+        _log_failure("on_idle_message", express, conn, exc)
+        return False
+
+
 def _log_failure(name: str, express: Express, conn: Hooked, error: Exception) -> None:
     log(
         "hook_failed",
         session_name=express.session_name,
         endpoint=str(conn.slot.endpoint),
         hook=name,
-        function=_name_of(getattr(conn.hooks, name)),
+        function=_name_of(conn.hooks.function(name)),
         error=type(error).__name__,
         exc_info=error if is_debugging() else None,
     )

@@ -28,6 +28,7 @@ from .exceptions import (
     twin_of,
 )
 from .implied import Implied
+from .keepalive import Keepalives
 from .keys import EndpointKey, HandshakeKey, Target
 from .lessee import Lessee
 from .limiter import LimiterLine
@@ -44,6 +45,12 @@ REASONS: Final = {name: index for index, name in enumerate(CLOSE_REASONS)}
 _GAUGE_OF_IDLE: Final = GAUGES.index("idle")
 # The first gauges are those of what has a place.
 _GAUGES_OF_PLACES: Final = GAUGES.index("waiting")
+
+_CLOSED: Final = "the WebSocketClientSession is closed"
+_OF_PARENT: Final = (
+    "this WebSocketClientSession belongs to the parent process, which was forked after its first"
+    " use: create a session in each process"
+)
 
 # The largest random reduction of max_lifetime, so that connections opened together do not end
 # together.
@@ -118,6 +125,7 @@ class Lifecycle:
         )
         self.timer: asyncio.TimerHandle | None = None
         self._timer_when = math.inf
+        self.keepalives = Keepalives()
         #: Futures that end with the handshakes under way.
         self.under_way: dict[Slot, asyncio.Future[Failure | None]] = {}
         #: Closing handshakes; the loop itself only refers to tasks weakly.
@@ -157,13 +165,9 @@ class Lifecycle:
 
     def closed_error(self) -> PoolClosedError:
         """Return the error of a call after the end of the session."""
-        said = "the WebSocketClientSession is closed"
-        if self.is_parents:
-            said = (
-                "this WebSocketClientSession belongs to the parent process, which was forked after"
-                " its first use: create a session in each process"
-            )
-        return PoolClosedError(in_session(self.settings.name, said))
+        return PoolClosedError(
+            in_session(self.settings.name, _OF_PARENT if self.is_parents else _CLOSED)
+        )
 
     def handshakes_of(self, key: HandshakeKey) -> list[asyncio.Future[Failure | None]]:
         """Return a future for each handshake under way that is expected to succeed."""
@@ -465,6 +469,8 @@ class Lifecycle:
             # The server may have sent a PING during configure.
             if not conn.park_cleared():
                 self.close_unfit(slot)
+        if conn.hooks.keepalive is not None:
+            self.keepalives.watch(conn, self.loop)
         self.carry_out(plan)
 
     def _tell_connected(self, slot: Slot, target: Target) -> None:
@@ -625,9 +631,7 @@ class Lifecycle:
     def shut_down(self) -> None:
         """Begin to close everything, in use or not; ``emptied`` is done at the end."""
         self.is_closed = True
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
+        self._stop_timers()
         emptied = self.emptied = self.loop.create_future()
         waiters, plan = self.pool.shutdown(REASONS["forced"], clock())
         for waiter in waiters:
@@ -635,6 +639,12 @@ class Lifecycle:
         self.carry_out(plan)
         if not len(self.pool):
             emptied.set_result(None)
+
+    def _stop_timers(self) -> None:
+        self.keepalives.stop()
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
 
     def abort_all(self) -> None:
         """Close all sockets at once."""
@@ -645,8 +655,7 @@ class Lifecycle:
     def abandon(self) -> None:
         """Close the connections of a session that was dropped without close()."""
         self._is_abandoned = True
-        if self.timer is not None:
-            self.timer.cancel()
+        self._stop_timers()
         if self.lessee is not None:
             self.lessee.stop()
         for slot in self.pool.slots():
@@ -662,8 +671,7 @@ class Lifecycle:
         Returns objects that must never be collected.
         """
         self.is_closed = self.is_parents = True
-        if self.timer is not None:
-            self.timer.cancel()
+        self._stop_timers()
         slots = self.pool.slots()
         conns = [slot.conn for slot in slots if slot.conn is not None]
         states = [dict(conn.state) for conn in conns]

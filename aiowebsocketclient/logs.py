@@ -18,9 +18,13 @@ Event                  Level   Fields
                                ``seconds`` since the handshake began, ``uses``, ``close_code`` of
                                the server's CLOSE, or None, and ``close_reason``, its text
 ``detached``           DEBUG   ``endpoint``, ``seconds`` since the handshake began
-``hook_failed``        WARNING ``endpoint``, ``hook`` (``"configure"``, ``"check"`` or ``"reset"``),
-                               ``function``, ``error``; not if the connection had ended
+``hook_failed``        WARNING ``endpoint``, ``hook`` (``"configure"``, ``"check"``, ``"reset"``,
+                               ``"on_idle_message"`` or ``"keepalive"``), ``function``, ``error``;
+                               not if the connection had ended
 ``hook_not_async``     ERROR   ``hook``, ``function``
+``keepalive_answered`` WARNING ``endpoint``; the server has answered a ``keepalive`` without
+                               ``on_idle_message``; once per session
+``keepalive_unanswered`` WARNING ``endpoint``, ``seconds`` (``hook_timeout``)
 ``leak``               WARNING ``endpoint``, ``seconds`` since it was acquired, ``acquired_at``: the
                                caller's stack as a list of ``"file:line in function"``, innermost
                                last, without the standard library and installed packages
@@ -90,6 +94,16 @@ _EVENTS: Final = {
     "hook_not_async": (
         ERROR,
         "The %(hook)s hook %(function)s must be async: define it with async def",
+    ),
+    "keepalive_answered": (
+        WARNING,
+        "The server at %(endpoint)s has answered the keepalive, which closes the connection: pass"
+        " on_idle_message= to accept the answer, or a hook that reads it as keepalive",
+    ),
+    "keepalive_unanswered": (
+        WARNING,
+        "No answer to the keepalive of a connection to %(endpoint)s within %(seconds).1f s: the"
+        " connection is closed",
     ),
     "leak": (
         WARNING,

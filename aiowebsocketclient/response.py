@@ -350,7 +350,7 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
         super()._handle_ping_pong_exception(exc)
         connection = self.__dict__.get(CONNECTION)
         if connection is not None:
-            connection.end_of_heartbeat()
+            connection.end_unheard()
 
     def _cut_off(self) -> None:
         """Spend the handle of a connection that is being closed.

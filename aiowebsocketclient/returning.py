@@ -12,6 +12,7 @@ from ._pool_py import ACQUIRED, CLOSING, Completion
 from .connecting import Client, take_from_connector
 from .connection import Connection, reason_after
 from .exceptions import PoolClosedError, WebSocketPoolError, in_session
+from .hooks import run_behind
 from .leaks import LeakWatch, lines_of
 from .logs import is_debugging
 from .response import ClientWebSocketResponse, Pending
@@ -125,7 +126,7 @@ class Returning:
     def _begin_reset(self, handle: ClientWebSocketResponse, conn: Connection) -> Completion:
         spend(handle, {})
         completion = Pending(conn.until_settled())
-        conn.run_behind("reset", self._finish_reset)
+        run_behind(conn, "reset", self._finish_reset)
         return completion
 
     def _finish_reset(self, conn: Connection, task: asyncio.Task[bool]) -> None:

@@ -6,7 +6,6 @@ gets it.
 """
 
 import asyncio
-import warnings
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import AbstractAsyncContextManager
 from threading import get_ident
@@ -42,7 +41,7 @@ from .settings import Settings
 from .stats import PoolStats
 from .targets import ATOMS, Targets
 from .tracing import TraceConfig, Tracer
-from .typedefs import Acquisition, WS_co, WSConnectOptions
+from .typedefs import Acquisition, IdleMessageHook, Keepalive, WS_co, WSConnectOptions
 
 __all__ = ("GOING_AWAY", "WebSocketClientSession")
 
@@ -104,6 +103,15 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         ``acquire_timeout=0``, the caller gets neither these nor a new connection.
     :param reset: hook, called after a release, before the connection is pooled or handed on, for
         example to unsubscribe.  If it raises, the connection is closed.  No caller waits for it.
+    :param on_idle_message: function ``(message) -> str | bytes | bool | None``, called with each
+        message that comes while a connection is idle, or is unread when it is released.  It returns
+        the answer to send, or True if there is none; False or None closes the connection, as
+        without the function.
+    :param keepalive: ``(seconds, message or hook)``: what is sent over a connection that has been
+        idle for so long, and again after each such interval.  A hook reads the answer itself.  With
+        ``on_idle_message``, a message is answered: no caller gets the connection before the
+        function has returned True for the answer; after ``hook_timeout`` without, it is closed.
+    :param goodbye: message to send before the pool closes a connection that is fit for reuse.
     :param hook_timeout: seconds after which a hook has failed.  None: no timeout.
     :param retire_on: close codes, such as :data:`GOING_AWAY`.  If the server closes an idle
         connection with one of them, idle connections with the same handshake that are as old or
@@ -178,6 +186,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         configure: Hook[WS_co] | None = None,
         check: Hook[WS_co] | None = None,
         reset: Hook[WS_co] | None = None,
+        on_idle_message: IdleMessageHook | None = None,
+        keepalive: Keepalive[WS_co] | None = None,
+        goodbye: str | bytes | None = None,
         hook_timeout: float | None = 10.0,
         retire_on: Iterable[int] = (),
         leak_threshold: float | None = None,
@@ -324,7 +335,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             decides which open connections fit.
         :param acquire_timeout: overrides the option of the session.
         :param options: options of :meth:`aiohttp.ClientSession.ws_connect`, with its defaults; and
-            ``configure``, ``check`` and ``reset``, which default to the hooks of the session.
+            ``configure``, ``check``, ``reset``, ``on_idle_message``, ``keepalive`` and ``goodbye``,
+            which default to those of the session.
 
         Raises :exc:`PoolTimeoutError` (with a ``fleet``, also :exc:`FleetUnavailableError`),
         :exc:`TooManyWaitersError`, :exc:`PoolClosedError`, and the exceptions of aiohttp while
@@ -509,20 +521,16 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         """
         ensure_room()
         settings = self._pool_settings
-        new_limit, new_total = settings.limit, settings.limit_total
-        if limit is not UNSET:
-            new_limit = arguments.places("limit", limit) or None
-        if limit_total is not UNSET:
-            new_total = arguments.places("limit_total", limit_total) or None
+        limits = settings.with_limits(limit, limit_total)
         if self._lifecycle.is_closed:
             raise self._lifecycle.closed_error()
         if self._bound:
             # Raises in another loop.
             self._bind()
-        settings.limit, settings.limit_total = new_limit, new_total
+        settings.limit, settings.limit_total = limits
         if self._bound:
             self._pool_client.warn_of_limits(settings)
-        self._lifecycle.carry_out(self._pool.resize(new_limit or 0, new_total or 0, clock()))
+        self._lifecycle.carry_out(self._pool.resize(limits[0] or 0, limits[1] or 0, clock()))
 
     # -- retiring --------------------------------------------------------------------------------
 
@@ -641,20 +649,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         if not self._bound or self._lifecycle.is_closed:
             return
         assert self._loop is not None
-        if self._pool_client.session is not None and self._pool_client.is_owned:
-            # It would warn a second time.
-            self._pool_client.session.detach()
-        if not self._loop.is_closed():
-            # The garbage collector may run in any thread.
-            self._loop.call_soon_threadsafe(self._lifecycle.abandon)
-        try:
-            warnings.warn(f"Unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-            if not self._loop.is_closed():
-                context = {"session": self, "message": "Unclosed WebSocketClientSession"}
-                self._loop.call_exception_handler(context)
-        finally:
-            # Only now: the repr must not call the session closed.
-            self._lifecycle.is_closed = True
+        self._ending.abandon(self, self._loop)
 
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from . import arguments
 from ._compat import UNSET, Express, Pool
-from .hooks import NO_HOOKS, hooks_of
+from .hooks import NO_HOOKS, Hooks, hooks_of
 from .response import ClientWebSocketResponse
 from .tracing import trace_configs_of
 
@@ -35,8 +35,7 @@ class Settings:
         self.load_balance_hosts = arguments.load_balance_hosts(
             given["load_balance_hosts"], given["client_session"]
         )
-        hooks = {name: given[name] for name in ("configure", "check", "reset")}
-        self.hooks = hooks_of(hooks, NO_HOOKS)
+        self.hooks = hooks_of({name: given[name] for name in Hooks._fields}, NO_HOOKS)
         self.hook_timeout = arguments.positive("hook_timeout", given["hook_timeout"])
         self.retire_on = arguments.close_codes("retire_on", given["retire_on"])
         self.response_class = arguments.response_class(given["ws_response_class"])
@@ -55,6 +54,13 @@ class Settings:
     def hasty_timeout(self) -> float:
         """The ``close_timeout`` for closing without waiting long for a server."""
         return min(self.close_timeout, _HASTE)
+
+    def with_limits(self, limit: Any, limit_total: Any) -> tuple[int | None, int | None]:
+        """Return valid new limits, without changing any; UNSET: the current limit."""
+        new = self.limit if limit is UNSET else arguments.places("limit", limit) or None
+        if limit_total is UNSET:
+            return new, self.limit_total
+        return new, arguments.places("limit_total", limit_total) or None
 
     def make_express(self, pool: Pool, is_watched: bool) -> Express:
         """Return the fast path of the session; ``is_watched``: it must hear of each release."""

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from ssl import SSLContext
 from typing import TYPE_CHECKING, Any, Generic, TypedDict
 
-from aiohttp import BasicAuth, ClientWSTimeout, Fingerprint
+from aiohttp import BasicAuth, ClientWSTimeout, Fingerprint, WSMessage
 from aiohttp.typedefs import LooseHeaders, Query, StrOrURL
 
 from ._pool_py import Completion
@@ -29,10 +29,27 @@ else:
     WS = TypeVar("WS", bound=ClientWebSocketResponse)
     WS_co = TypeVar("WS_co", bound=ClientWebSocketResponse, covariant=True)
 
-__all__ = ("WS", "Acquisition", "Completion", "Hook", "WSConnectOptions", "WS_co")
+__all__ = (
+    "WS",
+    "Acquisition",
+    "Completion",
+    "Hook",
+    "IdleMessageHook",
+    "Keepalive",
+    "WSConnectOptions",
+    "WS_co",
+)
 
 #: Type of a hook: ``async (ws) -> None``.  The result is ignored.
 Hook = Callable[[WS], Awaitable[object]]
+
+#: Type of ``on_idle_message``: it gets a message that nobody has asked for.  A ``str`` or ``bytes``
+#: is the answer to send, True means that there is nothing to answer, and False or None that the
+#: message was not expected.
+IdleMessageHook = Callable[[WSMessage], str | bytes | bool | None]
+
+#: Type of ``keepalive``: the seconds of idleness, and a message or a hook.
+Keepalive = tuple[float, str | bytes | Hook[WS]]
 
 
 class WSConnectOptions(TypedDict, Generic[WS], total=False):
@@ -70,6 +87,9 @@ class WSConnectOptions(TypedDict, Generic[WS], total=False):
     configure: Hook[WS] | None
     check: Hook[WS] | None
     reset: Hook[WS] | None
+    on_idle_message: IdleMessageHook | None
+    keepalive: Keepalive[WS] | None
+    goodbye: str | bytes | None
 
 
 class Acquisition(Coroutine[Any, Any, WS_co], AbstractAsyncContextManager[WS_co, None]):
