@@ -538,7 +538,7 @@ class Express:
         """Queue a caller for a released or a new connection; it may have one at once."""
         ensure_room()
         caller = Caller(route, self._loop.create_future())
-        handshake = route.record()
+        handshake = route.record() or self._pool.find(route.key)
         if handshake is not None:
             self._end_held_back(handshake)
         may_wait = acquire_timeout is None or acquire_timeout != 0

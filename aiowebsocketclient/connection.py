@@ -702,13 +702,14 @@ class Connection(Parkable):
         """Send a frame without waiting; return whether that was possible."""
         step = self._writer.send_frame(*frame)
         try:
-            step.send(None)
+            pending = step.send(None)
         except StopIteration:
             return True
         except (aiohttp.ClientError, ConnectionError):
             return False
         # The transport is full: the server sends and does not read. More frames would only fill
-        # memory. Or the frame is so large that a thread compresses it.
+        # memory. Or the frame is so large that a thread compresses it, which may fail later.
+        pending.cancel()
         step.close()
         return False
 

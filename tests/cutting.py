@@ -47,7 +47,9 @@ from aiowebsocketclient import (
     TraceConfig,
     WebSocketClientSession,
     WebSocketPoolError,
+    keepalive,
 )
+from aiowebsocketclient._compat import clock
 from aiowebsocketclient.acquiring import Acquiring
 from aiowebsocketclient.balancing import Call
 from aiowebsocketclient.outbox import State
@@ -1049,6 +1051,13 @@ async def an_idle_one(trial: Trial) -> None:
     await trial.held.pop().release()
 
 
+async def one_being_kept_alive(trial: Trial) -> None:
+    await an_idle_one(trial)
+    (slot,) = trial.session._pool.slots()
+    keepalive._send(slot.conn.beat, slot.conn, clock())
+    assert slot.conn.busy
+
+
 async def an_idle_one_of_another_handshake(trial: Trial) -> None:
     await trial.hold("/other")
     await trial.held.pop().release()
@@ -1182,6 +1191,14 @@ async def fail(ws: ClientWebSocketResponse) -> None:
 
 def all_hooks() -> dict[str, Any]:
     return {"configure": talk, "check": talk, "reset": talk}
+
+
+def kept_alive_by_hook() -> dict[str, Any]:
+    return {"limit": 1, "keepalive": (600, talk)}
+
+
+def kept_alive_by_message() -> dict[str, Any]:
+    return {"limit": 1, "keepalive": (600, "keep"), "on_idle_message": lambda m: m.data == "keep"}
 
 
 def with_cookies() -> dict[str, Any]:
@@ -1527,6 +1544,32 @@ OPERATIONS = [
     ),
     Operation(
         "exchange with all hooks", exchange, a_follower, all_hooks, talks=True, has_hooks=True
+    ),
+    Operation(
+        "exchange during the hook of a keep-alive",
+        exchange,
+        one_being_kept_alive,
+        kept_alive_by_hook,
+        talks=True,
+        without=NO_CONN_TIMEOUT,
+        has_hooks=True,
+    ),
+    Operation(
+        "exchange before a keep-alive is answered",
+        exchange,
+        one_being_kept_alive,
+        kept_alive_by_message,
+        talks=True,
+        without=NO_CONN_TIMEOUT,
+    ),
+    Operation(
+        "close the session during the hook of a keep-alive",
+        close_session,
+        one_being_kept_alive,
+        lambda: kept_alive_by_hook() | {"goodbye": "bye"},
+        closes=True,
+        has_hooks=True,
+        without=TIMEOUTS + NO_HOOK_TIMEOUT,
     ),
     Operation(
         "release what is reset",
