@@ -26,7 +26,14 @@ from .response import ClientWebSocketResponse
 from .session import GOING_AWAY, WebSocketClientSession
 from .stats import BalancedStats, PoolStats
 from .tracing import TraceConfig
-from .typedefs import Acquisition, Completion, Hook, WSConnectOptions
+from .typedefs import (
+    Acquisition,
+    Completion,
+    Hook,
+    IdleMessageHook,
+    Keepalive,
+    WSConnectOptions,
+)
 
 __all__ = (
     "GOING_AWAY",
@@ -43,6 +50,8 @@ __all__ = (
     "FleetUnavailableError",
     "HandshakeFailure",
     "Hook",
+    "IdleMessageHook",
+    "Keepalive",
     "PoolClosedError",
     "PoolStats",
     "PoolTimeoutError",

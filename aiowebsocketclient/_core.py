@@ -790,10 +790,13 @@ class Pool:
             deadline = min(deadline, cooling.since + self._cooldown)
         return deadline
 
-    def shutdown(self, reason: cython.int, now: cython.double) -> tuple[list[Waiter], Plan]:
+    def shutdown(
+        self, reason: cython.int, now: cython.double, spares_used: cython.bint = False
+    ) -> tuple[list[Waiter], Plan]:
         """Empty the line and start closing everything; returns the waiters, and what to close.
 
-        No place cools down any more.
+        With ``spares_used``, connections in use are not closed before they are released.  No place
+        cools down any more.
         """
         handshake: Handshake
         waiter: Waiter | None
@@ -808,6 +811,9 @@ class Pool:
         for slot in list(self._slots):
             if slot.state == CONNECTING:
                 self._give_way(slot, FOR_NOBODY, plan)
+            elif slot.state == ACQUIRED and spares_used and slot.waiter is None:
+                slot.drained = True
+                slot.retires = -INFINITY
             elif slot.state in (IDLE, ACQUIRED):
                 if slot.state == IDLE:
                     self._unpark(slot)

@@ -1,11 +1,12 @@
-"""The end of a session: closes everything within ``close_timeout``."""
+"""The end of a session: waits for users, if asked to, then closes all within ``close_timeout``."""
 
 import asyncio
 import warnings
 from collections.abc import Callable, Coroutine
 from contextvars import Context
-from typing import Any
+from typing import Any, Final
 
+from ._pool_py import GAUGES
 from .connecting import Client
 from .hooks import is_being_cancelled
 from .lifecycle import ABORT_GRACE, Lifecycle
@@ -13,6 +14,8 @@ from .logs import log
 from .tracing import Tracer
 
 __all__ = ("Deadline", "Ending")
+
+_GAUGE_OF_USED: Final = GAUGES.index("acquired")
 
 
 class Deadline:
@@ -57,14 +60,28 @@ class Ending:
         self._tracer = tracer
         #: The task that closes the session; None: closing has not begun.
         self.task: asyncio.Task[None] | None = None
+        # Until when connections in use are waited for; None: they are not.
+        self._patience: Deadline | None = None
+        # Until when closing handshakes are waited for; None: not all have begun.
         self._deadline: Deadline | None = None
         self._is_finishing = False
 
-    def begin(self, describe: Callable[[], str]) -> None:
-        """Close everything in a task; ``describe()`` names the session in the log."""
-        self._deadline = Deadline(self._lifecycle.loop, self._lifecycle.settings.close_timeout)
-        self._lifecycle.shut_down()
-        self._run(self._finish(describe), describe)
+    def begin(self, describe: Callable[[], str], wait: float = 0.0) -> None:
+        """Close everything in a task; ``describe()`` names the session in the log.
+
+        Connections in use get ``wait`` seconds to be released.
+        """
+        if wait:
+            self._patience = Deadline(self._lifecycle.loop, wait)
+            self._lifecycle.shut_down(spares_used=True)
+        else:
+            self._close_used()
+        self._run(self._finish(describe, wait), describe)
+
+    def shorten(self, wait: float) -> None:
+        """Wait at most ``wait`` seconds more for connections in use."""
+        if self._patience is not None:
+            self._patience.bring_forward(wait)
 
     async def wait(self) -> None:
         """Wait until everything is closed; if cancelled, closing continues in the background."""
@@ -129,12 +146,34 @@ class Ending:
         self.task = asyncio.Task(steps, loop=loop)
         self.task.add_done_callback(close_if_not_begun)
 
-    async def _finish(self, describe: Callable[[], str]) -> None:
-        emptied, deadline = self._lifecycle.emptied, self._deadline
+    def _close_used(self) -> Deadline:
+        """Close connections in use, too; return the deadline of all closing handshakes."""
+        if self._deadline is None:
+            self._deadline = Deadline(self._lifecycle.loop, self._lifecycle.settings.close_timeout)
+            self._lifecycle.shut_down()
+        return self._deadline
+
+    async def _wait_for_users(self, emptied: asyncio.Future[None], wait: float) -> None:
+        if self._patience is None:
+            return
+        try:
+            if not emptied.done():
+                await self._patience.wait_for(emptied)
+        finally:
+            self._patience.cancel()
+            self._patience = None
+        used = self._lifecycle.pool.gauges()[_GAUGE_OF_USED]
+        if used:
+            name = self._lifecycle.settings.name
+            log("still_in_use", session_name=name, connections=used, seconds=wait)
+
+    async def _finish(self, describe: Callable[[], str], wait: float) -> None:
+        emptied = self._lifecycle.emptied
         assert emptied is not None
-        assert deadline is not None
         self._is_finishing = True
         try:
+            await self._wait_for_users(emptied, wait)
+            deadline = self._close_used()
             # Connections have their own timers. Only a handshake may hang, if it ignores its
             # cancellation, in a connect_limiter for example.
             if not emptied.done():
@@ -146,9 +185,8 @@ class Ending:
         await self._abort_all(describe)
 
     async def _abort_all(self, describe: Callable[[], str]) -> None:
-        emptied, deadline = self._lifecycle.emptied, self._deadline
+        emptied, deadline = self._lifecycle.emptied, self._close_used()
         assert emptied is not None
-        assert deadline is not None
         self._is_finishing = True
         self._lifecycle.abort_all()
         try:

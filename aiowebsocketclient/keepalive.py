@@ -15,6 +15,7 @@ import asyncio
 import heapq
 import math
 import weakref
+from collections.abc import Callable
 from contextvars import Context
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
@@ -146,7 +147,7 @@ class Keepalives:
                 self._push(when, beat)
 
 
-def _call_run(this: "weakref.ref[Keepalives]") -> None:
+def _call_run(this: Callable[[], Keepalives | None]) -> None:
     keepalives = this()
     if keepalives is not None:
         keepalives._run()

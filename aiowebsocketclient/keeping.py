@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 from ._compat import Pool, Slot, clock
 from ._pool_py import CLOSE_REASONS, CLOSING, GONE, IDLE
-from .keys import EndpointKey, HandshakeKey, Target
+from .keys import HandshakeKey, Target
 from .lessee import Lessee
 from .lifecycle import Failure
 from .logs import log
@@ -60,10 +60,6 @@ class Opening(Protocol):
 
     def with_cookies(self, target: Target) -> Target:
         """Return a target with the current cookies and environment."""
-        ...
-
-    def wishable(self, endpoint: EndpointKey, count: int) -> int:
-        """Return how many of ``count`` connections the limits of the session itself allow."""
         ...
 
 
@@ -128,7 +124,7 @@ class Keeping:
             context = keeper.context.copy()
             keeper.begun(slot, lifecycle.start_connecting(slot, target, context))
         if lifecycle.lessee is not None:
-            lifecycle.lessee.wish(keeper, lifecycle.wishable(target.key.endpoint, lacking))
+            lifecycle.lessee.wish_for(keeper, target.key.endpoint, lacking)
 
     def _wake_all(self) -> None:
         for keeper in self.keepers.values():

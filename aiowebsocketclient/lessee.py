@@ -16,15 +16,20 @@ from contextvars import Context
 from typing import Any, Final, Protocol
 
 from ._compat import Plan, Pool, Waiter, clock
-from ._pool_py import NO_LIMIT
+from ._pool_py import GAUGES, NO_LIMIT
 from .exceptions import FleetUnavailableError, in_session
 from .fleet import TURN_GRACE, EngineError, Fleet, FleetStats, Grant, Report
 from .keys import EndpointKey
 from .lease import Lease, Need
 from .logs import log
+from .settings import Settings
 from .tracing import Tracer
 
 __all__ = ("Lessee",)
+
+_GAUGE_OF_IDLE: Final = GAUGES.index("idle")
+# The first gauges are those of what has a place.
+_GAUGES_OF_PLACES: Final = GAUGES.index("waiting")
 
 # Seconds that an idle connection is kept from other sessions: as long as a handshake takes, but
 # not less or more than this.
@@ -46,6 +51,7 @@ class Governed(Protocol):
     """The part of a lifecycle that :class:`Lessee` needs."""
 
     pool: Pool
+    settings: Settings
 
     def carry_out(self, plan: Plan | None) -> None:
         """Carry out a plan of the core."""
@@ -55,10 +61,6 @@ class Governed(Protocol):
 
     def abort_open(self) -> None:
         """Close all connections, in use or not, without a closing handshake."""
-
-    def wishable_in_all(self, count: int) -> int:
-        """Return how many of ``count`` connections the limits over all endpoints allow."""
-        ...
 
 
 #: A handshake that waits for its turn: done with the first and the last time at which it may begin.
@@ -145,6 +147,27 @@ class Lessee:
         else:
             del self._wishes[who]
         self.look()
+
+    def wish_for(self, who: object, endpoint: EndpointKey, count: int) -> None:
+        """Wish at most ``count`` places at one endpoint.
+
+        The session holds the places that it wishes, so its own limits must let it use them.
+        """
+        limit = self._lifecycle.settings.limit
+        if limit:
+            gauges = self._lifecycle.pool.situation(endpoint, clock())[0]
+            count = min(count, limit - sum(gauges[:_GAUGES_OF_PLACES]))
+        self.wish(who, self._wishable_in_all(count))
+
+    def _wishable_in_all(self, count: int) -> int:
+        """Return how many of ``count`` connections the limits over all endpoints allow."""
+        settings, pool = self._lifecycle.settings, self._lifecycle.pool
+        room = [count]
+        if settings.limit_total:
+            room.append(settings.limit_total - len(pool))
+        if settings.max_idle_connections is not None:
+            room.append(settings.max_idle_connections - pool.gauges()[_GAUGE_OF_IDLE])
+        return max(0, min(room))
 
     def when_places_came(self, callback: Callable[[], None]) -> None:
         """Call ``callback``, held weakly, when there are more places while some are wished."""
@@ -302,7 +325,7 @@ class Lessee:
         held, like = len(pool), 0
         if self._wishes:
             # Each wish was within the limits, but not all of them together.
-            like = held + self._lifecycle.wishable_in_all(sum(self._wishes.values()))
+            like = held + self._wishable_in_all(sum(self._wishes.values()))
         return Need(
             held=held,
             demand=held + pool.lacking(),

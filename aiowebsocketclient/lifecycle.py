@@ -29,7 +29,7 @@ from .exceptions import (
 )
 from .implied import Implied
 from .keepalive import Keepalives
-from .keys import EndpointKey, HandshakeKey, Target
+from .keys import HandshakeKey, Target
 from .lessee import Lessee
 from .limiter import LimiterLine
 from .logs import is_debugging, log
@@ -43,8 +43,6 @@ __all__ = ("ABORT_GRACE", "REASONS", "Failure", "Lifecycle", "fail_waiter")
 #: Reasons for ``discard`` of the core, by name.
 REASONS: Final = {name: index for index, name in enumerate(CLOSE_REASONS)}
 _GAUGE_OF_IDLE: Final = GAUGES.index("idle")
-# The first gauges are those of what has a place.
-_GAUGES_OF_PLACES: Final = GAUGES.index("waiting")
 
 _CLOSED: Final = "the WebSocketClientSession is closed"
 _OF_PARENT: Final = (
@@ -139,25 +137,6 @@ class Lifecycle:
     def when_place_left(self, callback: Callable[[Slot], None]) -> None:
         """Call ``callback``, held weakly, with the slot of each connection that is gone."""
         self._on_place_left = weakref.WeakMethod(callback)
-
-    def wishable(self, endpoint: EndpointKey, count: int) -> int:
-        """Return how many of ``count`` connections the limits of the session itself allow.
-
-        The session holds the places that it wishes, so it must be able to use them.
-        """
-        if self.settings.limit:
-            gauges = self.pool.situation(endpoint, clock())[0]
-            count = min(count, self.settings.limit - sum(gauges[:_GAUGES_OF_PLACES]))
-        return self.wishable_in_all(count)
-
-    def wishable_in_all(self, count: int) -> int:
-        """Return how many of ``count`` connections the limits over all endpoints allow."""
-        settings, room = self.settings, [count]
-        if settings.limit_total:
-            room.append(settings.limit_total - len(self.pool))
-        if settings.max_idle_connections is not None:
-            room.append(settings.max_idle_connections - self.pool.gauges()[_GAUGE_OF_IDLE])
-        return max(0, min(room))
 
     def with_cookies(self, target: Target) -> Target:
         """Return a target with the current cookies and environment."""
@@ -608,8 +587,7 @@ class Lifecycle:
 
     def _closed_slot(self, slot: Slot) -> None:
         self.carry_out(self.pool.closed(slot, clock()))
-        if self.emptied is not None and not self.emptied.done() and not len(self.pool):
-            self.emptied.set_result(None)
+        self.note_emptied()
 
     # -- draining --------------------------------------------------------------------------------
 
@@ -628,17 +606,25 @@ class Lifecycle:
 
     # -- the end ---------------------------------------------------------------------------------
 
-    def shut_down(self) -> None:
-        """Begin to close everything, in use or not; ``emptied`` is done at the end."""
+    def shut_down(self, *, spares_used: bool = False) -> None:
+        """Begin to close everything; ``emptied`` is done at the end.
+
+        With ``spares_used``, connections in use stay open until they are released.
+        """
         self.is_closed = True
         self._stop_timers()
-        emptied = self.emptied = self.loop.create_future()
-        waiters, plan = self.pool.shutdown(REASONS["forced"], clock())
+        if self.emptied is None:
+            self.emptied = self.loop.create_future()
+        waiters, plan = self.pool.shutdown(REASONS["forced"], clock(), spares_used)
         for waiter in waiters:
             fail_waiter(waiter, self.closed_error())
         self.carry_out(plan)
-        if not len(self.pool):
-            emptied.set_result(None)
+        self.note_emptied()
+
+    def note_emptied(self) -> None:
+        """Complete ``emptied`` if the last connection of a closing session has left the pool."""
+        if self.emptied is not None and not self.emptied.done() and not len(self.pool):
+            self.emptied.set_result(None)
 
     def _stop_timers(self) -> None:
         self.keepalives.stop()

@@ -48,6 +48,7 @@ Event                  Level   Fields
 ``endpoint_still_out`` DEBUG   ``endpoint``, ``error``, ``status``, ``retry_in`` and ``failures`` so
                                far; each further failure
 ``endpoint_back``      INFO    ``endpoint``, ``failures``, ``seconds`` since the first
+``still_in_use``       WARNING ``connections``, ``seconds`` (``wait`` of ``close()``)
 ``connector_limited``  WARNING ``setting`` (of the client session's connector), ``limit``
 ``not_cancellable``    WARNING ``session``
 ``close_failed``       ERROR   ``endpoint``, ``error``
@@ -161,6 +162,11 @@ _EVENTS: Final = {
     "endpoint_back": (
         INFO,
         "Took %(endpoint)s back into balancing, after %(failures)d failures in %(seconds).1f s",
+    ),
+    "still_in_use": (
+        WARNING,
+        "%(connections)d connections were still in use %(seconds).1f s after close(wait=...) was"
+        " called: they are closed",
     ),
     "connector_limited": (
         WARNING,

@@ -10,7 +10,7 @@ import aiohttp
 from ._compat import Pool, Slot, clock, ensure_room
 from ._pool_py import LATE_FLOOR, Completion
 from .exceptions import PoolClosedError, PrewarmError, in_session
-from .keys import EndpointKey, HandshakeKey, Target
+from .keys import HandshakeKey, Target
 from .lessee import Lessee
 from .lifecycle import Failure
 from .settings import Settings
@@ -43,10 +43,6 @@ class Opening(Protocol):
         self, slot: Slot, target: Target, context: Context
     ) -> asyncio.Future[Failure | None]:
         """Begin a handshake; return a future that ends with it."""
-        ...
-
-    def wishable(self, endpoint: EndpointKey, count: int) -> int:
-        """Return how many of ``count`` connections the limits of the session itself allow."""
         ...
 
 
@@ -146,7 +142,7 @@ class Prewarm:
 
     def _wish(self, lessee: Lessee) -> None:
         lacking = self._wanted - self._open_count() if self._may_begin() else 0
-        lessee.wish(self, self._lifecycle.wishable(self._target.key.endpoint, lacking))
+        lessee.wish_for(self, self._target.key.endpoint, lacking)
 
     def _may_begin(self) -> bool:
         if self._errors or self._gave_way or self._lifecycle.is_closed:

@@ -61,6 +61,9 @@ class Closing(Protocol):
     def log(self, slot: Slot, event: str) -> None:
         """Log an event of a connection."""
 
+    def note_emptied(self) -> None:
+        """Record that a connection has left the pool without being closed."""
+
 
 class Returning:
     """Takes connections back from their users."""
@@ -176,6 +179,7 @@ class Returning:
         if self._lifecycle.reuse_watch is not None:
             self._lifecycle.reuse_watch.closed(slot)
         self._lifecycle.carry_out(self._lifecycle.pool.detach(slot, clock()))
+        self._lifecycle.note_emptied()
         if is_debugging():
             self._lifecycle.log(slot, "detached")
 

@@ -103,14 +103,13 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         ``acquire_timeout=0``, the caller gets neither these nor a new connection.
     :param reset: hook, called after a release, before the connection is pooled or handed on, for
         example to unsubscribe.  If it raises, the connection is closed.  No caller waits for it.
-    :param on_idle_message: function ``(message) -> str | bytes | bool | None``, called with each
-        message that comes while a connection is idle, or is unread when it is released.  It returns
-        the answer to send, or True if there is none; False or None closes the connection, as
-        without the function.
-    :param keepalive: ``(seconds, message or hook)``: what is sent over a connection that has been
-        idle for so long, and again after each such interval.  A hook reads the answer itself.  With
-        ``on_idle_message``, a message is answered: no caller gets the connection before the
-        function has returned True for the answer; after ``hook_timeout`` without, it is closed.
+    :param on_idle_message: function ``(message) -> str | bytes | bool | None`` for messages that
+        come while a connection is idle, or are unread at its release.  It returns the answer to
+        send, or True if there is none; False or None closes the connection, as without it.
+    :param keepalive: ``(seconds, message or hook)``: what is sent each time a connection has been
+        idle for so long.  A hook reads the answer itself.  With ``on_idle_message``, a message is
+        answered: no caller gets the connection before the function has returned True for the
+        answer; after ``hook_timeout`` without, it is closed.
     :param goodbye: message to send before the pool closes a connection that is fit for reuse.
     :param hook_timeout: seconds after which a hook has failed.  None: no timeout.
     :param retire_on: close codes, such as :data:`GOING_AWAY`.  If the server closes an idle
@@ -575,13 +574,17 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         """Leave the client session open when this session is closed."""
         self._pool_client.is_owned = False
 
-    async def close(self) -> None:
+    async def close(self, *, wait: float = 0.0) -> None:
         """Close all connections, in use or not, and the client session if the session owns it.
 
-        Waiting callers get :exc:`PoolClosedError`.  All connections are closed concurrently; after
-        ``close_timeout`` seconds, connections whose servers do not answer are aborted.  Further
-        calls are allowed.  If the call is cancelled, closing continues in the background.
+        Waiting and later callers get :exc:`PoolClosedError`.  All connections are closed
+        concurrently; after ``close_timeout`` seconds, connections whose servers do not answer are
+        aborted.  If the call is cancelled, closing continues in the background.
+
+        :param wait: seconds after which connections in use are closed, too, if they were not
+            released before.  A further call can shorten it.
         """
+        arguments.some_seconds("wait", wait)
         if self._ending.task is None:
             if self._lifecycle.is_closed:
                 return
@@ -595,14 +598,15 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 self._targets.clear()
                 await self._ending.close_client(running)
                 return
-            self._begin_to_close()
+            self._begin_to_close(wait)
+        self._ending.shorten(wait)
         await self._ending.wait()
 
-    def _begin_to_close(self) -> None:
+    def _begin_to_close(self, wait: float = 0.0) -> None:
         ensure_room()
         self._targets.clear()
         self._stop_work()
-        self._ending.begin(self.__repr__)
+        self._ending.begin(self.__repr__, wait)
 
     def _stop_work(self) -> None:
         self._express.open = False

@@ -83,6 +83,18 @@ async def told_of_a_deploy(url: str, balancer: Balancer) -> None:
     balancer.instance = "blue"
 
 
+async def graceful_end(url: str) -> None:
+    session = WebSocketClientSession()
+    async with session.ws_connect(url) as ws:
+        await ws.send_str("who are you?")
+        closing = asyncio.create_task(session.close(wait=30))
+        await until(lambda: session.closed)
+        # Nobody else gets a connection; the exchange under way ends as usual.
+        assert await ws.receive_str() == "blue"
+    await closing
+    assert session.stats().closed_forced == 1
+
+
 async def other_limits(url: str, balancer: Balancer) -> None:
     """Resize when the processes share the cap in another way."""
     async with WebSocketClientSession(limit=2) as session:
@@ -113,6 +125,8 @@ async def main() -> None:
         await server_says_goodbye(url, balancer)
         await told_of_a_deploy(url, balancer)
         await other_limits(url, balancer)
+        balancer.instance = "blue"
+        await graceful_end(url)
     print("no caller has noticed")
 
 

@@ -98,8 +98,8 @@ class Driver:
     def expire(self) -> None:
         self._plan(self.core.expire(self.now))
 
-    def shutdown(self) -> list[Any]:
-        waiters, plan = self.core.shutdown(CLOSE_REASONS.index("forced"), self.now)
+    def shutdown(self, *, spares_used: bool = False) -> list[Any]:
+        waiters, plan = self.core.shutdown(CLOSE_REASONS.index("forced"), self.now, spares_used)
         self._plan(plan)
         return waiters
 

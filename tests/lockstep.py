@@ -585,17 +585,16 @@ class Lockstep:
         raise AssertionError(f"{len(self.model.waiters)} waiters are never served")
 
     def shut_down(self) -> None:
-        waiting = [*self.model.waiters, *self.given]
-        cooling = self.model.cooling()
-        waiters, plan = self.model.shutdown(REASONS.index("forced"), self.now)
-        assert {*waiters} == {*waiting}
-        assert not plan.opened
-        assert not plan.woken
-        waiters.sort(key=lambda waiter: waiter.number)
-        plan = plan._replace(closing=tuple(sorted(plan.closing)))
-        self.note_freed(*cooling)
-        self.call("shutdown", None, (waiters, plan), REASONS.index("forced"), self.now)
-        self.given.clear()
+        used = self.subjects("release")
+        if len(used) % 2:
+            # Gracefully: what is in use may be released, or leave the pool in other ways.
+            self.shut(spares_used=True)
+            assert self.subjects("release") == used
+            for name in ("put_back", "detach", "release", "discard"):
+                if self.subjects(name):
+                    self.do(name, which=0, **({"reason": 0} if name == "discard" else {}))
+            assert all(slot.state != IDLE for slot in self.model.slots)
+        self.shut(spares_used=False)
         self.model.forget()
         self.check()
         while self.model.slots:
@@ -603,6 +602,20 @@ class Lockstep:
         assert all(slot.state == GONE for slot in self.side.slots)
         sizes = {name: size for name, size in self.pool.sizes().items() if "heap" not in name}
         assert sizes == dict.fromkeys(sizes, 0)
+
+    def shut(self, *, spares_used: bool) -> None:
+        waiting = [*self.model.waiters, *self.given]
+        cooling = self.model.cooling()
+        reason = REASONS.index("forced")
+        waiters, plan = self.model.shutdown(reason, self.now, spares_used)
+        assert {*waiters} == {*waiting}
+        assert not plan.opened
+        assert not plan.woken
+        waiters.sort(key=lambda waiter: waiter.number)
+        plan = plan._replace(closing=tuple(sorted(plan.closing)))
+        self.note_freed(*cooling)
+        self.call("shutdown", None, (waiters, plan), reason, self.now, spares_used)
+        self.given.clear()
 
     # -- the same everywhere ---------------------------------------------------------------------
 

@@ -545,13 +545,18 @@ class Model:
         self.settle(slot.endpoint, now)
         return self.plan()
 
-    def shutdown(self, reason: int, now: float) -> tuple[list[Waiter], Plan]:
+    def shutdown(
+        self, reason: int, now: float, spares_used: bool = False
+    ) -> tuple[list[Waiter], Plan]:
         waiters = list(self.waiters)
         for queued in waiters:
             self.leave(queued, now)
         for slot in list(self.slots):
             if slot.state == CONNECTING:
                 self.give_way(slot, None)
+            elif slot.state == ACQUIRED and spares_used and slot.given is None:
+                slot.is_drained = True
+                slot.retires = -math.inf
             elif slot.state in (IDLE, ACQUIRED):
                 waiter, slot.given = slot.given, None
                 if waiter is not None:

@@ -26,11 +26,12 @@ from aiowebsocketclient import (
     WSConnectOptions,
 )
 from aiowebsocketclient.arguments import DEFAULTS
+from aiowebsocketclient.hooks import Hooks
 
 from .conftest import SessionFactory
 from .servers import Server
 
-HOOKS = {"configure", "check", "reset"}
+HOOKS = set(Hooks._fields)
 
 
 class MyWS(ClientWebSocketResponse):

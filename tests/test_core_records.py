@@ -64,6 +64,25 @@ def test_shutdown_tells_only_once(drive: Drive) -> None:
     assert pool.counter("closed_forced") == 1
 
 
+def test_a_graceful_shutdown_spares_what_is_in_use(drive: Drive) -> None:
+    pool = drive(limit=4, cooldown=60)
+    used, given, idle = pool.hold("a1"), pool.hold("a1"), pool.hold("a1")
+    receiver = pool.request("a1")
+    waiters = [pool.request("a1")]
+    pool.release(given)
+    assert set(pool.shutdown(spares_used=True)) == {receiver, *waiters}
+    assert used not in pool.closing
+    assert given in pool.closing
+    # A given connection is taken back: its caller has not begun to use it.
+    assert pool.take(receiver) is None
+    pool.release(used)
+    assert pool.closing == [used]
+    pool.detach(idle)
+    for slot in (used, given, *(slot for slot in pool.core.slots() if slot.state == CLOSING)):
+        pool.closed(slot)
+    assert len(pool.core) == 0
+
+
 # -- what is kept --------------------------------------------------------------------------------
 
 

@@ -89,6 +89,7 @@ def test_each_timeout_of_a_call_has_its_default() -> None:
         "``receive(timeout=)``": repr(default_of(ClientWebSocketResponse.receive, "timeout")),
         "``check_ping(timeout=)``": repr(default_of(check_ping, "timeout")),
         "``asyncio.timeout()`` around the block": "none",
+        "``session.close(wait=)``": repr(default_of(WebSocketClientSession.close, "wait")),
     }
 
 

@@ -108,3 +108,25 @@ def logging(hook: Hook) -> Hook:
 WebSocketClientSession(ws_response_class=MyWS, configure=authenticating("a"))
 WebSocketClientSession(configure=logging(of_the_default), check=check_ping(1.0))
 WebSocketClientSession(ws_response_class=MyWS, check=check_ping())
+
+
+def judge(message: aiohttp.WSMessage) -> str | None:
+    return "pong" if message.data == "ping" else None
+
+
+def float_of(message: aiohttp.WSMessage) -> float:
+    return float(message.data)
+
+
+assert_type(
+    WebSocketClientSession(on_idle_message=judge, keepalive=(5, "ping"), goodbye=b"bye"),
+    WebSocketClientSession[ClientWebSocketResponse],
+)
+WebSocketClientSession(keepalive=(5.0, of_the_default))
+WebSocketClientSession(ws_response_class=MyWS, keepalive=(5.0, of_mine))
+WebSocketClientSession(on_idle_message=float_of)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def not_called() -> None:
+    WebSocketClientSession(keepalive=("5", "ping"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    WebSocketClientSession(goodbye=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
