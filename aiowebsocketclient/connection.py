@@ -324,15 +324,18 @@ class Connection(Parkable):
         """
         if not self._buffer or self.state["_waiting"]:
             return False
-        unread = len(self._buffer)
-        answers = [self._answer_to(item[0]) for item in self._buffer]
-        # The hook may have closed the session.
-        if False in answers or len(self._buffer) != unread:
-            return False
-        for answer in answers:
-            self._read()
-            if not isinstance(answer, bool) and not self.send_now(answer):
+        # Reading some of them may make the parser go on with data that it has kept.
+        while self._buffer:
+            unread = len(self._buffer)
+            # All are judged before any is read, which could not be undone.
+            answers = [self._answer_to(item[0]) for item in self._buffer]
+            # The hook may have closed the session.
+            if False in answers or len(self._buffer) != unread:
                 return False
+            for answer in answers:
+                self._read()
+                if not isinstance(answer, bool) and not self.send_now(answer):
+                    return False
         if self._resets_heartbeat:
             self.reset_heartbeat()
         return self.is_clean()

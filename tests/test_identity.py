@@ -552,6 +552,8 @@ ALIKE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"x": {"a": "b", "c": "d"}},
     ),
     "nothing and none": ({}, {"x": None}),
+    "numbers in a tuple": ({"x": (1, "a")}, {"x": (1.0, "a")}),
+    "a tuple and an option": ({"x": (1.5, "y")}, {"x": (1.5,), "y": None}),
     "order": ({"x": {"a": "1", "b": "2"}}, {"x": {"b": "2", "a": "1"}}),
 }
 
@@ -565,7 +567,7 @@ def test_calls_are_told_from_each_other(core: ModuleType, name: str) -> None:
 
 
 def test_what_cannot_be_told(core: ModuleType) -> None:
-    for value in (Role.USER, b"", {"a": 1}, {1: "a"}, ("a", 1), [("a", "b")], {"a"}, object()):
+    for value in (Role.USER, b"", {"a": 1}, {1: "a"}, ("a", b""), [("a", "b")], {"a"}, object()):
         assert core.signature_of("ws://a", None, {"x": value}, ATOMS) is None
     assert core.signature_of(Role.USER, None, {}, ATOMS) is None
     assert core.signature_of("ws://a", 1, {}, ATOMS) != core.signature_of("ws://a", 2, {}, ATOMS)
