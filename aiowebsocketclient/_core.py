@@ -352,18 +352,23 @@ class Pool:
         ``None``: the waiter has no connection, or it died; then the waiter is back at the head of
         its line, unless it may not wait.
         """
-        slot = self.decline(waiter)
-        if slot is not None and slot.uses > 1:
-            slot.handshake.endpoint.reused += 1
+        slot = waiter.slot
+        if slot is not None:
+            self._take_back(slot)
+            if slot.uses > 1:
+                slot.handshake.endpoint.reused += 1
         return slot
 
     @cython.ccall
     def decline(self, waiter: Waiter) -> Slot | None:
-        """Like :meth:`take`, for a waiter that will not use the connection: no reuse is counted."""
+        """Like :meth:`take`, for a waiter that will not use the connection: no use is counted.
+
+        The connection must now be put back or discarded.
+        """
         slot = waiter.slot
         if slot is not None:
-            waiter.slot = None
-            slot.waiter = None
+            self._take_back(slot)
+            slot.uses -= 1
         return slot
 
     def give_up(self, waiter: Waiter, now: cython.double, timed_out: cython.bint) -> Plan | None:
@@ -686,7 +691,7 @@ class Pool:
         self._unpark(slot)
 
     def put_back(self, slot: Slot, now: cython.double) -> Plan:
-        """Give a connection that was set aside to a waiter, or make it idle again."""
+        """Give a connection that was set aside or declined to a waiter, or make it idle again."""
         if slot.state != ACQUIRED or slot.waiter is not None:
             raise ValueError("only an acquired slot can be put back")
         plan = Plan()

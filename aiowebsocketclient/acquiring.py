@@ -188,7 +188,7 @@ class Acquiring:
             self._lifecycle.close_acquired(slot, "forced")
         elif conn.park_cleared():
             conn.fresh = False
-            self._lifecycle.carry_out(self._lifecycle.pool.release(slot, clock()))
+            self._lifecycle.carry_out(self._lifecycle.pool.put_back(slot, clock()))
         else:
             self._lifecycle.close_unfit(slot)
 

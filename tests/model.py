@@ -189,8 +189,9 @@ class Model:
         return waiter, self.plan()
 
     def take(self, waiter: Waiter) -> Slot | None:
-        slot = self.decline(waiter)
+        slot = self.slot_given_to(waiter)
         if slot is not None:
+            slot.given = None
             # Rule: reuse is counted for who takes what it was given.
             self.count_reuse(slot)
         return slot
@@ -199,6 +200,8 @@ class Model:
         slot = self.slot_given_to(waiter)
         if slot is not None:
             slot.given = None
+            # Rule: who declines what it was given has not used it.
+            slot.uses -= 1
         return slot
 
     def give_up(self, waiter: Waiter, now: float, timed_out: bool) -> Plan | None:

@@ -78,6 +78,30 @@ async def test_just_after_its_handshake_succeeded(
     assert server.handshakes == 1
 
 
+async def test_what_a_cancelled_caller_was_given_is_nobodys_use(
+    server: Server, make_session: SessionFactory
+) -> None:
+    """No caller has released it, nor used it before the next."""
+    session = make_session(limit=1)
+    caller = start(session, server.url())
+    await until(lambda: any(slot.waiter for slot in session._pool.slots()), pause=0)
+    caller.cancel()
+    await asyncio.wait([caller])
+    assert session.stats().released == 0
+    ws = await session.ws_connect(server.url())
+    assert (ws.reused, session.stats().reused) == (False, 0)
+    # The same with a connection that was used.
+    caller = start(session, server.url())
+    await until(lambda: session.stats().waiting == 1)
+    ws.release()
+    caller.cancel()
+    await asyncio.wait([caller])
+    async with session.ws_connect(server.url()) as ws:
+        assert ws.reused
+    stats = session.stats()
+    assert (stats.requests, stats.released, stats.reused, stats.connects) == (4, 2, 1, 1)
+
+
 async def test_given_a_fresh_connection_that_was_greeted(
     server: Server, make_session: SessionFactory
 ) -> None:

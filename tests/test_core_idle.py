@@ -176,6 +176,18 @@ def test_what_is_set_aside_is_nobodys_use(drive: Drive) -> None:
     assert changed == {"released": 1, "reused": 1, "requests": 1}
 
 
+def test_what_is_declined_is_nobodys_use(drive: Drive) -> None:
+    pool = drive()
+    waiter, slot = pool.opening("a1")
+    pool.connected(slot)
+    assert pool.core.decline(waiter) is slot
+    pool.put_back(slot)
+    assert slot.state == IDLE
+    assert pool.acquire("a1") is slot
+    counters = ("requests", "reused", "released")
+    assert [pool.counter(name) for name in counters] == [2, 0, 0]
+
+
 def test_only_what_is_idle_is_set_aside_and_only_what_is_in_use_put_back(drive: Drive) -> None:
     pool = drive()
     slot = pool.hold("a1")

@@ -35,6 +35,7 @@ from aiowebsocketclient import (
 )
 from aiowebsocketclient.arguments import DEFAULTS
 
+from .foreign.server import SERVERS
 from .pages import PAGES, ROOT
 
 pytestmark = pytest.mark.skipif(
@@ -119,6 +120,16 @@ def test_the_times_that_are_fixed_are_those_of_the_code() -> None:
     assert lease.Lease(1).timeout == 1 / 4
     assert f"; {_records.FIRST_PATIENCE:g} seconds if no handshake" in rows[3][1]
     assert f"up to {pausing._FIRST_PAUSE:g} s first" in rows[5][1]
+
+
+# -- servers -------------------------------------------------------------------------------------
+
+
+def test_each_server_has_a_row_in_both_tables() -> None:
+    rows = re.findall(r"^   \* - (.*)$", text_of("docs/works_with.rst"), re.MULTILINE)
+    versions = re.compile(r" \d[\d.]*|, Node")
+    shown = [versions.sub("", row).lower() for row in rows if row != "Server"]
+    assert shown == 2 * list(SERVERS)
 
 
 # -- guarantees ----------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Servers that are not aiohttp's, each a process of its own, and callers that check each reply."""
