@@ -320,14 +320,13 @@ class Connection(Parkable):
     def _answer_unread(self) -> bool:
         """Handle unread frames that need no caller; return whether the connection is clean then.
 
-        A user that holds a connection without receiving does not answer the server's PINGs.
+        All are judged before any is read, which could not be undone.
         """
         if not self._buffer or self.state["_waiting"]:
             return False
         # Reading some of them may make the parser go on with data that it has kept.
         while self._buffer:
             unread = len(self._buffer)
-            # All are judged before any is read, which could not be undone.
             answers = [self._answer_to(item[0]) for item in self._buffer]
             # The hook may have closed the session.
             if False in answers or len(self._buffer) != unread:

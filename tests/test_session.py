@@ -613,6 +613,8 @@ async def test_unclosed_session(server: Server) -> None:
     ws = await session.ws_connect(server.url())
     await ws.release()
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    # The handler may begin after the client has its handshake.
+    await until(lambda: server.open == 1)
     timer = session._lifecycle.timer
     with pytest.warns(ResourceWarning, match="Unclosed <WebSocketClientSession acquired="):
         del session
