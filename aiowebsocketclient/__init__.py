@@ -9,6 +9,7 @@ from importlib.metadata import version
 from ._compat import IMPLEMENTATION
 from .balancing import Balanced
 from .checks import check_ping
+from .client_session import PooledClientSession
 from .exceptions import (
     AcquireError,
     ConnectionReleasedError,
@@ -55,6 +56,7 @@ __all__ = (
     "PoolClosedError",
     "PoolStats",
     "PoolTimeoutError",
+    "PooledClientSession",
     "PrewarmError",
     "TooManyWaitersError",
     "TraceConfig",

@@ -279,8 +279,18 @@ def park(conn: Parkable) -> cython.bint:
 
 if not cython.compiled:
 
-    class Lender(Protocol):
-        """The session, as the fast path and a handle need it.
+    class Holder(Protocol):
+        """The owner of a handle, as its release needs it."""
+
+        def _released(self, handle: Any, plan: Any, /) -> Completion:
+            """Finish a release that the fast path has begun, or left alone."""
+            ...
+
+        def _handle_lost(self, handle: Any, /) -> None:
+            """Close the connection of a handle that was collected unreleased."""
+
+    class Lender(Holder, Protocol):
+        """The session, as the fast path needs it.
 
         A route is one of its own making.
         """
@@ -309,13 +319,6 @@ if not cython.compiled:
         def _give_up(self, waiter: Waiter, /) -> None:
             """End a wait without a connection."""
 
-        def _released(self, handle: Any, plan: Any, /) -> Completion:
-            """Finish a release that the fast path has begun, or left alone."""
-            ...
-
-        def _handle_lost(self, handle: Any, /) -> None:
-            """Close the connection of a handle that was collected unreleased."""
-
 
 _DONE = cython.declare(object, DONE)
 
@@ -336,7 +339,7 @@ class Handle:
 
     if not cython.compiled:
         #: The session to tell when the handle is collected unreleased; None: it holds nothing.
-        _owner: Lender | None
+        _owner: Holder | None
         _express: Any
         _slot: Slot | None
         _spent: bool

@@ -16,8 +16,8 @@ from typing import Any, Final, NoReturn, Protocol, Self
 import aiohttp
 from aiohttp import WSCloseCode, WSMsgType
 
-from ._compat import DONE, Handle, spend
-from ._pool_py import Completion, Lender
+from ._compat import DONE, Handle, Slot, spend
+from ._pool_py import Completion, Holder
 from .exceptions import ConnectionReleasedError, WebSocketPoolError, in_session
 
 __all__ = ("CLOSE", "CONNECTION", "USUAL", "ClientWebSocketResponse", "Owner", "Pending")
@@ -109,6 +109,29 @@ def _in_session_of(handle: Any, text: str) -> str:
     return text if express is None else in_session(express.session_name, text)
 
 
+class _NoSocket:
+    """Replaces the writer and the response of a handle whose ``close()`` released it."""
+
+    __slots__ = ()
+
+    #: The connection of an ``aiohttp.ClientResponse`` that is closed.
+    connection = None
+
+    async def send_frame(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raise what aiohttp raises after ``close()``."""
+        raise aiohttp.ClientConnectionResetError("Cannot write to closing transport")
+
+
+_NO_SOCKET: Final = _NoSocket()
+# Settings that aiohttp's response has after close(), too, and that reveal nothing of later users.
+_KEPT_AFTER_CLOSE: Final = ("_timeout", "_protocol", "_compress", "_client_notakeover")
+
+
+def _is_being_closed(slot: Slot | None, completion: Completion) -> bool:
+    """Whether a release closes the connection; a reset continues without the caller."""
+    return bool(completion is not DONE and slot is not None and slot.conn and slot.conn.closing)
+
+
 class _CloseCode:
     """Property of the close code that notices abandoned calls of ``receive()`` and each CLOSE.
 
@@ -137,11 +160,19 @@ class _CloseCode:
             connection.note_given_up_read()
 
 
-class Owner(Lender, Protocol):
-    """The session, as a handle of its needs it."""
+class Owner(Holder, Protocol):
+    """The session, or what stands for it, as a handle needs it."""
 
-    def _begin_close(self, handle: "ClientWebSocketResponse") -> None:
-        """Take a connection out of the pool that its user is about to close."""
+    #: Whether ``async with`` on a handle ends with ``close()``, as in aiohttp, not a release.
+    _closes_at_exit: bool
+
+    def _begin_close(
+        self, handle: "ClientWebSocketResponse", code: int, message: bytes
+    ) -> Completion | None:
+        """Take a connection out of the pool that its user is about to close.
+
+        Returns None, or the completion of a release, if the connection was released instead.
+        """
 
     def _detach(self, handle: "ClientWebSocketResponse") -> None:
         """Leave a connection to its user for good."""
@@ -280,14 +311,19 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
         """Close the connection, as aiohttp does, instead of releasing it.
 
         Returns whether this call closed it.  Its place in the pool is free once the socket is
-        closed.
+        closed.  With :class:`PooledClientSession` and ``release_on_close=True``, the call releases
+        a connection that is fit for reuse.
         """
         if self._spent:
             return False
         owner = self._owner
         if owner is None:
             return await super().close(code=code, message=message)
-        owner._begin_close(self)
+        completion = owner._begin_close(self, code, message)
+        if completion is not None:
+            if _is_being_closed(self._slot, completion):
+                await completion
+            return True
         self._owner = None
         try:
             return await super().close(code=code, message=message)
@@ -309,10 +345,12 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
         After an exception, the closing handshake continues in the background.
         """
         if exc_type is None:
+            if self._owner is not None and self._owner._closes_at_exit:
+                await self.close()
+                return
             slot = self._slot
             completion = self.release()
-            # A reset continues without the caller.
-            if completion is not DONE and slot is not None and slot.conn and slot.conn.closing:
+            if _is_being_closed(slot, completion):
                 await completion
             return
         self._explain(exc_val)
@@ -351,6 +389,15 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
         connection = self.__dict__.get(CONNECTION)
         if connection is not None:
             connection.end_unheard()
+
+    def _end_as_closed(self, state: dict[str, Any]) -> None:
+        """Make a released handle behave like aiohttp's response after ``close()``.
+
+        ``state`` is the ``__dict__`` of the connection, which the handle had.
+        """
+        kept = {name: state[name] for name in _KEPT_AFTER_CLOSE if name in state}
+        ended = {"_closed": True, "_close_code": WSCloseCode.OK, "_waiting": False}
+        spend(self, kept | ended | {"_writer": _NO_SOCKET, "_response": _NO_SOCKET})
 
     def _cut_off(self) -> None:
         """Spend the handle of a connection that is being closed.

@@ -183,7 +183,7 @@ class Returning:
         if is_debugging():
             self._lifecycle.log(slot, "detached")
 
-    def begin_close(self, handle: ClientWebSocketResponse) -> None:
+    def begin_close(self, handle: ClientWebSocketResponse, code: int, message: bytes) -> None:
         """Remove a connection from the pool before its user closes it."""
         ensure_room()
         self._check_thread("close()", handle)
@@ -197,6 +197,23 @@ class Returning:
         conn.forget_cancelled_receive()
         self._lifecycle.discard(slot, reason)
         conn.watch_closing()
+
+    def release_instead(self, handle: ClientWebSocketResponse) -> Completion | None:
+        """Release a connection whose user closes it, if it is fit for reuse.
+
+        Returns None if it is not; then nothing has changed for its user.
+        """
+        ensure_room()
+        self._check_thread("close()", handle)
+        slot = handle._slot
+        assert slot is not None
+        conn: Connection | None = slot.conn
+        if conn is None or self._lifecycle.settings.force_close or not conn.clear():
+            return None
+        # A subclass may have another release().
+        completion = ClientWebSocketResponse.release(handle)
+        handle._end_as_closed(conn.state)
+        return completion
 
     def handle_lost(self, handle: ClientWebSocketResponse) -> None:
         """Close the connection of a handle that was collected unreleased, and warn."""

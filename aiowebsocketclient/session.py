@@ -158,6 +158,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
 
     # For __del__, which runs even if the constructor raises.
     _bound = False
+    # For handles: ``async with`` releases.
+    _closes_at_exit = False
 
     @arguments.hinting
     def __init__(

@@ -42,6 +42,7 @@ from aiowebsocketclient import (
     ClientWebSocketResponse,
     FleetUnavailableError,
     PoolClosedError,
+    PooledClientSession,
     PoolTimeoutError,
     PrewarmError,
     TraceConfig,
@@ -1261,6 +1262,26 @@ async def exchange_and_fail(trial: Trial) -> None:
         raise ZeroDivisionError
 
 
+def standing_in(trial: Trial) -> PooledClientSession:
+    return PooledClientSession(trial.session, release_on_close=True, session_owner=False)
+
+
+async def exchange_through_a_stand_in(trial: Trial) -> None:
+    async with standing_in(trial).ws_connect(trial.server.url()) as ws:
+        await echo(ws)
+        await echo(ws, "again")
+
+
+async def exchange_by_a_library(trial: Trial) -> None:
+    """It closes whatever happens, by which a clean exchange is released."""
+    ws = await standing_in(trial).ws_connect(trial.server.url())
+    try:
+        await echo(ws)
+        await echo(ws, "again")
+    finally:
+        await ws.close()
+
+
 async def release(trial: Trial) -> None:
     await trial.held.pop().release()
 
@@ -1450,6 +1471,20 @@ OPERATIONS = [
         a_follower,
         lambda: {"limit": 1},
         raises=ZeroDivisionError,
+        talks=True,
+    ),
+    Operation(
+        "exchange through a stand-in",
+        exchange_through_a_stand_in,
+        a_follower,
+        lambda: {"limit": 1},
+        talks=True,
+    ),
+    Operation(
+        "exchange by a library",
+        exchange_by_a_library,
+        a_follower,
+        lambda: {"limit": 1},
         talks=True,
     ),
     Operation("exchange by force_close", exchange, a_follower, force_close, talks=True),
