@@ -150,7 +150,7 @@ $(DEMO)/.installed: $(SOURCES) | $(DEMO)/bin/pip
 # The core in plain Python has the full signatures.
 $(DOCS)/.installed: $(SOURCES) | $(DOCS)/bin/pip
 	AIOWEBSOCKETCLIENT_NO_EXTENSIONS=1 $(DOCS)/bin/pip install --quiet --group docs \
-		'.[opentelemetry,prometheus]'
+		'.[gql,opentelemetry,prometheus]'
 	touch $@
 
 .venv/%/bin/pip:

@@ -5,6 +5,7 @@ import pytest
 from .conftest import run_program
 
 EXTRAS = [
+    ("gql", "gql", "gql"),
     ("prometheus", "prometheus_client", "prometheus_client"),
     ("opentelemetry", "opentelemetry", "the API of OpenTelemetry"),
 ]
