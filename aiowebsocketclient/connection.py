@@ -297,7 +297,8 @@ class Connection(Parkable):
             return "it is closed or has ended"
         if self.state["_waiting"]:
             return "a receive() is under way; cancel it, and wait for the end of its task"
-        if self._messages_unread():
+        # With on_idle_message, the release judges what is unread.
+        if self._messages_unread() and self.hooks.on_idle_message is None:
             return "a message is unread; receive() it first"
         if self.midway == IN_MESSAGE:
             return "a message has begun to arrive; receive() it first"

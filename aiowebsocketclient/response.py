@@ -293,7 +293,8 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
         If no ``receive()`` was cancelled or timed out, or the connection was detached, the call
         changes nothing.  Raises :exc:`ConnectionReleasedError` after :meth:`release`, and
         :exc:`WebSocketPoolError` if the connection is closed or has ended, if a ``receive()`` is
-        under way, or if a message is unread or has begun to arrive.
+        under way, if a message has begun to arrive, or if a message is unread.  With
+        ``on_idle_message``, which judges unread messages at the release, those are no error.
         """
         if self._spent:
             said = f"{self!r} was released: call mark_clean() before release()"

@@ -65,6 +65,22 @@ async def test_an_expected_message_needs_no_answer(
     assert server.received == ["hello", "hello"]
 
 
+@pytest.mark.parametrize("text", ["ping", "what?"])
+async def test_what_is_unread_on_a_connection_marked_clean_is_judged(
+    make_session: SessionFactory, server: Server, text: str
+) -> None:
+    session = make_session(on_idle_message=lambda message: message.data == "ping")
+    ws = await session.ws_connect(server.url())
+    reader = asyncio.create_task(ws.receive())
+    await asyncio.sleep(0)
+    reader.cancel()
+    await asyncio.wait([reader])
+    ws._conn.protocol.data_received(frame(TEXT, text.encode()))  # type: ignore[union-attr]
+    ws.mark_clean()
+    await ws.release()
+    assert await exchange(session, server.url()) == (text == "ping")
+
+
 @pytest.mark.parametrize("verdict", [False, None])
 async def test_an_unexpected_message_closes(
     make_session: SessionFactory, server: Server, verdict: bool | None
