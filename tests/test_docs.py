@@ -35,6 +35,7 @@ from aiowebsocketclient import (
 )
 from aiowebsocketclient.arguments import DEFAULTS
 
+from .clients.__main__ import TRIALS
 from .foreign.server import SERVERS
 from .pages import PAGES, ROOT
 
@@ -126,10 +127,19 @@ def test_the_times_that_are_fixed_are_those_of_the_code() -> None:
 
 
 def test_each_server_has_a_row_in_both_tables() -> None:
-    rows = re.findall(r"^   \* - (.*)$", text_of("docs/works_with.rst"), re.MULTILINE)
+    of_servers, _, _ = text_of("docs/works_with.rst").partition("\nClients\n-------\n")
+    rows = re.findall(r"^   \* - (.*)$", of_servers, re.MULTILINE)
     versions = re.compile(r" \d[\d.]*|, Node")
     shown = [versions.sub("", row).lower() for row in rows if row != "Server"]
     assert shown == 2 * list(SERVERS)
+
+
+@pytest.mark.parametrize("page", ["docs/works_with.rst", "docs/guides/clients.rst"])
+def test_each_library_that_is_tried_has_a_row(page: str) -> None:
+    of_clients = text_of(page).rpartition("\nClients\n-------\n")[2]
+    rows = re.findall(r"^   \* - (\S+) \d", of_clients, re.MULTILINE)
+    tried = {trial.distribution.replace("slack-", "slack_") for trial in TRIALS}
+    assert set(rows) == tried
 
 
 # -- guarantees ----------------------------------------------------------------------------------
