@@ -189,7 +189,7 @@ def _fail(conn: "Connection") -> None:
     """Close a connection whose keep-alive was not answered in time."""
     lifecycle = conn.owner
     log(
-        "keepalive_unanswered",
+        "keepalive_timeout",
         session_name=lifecycle.settings.name,
         endpoint=str(conn.slot.endpoint),
         seconds=lifecycle.settings.hook_timeout,

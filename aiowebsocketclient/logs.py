@@ -24,7 +24,7 @@ Event                  Level   Fields
 ``hook_not_async``     ERROR   ``hook``, ``function``
 ``keepalive_answered`` WARNING ``endpoint``; the server has answered a ``keepalive`` without
                                ``on_idle_message``; once per session
-``keepalive_unanswered`` WARNING ``endpoint``, ``seconds`` (``hook_timeout``)
+``keepalive_timeout``  WARNING ``endpoint``, ``seconds`` (``hook_timeout``)
 ``leak``               WARNING ``endpoint``, ``seconds`` since it was acquired, ``acquired_at``: the
                                caller's stack as a list of ``"file:line in function"``, innermost
                                last, without the standard library and installed packages
@@ -101,7 +101,7 @@ _EVENTS: Final = {
         "The server at %(endpoint)s has answered the keepalive, which closes the connection: pass"
         " on_idle_message= to accept the answer, or a hook that reads it as keepalive",
     ),
-    "keepalive_unanswered": (
+    "keepalive_timeout": (
         WARNING,
         "No answer to the keepalive of a connection to %(endpoint)s within %(seconds).1f s: the"
         " connection is closed",

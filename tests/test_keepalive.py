@@ -294,7 +294,7 @@ async def test_no_answer_closes_it(
     session = make_session(**busy_options(kind, asker, hook_timeout=0.2))
     await begin_busy(session, server, kind, asker)
     await until(lambda: session.stats().closed_failed == 1)
-    event = "keepalive_unanswered" if kind == "answered" else "hook_failed"
+    event = "keepalive_timeout" if kind == "answered" else "hook_failed"
     (record,) = [r for r in caplog.records if r.levelno == logging.WARNING]
     told: Any = record
     assert told.event == event
