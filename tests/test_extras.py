@@ -7,6 +7,7 @@ from .conftest import run_program
 EXTRAS = [
     ("prometheus", "prometheus_client", "prometheus_client"),
     ("opentelemetry", "opentelemetry", "the API of OpenTelemetry"),
+    ("gremlin", "gremlin_python", "gremlinpython"),
 ]
 
 

@@ -244,6 +244,7 @@ def test_metadata(wheel: Path) -> None:
     assert metadata.get_all("Provides-Extra") == [
         "bench",
         "cli",
+        "gremlin",
         "opentelemetry",
         "prometheus",
         "redis",
