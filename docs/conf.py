@@ -26,9 +26,14 @@ exclude_patterns = ["_build"]
 
 # A reference without a target is an error.
 nitpicky = True
-# Names in signatures: the type variable of the response class, and the type of signals.
+# Names in signatures: the type variable of the response class, the type of signals, and classes of
+# gremlinpython.
 nitpick_ignore = [
     ("py:class", "_Signal"),
+    # aiohttp documents it in another module.
+    ("py:class", "aiohttp._websocket.models.WSMessage"),
+    ("py:class", "gremlin_python.driver.protocol.GremlinServerWSProtocol"),
+    ("py:class", "gremlin_python.driver.transport.AbstractBaseTransport"),
     ("py:class", "aiowebsocketclient.typedefs.WS"),
     ("py:class", "aiowebsocketclient.typedefs.WS_co"),
 ]
@@ -70,6 +75,8 @@ def setup(app: Sphinx) -> None:
 
 # -- the reference -------------------------------------------------------------------------------
 
+# gremlinpython has no release for CPython 3.14.
+autodoc_mock_imports = ["gremlin_python"]
 autodoc_default_options = {"members": True}
 autodoc_member_order = "bysource"
 # Show the defaults as they are written.

@@ -24,6 +24,11 @@ class GremlinError(Exception):
         self.code: int = status["code"]
 
 
+def raise_for_status(response: dict[str, Any]) -> None:
+    if response["status"]["code"] not in {SUCCESS, NO_CONTENT}:
+        raise GremlinError(response["status"])
+
+
 async def send(
     ws: ClientWebSocketResponse,
     op: str,
@@ -62,8 +67,7 @@ class Login:
             sasl = base64.b64encode(f"\0{self.user}\0{self.password}".encode()).decode()
             await send(ws, "authentication", {"sasl": sasl}, request_id=request_id)
             response = await receive(ws, request_id)
-        if response["status"]["code"] not in {SUCCESS, NO_CONTENT}:
-            raise GremlinError(response["status"])
+        raise_for_status(response)
 
 
 class Graph:
@@ -71,32 +75,22 @@ class Graph:
         self.url = url
         self.pool = WebSocketClientSession(limit=limit, configure=login, conn_timeout=5)
 
-    async def submit(self, script: str) -> list[Any]:
-        """Run a script and return all of its results."""
-        async with self.pool.ws_connect(self.url) as ws:
-            results, status = await collect(ws, await send(ws, "eval", {"gremlin": script}))
-        # The last part has been read, even if it is an error: the connection can be reused.
-        if status["code"] not in {SUCCESS, NO_CONTENT}:
-            raise GremlinError(status)
-        return results
-
-    async def stream(self, script: str) -> AsyncGenerator[Any, None]:
+    async def submit(self, script: str) -> AsyncGenerator[Any, None]:
         """Run a script and yield its results as they arrive."""
-        error = None
         async with self.pool.ws_connect(self.url) as ws:
             request_id = await send(ws, "eval", {"gremlin": script})
-            while True:
+            code = PARTIAL_CONTENT
+            while code == PARTIAL_CONTENT:
                 response = await receive(ws, request_id)
-                status = response["status"]
-                if status["code"] not in {SUCCESS, NO_CONTENT, PARTIAL_CONTENT}:
-                    error = GremlinError(status)
-                    break
+                code = response["status"]["code"]
                 for result in response["result"]["data"]:
                     yield result
-                if status["code"] != PARTIAL_CONTENT:
-                    break
-        if error is not None:
-            raise error
+        # The last part has been read, even if it is an error: the connection can be reused.
+        raise_for_status(response)
+
+    async def fetch(self, script: str) -> list[Any]:
+        """Run a script and return all of its results."""
+        return [result async for result in self.submit(script)]
 
     @contextlib.asynccontextmanager
     async def session(self) -> AsyncIterator["GraphSession"]:
@@ -106,27 +100,20 @@ class Graph:
             await ws.close()
 
 
-async def collect(ws: ClientWebSocketResponse, request_id: str) -> tuple[list[Any], dict[str, Any]]:
-    results: list[Any] = []
-    while True:
-        response = await receive(ws, request_id)
-        results += response["result"]["data"]
-        if response["status"]["code"] != PARTIAL_CONTENT:
-            return results, response["status"]
-
-
 class GraphSession:
     def __init__(self, ws: ClientWebSocketResponse, session_id: str) -> None:
         self.ws = ws
         self.id = session_id
 
-    async def submit(self, script: str) -> list[Any]:
+    async def fetch(self, script: str) -> list[Any]:
         args = {"gremlin": script, "session": self.id}
-        results, status = await collect(
-            self.ws, await send(self.ws, "eval", args, processor="session")
-        )
-        if status["code"] not in {SUCCESS, NO_CONTENT}:
-            raise GremlinError(status)
+        request_id = await send(self.ws, "eval", args, processor="session")
+        results, code = [], PARTIAL_CONTENT
+        while code == PARTIAL_CONTENT:
+            response = await receive(self.ws, request_id)
+            code = response["status"]["code"]
+            results += response["result"]["data"]
+        raise_for_status(response)
         return results
 
 
@@ -211,21 +198,21 @@ async def use(url: str, server: Server) -> None:
     graph = Graph(url, Login("reader", "secret"), limit=4)
     async with graph.pool as pool:
         # 200 results arrive in four parts. 20 callers share four connections and four logins.
-        answers = await asyncio.gather(*(graph.submit("range 200") for _ in range(20)))
+        answers = await asyncio.gather(*(graph.fetch("range 200") for _ in range(20)))
         assert answers == [list(range(200))] * 20
         assert server.logins == pool.stats().connects <= 4
 
         # An error is an ordinary reply and costs no connection.
-        error = await error_of(graph.submit("y"))
+        error = await error_of(graph.fetch("y"))
         assert isinstance(error, GremlinError)
         assert error.code == SCRIPT_ERROR
         assert pool.stats().idle == pool.stats().connects
 
-        # A stream that is read to its end releases its connection. Leaving it early closes the
-        # connection, because parts are still on their way. aclosing() closes the stream at once.
-        assert [n async for n in graph.stream("range 200")] == list(range(200))
+        # An iterator that is read to its end releases its connection. Leaving it early closes the
+        # connection, because parts are still on their way. aclosing() closes the iterator at once.
+        assert [n async for n in graph.submit("range 200")] == list(range(200))
         assert pool.stats().closed_cancelled == 0
-        async with contextlib.aclosing(graph.stream("range 200")) as numbers:
+        async with contextlib.aclosing(graph.submit("range 200")) as numbers:
             async for number in numbers:
                 if number == 100:
                     break
@@ -233,16 +220,16 @@ async def use(url: str, server: Server) -> None:
 
         # The variables of a session end with its connection; no other caller sees them.
         async with graph.session() as session:
-            await session.submit("x = 5")
-            assert await session.submit("x") == [5]
+            await session.fetch("x = 5")
+            assert await session.fetch("x") == [5]
         assert pool.stats().closed_user == 1
-        error = await error_of(graph.submit("x"))
+        error = await error_of(graph.fetch("x"))
         assert isinstance(error, GremlinError)
 
     # If the login fails, the caller that asked for the connection gets the error.
     stranger = Graph(url, Login("reader", "guess"), limit=4)
     async with stranger.pool:
-        error = await error_of(stranger.submit("''"))
+        error = await error_of(stranger.fetch("''"))
         assert isinstance(error, GremlinError)
         assert error.code == UNAUTHORIZED
 

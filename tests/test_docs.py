@@ -37,7 +37,7 @@ from aiowebsocketclient.arguments import DEFAULTS
 
 from .clients.__main__ import TRIALS
 from .foreign.server import SERVERS
-from .pages import PAGES, ROOT
+from .pages import PAGES, ROOT, import_module
 
 pytestmark = pytest.mark.skipif(
     "docs/index.rst" not in PAGES, reason="the documentation is not there"
@@ -218,7 +218,7 @@ def imports_of(path: Path) -> set[str]:
 
 def test_parts_of_a_session_know_nothing_of_it() -> None:
     folder = Path(session.__file__).parent
-    users = {"__init__", "__main__", "client_session", "gql"}
+    users = {"__init__", "__main__", "client_session", "gql", "gremlin"}
     users |= {"opentelemetry", "prometheus", "testing"}
     needed = {path.stem: imports_of(path) for path in folder.glob("*.py")}
     assert {name for name, modules in needed.items() if "session" in modules} <= users
@@ -239,6 +239,7 @@ MODULES = [
     "aiowebsocketclient.opentelemetry",
     "aiowebsocketclient.fleet",
     "aiowebsocketclient.gql",
+    "aiowebsocketclient.gremlin",
     "aiowebsocketclient.prometheus",
     "aiowebsocketclient.redis",
     "aiowebsocketclient.testing",
@@ -268,7 +269,7 @@ def documented() -> set[str]:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_all_that_is_public_is_in_the_reference(name: str) -> None:
-    module = importlib.import_module(name)
+    module = import_module(name)
     top = importlib.import_module("aiowebsocketclient")
     there = {
         f"{name}.{public}"

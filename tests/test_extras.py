@@ -8,6 +8,7 @@ EXTRAS = [
     ("gql", "gql", "gql"),
     ("prometheus", "prometheus_client", "prometheus_client"),
     ("opentelemetry", "opentelemetry", "the API of OpenTelemetry"),
+    ("gremlin", "gremlin_python", "gremlinpython"),
 ]
 
 

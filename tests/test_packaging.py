@@ -245,6 +245,7 @@ def test_metadata(wheel: Path) -> None:
         "bench",
         "cli",
         "gql",
+        "gremlin",
         "opentelemetry",
         "prometheus",
         "redis",

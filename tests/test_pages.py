@@ -1,7 +1,6 @@
 """Every block of code in README.rst and in the documentation is run, or held to the package."""
 
 import ast
-import importlib
 import inspect
 import os
 import re
@@ -23,7 +22,7 @@ from aiowebsocketclient import ClientWebSocketResponse, WebSocketClientSession
 from aiowebsocketclient.arguments import DEFAULTS
 from aiowebsocketclient.hooks import Hooks
 
-from .pages import BLOCKS, PAGES, ROOT, Block, blocks_of
+from .pages import BLOCKS, PAGES, ROOT, Block, blocks_of, import_module
 
 pytestmark = pytest.mark.skipif("README.rst" not in PAGES, reason="README.rst is not there")
 
@@ -158,7 +157,7 @@ def test_fragment(fragment: Block) -> None:
         match node:
             case ast.ImportFrom(module=str(module)) if module.startswith("aiowebsocketclient"):
                 for alias in node.names:
-                    assert hasattr(importlib.import_module(module), alias.name), alias.name
+                    assert hasattr(import_module(module), alias.name), alias.name
             case ast.Call(func=ast.Name(id="WebSocketClientSession")):
                 known = inspect.signature(WebSocketClientSession).parameters
                 assert given(node) <= set(known)
