@@ -77,6 +77,7 @@ Counted = tuple[tuple[float, ...], list[Endpoint]]
 
 
 @cython.cfunc
+@cython.exceptval(-1)
 def _cools_after(reason: cython.int, is_used: cython.bint) -> cython.bint:
     """Whether a server may still be working for a connection closed for this reason."""
     if reason == REASON_LOST:
@@ -1069,6 +1070,7 @@ class Pool:
         return None
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _evict_longest_idle(self, plan: Plan) -> cython.bint:
         """Close the longest idle connection; False: none is idle."""
         slot = self._longest_idle()
@@ -1227,6 +1229,7 @@ class Pool:
             endpoint.usual += (seconds - endpoint.usual) * _NEWEST_SHARE
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _patience(self, endpoint: Endpoint) -> cython.double:
         """Return after how many seconds a handshake is late."""
         if endpoint.usual < 0:
@@ -1238,6 +1241,7 @@ class Pool:
         return patience * (1 + endpoint.connecting // 8)
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _patience_of(self, owner: Waiter, endpoint: Endpoint) -> cython.double:
         """Return after how many seconds the handshake of a waiter is late.
 
@@ -1249,6 +1253,7 @@ class Pool:
         return patience if endpoint.usual < 0 else patience * 2.0**owner.hedges
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _look_deadline(self) -> cython.double:
         oldest: Slot = next(iter(self._watched))
         return max(self._next_look, oldest.began + LATE_FLOOR)
@@ -1297,6 +1302,7 @@ class Pool:
         self._settle(endpoint, plan, now)
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _has_free_room(self, endpoint: Endpoint) -> cython.bint:
         """Whether a handshake could begin without anything giving way or anybody waiting."""
         return not (
@@ -1433,6 +1439,7 @@ class Pool:
             endpoint.waiting.append(waiter)
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _leans(self, handshake: Handshake, ticket: cython.Py_ssize_t) -> cython.bint:
         """Whether a waiter relies on a doubted handshake instead of having it give way.
 
@@ -1455,6 +1462,7 @@ class Pool:
         return False
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _has_come_earlier(self, endpoint: Endpoint, ticket: cython.Py_ssize_t) -> cython.bint:
         """Whether an older waiter lacks a place, at this endpoint or under ``limit_total``."""
         waiter = self._oldest_waiting(endpoint)
@@ -1603,6 +1611,7 @@ class Pool:
         self._drop_dead(handshake)
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _passed_over(self, endpoint: Endpoint, first: Waiter) -> cython.int:
         """Count that ``first`` is served before the oldest waiter that could use the place.
 
@@ -1633,20 +1642,24 @@ class Pool:
         return cleared_for if rival.passed > MAX_PASSED_OVER else FOR_NOBODY
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _is_connecting_full(self, endpoint: Endpoint) -> cython.bint:
         # An orphan is stopped for a waiter that needs its place.
         busy: cython.Py_ssize_t = endpoint.connecting - len(endpoint.orphans)
         return 0 < self._max_connecting <= busy
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _is_at_limit(self, endpoint: Endpoint) -> cython.bint:
         return 0 < self._limit <= endpoint.count
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _is_at_total(self) -> cython.bint:
         return self._most <= self._count
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _is_beyond_total(self) -> cython.bint:
         """Whether no place is cleared for waiters over all endpoints.
 
@@ -1665,24 +1678,29 @@ class Pool:
         self._holds_idle = self._holds and self._places < own
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _is_over_limit(self, endpoint: Endpoint) -> cython.bint:
         return 0 < self._limit < endpoint.count - endpoint.closing
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _is_over_total(self) -> cython.bint:
         return self._keep < self._count - self._closing
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _is_surplus(self, endpoint: Endpoint) -> cython.bint:
         return self._is_over_limit(endpoint) or self._is_over_total()
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _has_room(self, endpoint: Endpoint) -> cython.bint:
         return not (
             self._is_connecting_full(endpoint) or self._is_at_limit(endpoint) or self._is_at_total()
         )
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _is_full(self, handshake: Handshake) -> cython.bint:
         """Whether one more caller would have to queue, and may not.
 
@@ -1716,6 +1734,7 @@ class Pool:
         return not self._can_be_placed(endpoint)
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _can_be_placed(self, endpoint: Endpoint) -> cython.bint:
         ahead: cython.Py_ssize_t = endpoint.waiting.size
         busy: cython.Py_ssize_t = endpoint.connecting - len(endpoint.orphans) + ahead
@@ -1848,6 +1867,7 @@ class Pool:
         return None
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _wanted(self, endpoint: Endpoint, callers: cython.int = 0) -> cython.int:
         """Return how many more handshakes the endpoint would begin if there were places.
 

@@ -48,6 +48,11 @@ def ccall(function: _Function) -> _Function:
     return function
 
 
+def exceptval(_value: builtins.int) -> Callable[[_Function], _Function]:
+    """Let C ask for an exception only where this value is returned, not after each call."""
+    return cfunc
+
+
 def freelist(_size: builtins.int) -> Callable[[_Class], _Class]:
     """Keep so many objects of a class for those to come."""
     return cclass

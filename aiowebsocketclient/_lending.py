@@ -22,6 +22,8 @@ if not cython.compiled:
         coarse_clock,
         current_thread,
         ensure_room,
+        finalize_quickly,
+        is_on,
     )
     from ._records import INFINITY, Handshake, Plan, Route, Slot, Timeout, Waiter
 
@@ -240,17 +242,20 @@ class Parkable:
 
 
 @cython.cfunc
+@cython.exceptval(-1)
 def has_closing_transport(conn: Parkable) -> cython.bint:
     transport = conn._transport
     return bool(transport._closing if conn._has_closing else transport.is_closing())
 
 
 @cython.cfunc
+@cython.exceptval(-1)
 def is_held_back(conn: Parkable) -> cython.bint:
     return conn.midway != BETWEEN_FRAMES or conn.busy or has_closing_transport(conn)
 
 
 @cython.cfunc
+@cython.exceptval(-1)
 def is_clean(conn: Parkable) -> cython.bint:
     ws = conn.state
     return not (
@@ -259,10 +264,10 @@ def is_clean(conn: Parkable) -> cython.bint:
         or conn.gone
         or conn._buffer
         or conn.midway == IN_MESSAGE
-        or ws["_waiting"]
+        or is_on(ws, "_waiting")
         # aiohttp sets it wherever it sets _closing or _exception.
         or ws["_close_code"] is not None
-        or ws["_closed"]
+        or is_on(ws, "_closed")
         or conn._background
         or conn._protocol._paused
         or has_closing_transport(conn)
@@ -270,6 +275,7 @@ def is_clean(conn: Parkable) -> cython.bint:
 
 
 @cython.cfunc
+@cython.exceptval(-1)
 def park(conn: Parkable) -> cython.bint:
     if not is_clean(conn):
         return False
@@ -466,6 +472,7 @@ class Express:
     def __init__(self, pool: Pool, cls: Any) -> None:
         self._pool = pool
         self._cls = cls
+        finalize_quickly(cls)
         self._loop: Any = None
         self._has_thread_id = False
         self.thread: cython.ulong = 0
@@ -489,6 +496,7 @@ class Express:
         self.thread = thread
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def is_usable(self) -> cython.bint:
         """Return whether a caller need not ask the session."""
         # A loop that runs, in the thread that asks, is the running loop.
@@ -604,7 +612,7 @@ class Express:
             ensure_room(HIT_ROOM if self._pool.only_parks(slot, now) else ROOM)
         if conn is None or conn.resets or not park(conn):
             return False
-        spend(handle, {})
+        spend(handle)
         plan = self._pool.release(slot, now)
         # The timer must stop a handshake that nobody waits for any more.
         if plan is None or self._pool._fading or not plan.is_to_wake_only():
@@ -631,11 +639,11 @@ if not cython.compiled:
         handle._owner = owner
         return handle
 
-    def spend(handle: Handle, state: dict[str, Any]) -> None:
+    def spend(handle: Handle, state: dict[str, Any] | None = None) -> None:
         """Take the connection from a handle, and leave it ``state`` for attributes."""
         handle._owner = None
         handle._spent = True
-        handle.__dict__ = state  # type: ignore[misc]
+        handle.__dict__ = {} if state is None else state  # type: ignore[misc]
 
 
 @cython.ccall
@@ -710,6 +718,7 @@ _LONGEST = cython.declare(object, sys.float_info.max)
 
 
 @cython.cfunc
+@cython.exceptval(-1)
 def is_seconds(value: Any) -> cython.bint:
     kind = type(value)
     return (kind is float or kind is int) and 0 <= value <= _LONGEST

@@ -39,6 +39,7 @@ class InnerList:
         self.size = 0
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def append(self, node: Node) -> cython.int:
         tail = self.tail
         node.inner_prev = tail
@@ -51,6 +52,7 @@ class InnerList:
         return 0
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def remove(self, node: Node) -> cython.int:
         before, after = node.inner_prev, node.inner_next
         if before is None:
@@ -67,6 +69,7 @@ class InnerList:
         return 0
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def insert_by_ticket(self, waiter: Node) -> cython.int:
         """Insert in order of arrival; nearly every waiter belongs at one of the two ends."""
         tail = self.tail
@@ -98,6 +101,7 @@ class Stack:
         self.top: Any = None
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def push(self, node: Node) -> cython.int:
         below = self.top
         if below is not None:
@@ -107,6 +111,7 @@ class Stack:
         return 0
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def pop(self, top: Node) -> cython.int:
         below = top.inner_prev
         self.top = below
@@ -115,6 +120,7 @@ class Stack:
         return 0
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def remove(self, node: Node) -> cython.int:
         below, above = node.inner_prev, node.inner_next
         if below is not None:
@@ -141,6 +147,7 @@ class OuterList:
         self.size = 0
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def append(self, node: Node) -> cython.int:
         tail = self.tail
         node.outer_prev = tail
@@ -153,6 +160,7 @@ class OuterList:
         return 0
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def remove(self, node: Node) -> cython.int:
         before, after = node.outer_prev, node.outer_next
         if before is None:
@@ -169,6 +177,7 @@ class OuterList:
         return 0
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def insert_returned(self, waiter: Node) -> cython.int:
         """Put a waiter that lost its connection or handshake at the head of the line.
 

@@ -51,6 +51,14 @@ _NO_STEPS: Final[Iterator[Any]] = iter(())
 #: What ``release()`` returns for a connection that is pooled.
 DONE: Final = Done()
 
+
+def finalize_quickly(_cls: type) -> None:
+    """Let C tell a spent handle from a lost one before it calls ``__del__``."""
+
+
+#: Whether a value of a dict is true.  In C, this costs less than to get the value.
+is_on: Final = dict.__getitem__
+
 #: What the session asks for the time.  Tools that freeze the time of tests (freezegun) replace each
 #: attribute of a module that is the function itself; sockets and servers do not stand still.
 clock: Final = partial(monotonic)

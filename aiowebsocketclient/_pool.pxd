@@ -10,30 +10,31 @@ cdef class Node:
 cdef class InnerList:
     cdef Node head, tail
     cdef Py_ssize_t size
-    cdef int append(self, Node node)
-    cdef int remove(self, Node node)
-    cdef int insert_by_ticket(self, Node waiter)
+    cdef int append(self, Node node) except? -1
+    cdef int remove(self, Node node) except? -1
+    cdef int insert_by_ticket(self, Node waiter) except? -1
 
 
 cdef class Stack:
     cdef Node top
-    cdef int push(self, Node node)
-    cdef int pop(self, Node top)
-    cdef int remove(self, Node node)
+    cdef int push(self, Node node) except? -1
+    cdef int pop(self, Node top) except? -1
+    cdef int remove(self, Node node) except? -1
 
 
 cdef class OuterList:
     cdef Node head, tail
     cdef Py_ssize_t size
-    cdef int append(self, Node node)
-    cdef int remove(self, Node node)
-    cdef int insert_returned(self, Node waiter)
+    cdef int append(self, Node node) except? -1
+    cdef int remove(self, Node node) except? -1
+    cdef int insert_returned(self, Node waiter) except? -1
 
 
 cdef class Slot(Node):
     cdef readonly Handshake handshake
     cdef readonly int state
-    cdef public object conn, task
+    cdef public Parkable conn
+    cdef public object task
     cdef readonly Waiter owner, waiter
     cdef readonly double born, began, since, retires, expires
     cdef readonly Py_ssize_t uses
@@ -60,8 +61,8 @@ cdef class Plan:
     cdef open(self, Slot slot)
     cdef close(self, Slot slot)
     cdef wake(self, Waiter waiter)
-    cdef bint is_empty(self)
-    cdef bint is_to_wake_only(self)
+    cdef bint is_empty(self) except? -1
+    cdef bint is_to_wake_only(self) except? -1
 
 
 cdef class Handshake:
@@ -99,7 +100,7 @@ cdef class Route:
 cdef Waiter first_waiter(Handshake handshake)
 
 
-cdef bint _cools_after(int reason, bint is_used)
+cdef bint _cools_after(int reason, bint is_used) except? -1
 cdef Slot _first_to_go(orphans)
 cdef Slot _first_dispensable(orphans, Slot longest_idle)
 
@@ -133,7 +134,7 @@ cdef class Pool:
     cdef _unpark(self, Slot slot)
     cdef _index_idle(self, Endpoint endpoint, double since)
     cdef Slot _longest_idle(self)
-    cdef bint _evict_longest_idle(self, Plan plan)
+    cdef bint _evict_longest_idle(self, Plan plan) except? -1
     cdef _close_stale(self, Handshake handshake, Plan plan, double now)
     cdef _close_idle(self, Slot slot, int reason, Plan plan)
     cdef _start_closing(self, Slot slot, int reason)
@@ -147,12 +148,12 @@ cdef class Pool:
     cdef _stop_connecting(self, Slot slot)
     cdef _doubt(self, Slot slot, double now)
     cdef _learn(self, Endpoint endpoint, double seconds)
-    cdef double _patience(self, Endpoint endpoint)
-    cdef double _patience_of(self, Waiter owner, Endpoint endpoint)
-    cdef double _look_deadline(self)
+    cdef double _patience(self, Endpoint endpoint) except? -1
+    cdef double _patience_of(self, Waiter owner, Endpoint endpoint) except? -1
+    cdef double _look_deadline(self) except? -1
     cdef _look(self, Plan plan, double now)
     cdef _turn_late(self, Slot slot, Plan plan, double now)
-    cdef bint _has_free_room(self, Endpoint endpoint)
+    cdef bint _has_free_room(self, Endpoint endpoint) except? -1
     cdef _open_beside(self, Endpoint endpoint, Plan plan, double now)
     cdef Endpoint _longest_leaning(self)
     cdef _give_to_first(self, Slot slot)
@@ -160,8 +161,8 @@ cdef class Pool:
     cdef Waiter _rekey(self, Slot slot, key, Waiter owner, bint moves, Plan plan, double now)
     cdef _move(self, Waiter waiter, Handshake new)
     cdef _line_up(self, Waiter waiter, double now)
-    cdef bint _leans(self, Handshake handshake, Py_ssize_t ticket)
-    cdef bint _has_come_earlier(self, Endpoint endpoint, Py_ssize_t ticket)
+    cdef bint _leans(self, Handshake handshake, Py_ssize_t ticket) except? -1
+    cdef bint _has_come_earlier(self, Endpoint endpoint, Py_ssize_t ticket) except? -1
     cdef _return_to_line(self, Waiter waiter)
     cdef _come_back(self, Waiter waiter, Plan plan, double now)
     cdef _serve_at_hand(self, Handshake handshake, Plan plan, double now)
@@ -173,18 +174,18 @@ cdef class Pool:
     cdef _give(self, Slot slot, Waiter waiter)
     cdef _serve(self, Waiter waiter, Slot slot, Plan plan, double now)
     cdef _hand_on(self, Slot slot, Plan plan, double now)
-    cdef int _passed_over(self, Endpoint endpoint, Waiter first)
-    cdef bint _is_connecting_full(self, Endpoint endpoint)
-    cdef bint _is_at_limit(self, Endpoint endpoint)
-    cdef bint _is_at_total(self)
-    cdef bint _is_beyond_total(self)
+    cdef int _passed_over(self, Endpoint endpoint, Waiter first) except? -1
+    cdef bint _is_connecting_full(self, Endpoint endpoint) except? -1
+    cdef bint _is_at_limit(self, Endpoint endpoint) except? -1
+    cdef bint _is_at_total(self) except? -1
+    cdef bint _is_beyond_total(self) except? -1
     cdef _set_totals(self)
-    cdef bint _is_over_limit(self, Endpoint endpoint)
-    cdef bint _is_over_total(self)
-    cdef bint _is_surplus(self, Endpoint endpoint)
-    cdef bint _has_room(self, Endpoint endpoint)
-    cdef bint _is_full(self, Handshake handshake)
-    cdef bint _can_be_placed(self, Endpoint endpoint)
+    cdef bint _is_over_limit(self, Endpoint endpoint) except? -1
+    cdef bint _is_over_total(self) except? -1
+    cdef bint _is_surplus(self, Endpoint endpoint) except? -1
+    cdef bint _has_room(self, Endpoint endpoint) except? -1
+    cdef bint _is_full(self, Handshake handshake) except? -1
+    cdef bint _can_be_placed(self, Endpoint endpoint) except? -1
     cdef _settle(self, Endpoint endpoint, Plan plan, double now)
     cdef _grant(self, Endpoint endpoint, Plan plan, double now)
     cdef _give_places(self, Endpoint endpoint, Plan plan, double now)
@@ -194,7 +195,7 @@ cdef class Pool:
     cdef _index_all(self)
     cdef Waiter _oldest_waiting(self, Endpoint endpoint)
     cdef Endpoint _oldest_claimant(self)
-    cdef int _wanted(self, Endpoint endpoint, int callers=*)
+    cdef int _wanted(self, Endpoint endpoint, int callers=*) except? -1
     cdef _make_room(self, Endpoint endpoint, Plan plan)
     cdef _clear_places(self, Plan plan)
     cdef Slot _dispensable(self, Endpoint endpoint)
@@ -222,10 +223,10 @@ cdef class Parkable:
     cdef _follow(self, bytes data)
     cdef _follow_header(self, unsigned char byte)
 
-cdef bint has_closing_transport(Parkable conn)
-cdef bint is_held_back(Parkable conn)
-cdef bint is_clean(Parkable conn)
-cdef bint park(Parkable conn)
+cdef bint has_closing_transport(Parkable conn) except? -1
+cdef bint is_held_back(Parkable conn) except? -1
+cdef bint is_clean(Parkable conn) except? -1
+cdef bint park(Parkable conn) except? -1
 
 
 cdef class Handle:
@@ -236,7 +237,7 @@ cdef class Handle:
 
 cpdef object lend(Express express, owner, Slot slot)
 cpdef object hand_out(Express express, owner, Slot slot)
-cpdef object spend(Handle handle, dict state)
+cpdef object spend(Handle handle, dict state=*)
 cdef end_if_held_back(Waiter waiter)
 
 
@@ -255,7 +256,7 @@ cdef class Express:
     cdef public unsigned long thread
     cdef public bint led, open, direct_release, plain_exit
     cdef public str session_name
-    cdef bint is_usable(self)
+    cdef bint is_usable(self) except? -1
     cpdef object acquire(self, owner, Route route)
     cdef _end_held_back(self, Handshake handshake)
     cpdef Waiter line_up(self, owner, Route route, acquire_timeout)
@@ -263,7 +264,7 @@ cdef class Express:
 
 
 cpdef object signature_of(url, reuse_key, options, atoms)
-cdef bint is_seconds(value)
+cdef bint is_seconds(value) except? -1
 
 cpdef double clock()
 cdef double coarse_clock()

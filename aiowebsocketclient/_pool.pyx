@@ -6,8 +6,6 @@ complete from the start, handles, and a caller's first steps: there the types' o
 that nothing is made on the way to an idle connection.
 """
 
-import warnings
-
 cimport cython
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.object cimport PyObject
@@ -38,12 +36,45 @@ cdef extern from "Python.h":
     ctypedef struct PyAsyncMethods:
         sendfunc am_send
 
+    ctypedef void (*destructor)(PyObject *this) noexcept
+
     ctypedef struct PyTypeObject:
         object (*tp_new)(PyTypeObject *cls, tuple args, void *kwargs)
         PyAsyncMethods *tp_as_async
         iternextfunc tp_iternext
+        destructor tp_dealloc
+        destructor tp_finalize
 
-    void PyErr_SetObject(object kind, object value)
+
+cdef extern from *:
+    """
+    static void warn_unawaited(void) {
+        PyObject *kind, *error, *traceback;
+        PyErr_Fetch(&kind, &error, &traceback);
+        if (PyErr_WarnEx(PyExc_RuntimeWarning, "ws_connect() was never awaited", 2) < 0)
+            PyErr_WriteUnraisable(NULL);
+        PyErr_Restore(kind, error, traceback);
+    }
+    """
+    void warn_unawaited()
+
+
+cdef extern from *:
+    """
+    /* Leave an object without a dict; where one is asked for, there is an empty one. */
+    static void drop_dict(PyObject *object) {
+    #if PY_VERSION_HEX >= 0x030D0000
+        PyObject_ClearManagedDict(object);
+    #elif PY_VERSION_HEX >= 0x030C0000
+        _PyObject_ClearManagedDict(object);
+    #else
+        PyObject **dict = _PyObject_GetDictPtr(object);
+        if (dict != NULL)
+            Py_CLEAR(*dict);
+    #endif
+    }
+    """
+    void drop_dict(object)
 
 
 cdef extern from *:
@@ -67,10 +98,101 @@ cdef extern from *:
 
 cdef extern from *:
     """
+    /* What an awaited object returns. Since CPython 3.12, "await" steps it by tp_iternext, so the
+       result is the value of a StopIteration, of which only the value is looked at. To make one
+       costs more than all the rest of a hit, so a few are kept, to be used again. */
+    #if PY_VERSION_HEX >= 0x030C0000
+
+    #define MOST_KEPT 16
+    static PyObject *kept_results[MOST_KEPT];
+    static int kept_count = 0;
+    static destructor dealloc_result;
+
+    static void keep_result(PyObject *self) {
+        PyStopIterationObject *result = (PyStopIterationObject *)self;
+        if (kept_count == MOST_KEPT || result->dict || result->notes || result->traceback
+            || result->context || result->cause
+            || !PyTuple_CheckExact(result->args) || PyTuple_GET_SIZE(result->args)) {
+            /* It was caught, and is not as it was made. */
+            dealloc_result(self);
+            return;
+        }
+        PyObject_GC_UnTrack(self);
+        /* It may be the last to refer to its value, whose end may make and drop others. */
+        Py_CLEAR(result->value);
+        if (kept_count == MOST_KEPT) {
+            dealloc_result(self);
+            return;
+        }
+        kept_results[kept_count++] = self;
+    }
+
+    static PyTypeObject ResultType = {
+        PyVarObject_HEAD_INIT(NULL, 0)
+        .tp_name = "StopIteration",
+        .tp_basicsize = sizeof(PyStopIterationObject),
+        .tp_dealloc = keep_result,
+        .tp_flags = Py_TPFLAGS_DEFAULT,
+        .tp_doc = "The result of ws_connect(), as the end of an iteration.",
+    };
+
+    static int ready_results(void) {
+        PyTypeObject *base = (PyTypeObject *)PyExc_StopIteration;
+        ResultType.tp_base = base;
+        dealloc_result = base->tp_dealloc;
+        return PyType_Ready(&ResultType);
+    }
+
+    /* Raise a StopIteration with this value. */
+    static void raise_result(PyObject *value) {
+        PyObject *self;
+        if (kept_count) {
+            self = kept_results[--kept_count];
+            _Py_NewReference(self);
+            PyObject_GC_Track(self);
+        } else {
+            PyObject *nothing = PyTuple_New(0);
+            if (nothing == NULL)
+                return;
+            self = ResultType.tp_new(&ResultType, nothing, NULL);
+            Py_DECREF(nothing);
+            if (self == NULL)
+                return;
+        }
+        Py_INCREF(value);
+        Py_XSETREF(((PyStopIterationObject *)self)->value, value);
+        PyErr_SetRaisedException(self);
+    }
+
+    #else
+
+    static int ready_results(void) {
+        return 0;
+    }
+
+    static void raise_result(PyObject *value) {
+        PyErr_SetObject(PyExc_StopIteration, value);
+    }
+
+    #endif
+    """
+    int ready_results() except -1
+    void raise_result(object value)
+
+
+ready_results()
+
+
+cdef extern from *:
+    """
     /* Frames that may still be called. CPython 3.12 and later count those of C apart, and by the
        size of their stack from 3.14 on. */
     static int frames_left(void) {
+    #if PY_VERSION_HEX < 0x030D0000
         PyThreadState *state = PyThreadState_Get();
+    #else
+        PyThreadState *state = PyThreadState_GetUnchecked();
+    #endif
     #if PY_VERSION_HEX < 0x030C0000
         return state->recursion_remaining;
     #elif PY_VERSION_HEX < 0x030E0000
@@ -141,6 +263,24 @@ include "_core.py"
 include "_lending.py"
 
 
+cdef destructor _tell_lost = (<PyTypeObject *> Handle).tp_finalize
+
+
+cdef void _finalize_handle(PyObject *this) noexcept:
+    """Do what ``__del__`` does, without its price where there is nothing to do."""
+    if (<Handle> this)._owner is not None:
+        _tell_lost(this)
+
+
+cdef int finalize_quickly(type cls) except -1:
+    """Give a class of handles this finalizer, unless it has a ``__del__`` of its own."""
+    cdef PyTypeObject *kind = <PyTypeObject *> cls
+    # A class inherits what Cython has made of __del__.
+    if kind.tp_finalize == _tell_lost:
+        kind.tp_finalize = _finalize_handle
+    return 0
+
+
 cpdef object lend(Express express, owner, Slot slot):
     """Return a new handle on the connection in ``slot``, which is parked no more."""
     cdef Parkable conn = slot.conn
@@ -156,11 +296,14 @@ cpdef object lend(Express express, owner, Slot slot):
     return handle
 
 
-cpdef spend(Handle handle, dict state):
+cpdef spend(Handle handle, dict state=None):
     """Take the connection from a handle, and leave it ``state`` for attributes."""
     handle._owner = None
     handle._spent = True
-    PyObject_GenericSetDict(handle, state, NULL)
+    if state is None:
+        drop_dict(handle)
+    else:
+        PyObject_GenericSetDict(handle, state, NULL)
 
 
 cdef double _latest = 0.0
@@ -192,6 +335,16 @@ cpdef ensure_room(int frames=_ROOM):
     """Raise ``RecursionError`` where an operation might fail half way, before it has begun."""
     if frames_left() <= frames:
         raise RecursionError("too near to the recursion limit for an operation of the pool")
+
+
+cdef bint is_on(dict state, str name) except -1:
+    """Return whether a value is true; the value is only borrowed."""
+    cdef PyObject *value = PyDict_GetItemWithError(state, name)
+    if value is NULL:
+        raise KeyError(name)
+    if value is <PyObject *> False or value is <PyObject *> None:
+        return False
+    return value is <PyObject *> True or bool(<object> value)
 
 
 cdef unsigned long current_thread():
@@ -378,11 +531,22 @@ cdef class Acquisition:
             return self._handle.release()
         return self._handle.__aexit__(exc_type, exc_val, exc_tb)
 
-    def __dealloc__(self):
-        # Not __del__: CPython runs that once in the life of an object, and one that comes from a
-        # free list has had a life before.
-        if not self._begun:
-            warnings.warn("ws_connect() was never awaited", RuntimeWarning, stacklevel=2)
+
+cdef destructor _dealloc_acquisition = (<PyTypeObject *> Acquisition).tp_dealloc
+
+
+cdef void _end_acquisition(PyObject *this) noexcept:
+    """Warn of what was never awaited, and end it.
+
+    Not by ``__del__``, which CPython runs once in the life of an object: one that comes from a free
+    list has had a life before.  Nor by ``__dealloc__``, before which exceptions are put aside.
+    """
+    if not (<Acquisition> this)._begun:
+        warn_unawaited()
+    _dealloc_acquisition(this)
+
+
+(<PyTypeObject *> Acquisition).tp_dealloc = _end_acquisition
 
 
 cdef PySendResult _step_acquisition(
@@ -423,7 +587,7 @@ cdef PyObject *_next_of_acquisition(PyObject *this) except NULL:
     if _step_acquisition(this, <PyObject *> None, &result) == PYGEN_RETURN:
         step = <object> result
         Py_DECREF(step)
-        PyErr_SetObject(StopIteration, step)
+        raise_result(step)
         return NULL
     return result
 
@@ -460,9 +624,6 @@ cdef class SessionBase:
     @cython.binding(True)
     def ws_connect(self, url, *, reuse_key=None, acquire_timeout=_UNSET, **options):
         """Acquire a connection, as is declared at the session."""
-        cdef Route route
-        cdef PyObject *found
-        cdef Acquisition acquisition
         # What is bound like a function is called with anything, as where it is borrowed by another
         # class, and Cython does not look.
         if not isinstance(self, SessionBase):
@@ -471,13 +632,19 @@ cdef class SessionBase:
             acquire_timeout = self._acquire_timeout
         elif not is_seconds(acquire_timeout):
             self._check_timeout(acquire_timeout)
+        return self._connect(url, reuse_key, acquire_timeout, options)
+
+    cdef Acquisition _connect(self, url, reuse_key, acquire_timeout, dict options):
+        """Go on with a valid timeout; ``options`` is None if there are none."""
+        cdef Route route = None
+        cdef PyObject *found
+        cdef Acquisition acquisition
         if self._watches_headers or self._default_headers:
             self._forget_stale_targets()
         if options or reuse_key is not None:
-            signature = signature_of(url, reuse_key, options, self._atoms)
+            signature = signature_of(url, reuse_key, options or {}, self._atoms)
         else:
             signature = url if type(url) is str or type(url) in self._atoms else None
-        route = None
         if signature is not None:
             try:
                 found = PyDict_GetItemWithError(self._targets, signature)
@@ -487,10 +654,47 @@ cdef class SessionBase:
                 # Something in it has no hash.
                 signature = None
         if route is None:
-            route = self._resolve_anew(signature, url, options, reuse_key)
+            route = self._resolve_anew(signature, url, options or {}, reuse_key)
         acquisition = Acquisition.__new__(Acquisition)
         acquisition._express = self._express if route.is_direct else None
         acquisition._owner = self
         acquisition._route = route
         acquisition._acquire_timeout = acquire_timeout
         return acquisition
+
+
+cdef object _connect_plainly(object this, object url):
+    """Do what ``ws_connect(url)`` does, without a dict of the options that it does not have."""
+    cdef SessionBase self
+    if not isinstance(this, SessionBase):
+        raise TypeError(f"ws_connect() needs a session, not {type(this).__name__}")
+    self = <SessionBase> this
+    return self._connect(url, None, self._acquire_timeout, None)
+
+
+cdef extern from *:
+    """
+    static PyObject *(*connect_plainly)(PyObject *, PyObject *);
+    static vectorcallfunc connect_with_options;
+
+    static PyObject *connect(
+        PyObject *function, PyObject *const *args, size_t count, PyObject *names
+    ) {
+        if (names == NULL && PyVectorcall_NARGS(count) == 2)
+            return connect_plainly(args[0], args[1]);
+        return connect_with_options(function, args, count, names);
+    }
+
+    /* Let a function of Cython's take a call without options by a way of its own. */
+    static void connect_by(PyObject *function, PyObject *(*plainly)(PyObject *, PyObject *)) {
+        if (Py_TYPE(function)->tp_vectorcall_offset == offsetof(PyCFunctionObject, vectorcall)) {
+            connect_plainly = plainly;
+            connect_with_options = ((PyCFunctionObject *)function)->vectorcall;
+            ((PyCFunctionObject *)function)->vectorcall = connect;
+        }
+    }
+    """
+    void connect_by(object function, object (*plainly)(object, object))
+
+
+connect_by(SessionBase.ws_connect, _connect_plainly)

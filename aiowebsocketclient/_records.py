@@ -408,10 +408,12 @@ class Plan:
         self._woken.append(waiter)
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def is_empty(self) -> cython.bint:
         return not (self._opened or self._closing or self._woken)
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def is_to_wake_only(self) -> cython.bint:
         return not (self._opened or self._closing)
 

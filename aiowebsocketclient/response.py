@@ -407,7 +407,7 @@ class ClientWebSocketResponse(Handle, aiohttp.ClientWebSocketResponse):
         read or write.
         """
         if not self.__dict__.get("_waiting"):
-            spend(self, {})
+            spend(self)
             return
         state = dict(self.__dict__)
         for name in ("_writer", "_reader", "_response", "_timeout", "_closed"):

@@ -127,7 +127,7 @@ class Returning:
         return conn.completion()
 
     def _begin_reset(self, handle: ClientWebSocketResponse, conn: Connection) -> Completion:
-        spend(handle, {})
+        spend(handle)
         completion = Pending(conn.until_settled())
         run_behind(conn, "reset", self._finish_reset)
         return completion
