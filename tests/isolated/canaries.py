@@ -61,8 +61,8 @@ def cycles(core: Any) -> dict[str, Any]:
         return pool, slot, waiter
 
     pool, slot, _ = pool_with_slot()
-    slot.conn = canary("Slot.conn")
-    slot.conn.back = slot
+    slot.conn = conn = Connection()
+    conn.state = {"slot": slot, "canary": canary("Slot.conn")}
     pool, slot, _ = pool_with_slot()
     slot.task = canary("Slot.task")
     slot.task.back = slot

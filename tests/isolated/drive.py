@@ -29,6 +29,7 @@ class Driver:
             "max_idle": random.choice((5.0, 1e9)),
         }
         self.pool = core.Pool(**limits)
+        self.parkable = core.Parkable
         self.random = random
         self.now = 0.0
         self.connecting: list[Any] = []
@@ -84,7 +85,8 @@ class Driver:
             if self.random.random() < 0.3:
                 self.carry_out(self.pool.connect_failed(slot, self.now)[1])
                 return
-            slot.conn = [slot]
+            slot.conn = conn = self.parkable()
+            conn.state = {"slot": slot}
             retires = self.now + self.random.choice((3.0, 1e9))
             key = self.key() if self.random.random() < 0.2 else slot.key
             key = (slot.endpoint, key[1])

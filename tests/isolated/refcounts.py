@@ -21,7 +21,7 @@ WARM_UP, TIMES = 10, 160
 
 
 class Conn:
-    """Stands for a key, a token, a connection: the core asks nothing of it."""
+    """Stands for a key or a token: the core asks nothing of it."""
 
 
 class Drive:
@@ -34,7 +34,7 @@ class Drive:
         self.endpoint = Conn()
         self.keys = [Conn() for _ in range(3)]
         self.tokens = [Conn() for _ in range(8)]
-        self.conns = [Conn() for _ in range(8)]
+        self.conns = [core.Parkable() for _ in range(8)]
         self.slots: list[Any] = []
         self.waiters: list[Any] = []
         self.steps: list[tuple[str, list[int]]] = []
@@ -223,7 +223,7 @@ def _walk_handles(core: Any, loop: Any) -> list[tuple[str, list[int]]]:
     conn._transport = transport = Transport()
     conn._protocol = protocol = Protocol()
     conn._parser = parser = object()
-    conn.closing = conn.failed = conn.gone = conn.parked = conn.resets = False
+    conn.busy = conn.closing = conn.failed = conn.gone = conn.parked = conn.resets = False
     waiter, _ = pool.request("endpoint", key, token, 0.0)
     slot = waiter.opening
     slot.conn = conn
