@@ -637,6 +637,7 @@ class Pool:
             slot.retires = -INFINITY
             if slot.state == CONNECTING and slot.owner is None:
                 self._give_way(slot, FOR_NOBODY, plan)
+        self._clear_places(plan)
         return plan
 
     def retire(self, slot: Slot) -> Plan:
@@ -648,6 +649,7 @@ class Pool:
             if other is not slot and other.born <= slot.born:
                 self._close_idle(other, REASON_FORCED, plan)
             other = below
+        self._clear_places(plan)
         return plan
 
     def evict(self, count: cython.Py_ssize_t) -> Plan:
@@ -655,6 +657,7 @@ class Pool:
         plan = Plan()
         while count > 0 and self._evict_longest_idle(plan):
             count -= 1
+        self._clear_places(plan)
         return plan
 
     def detach(self, slot: Slot, now: cython.double) -> Plan | None:
@@ -723,6 +726,10 @@ class Pool:
         if waiter is not None:
             plan = Plan()
             self._come_back(waiter, plan, now)
+        if self._claims > self._being_cleared:
+            cleared = Plan() if plan is None else plan
+            self._clear_places(cleared)
+            plan = plan if cleared.is_empty() else cleared
         self._drop_dead(handshake)
         return plan
 
@@ -780,6 +787,7 @@ class Pool:
                 break
             del self._cooling[cooled]
             self._end_closing(cooled, plan, now)
+        self._clear_places(plan)
         return plan
 
     def next_deadline(self) -> float:
@@ -1888,11 +1896,17 @@ class Pool:
                 if victim is None:
                     break
                 self._give_way(victim, FOR_LIMIT, plan)
-        if self._claims > self._being_cleared:
-            self._clear_places(plan)
+        self._clear_places(plan)
 
     @cython.cfunc
     def _clear_places(self, plan: Plan) -> None:
+        """Clear places for waiters over all endpoints.
+
+        Also after connections have begun to close: until then, there may have been more connections
+        than may be used, so that a cleared place would have served nobody.
+        """
+        if self._claims <= self._being_cleared:
+            return
         if self._is_at_total() and not self._is_beyond_total():
             while self._being_cleared < self._claims:
                 victim = self._dispensable_of_all()

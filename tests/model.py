@@ -353,12 +353,14 @@ class Model:
         waiter, slot.given = slot.given, None
         self.start_closing(slot, reason)
         if waiter is None:
-            return None
+            self.make_room_over_all()
+            return self.plan() if self.closing else None
         # Rule: who may not wait has timed out, unless something else lies idle.
         if not waiter.may_wait:
             self.close_stale(waiter.key, now)
             if not self.idle(key=waiter.key):
                 self.count(waiter.endpoint, "timeouts")
+                self.make_room_over_all()
                 return self.plan()
         # Rule: who is back waits anew (its waiting before was counted when it was served).
         waiter.has_returned = True
@@ -407,6 +409,7 @@ class Model:
             if slot.since + self.cooldown <= now:
                 self.free(slot)
                 self.settle(slot.endpoint, now)
+        self.make_room_over_all()
         return self.plan()
 
     def postpone_look(self, now: float) -> None:
@@ -525,6 +528,7 @@ class Model:
             slot.retires = -math.inf
             if slot in self.orphans():
                 self.give_way(slot, None)
+        self.make_room_over_all()
         return self.plan()
 
     def retire(self, slot: Slot) -> Plan:
@@ -532,12 +536,14 @@ class Model:
         for other in reversed(self.idle(key=slot.key)):
             if other is not slot and other.born <= slot.born:
                 self.close_idle(other, "forced")
+        self.make_room_over_all()
         return self.plan()
 
     def evict(self, count: int) -> Plan:
         while count > 0 and self.idle():
             self.evict_longest_idle()
             count -= 1
+        self.make_room_over_all()
         return self.plan()
 
     def detach(self, slot: Slot, now: float) -> Plan | None:
@@ -917,6 +923,7 @@ class Model:
         self.make_room_over_all()
 
     def make_room_over_all(self) -> None:
+        """Rule: also as something begins to close, which may let a cleared place be used."""
         if self.is_at_total() and not self.is_beyond_total():
             self.clear(OVER_ALL, self.claims(), None)
 

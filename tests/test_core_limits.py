@@ -499,6 +499,35 @@ def test_nothing_is_closed_for_a_place_that_would_serve_nobody(drive: Drive) -> 
     assert pool.opened == [waiter.opening]
 
 
+@pytest.mark.parametrize("way", ["discard", "evict", "drain", "expire"])
+def test_places_are_cleared_as_soon_as_a_waiter_could_use_them(drive: Drive, way: str) -> None:
+    """What begins to close is no longer too much for the places there are."""
+    pool = drive(max_idle=50)
+    oldest = pool.idle("a1")
+    pool.now += 10
+    other = pool.idle("b1")
+    used = pool.hold("a2")
+    pool.lead(2, 3)
+    waiter = pool.request("c1")
+    # Three are open on two places: what is closed for the waiter would leave none.
+    assert pool.did_nothing()
+    assert waiter.queued
+    if way == "discard":
+        pool.discard(used)
+        expected = {oldest}
+    elif way == "evict":
+        pool.evict(1)
+        expected = {oldest, other}
+    elif way == "drain":
+        pool.drain("a1")
+        expected = {oldest, other}
+    else:
+        pool.now += 40
+        pool.expire()
+        expected = {oldest, other}
+    assert set(pool.closing) == expected
+
+
 def test_nothing_is_closed_while_there_may_be_more_places(drive: Drive) -> None:
     pool = drive(max_waiting=0)
     pool.lead(1)
