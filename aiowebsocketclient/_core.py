@@ -333,12 +333,15 @@ class Pool:
         if slot is not None:
             self._unpark(slot)
             self._give(slot, waiter)
+            self._clear_places(plan)
         elif not may_wait:
             endpoint.timeouts += 1
+            self._clear_places(plan)
             self._drop_dead(handshake)
             return None, plan
         elif self._is_full(handshake):
             endpoint.rejected += 1
+            self._clear_places(plan)
             self._drop_dead(handshake)
             return None, plan
         else:
@@ -428,6 +431,7 @@ class Pool:
         plan = Plan()
         if slot.state == CONNECTING and slot.owner is None:
             self._give_way(slot, FOR_NOBODY, plan)
+            self._clear_places(plan)
         return plan
 
     def begin(self, slot: Slot, now: cython.double) -> None:

@@ -174,12 +174,15 @@ class Model:
             self.number(waiter)
             waiter.may_wait = may_wait
             self.give(idle[-1], waiter)
+            self.make_room_over_all()
         elif not may_wait:
             # Rule: who may not wait gets what is idle, or nothing; no handshake is begun for it.
             self.count(endpoint, "timeouts")
+            self.make_room_over_all()
             return None, self.plan()
         elif not self.would_admit(waiter, now):
             self.count(endpoint, "rejected")
+            self.make_room_over_all()
             return None, self.plan()
         else:
             self.number(waiter)
@@ -244,6 +247,7 @@ class Model:
     def stop(self, slot: Slot) -> Plan:
         if slot in self.orphans():
             self.give_way(slot, None)
+            self.make_room_over_all()
         return self.plan()
 
     def begin(self, slot: Slot, now: float) -> None:
