@@ -430,6 +430,7 @@ class Route:
         key: Hashable,
         is_direct: cython.bint = True,
         is_checked: cython.bint = False,
+        like: "Route | None" = None,
     ) -> None:
         self.endpoint = endpoint
         self.key = key
@@ -437,8 +438,9 @@ class Route:
         self.is_direct = is_direct
         #: Whether a check runs before it goes out.
         self.is_checked = is_checked
-        #: The record that the last call found, which saves the next call the lookup.
-        self.handshake: Handshake | None = None
+        #: The record that the last call found, which saves the next call the lookup; for a new
+        #: route, that of another one with the same key.
+        self.handshake: Handshake | None = None if like is None else like.handshake
 
     @cython.cfunc
     def record(self) -> Handshake | None:

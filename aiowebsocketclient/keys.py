@@ -19,13 +19,14 @@ from yarl import URL
 
 from ._aiohttp_private import DEFAULT_WS_CLIENT_TIMEOUT
 from ._compat import Route
-from .arguments import DEFAULTS, encoded_auth, options_of_ws_connect
+from .arguments import DEFAULTS, encoded_auth, header_dict, options_of_ws_connect
 from .hooks import NO_HOOKS, Hooks, hooks_of
 
 __all__ = (
     "EndpointKey",
     "HandshakeKey",
     "Target",
+    "Variant",
     "is_with",
     "parse_url",
     "resolve",
@@ -178,6 +179,32 @@ class Target(Route):
     def __repr__(self) -> str:
         """Return the endpoint; everything else may be secret."""
         return f"<Target({self.endpoint})>"
+
+
+class Variant(Target):
+    """The target of a call that differs from another only in values of headers under a reuse_key.
+
+    Those are no part of the key, so nothing is resolved anew.  The options for aiohttp are made
+    when a handshake needs them, which most calls do not.
+    """
+
+    __slots__ = ("_base", "_headers", "_like")
+
+    def __init__(self, like: Target, headers: dict[str, str], base: CIMultiDict[str]) -> None:
+        Route.__init__(self, like.endpoint, like.key, like.is_direct, like.is_checked, like)
+        self._like = like
+        self._headers = headers
+        self._base = base
+        self.url = like.url
+        self.has_reuse_key = True
+        self.hooks = like.hooks
+        self.headers_version = like.headers_version
+
+    @property
+    def options(self) -> dict[str, Any]:  # type: ignore[override]
+        """The arguments for aiohttp."""
+        given = _merged(self._base, header_dict("headers", self._headers))
+        return self._like.options | {"headers": _unified(given)}
 
 
 def resolve(

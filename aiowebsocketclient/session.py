@@ -460,9 +460,14 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         self, signature: Hashable, url: str | URL, options: dict[str, Any], reuse_key: Hashable
     ) -> Target:
         """Resolve the arguments of a call, and cache the target if it has a signature."""
+        target: Target | None = self._targets.variant_of(url, reuse_key, options)
+        if target is not None:
+            return target
         target = self._resolve(url, options, reuse_key)
         if signature is not None and not self._lifecycle.is_closed:
             self._targets.remember(signature, target)
+            if not self._default_headers:
+                self._targets.note_pattern(url, reuse_key, options, target)
         return target
 
     @staticmethod

@@ -15,7 +15,8 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
-from .keys import Target
+from ._compat import signature_of
+from .keys import Target, Variant
 
 __all__ = ("ATOMS", "Targets")
 
@@ -31,6 +32,7 @@ ATOMS: Final = frozenset(
 
 # Maximum number of targets; most services need few, and others pay for parsing again.
 _MAX_TARGETS: Final = 1024
+_MAX_PATTERNS: Final = 64
 # Maximum number of bytes, of all targets and of one target.
 _MAX_SIZE: Final = 4 * 1024 * 1024
 _MAX_SIZE_OF_ONE: Final = 64 * 1024
@@ -49,7 +51,7 @@ _SIZED: Final = frozenset({str, bytes, int})
 class Targets(dict[Any, Target]):
     """Cache of targets, by the signature of the arguments of a call."""
 
-    __slots__ = ("_by_object", "_size", "headers")
+    __slots__ = ("_by_object", "_patterns", "_size", "headers")
 
     def __init__(self, headers: CIMultiDict[str]) -> None:
         #: The headers of the pool, part of every handshake.
@@ -58,6 +60,37 @@ class Targets(dict[Any, Target]):
         # least recently resolved object comes first.
         self._size = 0
         self._by_object: OrderedDict[Any, dict[Hashable, None]] = OrderedDict()
+        # Targets under a reuse_key, by all but the values of their headers.
+        self._patterns: dict[Hashable, Target] = {}
+
+    def variant_of(self, url: Any, reuse_key: Hashable, options: dict[str, Any]) -> Variant | None:
+        """Return the target of a call like an earlier one, but for values of headers.
+
+        None: there was none, or a value needs a closer look.
+        """
+        pattern = self._patterns.get(_pattern(url, reuse_key, options)) if self._patterns else None
+        if pattern is None:
+            return None
+        headers = options["headers"]
+        for value in headers.values():
+            if type(value) is not str or not value.isprintable():
+                return None
+        # A copy: the caller may change the dict before a handshake needs it.
+        return Variant(pattern, headers.copy(), self.headers)
+
+    def note_pattern(
+        self, url: Any, reuse_key: Hashable, options: dict[str, Any], target: Target
+    ) -> None:
+        """Remember a target for calls that differ in values of headers only."""
+        pattern = _pattern(url, reuse_key, options)
+        if pattern is None:
+            return
+        size, objects = _weighed(pattern)
+        if size > _MAX_SIZE_OF_ONE or objects:
+            return
+        if len(self._patterns) >= _MAX_PATTERNS:
+            self._patterns.clear()
+        self._patterns[pattern] = target
 
     def remember(self, signature: Hashable, target: Target) -> None:
         """Cache the target of a call, and drop others if the cache is full."""
@@ -88,12 +121,27 @@ class Targets(dict[Any, Target]):
     def clear(self) -> None:
         """Drop all targets."""
         super().clear()
+        self._patterns.clear()
         self._by_object.clear()
         self._size = 0
 
     def __repr__(self) -> str:
         """Return the number of targets; URLs and headers may be secret."""
         return f"<{len(self)} targets>"
+
+
+def _pattern(url: Any, reuse_key: Hashable, options: dict[str, Any]) -> Hashable:
+    """Return a hashable form of the arguments of a call, without values of headers.
+
+    None: there is none, or nothing to gain.
+    """
+    headers = options.get("headers")
+    if reuse_key is None or type(headers) is not dict:
+        return None
+    others = options.copy()
+    del others["headers"]
+    signature = signature_of(url, reuse_key, others, ATOMS)
+    return None if signature is None else (*signature, *headers)
 
 
 def _weighed(signature: Hashable) -> tuple[int, list[Any]]:

@@ -267,3 +267,120 @@ def test_check_ping_keeps_no_hook_that_nobody_has() -> None:
     del hook
     assert len(checks._hooks) <= before
     assert sys.getrefcount(check_ping(None)) <= 3
+
+
+# -- calls with something new each time ----------------------------------------------------------
+
+
+async def sent_by(session: WebSocketClientSession, server: Server, **options: Any) -> Any:
+    """Return the headers of the handshake that a call makes."""
+    # The first use of a session forgets what was resolved before.
+    assert session.client_session
+    async with session.ws_connect(server.url(), **options):
+        return server.requests[-1].headers
+
+
+async def test_only_values_of_headers_are_new(
+    make_session: SessionFactory, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = make_session(headers={"X-Session": "s"}, force_close=True)
+    resolved: list[Any] = []
+    resolve = session._resolve
+    monkeypatch.setattr(
+        session, "_resolve", lambda *args: resolved.append(args) or resolve(*args), raising=True
+    )
+    for number in range(5):
+        headers = {"X-Trace": str(number), "Authorization": f"Bearer {number}"}
+        sent = await sent_by(session, server, headers=headers, reuse_key="me")
+        assert sent["X-Trace"] == str(number)
+        assert sent["Authorization"] == f"Bearer {number}"
+        assert sent["X-Session"] == "s"
+    assert len(resolved) == 1
+    # Another name, another key, another option: each is resolved.
+    await sent_by(session, server, headers={"X-Other": "1"}, reuse_key="me")
+    await sent_by(session, server, headers=headers | {"X-Trace": "n"}, reuse_key="you")
+    await sent_by(session, server, headers=headers | {"X-Trace": "m"}, reuse_key="me", heartbeat=60)
+    # Without a reuse_key, values are part of what is compared.
+    await sent_by(session, server, headers=headers | {"X-Trace": "o"})
+    assert len(resolved) == 5
+
+
+async def test_they_share_connections(make_session: SessionFactory, server: Server) -> None:
+    session = make_session()
+    for number in range(20):
+        await sent_by(session, server, headers={"X": str(number)}, reuse_key=1)
+    assert session.stats().connects == 1
+    assert len(session._targets) == 1
+
+
+@pytest.mark.parametrize("value", ["a\nb", "a\x00", 5, None, b"x", "\ud800"])
+async def test_a_bad_value_is_refused_at_the_call(
+    make_session: SessionFactory, server: Server, value: Any
+) -> None:
+    session = make_session()
+    await sent_by(session, server, headers={"X": "a"}, reuse_key=1)
+    assert session._targets._patterns
+    with pytest.raises((TypeError, ValueError), match="headers"):
+        session.ws_connect(server.url(), headers={"X": value}, reuse_key=1)
+
+
+async def test_the_callers_dict_may_change_meanwhile(
+    make_session: SessionFactory, server: Server
+) -> None:
+    session = make_session(force_close=True)
+    headers = {"X": "a"}
+    await sent_by(session, server, headers=headers, reuse_key=1)
+    headers["X"] = "b"
+    acquisition = session.ws_connect(server.url(), headers=headers, reuse_key=1)
+    headers["X"] = "c"
+    async with acquisition:
+        assert server.requests[-1].headers["X"] == "b"
+
+
+async def test_two_spellings_of_a_name(make_session: SessionFactory, server: Server) -> None:
+    """aiohttp sends the second; so does a later call."""
+    session = make_session(force_close=True)
+    for value in ("1", "2"):
+        headers = {"X-A": "first", "x-a": value}
+        sent = await sent_by(session, server, headers=headers, reuse_key=1)
+        expected = await sent_by(make_session(force_close=True), server, headers=headers)
+        assert sent.getall("X-A") == expected.getall("X-A")
+
+
+async def test_headers_of_the_client_session_that_come_later(
+    make_session: SessionFactory, server: Server
+) -> None:
+    async with aiohttp.ClientSession() as client_session:
+        session = make_session(
+            client_session=client_session, client_session_owner=False, force_close=True
+        )
+        await sent_by(session, server, headers={"X": "1"}, reuse_key=1)
+        client_session.headers["X-Default"] = "yes"
+        for number in range(2):
+            sent = await sent_by(session, server, headers={"X": str(number)}, reuse_key=1)
+            assert sent["X-Default"] == "yes"
+        del client_session.headers["X-Default"]
+        sent = await sent_by(session, server, headers={"X": "3"}, reuse_key=1)
+        assert "X-Default" not in sent
+
+
+async def test_cookies_are_those_of_now(make_session: SessionFactory, server: Server) -> None:
+    jar = aiohttp.CookieJar(unsafe=True)
+    async with aiohttp.ClientSession(cookie_jar=jar) as client_session:
+        session = make_session(
+            client_session=client_session, client_session_owner=False, force_close=True
+        )
+        await sent_by(session, server, headers={"X": "1"}, reuse_key=1)
+        jar.update_cookies({"c": "2"}, URL(server.url()))
+        sent = await sent_by(session, server, headers={"X": "2"}, reuse_key=1)
+        assert sent["Cookie"] == "c=2"
+        assert sent["X"] == "2"
+
+
+async def test_patterns_are_bounded(make_session: SessionFactory, server: Server) -> None:
+    session = make_session()
+    for number in range(500):
+        session.ws_connect(server.url(), headers={"X": "1"}, reuse_key=number).close()
+    assert len(session._targets._patterns) <= 64
+    session.drain()
+    assert not session._targets._patterns
