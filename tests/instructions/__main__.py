@@ -18,13 +18,12 @@ def main() -> None:
         counted = count(keep=options.keep)
     except CountError as exc:
         sys.exit(f"Nothing was counted: {exc}")
-    comparison = compare(counted, Reference.kept()) if KEPT.exists() else None
-    if comparison is not None:
-        print(comparison)
+    comparison = compare(counted, Reference.kept())
+    print(comparison)
     if options.update:
         reference_of(counted).keep()
         print(f"The numbers are renewed: commit {KEPT} with the source that they are of.")
-    elif comparison is not None:
+    else:
         sys.exit(bool(comparison.grown()))
 
 
