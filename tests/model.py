@@ -1013,7 +1013,7 @@ class Model:
             return True
         if self.is_at_limit(waiter.endpoint):
             return not here and not self.idle(waiter.endpoint)
-        if self.is_beyond_total():
+        if self.is_at_total() and self.is_beyond_total():
             return True
         if self.is_at_total():
             return not self.idle() and all(slot in mine for slot in self.orphans())
