@@ -963,7 +963,8 @@ class Trial:
         await asyncio.gather(*[ws.release() for ws in held])
         assert session.stats().acquired == 0
         if not session.force_close and session._pool_settings.hooks.reset is not fail:
-            assert session.stats().idle >= limit
+            # A place may have been asked back for a rival that was there a moment ago.
+            assert session.stats().idle >= (limit if self.fleet is None else 1)
 
     def look(self) -> None:
         """Look at what must hold at any time."""
