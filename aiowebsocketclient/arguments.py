@@ -31,6 +31,7 @@ __all__ = (
     "hinting",
     "idle_connections",
     "implemented_by",
+    "interval",
     "is_token",
     "limiter",
     "load_balance_hosts",
@@ -102,9 +103,14 @@ def _number(name: str, value: Any, or_none: str) -> int:
 
 def positive(name: str, value: Any) -> float | None:
     """Return ``value``: a number of seconds > 0, or None."""
-    if seconds(name, value) == 0:
-        raise ValueError(f"{name} must be a finite number > 0 or None, got 0")
-    return value  # type: ignore[no-any-return]
+    return None if value is None else _seconds(name, value, "> 0 or None")
+
+
+def interval(name: str, value: Any) -> float:
+    """Return ``value``: a number of seconds > 0."""
+    if value is None:
+        raise TypeError(f"{name} must be a number > 0, not None")
+    return float(_seconds(name, value, "> 0"))
 
 
 def some_seconds(name: str, value: Any) -> float:
@@ -432,13 +438,15 @@ def _optional_headers(name: str, value: Any) -> CIMultiDict[str] | None:
 
 def seconds(name: str, value: Any) -> Any:
     """Return ``value``: a number of seconds >= 0, or None."""
-    if value is None:
-        return None
+    return None if value is None else _seconds(name, value, ">= 0")
+
+
+def _seconds(name: str, value: Any, allowed: str) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
     # The loop converts an int to a float, for which it may be too large.
-    if not 0 <= value <= sys.float_info.max:
-        raise ValueError(f"{name} must be a finite number >= 0, got {_shown(value)}")
+    if not 0 <= value <= sys.float_info.max or (value == 0 and allowed != ">= 0"):
+        raise ValueError(f"{name} must be a finite number {allowed}, got {_shown(value)}")
     return value
 
 

@@ -8,7 +8,7 @@ session of the pool.
 import sys
 from collections.abc import Generator, Hashable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, Unpack
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Self, Unpack
 
 import aiohttp
 from aiohttp import WSCloseCode
@@ -22,6 +22,8 @@ from .session import WebSocketClientSession
 from .typedefs import Acquisition, WS_co, WSConnectOptions
 
 __all__ = ("PooledClientSession",)
+
+_WRAP: Final = ": pass WebSocketClientSession(client_session=...), which connects with it"
 
 if TYPE_CHECKING:
     # Type checkers take it for the class that libraries ask for.  At run time it is no subclass:
@@ -87,7 +89,10 @@ class PooledClientSession(_ClientSession, Generic[WS_co]):
         session_owner: bool = True,
     ) -> None:
         if not isinstance(session, WebSocketClientSession):
-            raise TypeError(f"session must be a WebSocketClientSession, not {_class_of(session)}")
+            raise TypeError(
+                f"session must be a WebSocketClientSession, not {type(session).__name__}"
+                f"{_WRAP if isinstance(session, aiohttp.ClientSession) else ''}"
+            )
         if session.closed:
             raise session._lifecycle.closed_error()
         self._pool = session
@@ -266,11 +271,6 @@ class _Borrowing(Acquisition[WS_co]):
     ) -> None:
         """Close the connection; after an exception, in the background."""
         await self._ws.__aexit__(exc_type, exc_val, exc_tb)
-
-
-def _class_of(value: object) -> str:
-    cls = type(value)
-    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ The extra ``aiowebsocketclient[gql]`` installs gql.
 
 import asyncio
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
@@ -60,13 +61,22 @@ class PooledWebsocketsTransport(AIOHTTPWebsocketsTransport):
     :param options: options of ``gql.transport.aiohttp_websockets.AIOHTTPWebsocketsTransport``,
         without ``session`` and ``subprotocols``.  ``connect_args`` may have any option of
         :meth:`WebSocketClientSession.ws_connect`.  ``connect_timeout`` includes the wait for a
-        connection; ``hook_timeout`` of ``session`` replaces ``ack_timeout``.
+        connection.  ``ack_timeout`` has no effect: ``hook_timeout`` of ``session`` bounds the wait
+        for the acknowledgement.
     """
 
     def __init__(self, url: StrOrURL, session: WebSocketClientSession[Any], **options: Any) -> None:
+        connect_args = options.get("connect_args") or {}
+        if not isinstance(connect_args, Mapping):
+            raise TypeError(f"connect_args must be a mapping, not {type(connect_args).__name__}")
+        if "subprotocols" in options:
+            raise TypeError(
+                "PooledWebsocketsTransport() takes no subprotocols: it speaks"
+                f" {self.GRAPHQLWS_SUBPROTOCOL} only"
+            )
         init = {"type": "connection_init", "payload": options.get("init_payload") or {}}
         hooks = {"configure": _Login(json.dumps(init)), "on_idle_message": _answer}
-        options["connect_args"] = hooks | (options.get("connect_args") or {})
+        options["connect_args"] = hooks | dict(connect_args)
         options["session"] = PooledClientSession(session, session_owner=False)
         super().__init__(url, subprotocols=[self.GRAPHQLWS_SUBPROTOCOL], **options)
         # The ids of the queries that the server has not completed.

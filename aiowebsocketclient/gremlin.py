@@ -61,9 +61,18 @@ _LOGIN_FAILED: Final = frozenset({401, 407})
 _MAX_MSG_SIZE: Final = 10 * 1024 * 1024
 
 # Options of a session that cannot come from another thread.
-_OF_THE_LOOP: Final = {
+# Options that callers may expect, with what to do instead.
+_NOT_TAKEN: Final = {
     "client_session": "an aiohttp.ClientSession belongs to the event loop in which it was created",
+    "compress": 'pass connect_options={"compress": ...}',
+    "heartbeat": 'pass connect_options={"heartbeat": ...}',
     "loop": "the pool runs an event loop of its own; loop_factory= creates it",
+    "max_content_length": 'pass connect_options={"max_msg_size": ...}',
+    "max_msg_size": 'pass connect_options={"max_msg_size": ...}',
+    "pool_size": "it is an option of the client; limit= bounds the connections of the pool",
+    "proxy": 'pass connect_options={"proxy": ...}',
+    "ssl": 'pass connect_options={"ssl": ...}',
+    "ssl_options": 'pass connect_options={"ssl": ...}',
 }
 
 
@@ -429,7 +438,7 @@ class _Transport(AbstractBaseTransport):
         if not self._has_begun:
             raise TypeError(
                 "transport_factory=pool.transport_factory needs protocol_factory="
-                "pool.protocol_factory, which knows the last reply to a request"
+                "pool.protocol_factory, which recognizes the last reply to a request"
             )
         try:
             if self._exchange is None:
@@ -537,9 +546,11 @@ class _Protocol(GremlinServerWSProtocol):
     def connection_made(self, transport: Any) -> None:
         """Take a transport, which must be one of the same pool."""
         if not isinstance(transport, _Transport) or transport._pool is not self._pool:
+            is_foreign = not isinstance(transport, _Transport)
+            given = type(transport).__name__ if is_foreign else "that of another pool"
             raise TypeError(
                 "protocol_factory=pool.protocol_factory needs transport_factory="
-                f"pool.transport_factory of the same pool, not a {type(transport).__name__}"
+                f"pool.transport_factory of the same pool, not {given}"
             )
         super().connection_made(transport)
 
@@ -581,8 +592,8 @@ class _Protocol(GremlinServerWSProtocol):
 class GremlinPool:
     """A pool for ``Client`` and ``DriverRemoteConnection`` of gremlinpython.
 
-    :param message_serializer: the serializer of the clients; default: that of gremlinpython,
-        GraphBinary.  A ``message_serializer`` of the client has no effect.
+    :param message_serializer: the serializer of all clients, such as ``GraphSONSerializersV3d0()``;
+        default: that of gremlinpython, GraphBinary.  The same option of a client has no effect.
     :param username: for SASL; all connections of a pool belong to this user.
     :param password: for SASL.
     :param kerberized_service: for Kerberos.
@@ -596,12 +607,12 @@ class GremlinPool:
         ``acquire_timeout``, ``conn_timeout``, ``max_idle`` and so on.  Hooks run in the loop of the
         pool.  Not ``loop`` and ``client_session``.
 
-    A client passes its ``headers`` to the pool.  It keeps options of its transport and its protocol
-    (``username``, ``ssl_options``, ``max_content_length``, ``heartbeat`` and so on) from a
-    transport and a protocol of the caller's, so pass these options to the pool.
+    A client passes its ``headers`` to the pool.  All its other options of transport and protocol
+    (``username``, ``ssl_options``, ``max_content_length``, ``heartbeat`` and so on) have no effect:
+    gremlinpython applies them only to its own transport and protocol.  Pass them to the pool.
 
-    All methods are thread-safe.  The thread of the pool starts at the first request; a forked child
-    begins with a thread and connections of its own, but needs clients of its own, too.  Invalid
+    All methods are thread-safe.  The thread of the pool starts at the first request.  A forked
+    child gets a thread and connections of its own, and must make its own clients.  Invalid
     arguments raise ``TypeError`` or ``ValueError``.
 
     Close the clients first, then the pool.
@@ -636,7 +647,7 @@ class GremlinPool:
         if not callable(loop_factory):
             raise TypeError(f"loop_factory must be callable, not {type(loop_factory).__name__}")
         self._loop_factory = loop_factory
-        for name, why in _OF_THE_LOOP.items():
+        for name, why in _NOT_TAKEN.items():
             if name in session_options:
                 raise TypeError(f"GremlinPool() takes no {name}: {why}")
         self._session_options = session_options
@@ -769,12 +780,14 @@ async def _drain(session: WebSocketClientSession) -> None:
 def _serializer(given: Any) -> Any:
     if given is None:
         return GraphBinarySerializersV1()
-    for method in ("serialize_message", "deserialize_message"):
-        if not callable(getattr(given, method, None)):
-            raise TypeError(
-                "message_serializer must be a serializer of gremlin_python.driver.serializer,"
-                f" such as GraphSONSerializersV3d0(), not {type(given).__name__}"
-            )
+    methods = ("serialize_message", "deserialize_message")
+    is_class = isinstance(given, type)
+    if is_class or not all(callable(getattr(given, method, None)) for method in methods):
+        raise TypeError(
+            "message_serializer must be a serializer of gremlin_python.driver.serializer, such as"
+            " GraphSONSerializersV3d0(), not"
+            f" {f'the class {given.__name__}' if is_class else type(given).__name__}"
+        )
     return given
 
 

@@ -121,15 +121,14 @@ def _keepalive(name: str, value: Any) -> Any:
             f"{name} must be (seconds, message or hook), such as (5.0, '{{}}'), or None,"
             f" not {given}"
         )
-    seconds, word = value
-    if seconds is None or not arguments.positive(f"the seconds of {name}", seconds):
-        raise TypeError(f"the seconds of {name} must be a number > 0, not None")
+    seconds = arguments.interval(f"the seconds of {name}", value[0])
+    word = value[1]
     if not isinstance(word, str | bytes) and not callable(word):
         raise TypeError(
             f"the second part of {name} must be a str, bytes or an async function of one argument,"
             f" not {type(word).__name__}"
         )
-    return float(seconds), _hashable(f"the hook of {name}", word)
+    return seconds, _hashable(f"the hook of {name}", word)
 
 
 def _message(name: str, value: Any) -> Any:

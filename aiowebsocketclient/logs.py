@@ -98,8 +98,9 @@ _EVENTS: Final = {
     ),
     "keepalive_answered": (
         WARNING,
-        "The server at %(endpoint)s has answered the keepalive, which closes the connection: pass"
-        " on_idle_message= to accept the answer, or a hook that reads it as keepalive",
+        "The server at %(endpoint)s has answered the keepalive, so the pool closes the connection:"
+        " pass on_idle_message= to accept the answer, or keepalive=(seconds, hook) with a hook that"
+        " reads it",
     ),
     "keepalive_timeout": (
         WARNING,

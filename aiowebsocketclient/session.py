@@ -104,13 +104,13 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     :param reset: hook, called after a release, before the connection is pooled or handed on, for
         example to unsubscribe.  If it raises, the connection is closed.  No caller waits for it.
     :param on_idle_message: function ``(message) -> str | bytes | bool | None`` for messages that
-        come while a connection is idle, or are unread at its release.  It returns the answer to
-        send, or True if there is none; False or None closes the connection, as without it.
-    :param keepalive: ``(seconds, message or hook)``: what is sent each time a connection has been
-        idle for so long.  A hook reads the answer itself.  With ``on_idle_message``, a message is
-        answered: no caller gets the connection before the function has returned True for the
-        answer; after ``hook_timeout`` without, it is closed.
-    :param goodbye: message to send before the pool closes a connection that is fit for reuse.
+        come while a connection is idle, or are unread at its release.  A str or bytes is sent as
+        the answer.  True keeps the connection.  False or None closes the connection.
+    :param keepalive: ``(seconds, message or hook)``: sent or called each time a connection has been
+        idle for that time.  A hook reads the answer itself.  With ``on_idle_message``, the server
+        must answer a message: no caller gets the connection until the function has returned True
+        for the answer; after ``hook_timeout`` without an answer, the connection is closed.
+    :param goodbye: a str or bytes, sent before the pool closes a connection that is fit for reuse.
     :param hook_timeout: seconds after which a hook has failed.  None: no timeout.
     :param retire_on: close codes, such as :data:`GOING_AWAY`.  If the server closes an idle
         connection with one of them, idle connections with the same handshake that are as old or

@@ -182,7 +182,7 @@ async def test_the_call_fits_wherever_aiohttps_does(any_http: Any, server: Serve
 async def test_it_is_no_subclass_and_warns_of_nothing(make_session: SessionFactory) -> None:
     http = PooledClientSession(make_session())
     assert not isinstance(http, aiohttp.ClientSession)
-    with pytest.raises(TypeError, match=r"WebSocketClientSession, not .*\.PooledClientSession"):
+    with pytest.raises(TypeError, match="WebSocketClientSession, not PooledClientSession"):
         PooledClientSession(http)  # type: ignore[arg-type]
     with pytest.raises(AttributeError):
         http.no_such_attribute = 1  # type: ignore[attr-defined]
@@ -836,8 +836,17 @@ async def test_it_cannot_be_copied(make_session: SessionFactory) -> None:
 
 @pytest.mark.parametrize("session", [None, 1, "ws://host/"], ids=repr)
 def test_what_is_no_session_is_refused(session: Any) -> None:
-    with pytest.raises(TypeError, match="session must be a WebSocketClientSession, not"):
+    with pytest.raises(TypeError) as caught:
         PooledClientSession(session)
+    of = type(session).__name__
+    assert str(caught.value) == f"session must be a WebSocketClientSession, not {of}"
+
+
+async def test_the_error_for_a_client_session_says_where_it_belongs() -> None:
+    async with aiohttp.ClientSession() as session:
+        client_session: Any = session
+        with pytest.raises(TypeError, match=r"WebSocketClientSession\(client_session=\.\.\.\)"):
+            PooledClientSession(client_session)
 
 
 async def test_a_stand_in_is_no_client_session_for_a_pool(make_session: SessionFactory) -> None:

@@ -139,7 +139,8 @@ def test_each_library_that_is_tried_has_a_row(page: str) -> None:
     of_clients = text_of(page).rpartition("\nClients\n-------\n")[2]
     rows = re.findall(r"^   \* - (\S+) \d", of_clients, re.MULTILINE)
     tried = {trial.distribution.replace("slack-", "slack_") for trial in TRIALS}
-    assert set(rows) == tried
+    # gremlinpython takes no client session: docs/guides/gremlin.rst has its figures.
+    assert set(rows) == tried | ({"gremlinpython"} if page == "docs/works_with.rst" else set())
 
 
 # -- guarantees ----------------------------------------------------------------------------------

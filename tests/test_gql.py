@@ -334,8 +334,10 @@ async def test_options_of_the_pool(make_session: SessionFactory, graphql: GraphQ
             await ask(session)
     assert graphql.handshakes == 1
     assert not pool.closed
-    with pytest.raises(TypeError, match="subprotocols"):
+    with pytest.raises(TypeError, match="takes no subprotocols: it speaks graphql-transport-ws"):
         PooledWebsocketsTransport(url, pool, subprotocols=["graphql-ws"])
+    with pytest.raises(TypeError, match="connect_args must be a mapping, not int"):
+        PooledWebsocketsTransport(url, pool, connect_args=3)
 
 
 async def test_callers_wait_for_a_place(

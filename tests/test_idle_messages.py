@@ -346,3 +346,35 @@ async def test_message_types(make_session: SessionFactory, server: Server) -> No
     assert seen[0].json() == {"type": "ping"}
     assert seen[1].type is aiohttp.WSMsgType.BINARY
     assert seen[1].data == b"\x01"
+
+
+# -- arguments -----------------------------------------------------------------------------------
+
+
+async def _later(*_: object) -> str:
+    return "pong"
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"on_idle_message": "pong"}, TypeError, "a function of one argument, or None, not str"),
+        ({"on_idle_message": _later}, TypeError, "an ordinary function, not an async function"),
+        ({"keepalive": 5}, TypeError, "keepalive must be (seconds, message or hook), such as"),
+        ({"keepalive": (5,)}, TypeError, "or None, not a tuple of 1"),
+        ({"keepalive": (None, "x")}, TypeError, "seconds of keepalive must be a number > 0, not"),
+        ({"keepalive": ("5", "x")}, TypeError, "keepalive must be a number of seconds, not str"),
+        ({"keepalive": (0, "x")}, ValueError, "keepalive must be a finite number > 0, got 0"),
+        ({"keepalive": (-1, "x")}, ValueError, "keepalive must be a finite number > 0, got -1"),
+        ({"keepalive": (5, {})}, TypeError, "part of keepalive must be a str, bytes or an async"),
+        ({"goodbye": {}}, TypeError, "goodbye must be a str, bytes or None, not dict"),
+        ({"hook_timeout": -1}, ValueError, "must be a finite number > 0 or None, got -1"),
+    ],
+    ids=range(11),
+)
+def test_invalid_arguments_raise_at_once(
+    options: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error) as caught:
+        WebSocketClientSession(**options)
+    assert said in str(caught.value)
