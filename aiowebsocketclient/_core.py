@@ -50,6 +50,7 @@ if not cython.compiled:
         Slot,
         Waiter,
         first_waiter,
+        new_waiter,
     )
 
 #: How often the oldest waiter that could use a place is passed over by a younger one of the
@@ -326,7 +327,7 @@ class Pool:
             handshake = self._handshake(endpoint_key, key)
         endpoint = handshake.endpoint
         endpoint.requests += 1
-        waiter = Waiter(handshake, token, self._ticket, now)
+        waiter = new_waiter(handshake, token, self._ticket, now)
         waiter.may_wait = may_wait
         self._ticket += 1
         slot: Slot | None = handshake.idle.top

@@ -8,6 +8,7 @@ import sys
 from asyncio.events import _get_running_loop
 from collections.abc import Awaitable, Hashable
 from contextvars import Context, copy_context
+from functools import partial
 from typing import Any, Protocol, Self
 
 from . import _cython as cython
@@ -458,6 +459,7 @@ class Express:
 
     __slots__ = (
         "_cls",
+        "_create_future",
         "_has_thread_id",
         "_loop",
         "_pool",
@@ -474,6 +476,7 @@ class Express:
         self._cls = cls
         finalize_quickly(cls)
         self._loop: Any = None
+        self._create_future: Any = None
         self._has_thread_id = False
         self.thread: cython.ulong = 0
         # Whether a caller need not ask the session, and whether a release need not.
@@ -489,6 +492,10 @@ class Express:
     def begin(self, loop: Any, thread: cython.ulong) -> None:
         """Set the loop, and the thread that it runs in."""
         self._loop = loop
+        self._create_future = loop.create_future
+        if getattr(type(loop), "create_future", None) is asyncio.BaseEventLoop.create_future:
+            # What that does, without its frame.
+            self._create_future = partial(asyncio.Future, loop=loop)
         # asyncio's is_running() reads this attribute; to read it here costs a third.
         self._has_thread_id = (
             getattr(type(loop), "is_running", None) is asyncio.BaseEventLoop.is_running
@@ -548,7 +555,7 @@ class Express:
     def line_up(self, owner: Lender, route: Route, acquire_timeout: Timeout) -> Waiter:
         """Queue a caller for a released or a new connection; it may have one at once."""
         ensure_room()
-        caller = Caller(route, self._loop.create_future())
+        caller = Caller(route, self._create_future())
         handshake = route.record() or self._pool.find(route.key)
         if handshake is not None:
             self._end_held_back(handshake)
@@ -587,7 +594,7 @@ class Express:
                     raise caller.error
                 owner._raise_if_overdue(waiter, acquire_timeout)
                 # Its connection died before it woke. It is at the head of its line again.
-                caller.future = self._loop.create_future()
+                caller.future = self._create_future()
         except BaseException:
             owner._give_up(waiter)
             raise

@@ -97,6 +97,7 @@ cdef class Route:
     cdef readonly Handshake handshake
     cdef Handshake record(self)
 
+cdef Waiter new_waiter(Handshake handshake, token, Py_ssize_t ticket, double now)
 cdef Waiter first_waiter(Handshake handshake)
 
 
@@ -251,7 +252,7 @@ cdef class Caller:
 cdef class Express:
     cdef Pool _pool
     cdef type _cls
-    cdef object _loop
+    cdef object _create_future, _loop
     cdef bint _has_thread_id
     cdef public unsigned long thread
     cdef public bint led, open, direct_release, plain_exit

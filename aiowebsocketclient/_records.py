@@ -319,16 +319,15 @@ class Waiter(Node):
         "token",
     )
 
-    def __init__(
-        self, handshake: Handshake, token: Any, ticket: cython.Py_ssize_t, now: cython.double
-    ) -> None:
+    if not cython.compiled:
+        handshake: Handshake
+        since: float
+
+    def __init__(self) -> None:
         if not cython.compiled:
             super().__init__()
-        self.handshake = handshake
         #: The session's; the core never looks.
-        self.token = token
-        self.ticket = ticket
-        self.since = now
+        self.token: Any = None
         #: The handshake under way that belongs to the waiter; without one it waits for a place.
         self.opening: Slot | None = None
         #: The connection given to the waiter and not yet taken.
@@ -340,6 +339,19 @@ class Waiter(Node):
         self.passed = 0
         #: How many handshakes of the waiter were late, so that it got another.
         self.hedges = 0
+
+
+@cython.cfunc
+def new_waiter(
+    handshake: Handshake, token: Any, ticket: cython.Py_ssize_t, now: cython.double
+) -> Waiter:
+    """Return a waiter; a constructor with these arguments would make objects of the numbers."""
+    waiter: Waiter = Waiter()
+    waiter.handshake = handshake
+    waiter.token = token
+    waiter.ticket = ticket
+    waiter.since = now
+    return waiter
 
 
 @cython.cfunc
