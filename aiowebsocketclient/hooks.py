@@ -316,12 +316,13 @@ def judge(express: Express, conn: Hooked, message: aiohttp.WSMessage) -> Frame |
             "on_idle_message must return a str, bytes, True, False or None,"
             f" not {type(verdict).__name__}"
         )
-    except Exception as exc:
+    except (Exception, asyncio.CancelledError) as exc:
+        # The result of a future may be a cancellation, which concerns no task here.
         _log_failure("on_idle_message", express, conn, exc)
         return False
 
 
-def _log_failure(name: str, express: Express, conn: Hooked, error: Exception) -> None:
+def _log_failure(name: str, express: Express, conn: Hooked, error: BaseException) -> None:
     log(
         "hook_failed",
         session_name=express.session_name,

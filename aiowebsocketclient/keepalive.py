@@ -81,8 +81,8 @@ class Keepalives:
         conn.owner.pool.set_aside(conn.slot)
 
     def answered(self, conn: "Connection") -> None:
-        """Pool a connection again that was set aside: its answer has come."""
-        if conn.slot.state == ACQUIRED and conn.slot.waiter is None:
+        """Pool a connection again if it was set aside and is not busy any more."""
+        if not conn.busy and conn.slot.state == ACQUIRED and conn.slot.waiter is None:
             conn.owner.carry_out(conn.owner.pool.put_back(conn.slot, clock()))
 
     def note_unexpected(self, conn: "Connection") -> None:

@@ -446,7 +446,10 @@ class Lifecycle:
         if slot.state == IDLE:
             conn.fresh = False
             # The server may have sent a PING during configure.
-            if not conn.park_cleared():
+            if conn.park_cleared():
+                # The hook on_idle_message may have asked for it.
+                self.keepalives.answered(conn)
+            else:
                 self.close_unfit(slot)
         if conn.hooks.keepalive is not None:
             self.keepalives.watch(conn, self.loop)
