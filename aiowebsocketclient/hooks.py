@@ -129,12 +129,19 @@ def _keepalive(name: str, value: Any) -> Any:
             f"the second part of {name} must be a str, bytes or an async function of one argument,"
             f" not {type(word).__name__}"
         )
+    if isinstance(word, str):
+        _message(name, word)
     return float(seconds), _hashable(f"the hook of {name}", word)
 
 
 def _message(name: str, value: Any) -> Any:
     if not isinstance(value, str | bytes):
         raise TypeError(f"{name} must be a str, bytes or None, not {type(value).__name__}")
+    try:
+        frame_of(value)
+    except UnicodeEncodeError:
+        # Without its text, which may be a secret.
+        raise ValueError(f"the text of {name} has a surrogate, so UTF-8 cannot encode it") from None
     return value
 
 
