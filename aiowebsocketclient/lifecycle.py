@@ -622,7 +622,18 @@ class Lifecycle:
         for waiter in waiters:
             fail_waiter(waiter, self.closed_error())
         self.carry_out(plan)
+        self._close_set_aside()
         self.note_emptied()
+
+    def _close_set_aside(self) -> None:
+        """Close connections that no user has, and that are not idle: nothing else would.
+
+        They wait for the answer to a keep-alive, or for a check.
+        """
+        for slot in self.pool.slots():
+            conn: Connection | None = slot.conn
+            if slot.state == ACQUIRED and conn is not None and (conn.busy or conn.parked):
+                self.close_acquired(slot, "forced")
 
     def note_emptied(self) -> None:
         """Complete ``emptied`` if the last connection of a closing session has left the pool."""
