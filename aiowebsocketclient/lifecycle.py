@@ -601,8 +601,7 @@ class Lifecycle:
         plan = self.pool.drain(which)
         if self.implied is not None:
             self.implied.drop_routes()
-        # Without handshakes, which have a task.
-        idle = [slot.conn for slot in plan.closing if slot.task is None]
+        idle = [slot.conn for slot in plan.closing if slot not in self.under_way]
         self.carry_out(plan)
         self.draining = _all_gone(idle, self.loop)
         return self.draining
