@@ -514,15 +514,16 @@ class Lifecycle:
     def close_acquired(self, slot: Slot, reason: str) -> None:
         """Close a connection that is in use or idle."""
         self.discard(slot, reason)
-        conn: Connection = slot.conn
-        conn.watch_closing()
-        conn.say_goodbye()
+        self.start_closing(slot)
 
     def is_fit_after(self, conn: Connection, task: asyncio.Task[bool]) -> bool:
         """Park a connection if its hook succeeded; otherwise close it."""
         slot: Slot = conn.slot
         slot.task = None
         failure = failure_of(task)
+        if slot.conn is None:
+            # It was aborted during the hook, and its socket is closed.
+            return False
         if slot.state == CLOSING:
             # The session was closed during the hook.
             self.start_closing(slot)
@@ -535,6 +536,9 @@ class Lifecycle:
 
     def discard(self, slot: Slot, reason: str) -> None:
         """Remove a connection that is being closed from the pool."""
+        if slot.waiter is not None:
+            # Its waiter may get the next idle connection.
+            self.keepalives.set_aside_like(slot.conn)
         self.carry_out(self.pool.discard(slot, REASONS[reason], clock()))
 
     def ended(self, conn: Connection, how: str, code: int) -> None:
