@@ -58,6 +58,11 @@ class Hooks(NamedTuple):
         function: Hook[Any] = hook[1] if name == "keepalive" else hook
         return function
 
+    @property
+    def holds_back(self) -> bool:
+        """Whether idle connections may be busy, or inside a message, without being closed."""
+        return self.keepalive is not None or self.on_idle_message is not None
+
     def __repr__(self) -> str:
         """Return the names of the hooks; the functions may be bound to secrets."""
         names = [name for name, hook in zip(self._fields, self, strict=True) if hook is not None]

@@ -91,14 +91,6 @@ class Keepalives:
         """Take a busy connection from the idle ones: a caller would get it next."""
         conn.owner.pool.set_aside(conn.slot)
 
-    def set_aside_like(self, conn: "Connection") -> None:
-        """Set aside all busy connections that the waiter of a connection would get next."""
-        if conn.hooks.keepalive is None:
-            return
-        for slot in conn.owner.pool.idle_beside(conn.slot):
-            if slot.conn.busy and slot.key == conn.slot.key:
-                self.set_aside(slot.conn)
-
     def answered(self, conn: "Connection") -> None:
         """Pool a connection again if it was set aside and is not busy any more."""
         if not conn.busy and conn.slot.state == ACQUIRED and conn.slot.waiter is None:

@@ -9,7 +9,7 @@ import asyncio
 import math
 import random
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Hashable
 from contextvars import Context
 from functools import partial
 from typing import Any, Final
@@ -536,9 +536,9 @@ class Lifecycle:
 
     def discard(self, slot: Slot, reason: str) -> None:
         """Remove a connection that is being closed from the pool."""
-        if slot.waiter is not None:
+        if slot.waiter is not None and slot.conn.hooks.holds_back:
             # Its waiter may get the next idle connection.
-            self.keepalives.set_aside_like(slot.conn)
+            _end_held_back(self.pool.idle_beside(slot), slot.key)
         self.carry_out(self.pool.discard(slot, REASONS[reason], clock()))
 
     def ended(self, conn: Connection, how: str, code: int) -> None:
@@ -625,18 +625,11 @@ class Lifecycle:
         for waiter in waiters:
             fail_waiter(waiter, self.closed_error())
         self.carry_out(plan)
-        self._close_set_aside()
-        self.note_emptied()
-
-    def _close_set_aside(self) -> None:
-        """Close connections that no user has, and that are not idle: nothing else would.
-
-        They wait for the answer to a keep-alive, or for a check.
-        """
         for slot in self.pool.slots():
-            conn: Connection | None = slot.conn
-            if slot.state == ACQUIRED and conn is not None and (conn.busy or conn.parked):
+            if _is_set_aside(slot):
+                # No user has it, and nothing else would close it.
                 self.close_acquired(slot, "forced")
+        self.note_emptied()
 
     def note_emptied(self) -> None:
         """Complete ``emptied`` if the last connection of a closing session has left the pool."""
@@ -693,6 +686,20 @@ def _call_expire(this: Callable[[], Lifecycle | None]) -> None:
     lifecycle = this()
     if lifecycle is not None:
         lifecycle._expire()
+
+
+def _is_set_aside(slot: Slot) -> bool:
+    """Whether a connection waits for the answer to a keep-alive, or for a check."""
+    conn: Connection | None = slot.conn
+    return slot.state == ACQUIRED and conn is not None and (conn.busy or conn.parked)
+
+
+def _end_held_back(slots: list[Slot], key: Hashable) -> None:
+    """Take idle connections out that no waiter of a handshake may get now."""
+    for slot in slots:
+        conn: Connection | None = slot.conn
+        if slot.state == IDLE and slot.key == key and conn is not None and conn.is_held_back():
+            conn.end_held_back()
 
 
 def fail_waiter(waiter: Waiter, error: BaseException) -> None:

@@ -187,6 +187,24 @@ async def test_inside_a_message_it_is_not_handed_out(
     assert session.stats().closed_dirty == 1
 
 
+async def test_a_waiter_whose_connection_has_ended_gets_none_inside_a_message(
+    make_session: SessionFactory, server: Server
+) -> None:
+    """Both happen between the turn in which it is given a connection and the one it wakes in."""
+    session = make_session(on_idle_message=lambda _: True, limit=2)
+    first = await session.ws_connect(server.url())
+    second = await session.ws_connect(server.url())
+    protocol: Any = second._conn.protocol  # type: ignore[union-attr]
+    waiting = asyncio.ensure_future(exchange(session, server.url()))
+    await until(lambda: session.stats().waiting == 1)
+    first.release()
+    second.release()
+    protocol.data_received(frame(TEXT, b"notice")[:5])
+    first._slot.conn._transport.abort()  # type: ignore[union-attr]
+    assert await waiting is False
+    assert session.stats().closed_dirty == 1
+
+
 async def test_fragments_with_a_ping_between(make_session: SessionFactory, server: Server) -> None:
     seen: list[Any] = []
     session = make_session(on_idle_message=lambda message: seen.append(message.data) or True)
