@@ -691,7 +691,10 @@ def _call_expire(this: Callable[[], Lifecycle | None]) -> None:
 def _is_set_aside(slot: Slot) -> bool:
     """Whether a connection waits for the answer to a keep-alive, or for a check."""
     conn: Connection | None = slot.conn
-    return slot.state == ACQUIRED and conn is not None and (conn.busy or conn.parked)
+    if slot.state != ACQUIRED or conn is None:
+        return False
+    # The release waits for the hook reset, for others nobody does.
+    return conn.parked or (slot.task is not None and conn.settled is None)
 
 
 def _end_held_back(slots: list[Slot], key: Hashable) -> None:

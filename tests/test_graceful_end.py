@@ -169,6 +169,26 @@ async def test_a_keepalive_under_way_is_nobodys_use(
     assert session.stats().closed_forced == 1
 
 
+async def test_a_check_in_the_background_is_nobodys_use(
+    make_session: SessionFactory, server: Server
+) -> None:
+    checked: list[Any] = []
+
+    async def check(ws: ClientWebSocketResponse) -> None:
+        checked.append(ws)
+        if len(checked) == 1:
+            raise ValueError
+        await ws.receive()
+
+    session = make_session(check=check, hook_timeout=LONG)
+    await session.prewarm(server.url(), 2)
+    ws = await session.ws_connect(server.url())
+    await until(lambda: len(checked) == 2)
+    await ws.release()
+    await asyncio.wait_for(session.close(wait=LONG), 30)
+    assert session.stats().closed_forced == 2
+
+
 async def test_when_the_time_is_over(
     make_session: SessionFactory, server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
