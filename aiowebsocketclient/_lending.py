@@ -668,11 +668,13 @@ def end_if_held_back(waiter: Waiter) -> None:
     A new connection is not taken back: a server that ends each at once would be connected to for
     ever.
     """
-    slot = waiter.slot
-    if slot is not None:
+    slot: Slot | None
+    # The next idle connection may be given instead, at once.
+    while (slot := waiter.slot) is not None:
         conn: Parkable = slot.conn
-        if not conn.fresh and is_held_back(conn):
-            conn.end_held_back()
+        if conn.fresh or not is_held_back(conn):
+            break
+        conn.end_held_back()
 
 
 #: A hashable form of the arguments of a call.

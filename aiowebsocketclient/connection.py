@@ -333,7 +333,7 @@ class Connection(Parkable):
             if False in answers or len(self._buffer) != unread:
                 return False
             for answer in answers:
-                self._read()
+                _read_now(self._reader)
                 if not isinstance(answer, bool) and not self.send_now(answer):
                     return False
         if self._resets_heartbeat:
@@ -351,7 +351,12 @@ class Connection(Parkable):
             return True
         if message.type not in _MESSAGES or self.hooks.on_idle_message is None:
             return False
-        return judge(self.owner.express, self, message)
+        # Nobody gets the connection meanwhile: the hook may run code that acquires one.
+        was_busy, self.busy = self.busy, True
+        try:
+            return judge(self.owner.express, self, message)
+        finally:
+            self.busy = was_busy
 
     def reset_heartbeat(self) -> None:
         """Restart the heartbeat of the connection, in an empty context: it outlives users."""
@@ -587,7 +592,7 @@ class Connection(Parkable):
         if self.parked:
             if self._resets_heartbeat:
                 self.reset_heartbeat()
-            was_busy = self.busy
+            is_idle = self.busy or self.slot.state == IDLE
             told = self._drain()
             if told is None:
                 return
@@ -599,7 +604,7 @@ class Connection(Parkable):
                 and self._agrees()
             ):
                 self._end(DIRTY)
-            elif was_busy and not self.busy:
+            elif is_idle:
                 self.owner.keepalives.answered(self)
         elif self.closing:
             # The server's CLOSE comes after everything that it has sent before.
@@ -647,7 +652,7 @@ class Connection(Parkable):
         """Handle the messages in the queue; return their number, or None after the end."""
         told = 0
         while self._buffer:
-            message = self._read()
+            message = _read_now(self._reader)
             told += 1
             if message.type is WSMsgType.CLOSE:
                 self._end_by_close(message)
@@ -686,20 +691,11 @@ class Connection(Parkable):
         if self.beat is not None:
             self.owner.keepalives.note_unexpected(self)
         while self._buffer:
-            message = self._read()
+            message = _read_now(self._reader)
             if message.type is WSMsgType.CLOSE:
                 self._end_by_close(message)
                 return
         self._end(DIRTY)
-
-    def _read(self) -> aiohttp.WSMessage:
-        step = self._reader.read()
-        try:
-            step.send(None)
-        except StopIteration as stop:
-            message: aiohttp.WSMessage = stop.value
-            return message
-        raise AssertionError("read() of a queue with a message did not return at once")
 
     def send_now(self, frame: Frame) -> bool:
         """Send a frame without waiting; return whether that was possible."""
@@ -720,6 +716,17 @@ class Connection(Parkable):
         self.parked = False
         # In an empty context: no code of the program caused this.
         Context().run(self.owner.ended, self, how, code)
+
+
+def _read_now(reader: Any) -> aiohttp.WSMessage:
+    """Return the first message of a queue that has one."""
+    step = reader.read()
+    try:
+        step.send(None)
+    except StopIteration as stop:
+        message: aiohttp.WSMessage = stop.value
+        return message
+    raise AssertionError("read() of a queue with a message did not return at once")
 
 
 def _share_state(ws: aiohttp.ClientWebSocketResponse) -> dict[str, Any]:

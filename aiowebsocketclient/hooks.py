@@ -58,6 +58,11 @@ class Hooks(NamedTuple):
         function: Hook[Any] = hook[1] if name == "keepalive" else hook
         return function
 
+    @property
+    def holds_back(self) -> bool:
+        """Whether idle connections may be busy, or inside a message, without being closed."""
+        return self.keepalive is not None or self.on_idle_message is not None
+
     def __repr__(self) -> str:
         """Return the names of the hooks; the functions may be bound to secrets."""
         names = [name for name, hook in zip(self._fields, self, strict=True) if hook is not None]
@@ -128,12 +133,19 @@ def _keepalive(name: str, value: Any) -> Any:
             f"the second part of {name} must be a str, bytes or an async function of one argument,"
             f" not {type(word).__name__}"
         )
+    if isinstance(word, str):
+        _message(name, word)
     return seconds, _hashable(f"the hook of {name}", word)
 
 
 def _message(name: str, value: Any) -> Any:
     if not isinstance(value, str | bytes):
         raise TypeError(f"{name} must be a str, bytes or None, not {type(value).__name__}")
+    try:
+        frame_of(value)
+    except UnicodeEncodeError:
+        # Without its text, which may be a secret.
+        raise ValueError(f"the text of {name} has a surrogate, so UTF-8 cannot encode it") from None
     return value
 
 
@@ -315,12 +327,13 @@ def judge(express: Express, conn: Hooked, message: aiohttp.WSMessage) -> Frame |
             "on_idle_message must return a str, bytes, True, False or None,"
             f" not {type(verdict).__name__}"
         )
-    except Exception as exc:
+    except (Exception, asyncio.CancelledError) as exc:
+        # The result of a future may be a cancellation, which concerns no task here.
         _log_failure("on_idle_message", express, conn, exc)
         return False
 
 
-def _log_failure(name: str, express: Express, conn: Hooked, error: Exception) -> None:
+def _log_failure(name: str, express: Express, conn: Hooked, error: BaseException) -> None:
     log(
         "hook_failed",
         session_name=express.session_name,

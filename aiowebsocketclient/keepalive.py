@@ -51,7 +51,16 @@ class Beat:
 class Keepalives:
     """The timetable of the keep-alives of a pool."""
 
-    __slots__ = ("__weakref__", "_beats", "_loop", "_numbers", "_timer", "_timer_when", "_told")
+    __slots__ = (
+        "__weakref__",
+        "_beats",
+        "_has_stopped",
+        "_loop",
+        "_numbers",
+        "_timer",
+        "_timer_when",
+        "_told",
+    )
 
     def __init__(self) -> None:
         self._beats: list[tuple[float, int, Beat]] = []
@@ -60,6 +69,7 @@ class Keepalives:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_when = math.inf
+        self._has_stopped = False
         # Whether an unexpected answer was logged: it would come with each keep-alive.
         self._told = False
 
@@ -72,6 +82,7 @@ class Keepalives:
 
     def stop(self) -> None:
         """Send nothing any more."""
+        self._has_stopped = True
         if self._timer is not None:
             self._timer.cancel()
         self._beats.clear()
@@ -81,8 +92,8 @@ class Keepalives:
         conn.owner.pool.set_aside(conn.slot)
 
     def answered(self, conn: "Connection") -> None:
-        """Pool a connection again that was set aside: its answer has come."""
-        if conn.slot.state == ACQUIRED and conn.slot.waiter is None:
+        """Pool a connection again if it was set aside and is not busy any more."""
+        if not conn.busy and conn.slot.state == ACQUIRED and conn.slot.waiter is None:
             conn.owner.carry_out(conn.owner.pool.put_back(conn.slot, clock()))
 
     def note_unexpected(self, conn: "Connection") -> None:
@@ -103,7 +114,8 @@ class Keepalives:
         heapq.heappush(self._beats, (when, next(self._numbers), beat))
 
     def _arm(self, now: float) -> None:
-        if not self._beats:
+        # A log handler may have closed the session while the timer ran.
+        if self._has_stopped or not self._beats:
             return
         when = max(self._beats[0][0], now + _GRAIN)
         if self._timer is not None:
@@ -144,7 +156,8 @@ class Keepalives:
         finally:
             # Even if the visit has failed: it must not be the last.
             if beat.conn is not None:
-                self._push(when, beat)
+                # Not at once: for the clock, a tiny interval may be none.
+                self._push(max(when, now + _GRAIN), beat)
 
 
 def _call_run(this: Callable[[], Keepalives | None]) -> None:

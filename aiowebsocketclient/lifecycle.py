@@ -9,7 +9,7 @@ import asyncio
 import math
 import random
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Hashable
 from contextvars import Context
 from functools import partial
 from typing import Any, Final
@@ -446,7 +446,10 @@ class Lifecycle:
         if slot.state == IDLE:
             conn.fresh = False
             # The server may have sent a PING during configure.
-            if not conn.park_cleared():
+            if conn.park_cleared():
+                # The hook on_idle_message may have asked for it.
+                self.keepalives.answered(conn)
+            else:
                 self.close_unfit(slot)
         if conn.hooks.keepalive is not None:
             self.keepalives.watch(conn, self.loop)
@@ -511,15 +514,16 @@ class Lifecycle:
     def close_acquired(self, slot: Slot, reason: str) -> None:
         """Close a connection that is in use or idle."""
         self.discard(slot, reason)
-        conn: Connection = slot.conn
-        conn.watch_closing()
-        conn.say_goodbye()
+        self.start_closing(slot)
 
     def is_fit_after(self, conn: Connection, task: asyncio.Task[bool]) -> bool:
         """Park a connection if its hook succeeded; otherwise close it."""
         slot: Slot = conn.slot
         slot.task = None
         failure = failure_of(task)
+        if slot.conn is None:
+            # It was aborted during the hook, and its socket is closed.
+            return False
         if slot.state == CLOSING:
             # The session was closed during the hook.
             self.start_closing(slot)
@@ -532,6 +536,9 @@ class Lifecycle:
 
     def discard(self, slot: Slot, reason: str) -> None:
         """Remove a connection that is being closed from the pool."""
+        if slot.waiter is not None and slot.conn.hooks.holds_back:
+            # Its waiter may get the next idle connection.
+            _end_held_back(self.pool.idle_beside(slot), slot.key)
         self.carry_out(self.pool.discard(slot, REASONS[reason], clock()))
 
     def ended(self, conn: Connection, how: str, code: int) -> None:
@@ -598,8 +605,7 @@ class Lifecycle:
         plan = self.pool.drain(which)
         if self.implied is not None:
             self.implied.drop_routes()
-        # Without handshakes, which have a task.
-        idle = [slot.conn for slot in plan.closing if slot.task is None]
+        idle = [slot.conn for slot in plan.closing if slot not in self.under_way]
         self.carry_out(plan)
         self.draining = _all_gone(idle, self.loop)
         return self.draining
@@ -619,6 +625,10 @@ class Lifecycle:
         for waiter in waiters:
             fail_waiter(waiter, self.closed_error())
         self.carry_out(plan)
+        for slot in self.pool.slots():
+            if _is_set_aside(slot):
+                # No user has it, and nothing else would close it.
+                self.close_acquired(slot, "forced")
         self.note_emptied()
 
     def note_emptied(self) -> None:
@@ -676,6 +686,23 @@ def _call_expire(this: Callable[[], Lifecycle | None]) -> None:
     lifecycle = this()
     if lifecycle is not None:
         lifecycle._expire()
+
+
+def _is_set_aside(slot: Slot) -> bool:
+    """Whether a connection waits for the answer to a keep-alive, or for a check."""
+    conn: Connection | None = slot.conn
+    if slot.state != ACQUIRED or conn is None:
+        return False
+    # The release waits for the hook reset, for others nobody does.
+    return conn.parked or (slot.task is not None and conn.settled is None)
+
+
+def _end_held_back(slots: list[Slot], key: Hashable) -> None:
+    """Take idle connections out that no waiter of a handshake may get now."""
+    for slot in slots:
+        conn: Connection | None = slot.conn
+        if slot.state == IDLE and slot.key == key and conn is not None and conn.is_held_back():
+            conn.end_held_back()
 
 
 def fail_waiter(waiter: Waiter, error: BaseException) -> None:

@@ -8,6 +8,7 @@ gets it.
 import asyncio
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NoReturn, Self, Unpack
@@ -470,9 +471,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
                 self._targets.note_pattern(url, reuse_key, options, target)
         return target
 
-    @staticmethod
-    def _check_timeout(acquire_timeout: float | None) -> None:
-        arguments.seconds("acquire_timeout", acquire_timeout)
+    _check_timeout = staticmethod(partial(arguments.seconds, "acquire_timeout"))
 
     async def _acquire(self, target: Target, acquire_timeout: float | None) -> WS_co:
         """Acquire a connection if the fast path of the core does not apply."""

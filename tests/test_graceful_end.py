@@ -7,7 +7,12 @@ from typing import Any
 
 import pytest
 
-from aiowebsocketclient import ClientWebSocketResponse, PoolClosedError, WebSocketClientSession
+from aiowebsocketclient import (
+    ClientWebSocketResponse,
+    PoolClosedError,
+    PoolTimeoutError,
+    WebSocketClientSession,
+)
 
 from .conftest import SessionFactory, until
 from .servers import Server
@@ -138,6 +143,50 @@ async def test_a_reset_after_the_release(make_session: SessionFactory, server: S
     await ws.release()
     await closing
     assert session.stats().closed_forced == 1
+
+
+@pytest.mark.parametrize("kind", ["message", "hook"])
+async def test_a_keepalive_under_way_is_nobodys_use(
+    make_session: SessionFactory, server: Server, kind: str
+) -> None:
+    """Its answer never comes.  A caller has asked, so the connection does not count as idle."""
+
+    async def hook(ws: ClientWebSocketResponse) -> None:
+        await ws.receive()
+
+    session = make_session(
+        keepalive=(0.001, "k" * 1001 if kind == "message" else hook),
+        on_idle_message=lambda _: True,
+        hook_timeout=LONG,
+    )
+    await session.prewarm(server.url("/short"), 1)
+    (slot,) = session._pool.slots()
+    conn: Any = slot.conn
+    await until(lambda: conn.busy)
+    with pytest.raises(PoolTimeoutError):
+        await session.ws_connect(server.url("/short"), acquire_timeout=0)
+    await asyncio.wait_for(session.close(wait=LONG), 30)
+    assert session.stats().closed_forced == 1
+
+
+async def test_a_check_in_the_background_is_nobodys_use(
+    make_session: SessionFactory, server: Server
+) -> None:
+    checked: list[Any] = []
+
+    async def check(ws: ClientWebSocketResponse) -> None:
+        checked.append(ws)
+        if len(checked) == 1:
+            raise ValueError
+        await ws.receive()
+
+    session = make_session(check=check, hook_timeout=LONG)
+    await session.prewarm(server.url(), 2)
+    ws = await session.ws_connect(server.url())
+    await until(lambda: len(checked) == 2)
+    await ws.release()
+    await asyncio.wait_for(session.close(wait=LONG), 30)
+    assert session.stats().closed_forced == 2
 
 
 async def test_when_the_time_is_over(

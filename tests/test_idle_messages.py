@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import logging
+import types
+from collections.abc import Coroutine, Generator
 from typing import Any
 
 import aiohttp
@@ -28,6 +30,18 @@ async def exchange(session: WebSocketClientSession, url: str, text: str = "hello
         await ws.send_str(text)
         assert await ws.receive_str() == text
         return ws.reused
+
+
+def begin_eagerly(steps: Coroutine[Any, Any, bool]) -> "asyncio.Future[bool]":
+    """Run the first step of a coroutine at once, as an eager task does, the others in a task."""
+    first = steps.send(None)
+
+    @types.coroutine
+    def go_on() -> Generator[Any, Any, bool]:
+        yield first
+        return (yield from steps)  # type: ignore[misc]
+
+    return asyncio.ensure_future(go_on())
 
 
 async def test_an_expected_message_is_answered(
@@ -96,6 +110,12 @@ async def returns_coroutine() -> bool:
     return True
 
 
+def result_of_a_cancelled_future() -> bool:
+    future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    future.cancel()
+    return future.result()
+
+
 class Async:
     """Looks like a function, and returns a coroutine."""
 
@@ -110,8 +130,9 @@ class Async:
         (lambda _: 5, "TypeError"),
         (lambda _: bytearray(b"x"), "TypeError"),
         (Async(), "TypeError"),
+        (lambda _: result_of_a_cancelled_future(), "CancelledError"),
     ],
-    ids=["raises", "number", "bytearray", "coroutine"],
+    ids=["raises", "number", "bytearray", "coroutine", "cancelled"],
 )
 async def test_a_hook_that_fails_closes_and_is_logged(
     make_session: SessionFactory,
@@ -163,6 +184,24 @@ async def test_inside_a_message_it_is_not_handed_out(
     await until(conn.is_held_back)
     assert session.stats().idle == 1
     assert not await exchange(session, server.url())
+    assert session.stats().closed_dirty == 1
+
+
+async def test_a_waiter_whose_connection_has_ended_gets_none_inside_a_message(
+    make_session: SessionFactory, server: Server
+) -> None:
+    """Both happen between the turn in which it is given a connection and the one it wakes in."""
+    session = make_session(on_idle_message=lambda _: True, limit=2)
+    first = await session.ws_connect(server.url())
+    second = await session.ws_connect(server.url())
+    protocol: Any = second._conn.protocol  # type: ignore[union-attr]
+    waiting = asyncio.ensure_future(exchange(session, server.url()))
+    await until(lambda: session.stats().waiting == 1)
+    first.release()
+    second.release()
+    protocol.data_received(frame(TEXT, b"notice")[:5])
+    first._slot.conn._transport.abort()  # type: ignore[union-attr]
+    assert await waiting is False
     assert session.stats().closed_dirty == 1
 
 
@@ -249,6 +288,69 @@ async def test_what_a_reset_leaves_is_judged(make_session: SessionFactory, serve
     await ws.release()
     await until(lambda: session.stats().idle == 1)
     await until(lambda: "pong" in server.received)
+
+
+@pytest.mark.parametrize("when", ["release", "reset", "new"])
+async def test_a_hook_that_meets_a_cancelled_future(
+    make_session: SessionFactory, server: Server, when: str
+) -> None:
+    """It costs the connection: no release or prewarm() waits for ever, and no place is lost."""
+
+    async def wait(ws: ClientWebSocketResponse) -> None:
+        await until(lambda: vars(ws)["_reader"]._buffer)
+
+    session = make_session(on_idle_message=lambda _: result_of_a_cancelled_future())
+    if when == "new":
+        await session.prewarm(server.url("/greet"), 1, configure=wait)
+    else:
+        ws = await session.ws_connect(server.url(), reset=wait if when == "reset" else None)
+        await ws.send_str("hello")
+        if when == "release":
+            await wait(ws)
+        await asyncio.wait_for(ws.release(), 30)
+    await until(lambda: len(session._pool) == 0)
+    assert session.stats().closed_dirty == 1
+
+
+@pytest.mark.parametrize("when", ["idle", "released", "new"])
+async def test_the_hook_may_ask_for_a_connection(
+    make_session: SessionFactory, server: Server, when: str
+) -> None:
+    """The caller does not get the connection whose message is being judged before the end."""
+    judging = False
+    callers: list[asyncio.Future[bool]] = []
+
+    async def call() -> bool:
+        async with session.ws_connect(url) as ws:
+            assert not judging
+            await ws.send_str("mine")
+            return await ws.receive_str() == "mine"
+
+    def judge(message: Any) -> bool:
+        nonlocal judging
+        judging = True
+        callers.append(begin_eagerly(call()))
+        judging = False
+        return True
+
+    async def wait(ws: ClientWebSocketResponse) -> None:
+        await until(lambda: vars(ws)["_reader"]._buffer)
+
+    configure = wait if when == "new" else None
+    session = make_session(on_idle_message=judge, limit=1, configure=configure)
+    url = server.url("/greet" if when == "new" else "/")
+    if when == "released":
+        async with session.ws_connect(url) as ws:
+            await ws.send_str("unread")
+            await wait(ws)
+    else:
+        await session.prewarm(url, 1)
+    if when == "idle":
+        # In one piece: what is behind the first message must be judged, too.
+        server.transports[0].write(2 * frame(TEXT, b"what?"))
+    await until(lambda: callers)
+    assert all(await asyncio.wait_for(asyncio.gather(*callers), 30))
+    assert session.stats().connects == 1
 
 
 async def test_it_is_not_called_while_a_caller_has_the_connection(

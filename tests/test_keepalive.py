@@ -414,6 +414,143 @@ async def test_checks_in_the_background_leave_it_alone(
     await until(lambda: not conn.busy)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+async def test_after_a_failed_check_a_busy_connection_is_not_next(
+    make_session: SessionFactory, server: Server, asker: Asker, kind: str
+) -> None:
+    checked: list[Any] = []
+    failing: list[Any] = []
+
+    async def check(ws: ClientWebSocketResponse) -> None:
+        checked.append(ws)
+        if ws in failing:
+            # Meanwhile, the other falls idle, and is asked.
+            await other.release()
+            await until(lambda: conn.busy and server.received)
+            raise WebSocketPoolError("dead")
+
+    url = server.url("/short")
+    session = make_session(**busy_options(kind, asker, check=check, limit=2))
+    asker.gate.clear()
+    first = await session.ws_connect(url)
+    other = await session.ws_connect(url)
+    conn = other._slot.conn  # type: ignore[union-attr]
+    failing.append(first)
+    await first.release()
+    calling = asyncio.ensure_future(exchange(session, url))
+    await until(lambda: session.stats().closed_failed == 1)
+    assert other not in checked
+    assert not conn.closing
+    await answer_over(server, conn, kind, asker)
+    await calling
+    assert not conn.closing
+
+
+async def answer_over(server: Server, conn: Any, kind: str, asker: Asker) -> None:
+    """Answer the keep-alive of a connection, whichever it is of the server's."""
+    if kind == "answered":
+        port = conn._transport.get_extra_info("sockname")[1]
+        (number,) = (
+            number
+            for number, transport in enumerate(server.transports)
+            if transport.get_extra_info("peername")[1] == port
+        )
+        await server.sockets[number].send_str("answer")
+    asker.gate.set()
+
+
+async def test_a_waiter_whose_connection_has_ended_gets_no_busy_one(
+    make_session: SessionFactory, server: Server
+) -> None:
+    """Both happen between the turn in which it is given a connection and the one it wakes in."""
+    session = make_session(keepalive=(OFTEN, "answer"), on_idle_message=is_answer, limit=2)
+    first = await session.ws_connect(server.url())
+    second = await session.ws_connect(server.url())
+    conn = second._slot.conn  # type: ignore[union-attr]
+    waiting = asyncio.ensure_future(exchange(session, server.url()))
+    await until(lambda: session.stats().waiting == 1)
+    first.release()
+    second.release()
+    while not conn.busy:
+        # The loop does not get on, as when it is busy.
+        session._lifecycle.keepalives._run()
+    first._slot.conn._transport.abort()  # type: ignore[union-attr]
+    await waiting
+    assert session.stats().closed_lost == 1
+    assert not conn.closing
+
+
+@pytest.mark.parametrize("hook", ["keepalive", "reset"])
+async def test_aborted_while_a_hook_runs(
+    make_session: SessionFactory, server: Server, asker: Asker, hook: str
+) -> None:
+    """A fleet that loses its lease does that; the socket may be closed before the hook ends."""
+
+    async def hold(ws: ClientWebSocketResponse) -> None:
+        asker.begun += 1
+        await asker.gate.wait()
+
+    asker.gate.clear()
+    options: dict[str, Any] = {"keepalive": (OFTEN, hold)} if hook == "keepalive" else {}
+    session = make_session(reset=hold if hook == "reset" else None, **options)
+    released = (await session.ws_connect(server.url())).release()
+    await until(lambda: asker.begun == 1)
+    session._lifecycle.abort_open()
+    await until(lambda: len(session._pool) == 0)
+    asker.gate.set()
+    await asyncio.wait_for(released, 30)
+    assert not await exchange(session, server.url())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_drain_waits_for_its_end(
+    make_session: SessionFactory, server: Server, asker: Asker, kind: str
+) -> None:
+    session = make_session(**busy_options(kind, asker))
+    await begin_busy(session, server, kind, asker)
+    await session.drain()
+    assert len(session._pool) == 0
+
+
+async def test_a_log_handler_that_closes_the_session(
+    make_session: SessionFactory, server: Server, asker: Asker
+) -> None:
+    """No timer stays."""
+
+    class Closing(logging.Handler):
+        def emit(self, record: Any) -> None:
+            if record.event == "keepalive_timeout":
+                session._begin_to_close()
+
+    session = make_session(**busy_options("answered", asker, hook_timeout=0.05))
+    handler, logger = Closing(), logging.getLogger("aiowebsocketclient")
+    logger.addHandler(handler)
+    try:
+        await begin_busy(session, server, "answered", asker)
+        await until(lambda: session.closed)
+    finally:
+        logger.removeHandler(handler)
+    keepalives = session._lifecycle.keepalives
+    await session.close()
+    assert keepalives._timer is None
+
+
+async def test_an_interval_below_the_resolution_of_the_clock(
+    make_session: SessionFactory, server: Server
+) -> None:
+    session = make_session(keepalive=(5e-324, WORD))
+    await session.prewarm(server.url("/short"), 1)
+    await until(lambda: server.received.count(WORD) >= 3)
+
+
+@pytest.mark.parametrize("option", ["keepalive", "goodbye"])
+def test_text_that_cannot_be_sent(option: str) -> None:
+    value: Any = "secret \ud800" if option == "goodbye" else (5.0, "secret \ud800")
+    with pytest.raises(ValueError, match=option) as raised:
+        WebSocketClientSession(**{option: value})
+    assert "secret" not in str(raised.value)
+
+
 async def test_min_idle_counts_it(
     make_session: SessionFactory, server: Server, asker: Asker
 ) -> None:
