@@ -441,11 +441,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             self._targets.clear()
 
     def _resolve(
-        self,
-        url: str | URL,
-        options: dict[str, Any],
-        reuse_key: Hashable,
-        method: str = "ws_connect",
+        self, url: StrOrURL, options: dict[str, Any], reuse_key: Hashable, by: str = "ws_connect"
     ) -> Target:
         return resolve(
             url,
@@ -454,7 +450,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
             reuse_key=reuse_key,
             client_session=self._pool_client.session,
             hooks=self._pool_settings.hooks,
-            method=method,
+            method=by,
         )
 
     def _resolve_anew(
@@ -563,7 +559,6 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         self._targets.clear()
         if not self._bound:
             return DONE
-        # Raises in another loop.
         self._bind()
         keys = None
         if parsed is not None:
