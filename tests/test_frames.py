@@ -21,8 +21,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aiowebsocketclient import WebSocketClientSession, WebSocketPoolError, _aiohttp_private
+from aiowebsocketclient._pool_py import ACQUIRED
 from aiowebsocketclient.connecting import Forerunner
-from aiowebsocketclient.connection import Connection
+from aiowebsocketclient.connection import Connection, _read_now
 from aiowebsocketclient.response import ClientWebSocketResponse
 
 from .conftest import SessionFactory, until
@@ -91,7 +92,7 @@ class Wire:
         self.ws: Any = ClientWebSocketResponse(
             queue, writer, None, response, DEFAULT_WS_CLIENT_TIMEOUT, True, True, loop
         )
-        slot: Any = SimpleNamespace(uses=1)
+        slot: Any = SimpleNamespace(uses=1, state=ACQUIRED)
         owner: Any = SimpleNamespace(ended=lambda _, how, code: self.ended.append(how))
         self.conn = Connection(self.ws, slot, owner)
 
@@ -99,7 +100,7 @@ class Wire:
         """Read like a user, up to a CLOSE."""
         buffer = self.ws._reader._buffer
         while buffer and buffer[0][0].type is not WSMsgType.CLOSE:
-            self.conn._read()
+            _read_now(self.ws._reader)
 
 
 class Piece(NamedTuple):

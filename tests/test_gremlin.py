@@ -688,10 +688,19 @@ def test_a_client_that_is_dropped_gives_its_connection_back(
         assert call(another, "echo hello") == ["hello"]
 
 
-def test_an_interrupted_thread(make_pool: MakePool, server: ServerThread) -> None:
-    """Ctrl-C while the main thread is in the transport itself."""
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Let SIGINT raise KeyboardInterrupt, whatever another test has left behind."""
     if threading.current_thread() is not threading.main_thread():
         pytest.skip("signals are for the main thread")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_an_interrupted_thread(make_pool: MakePool, server: ServerThread) -> None:
+    """Ctrl-C while the main thread is in the transport itself."""
     pool = make_pool(limit=1)
     server.shut_gate()
     protocol, transport = connected(pool, server)

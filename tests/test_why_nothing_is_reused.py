@@ -101,6 +101,13 @@ async def reset_raises(session: WebSocketClientSession, server: Server) -> None:
     await until(lambda: session.stats().closed_failed == 1)
 
 
+async def keepalive_unanswered(session: WebSocketClientSession, server: Server) -> None:
+    # At this path, the server does not answer long texts.
+    async with session.ws_connect(server.url("/short")):
+        pass
+    await until(lambda: session.stats().closed_failed == 1)
+
+
 async def plainly(session: WebSocketClientSession, server: Server) -> None:
     await ask(session, server)
 
@@ -122,6 +129,10 @@ CAUSES: list[tuple[Calls, dict[str, Any]]] = [
     (left_by_an_exception, {}),
     (cancelled_in_the_block, {}),
     (reset_raises, {}),
+    (
+        keepalive_unanswered,
+        {"keepalive": (0.01, 1001 * "k"), "on_idle_message": bool, "hook_timeout": 0.05},
+    ),
     (plainly, {"force_close": True}),
     (closed_by_the_user, {}),
 ]
