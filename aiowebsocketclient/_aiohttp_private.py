@@ -9,6 +9,9 @@ the names behave.
 import asyncio
 import gc
 import inspect
+import ssl
+import sys
+from asyncio import sslproto
 from asyncio.events import _get_running_loop as get_running_loop
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,12 +37,16 @@ __all__ = (
     "NAMES",
     "OPTIONAL",
     "PLAIN_TRANSPORT",
+    "TLS_ESTABLISHED",
+    "TLS_NAMES",
+    "TLS_PROTOCOL",
     "basicauth_from_netrc",
     "check_client_session",
     "check_connection",
     "fragments_of",
     "get_env_proxy_for_url",
     "get_running_loop",
+    "has_known_tls",
     "netrc_from_env",
     "unsafe",
 )
@@ -51,6 +58,15 @@ LOG_ON_EXCEPTION: Final = getattr(asyncio.tasks, "_log_on_exception", None)
 #: The transport of asyncio's own loops.  Its ``is_closing()`` only returns ``_closing``, which the
 #: core reads directly on acquire and release.
 PLAIN_TRANSPORT: Final[Any] = asyncio.selector_events._SelectorSocketTransport  # type: ignore[attr-defined]
+
+_TLS_TRANSPORT: Final[Any] = getattr(sslproto, "_SSLProtocolTransport", None)
+#: The protocol of TLS connections on asyncio's own loops.
+TLS_PROTOCOL: Final[Any] = getattr(sslproto, "SSLProtocol", object)
+
+#: The state of such a connection between its handshakes.
+TLS_ESTABLISHED: Final[Any] = getattr(getattr(sslproto, "SSLProtocolState", None), "WRAPPED", None)
+# Versions whose asyncio/sslproto.py was read. A later version may use the parts in another way.
+_IS_KNOWN_PYTHON: Final = sys.version_info < (3, 16)
 
 #: Required names by their owner, each with its purpose.
 NAMES: Final[dict[str, dict[str, str]]] = {
@@ -132,8 +148,36 @@ OPTIONAL: Final[dict[str, str]] = {
     "_log_on_exception": "LOG_ON_EXCEPTION (CPython 3.14)",
     "_on_data_received": "resets the heartbeat of an idle connection, too (aiohttp 3.14)",
     "_payload_fragments": "parts of an unfinished frame in the pure-Python parser",
+    "_ssl_protocol": "the protocol of a TLS connection on asyncio's own loops",
     "_resolve_host_tasks": "lookups of hosts, which continue after the cancellation of a handshake",
     "_thread_id": "the thread of a running asyncio loop",
+}
+
+#: Names of asyncio's TLS protocol that ``tls_memory.py`` uses where all of them exist: only on
+#: asyncio's own loops.
+TLS_NAMES: Final[dict[str, str]] = {
+    "_app_protocol": "gets decrypted data",
+    "_app_protocol_is_buffer": "shows a protocol that provides the memory for decrypted data",
+    "_app_reading_paused": "shows that the protocol takes no data",
+    "_control_ssl_reading": "resumes reading from the socket",
+    "_do_flush": "begins to close TLS",
+    "_do_read": "decrypts, finds the end of TLS, and sends what OpenSSL answers",
+    "_do_write": "encrypts all that is to be sent",
+    "_fatal_error": "ends the connection after an error",
+    "_incoming": "is the BIO of received data, which grows to the largest read",
+    "_outgoing": "is the BIO of data to send, which grows to the largest message",
+    "_pause_reading": "stops reading",
+    "_process_outgoing": "sends what is encrypted, unless the transport is full",
+    "_ssl_buffer": "is the buffer of the socket, of 256 KiB",
+    "_ssl_buffer_view": "is the same buffer",
+    "_ssl_reading_paused": "shows that the socket is not read",
+    "_ssl_writing_paused": "shows that the transport is full",
+    "_sslobj": "encrypts and decrypts",
+    "_state": "shows whether TLS is established",
+    "_transport": "is the transport of the socket",
+    "_write_backlog": "contains what is to be sent",
+    "_write_buffer_size": "is the size of what is to be sent",
+    "max_size": "is the size of the buffer, and of a read from OpenSSL",
 }
 
 _MISSING: Final = object()
@@ -205,6 +249,25 @@ def fragments_of(parser: Any) -> list[bytes]:
     if len(found) != 1:
         raise unsafe("the parser of a WebSocket does not show the parts of an unfinished frame")
     return found[0]
+
+
+def has_known_tls(transport: Any) -> bool:
+    """Return whether a transport is an established TLS connection of asyncio, as it is known.
+
+    Not on other loops, nor on a proactor loop, whose kernel may be filling a buffer, nor inside
+    another TLS connection (to a proxy).
+    """
+    if not _IS_KNOWN_PYTHON or type(transport) is not _TLS_TRANSPORT:
+        return False
+    protocol = transport._ssl_protocol
+    return (
+        type(protocol) is TLS_PROTOCOL
+        and all(hasattr(protocol, name) for name in TLS_NAMES)
+        and type(protocol._incoming) is type(protocol._outgoing) is ssl.MemoryBIO
+        and isinstance(protocol._sslobj, ssl.SSLObject)
+        and type(protocol._transport) is PLAIN_TRANSPORT
+        and protocol._state is TLS_ESTABLISHED
+    )
 
 
 def unsafe(what: str) -> WebSocketPoolError:

@@ -36,6 +36,7 @@ from .logs import is_debugging, log
 from .response import Pending
 from .reuse import ReuseWatch
 from .settings import Settings
+from .tls_memory import shrink
 from .tracing import Tracer
 
 __all__ = ("ABORT_GRACE", "REASONS", "Failure", "Lifecycle", "fail_waiter")
@@ -315,6 +316,8 @@ class Lifecycle:
             self._limiter_line.succeed(slot)
         try:
             check_connection(ws)
+            if ws._conn is not None:
+                shrink(ws._conn.transport, self.loop)
             conn = Connection(ws, slot, self, target.hooks)
         except BaseException:
             abort(ws)

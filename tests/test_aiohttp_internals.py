@@ -8,7 +8,9 @@ import ast
 import asyncio
 import inspect
 import re
+import ssl
 import sys
+from asyncio import sslproto
 from http.cookies import SimpleCookie
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +26,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from aiowebsocketclient import WebSocketClientSession, WebSocketPoolError, _aiohttp_private
-from aiowebsocketclient._aiohttp_private import NAMES, OPTIONAL, fragments_of
+from aiowebsocketclient._aiohttp_private import NAMES, OPTIONAL, TLS_NAMES, fragments_of
 from aiowebsocketclient.response import CONNECTION, USUAL, ClientWebSocketResponse, _Spent
 
 from .conftest import SessionFactory, until
@@ -320,6 +322,45 @@ def test_what_reports_the_failure_of_a_shielded_task() -> None:
     assert "await asyncio.shield(resolved_host_task)" in lookup
 
 
+async def test_names_of_asyncios_tls(client_tls: ssl.SSLContext) -> None:
+    loop = asyncio.get_running_loop()
+    found: Any = sslproto.SSLProtocol(
+        loop, asyncio.Protocol(), client_tls, None, server_hostname="localhost"
+    )
+    assert not {name for name in TLS_NAMES if not hasattr(found, name)}
+    # It was never open.
+    found._app_transport._closed = True
+
+
+def test_how_asyncios_tls_uses_what_is_replaced() -> None:
+    source = inspect.getsource(sslproto.SSLProtocol)
+    # A buffer that is large enough is passed on as it is.
+    assert "if len(self._ssl_buffer) < want:" in source
+    assert "self._incoming.write(self._ssl_buffer_view[:nbytes])" in source
+    for name in ("_incoming", "_outgoing"):
+        used = {"_incoming": {"write", "pending"}, "_outgoing": {"read", "pending"}}[name]
+        assert set(re.findall(rf"self\.{name}\.(\w+)", source)) == used
+    assert set(re.findall(r"self\._sslobj\.(\w+)", source)) == {
+        "do_handshake",
+        "read",
+        "unwrap",
+        "write",
+    }
+    # Nothing else encrypts what a full transport has not taken.
+    methods = inspect.getmembers(sslproto.SSLProtocol, inspect.isfunction)
+    encrypts = {name for name, do in methods if "._do_write()" in inspect.getsource(do)}
+    assert encrypts == {"_write_appdata", "_do_read", "eof_received"}
+    for name in ("_start_shutdown", "eof_received"):
+        assert "self._do_flush()" in inspect.getsource(getattr(sslproto.SSLProtocol, name))
+
+
+def test_the_socket_is_read_and_its_buffer_passed_on_in_one_callback() -> None:
+    transport: Any = asyncio.selector_events._SelectorSocketTransport  # type: ignore[attr-defined]
+    source = inspect.getsource(transport._read_ready__get_buffer)
+    ways = ["self._protocol.get_buffer(-1)", "recv_into(buf)", "self._protocol.buffer_updated("]
+    assert [source.index(way) for way in ways] == sorted(source.index(way) for way in ways)
+
+
 async def test_the_parser_is_set_by_the_protocol_of_the_handshake(server: Server) -> None:
     """Nothing comes between the answer to the handshake and the parser: no other task runs."""
     source = inspect.getsource(aiohttp.ClientSession._ws_connect)
@@ -416,6 +457,8 @@ def test_every_private_name_is_listed() -> None:
                 assert path.name in ("_aiohttp_private.py", "_lending.py")
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
                 own.add(node.attr)
-    listed = {name for names in NAMES.values() for name in names} | OPTIONAL.keys()
+    listed = (
+        {name for names in NAMES.values() for name in names} | OPTIONAL.keys() | TLS_NAMES.keys()
+    )
     private = {name for name in used - own if name.startswith("_") and not name.endswith("__")}
     assert private - of_python - of_gremlinpython - listed == set()

@@ -4,11 +4,13 @@ In the main one too much else comes and goes. ``tests/isolated`` has the scripts
 is judged here.
 """
 
+import asyncio
 import functools
 import json
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 from collections import Counter
@@ -20,8 +22,12 @@ from typing import Any
 import pytest
 
 import aiowebsocketclient
+from aiowebsocketclient.tls_memory import PIECE
 
+from .conftest import SessionFactory
 from .isolated.common import server
+from .servers import serving
+from .test_tls_memory import Echo, check, recorded
 
 try:
     import uvloop
@@ -150,6 +156,43 @@ def refcounts(core: str) -> Any:
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+# -- buffers of TLS --------------------------------------------------------------------------------
+
+# What OpenSSL itself takes is not ours, and about 40 kB. Each BIO may come to a third more than it
+# was asked for: less than 23 kB.
+LARGEST_RECORD = (1 << 14) + 256
+
+
+async def test_buffers_of_idle_tls_connections_after_large_messages(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, make_session: SessionFactory
+) -> None:
+    loop = asyncio.get_running_loop()
+    if not isinstance(loop, asyncio.BaseEventLoop):
+        pytest.skip("the buffers of uvloop cannot be seen")
+    session = make_session()
+    async with serving(Echo(), ssl_context=server_tls) as server:
+        handles: list[Any] = [
+            await session.ws_connect(server.url(), ssl=client_tls) for _ in range(20)
+        ]
+        bios = [bio for ws in handles for bio in recorded(ws)]
+        protocols = [ws._conn.transport._ssl_protocol for ws in handles]
+        for ws in handles:
+            await check(ws, 1, 1_000_000, 3_000_000, 20_000)
+            await ws.release()
+        assert session.stats().idle == len(handles)
+        for bio in bios:
+            assert 1_000 < bio.most <= LARGEST_RECORD
+            assert not bio.pending
+            # OpenSSL adds a third to what it needs, so not a whole piece comes first.
+            assert next(size for size in bio.sizes if size > 10_000) * 4 // 3 <= PIECE
+        # One for all of them.
+        assert len({id(protocol._ssl_buffer) for protocol in protocols}) == 1
+        for protocol in protocols:
+            assert not protocol._write_backlog
+            assert not protocol._write_buffer_size
+            assert not protocol._transport.get_write_buffer_size()
 
 
 # -- garbage, and the end ------------------------------------------------------------------------
