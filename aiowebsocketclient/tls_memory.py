@@ -32,7 +32,9 @@ PIECE: Final = (1 << 14) + 128
 
 # The plaintext of a TLS record has at most 16 KiB.
 _LARGEST_RECORD: Final = 1 << 14
-# Bytes of ciphertext to pass to the transport at once.
+# Bytes to encrypt at once: a record, and the header of a frame.
+_AT_ONCE: Final = _LARGEST_RECORD + 16
+# Bytes to pass to the transport at once.
 _BATCH: Final = 1 << 16
 
 # Bytes to receive at once. From 128 KiB on, malloc may map new pages for what is decrypted.
@@ -67,11 +69,16 @@ def shrink(transport: Any, loop: asyncio.AbstractEventLoop) -> bool:
     return True
 
 
-def _make_room(bio: ssl.MemoryBIO) -> None:
-    """Let a BIO grow to a piece, and no more: OpenSSL adds a third to what is asked for."""
-    if not bio.pending:
-        bio.write(_ROOM)
-        bio.read()
+def _make_room(bio: ssl.MemoryBIO) -> bool:
+    """Let a BIO grow to a piece, and no more: OpenSSL adds a third to what is asked for.
+
+    Returns False if the BIO is in use.
+    """
+    if bio.pending:
+        return False
+    bio.write(_ROOM)
+    bio.read()
+    return True
 
 
 def _size_of_record(header: bytes) -> int:
@@ -89,11 +96,16 @@ class _SmallProtocol(TLS_PROTOCOL):  # type: ignore[misc]
     # that had arrived.
     _record_left = 0
     _record_header = b""
+    # Whether the BIOs have grown to a piece.
+    _has_room_to_receive = False
+    _has_room_to_send = False
 
     # -- receiving -------------------------------------------------------------------------------
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take what the transport has received."""
+        if nbytes > len(_ROOM) and not self._has_room_to_receive:
+            self._has_room_to_receive = _make_room(self._incoming)
         if nbytes <= PIECE or not self._can_decrypt():
             if self._record_left or self._record_header:
                 # Small reads almost always end with a record. After others, the next large read
@@ -119,7 +131,6 @@ class _SmallProtocol(TLS_PROTOCOL):  # type: ignore[misc]
 
     def _decrypt(self, data: memoryview, decrypted: list[bytes]) -> None:
         bio, read = self._incoming, self._sslobj.read
-        _make_room(bio)
         at, size = 0, len(data)
         ends = self._ends_of_records(data)
         while at < size:
@@ -138,7 +149,6 @@ class _SmallProtocol(TLS_PROTOCOL):  # type: ignore[misc]
                             break
                     else:
                         # The end of TLS, which the next read finds again.
-                        bio.write(data[at:])
                         return
                 except ssl.SSLWantReadError:
                     pass
@@ -186,13 +196,16 @@ class _SmallProtocol(TLS_PROTOCOL):  # type: ignore[misc]
             # The end of TLS comes after everything.
             super()._do_write()
             return
-        backlog, write = self._write_backlog, self._sslobj.write
+        backlog, write, transport = self._write_backlog, self._sslobj.write, self._transport
         try:
-            while backlog and not self._ssl_writing_paused:
+            # asyncio logs repeated writes to a socket that has failed.
+            while backlog and not (self._ssl_writing_paused or transport.is_closing()):
                 data = backlog[0]
-                if self._outgoing.pending + len(data) > _LARGEST_RECORD:
+                if self._outgoing.pending + len(data) > _AT_ONCE:
                     self._send(self._outgoing.read())
-                if len(data) <= _LARGEST_RECORD:
+                if len(data) > len(_ROOM) and not self._has_room_to_send:
+                    self._has_room_to_send = _make_room(self._outgoing)
+                if len(data) <= _AT_ONCE:
                     count = write(data)
                 else:
                     data = backlog[0] = memoryview(data)
@@ -209,11 +222,11 @@ class _SmallProtocol(TLS_PROTOCOL):  # type: ignore[misc]
 
     def _encrypt_batch(self, data: memoryview, write: Callable[[memoryview], int]) -> int:
         """Encrypt and send a part of a large message; return its size."""
-        _make_room(self._outgoing)
         encrypted: list[bytes] = []
-        at = 0
+        # The end of a message goes with what is before it.
+        at, end = 0, len(data) if len(data) <= _BATCH + _LARGEST_RECORD else _BATCH
         try:
-            while at < min(len(data), _BATCH):
+            while at < end:
                 at += write(data[at : at + _LARGEST_RECORD])
                 encrypted.append(self._outgoing.read())
         except ssl.SSLWantReadError:
@@ -229,8 +242,11 @@ class _SmallProtocol(TLS_PROTOCOL):  # type: ignore[misc]
     def resume_writing(self) -> None:
         """Go on with what waits for the transport."""
         super().resume_writing()
-        if self._write_backlog and self._state is TLS_ESTABLISHED:
-            self._do_write()
+        try:
+            if self._write_backlog and self._state is TLS_ESTABLISHED:
+                self._do_write()
+        except Exception as exc:
+            self._fatal_error(exc, "Fatal error on SSL protocol")
 
     def _do_flush(self) -> None:
         # The closing handshake would send its last record before what waits for the transport.

@@ -9,7 +9,6 @@ import os
 import random
 import ssl
 from collections.abc import AsyncIterator
-from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -83,8 +82,11 @@ class Bio:
     def __init__(self, bio: ssl.MemoryBIO) -> None:
         self._bio = bio
         self.most = 0
+        #: The sizes of what was written.
+        self.sizes: list[int] = []
 
     def write(self, data: Any) -> int:
+        self.sizes.append(len(data))
         written = self._bio.write(data)
         self.most = max(self.most, self.pending)
         return written
@@ -249,33 +251,6 @@ async def test_what_is_sent_before_the_end_arrives(
     assert echo.close_codes == [1000]
 
 
-async def test_the_transport_is_closed_while_much_is_unsent(
-    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
-) -> None:
-    if not is_asyncio():
-        pytest.skip("nothing is replaced on uvloop")
-    received: list[bytes] = []
-    go_on, ended = asyncio.Event(), asyncio.Event()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await go_on.wait()
-        received.append(await reader.read(-1))
-        writer.close()
-        ended.set()
-
-    sent = random.Random(0).randbytes(16 * MB)
-    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_tls) as server:
-        port = server.sockets[0].getsockname()[1]
-        _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=client_tls)
-        assert tls_memory.shrink(writer.transport, asyncio.get_running_loop())
-        writer.write(sent)
-        assert protocol_of(SimpleNamespace(_conn=writer))._write_backlog
-        writer.close()
-        go_on.set()
-        await ended.wait()
-    assert received == [sent]
-
-
 @pytest.mark.parametrize("end", ["close", "abort", "notify"])
 async def test_the_server_ends_it(
     echo: Echo, make_session: SessionFactory, client_tls: ssl.SSLContext, end: str
@@ -316,6 +291,71 @@ async def test_what_arrives_with_the_end_is_received(
         assert await reader.read(-1) == sent
         writer.close()
         await writer.wait_closed()
+
+
+async def test_nothing_is_written_to_a_socket_that_has_failed(
+    echo: Echo,
+    make_session: SessionFactory,
+    client_tls: ssl.SSLContext,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """asyncio logs a warning where a lost connection is written to again and again."""
+    if not is_asyncio():
+        pytest.skip("nothing is replaced on uvloop")
+    session = make_session()
+    ws: Any = await session.ws_connect(echo.url(), ssl=client_tls)
+    # The protocol is told in the next turn of the loop.
+    protocol_of(ws)._transport._force_close(ConnectionResetError())
+    ws._conn.transport.write(bytes(16 * MB))
+    assert protocol_of(ws)._write_backlog
+    await ws.release()
+    await until(lambda: not len(session._pool))
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("ends", ["stays", "closes", "closes paused"])
+@pytest.mark.parametrize("size", [1_000, 10_000, 3 * MB])
+async def test_what_a_full_transport_left_is_sent_later(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, ends: str, size: int
+) -> None:
+    """Also if the server sends nothing, and if TLS is closed, with reading paused or not."""
+    if not is_asyncio():
+        pytest.skip("nothing is replaced on uvloop")
+    total = 12 * MB // size * size
+    received = bytearray()
+    go_on, ended = asyncio.Event(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await go_on.wait()
+        while len(received) < total and (data := await reader.read(MB)):
+            received.extend(data)
+        writer.close()
+        ended.set()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_tls) as server:
+        port = server.sockets[0].getsockname()[1]
+        _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=client_tls)
+        transport: Any = writer.transport
+        assert tls_memory.shrink(transport, asyncio.get_running_loop())
+        protocol = transport._ssl_protocol
+        outgoing = protocol._outgoing = Bio(protocol._outgoing)
+        sent = random.Random(size).randbytes(total)
+        for at in range(0, total, size):
+            transport.write(sent[at : at + size])
+        assert protocol._ssl_writing_paused
+        assert protocol._write_buffer_size == sum(map(len, protocol._write_backlog)) > 0
+        if ends == "stays":
+            assert outgoing.most <= PIECE + OVERHEAD
+            go_on.set()
+            await until(lambda: not protocol._write_backlog)
+            assert outgoing.most <= PIECE + OVERHEAD
+        elif ends == "closes paused":
+            transport.pause_reading()
+        transport.close()
+        go_on.set()
+        await ended.wait()
+        transport.abort()
+    assert received == sent
 
 
 async def test_data_that_is_no_tls(
