@@ -20,6 +20,8 @@ class Canary:
     """Something to hang into a cycle, with a weak reference and a way back."""
 
     back: Any = None
+    # Where it stands for a loop.
+    create_future: Any = None
 
 
 def cycles(core: Any) -> dict[str, Any]:

@@ -157,6 +157,9 @@ class Loop:
     def is_running(self) -> bool:
         return True
 
+    def create_future(self) -> Any:
+        raise NotImplementedError
+
 
 class Owner:
     """Stands for a session."""
