@@ -312,8 +312,7 @@ def judge(express: Express, conn: Hooked, message: aiohttp.WSMessage) -> Frame |
     not expected, or the hook has failed, which is logged.
     """
     hook = conn.hooks.on_idle_message
-    if hook is None:
-        return False
+    assert hook is not None
     try:
         # In an empty context: no code of the program has caused the message.
         verdict: Any = Context().run(hook, message)

@@ -77,8 +77,9 @@ class Keepalives:
         """Add a new connection that has a ``keepalive``."""
         self._loop = loop
         conn.beat = Beat(conn)
-        self._push(clock() + _interval(conn), conn.beat)
-        self._arm(clock())
+        now = clock()
+        self._push(now + _interval(conn), conn.beat)
+        self._arm(now)
 
     def stop(self) -> None:
         """Send nothing any more."""
@@ -192,10 +193,8 @@ def _send(beat: Beat, conn: "Connection", now: float) -> float:
 
 def _finish_hook(conn: "Connection", task: asyncio.Task[bool]) -> None:
     conn.busy = False
-    lifecycle = conn.owner
-    if lifecycle.is_fit_after(conn, task) and conn.slot.state == ACQUIRED:
-        # A caller came meanwhile.
-        lifecycle.carry_out(lifecycle.pool.put_back(conn.slot, clock()))
+    if conn.owner.is_fit_after(conn, task):
+        conn.owner.keepalives.answered(conn)
 
 
 def _fail(conn: "Connection") -> None:
