@@ -11,9 +11,11 @@ import json
 import logging
 import sys
 import time
+import traceback
 from collections import Counter
 from contextlib import AsyncExitStack
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -166,11 +168,27 @@ class Worker:
                 tasks.add(asyncio.create_task(begun))
 
 
+def report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Report what nobody has handled, as loops do, but not the end of a stream of the client.
+
+    asyncio keeps that end in a future of its own.  The protocol of the stream marks it as seen when
+    it is freed; if the collector frees both at once, the future may come first, and complains.
+    """
+    future, error, frames = context.get("future"), context.get("exception"), []
+    if future and not isinstance(future, asyncio.Task) and isinstance(error, OSError):
+        frames = traceback.extract_tb(error.__traceback__)
+    files = [Path(frame.filename).parts for frame in frames]
+    if files and {"redis", "valkey"} & {*files[0]} and files[-1][-2] == "asyncio":
+        return
+    loop.default_exception_handler(context)
+
+
 async def main(options: dict[str, Any]) -> None:
     lines = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     # In debug mode; the machine may be busy.
     loop.slow_callback_duration = 60.0
+    loop.set_exception_handler(report)
     reading, _ = await loop.connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(lines), sys.stdin
     )
