@@ -1548,12 +1548,18 @@ class Pool:
     @cython.cfunc
     def _plan_look(self, handshake: Handshake, now: cython.double) -> None:
         """Look at the deferred handshakes again, by what falls free from now on."""
+        other: Handshake
         heap = self._look_heap
         handshake.counted_from = now
         handshake.fallen_free = 0
         handshake.look_at = now + _look_interval(handshake.endpoint)
         if len(heap) > 2 * len(self._handshakes) + 16:
-            heap[:] = [entry for entry in heap if entry[2].look_at == entry[0]]
+            # Entries of handshakes that have been looked at since, or whose waiters were served.
+            entries = list(heap)
+            heap.clear()
+            for look_at, turn, other in entries:
+                if other.look_at == look_at and other.turn == turn:
+                    heap.append((look_at, turn, other))
             heapq.heapify(heap)
         heapq.heappush(heap, (handshake.look_at, handshake.turn, handshake))
         self._is_look_new = True
@@ -1564,8 +1570,8 @@ class Pool:
         handshake: Handshake
         heap = self._look_heap
         while heap:
-            look_at, _, handshake = heap[0]
-            if handshake.look_at == look_at:
+            look_at, turn, handshake = heap[0]
+            if handshake.look_at == look_at and handshake.turn == turn:
                 return handshake.look_at
             heapq.heappop(heap)
         return INFINITY
@@ -1578,7 +1584,7 @@ class Pool:
             handshake = heapq.heappop(self._look_heap)[2]
             due.append(handshake)
         for handshake in due:
-            # It may have served its waiters, or be in the list twice.
+            # It may have served its waiters.
             if handshake.look_at <= now:
                 self._judge(handshake, plan, now)
 

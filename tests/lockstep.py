@@ -254,7 +254,7 @@ class Lockstep:
         self.drained: dict[int, int] = {}
         #: By endpoint, how many places were taken before: what is over a limit may not grow.
         self.excess: Counter[str] = Counter()
-        self.most_endpoints = 0
+        self.most_endpoints = self.most_handshakes = 0
         #: Whether all that was to expire by now has.
         self.expired = False
         self.done: Counter[str] = Counter()
@@ -897,11 +897,13 @@ class Lockstep:
                 assert len(self.living(CLOSING)) >= claims
 
     def check_records(self) -> None:
-        """Heaps are cleared when they hold more than twice the endpoints there are, and a few."""
+        """Heaps are cleared when they hold more than twice what there is, and a few."""
         sizes = self.pool.sizes()
         self.most_endpoints = max(self.most_endpoints, sizes["endpoints"])
+        self.most_handshakes = max(self.most_handshakes, sizes["handshakes"])
         assert sizes["place_heap"] <= 2 * self.most_endpoints + 17
         assert sizes["idle_heap"] <= 2 * self.most_endpoints + 17
+        assert sizes["look_heap"] <= 2 * self.most_handshakes + 17
 
     def check_inside(self) -> None:
         """Look into the reference, for what will only show later."""
