@@ -987,7 +987,8 @@ class Pool:
         """Return which limit over all endpoints is reached; ``""``: none."""
         if not self._is_at_total():
             return ""
-        return "limit_total" if 0 < self._limit_total <= self._count else "fleet"
+        taken: cython.Py_ssize_t = self._count + self._deferred
+        return "limit_total" if 0 < self._limit_total <= taken else "fleet"
 
     @cython.cfunc
     def _records(self) -> Counted:

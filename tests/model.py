@@ -746,7 +746,7 @@ class Model:
         if self.is_at_limit(endpoint):
             lacking = "limit"
         elif self.is_at_total():
-            is_own = 0 < self.limit_total <= len(self.slots)
+            is_own = 0 < self.limit_total <= self.taken_over_all()
             lacking = "limit_total" if is_own else "fleet"
         elif self.is_connecting_full(endpoint):
             lacking = "max_connecting"
