@@ -63,12 +63,17 @@ ORPHAN_GRACE = cython.declare(cython.double, 5.0)
 #: before so many seconds; late ones are looked for no more often than that.
 LATE_FACTOR = cython.declare(cython.double, 4.0)
 LATE_FLOOR = cython.declare(cython.double, 0.5)
-# How much the newest duration counts in a mean of durations.
+# How much the newest duration of a handshake counts in a mean of durations, and how fast a long use
+# of a connection is forgotten.
 _NEWEST_SHARE = cython.declare(cython.double, 0.125)
+_NEWEST_USE_SHARE = cython.declare(cython.double, 0.0625)
 
+#: A handshake is deferred while a released connection is expected within this share of a
+#: handshake's duration.
+DEFER_SHARE = cython.declare(cython.double, 0.5)
 #: The core looks at deferred handshakes each time this share of a handshake's duration has passed,
 #: but not more often than after so many seconds, since a timer is not more exact.
-LOOK_SHARE = cython.declare(cython.double, 0.1)
+LOOK_SHARE = cython.declare(cython.double, 0.05)
 SHORTEST_LOOK = cython.declare(cython.double, 0.001)
 
 
@@ -306,10 +311,10 @@ class Pool:
         endpoint.released += 1
         if not slot.drained:
             seconds: cython.double = now - slot.since
-            if handshake.use < 0:
+            if seconds > handshake.use:
                 handshake.use = seconds
             else:
-                handshake.use += (seconds - handshake.use) * _NEWEST_SHARE
+                handshake.use += (seconds - handshake.use) * _NEWEST_USE_SHARE
         if (
             self._waiters == 0
             and now < slot.retires
@@ -1493,9 +1498,9 @@ class Pool:
     @cython.cfunc
     @cython.exceptval(-1)
     def _may_defer(self, waiter: Waiter) -> cython.bint:
-        """Whether a connection in use is expected to fall free to a waiter before a handshake ends.
+        """Whether a connection in use is expected to fall free to a waiter soon.
 
-        With 5 connections in use for 10 ms each and handshakes of 50 ms, the 20th waiter is
+        With 5 connections in use for 10 ms each and handshakes of 100 ms, the 20th waiter is
         expected to be served after 40 ms: its handshake is deferred; the 21st waiter's begins.
         """
         handshake = waiter.handshake
@@ -1508,7 +1513,7 @@ class Pool:
         if used <= 0 or handshake.use > used * _look_interval(endpoint):
             return False
         rounds: cython.Py_ssize_t = 1 + (handshake.opening.size + handshake.deferred.size) // used
-        return rounds * handshake.use < endpoint.shortest
+        return rounds * handshake.use < DEFER_SHARE * endpoint.shortest
 
     @cython.cfunc
     def _defer(self, waiter: Waiter, now: cython.double) -> None:
@@ -1542,7 +1547,8 @@ class Pool:
         handshake: Handshake
         waiter: Waiter | None
         for handshake in list(self._handshakes.values()) if self._deferred else ():
-            while (waiter := handshake.deferred.head) is not None:
+            # The last first, so that each is put before those that came back so far.
+            while (waiter := handshake.deferred.tail) is not None:
                 self._undefer(waiter)
                 self._stand_first(waiter)
 
@@ -1593,12 +1599,12 @@ class Pool:
     def _judge(self, handshake: Handshake, plan: Plan, now: cython.double) -> None:
         """Begin deferred handshakes that are not expected to be needless any more."""
         endpoint = handshake.endpoint
-        shortest: cython.double = endpoint.shortest
+        longest: cython.double = DEFER_SHARE * endpoint.shortest
         # Where the process was held up, little could fall free; once, that is no reason to connect.
         is_late: cython.bint = now > handshake.look_at + _look_interval(endpoint)
         handshake.postponed = is_late and not handshake.postponed
         waiter: Waiter | None
-        while (waiter := handshake.deferred.head) and waiter.deferred_at + shortest <= now:
+        while (waiter := handshake.deferred.head) and waiter.deferred_at + longest <= now:
             self._begin_deferred(handshake, plan, now)
         if not handshake.postponed:
             self._begin_hopeless(handshake, plan, now)
@@ -1610,20 +1616,22 @@ class Pool:
     def _begin_hopeless(self, handshake: Handshake, plan: Plan, now: cython.double) -> None:
         """Begin handshakes for waiters that are served too late at the rate of the last interval.
 
-        Where there have been such waiters for as long as a handshake takes, the connections in use
-        are too few for the load: begin handshakes for half of them.
+        Where there have been such waiters all the time that a waiter may be deferred, the
+        connections in use are too few for the load: begin handshakes for half of them.
         """
         shortest: cython.double = handshake.endpoint.shortest
+        longest: cython.double = DEFER_SHARE * shortest
         waiter: Waiter | None
         if not handshake.fallen_free:
             # Uses have become longer.
             handshake.use = max(handshake.use, shortest)
         rate: cython.double = handshake.fallen_free / (now - handshake.counted_from)
         while waiter := handshake.deferred.tail:
-            if handshake.deferred.size <= rate * (waiter.deferred_at + shortest - now):
+            # Waiters without a reserved place are in the same line.
+            if handshake.placeless.size <= rate * (waiter.deferred_at + longest - now):
                 break
             self._begin_deferred(handshake, plan, now)
-        if handshake.deferring_since + shortest <= now:
+        if handshake.deferring_since + longest <= now:
             handshake.deferring_since = now
             for _ in range((handshake.deferred.size + 1) // 2):
                 self._begin_deferred(handshake, plan, now)

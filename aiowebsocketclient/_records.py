@@ -231,8 +231,7 @@ class Handshake:
         #: owner.
         self.connecting = 0
         self.doubts = 0
-        #: Mean number of seconds for which a connection is in use lately, -1 before the first
-        #: release.
+        #: Seconds for which connections are in use when it takes long, -1 before the first release.
         self.use = -1.0
         #: Waiters whose handshake is deferred, in order of arrival: each has a place reserved.
         self.deferred = OuterList()

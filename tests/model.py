@@ -39,7 +39,9 @@ LATE_FACTOR = 4.0
 LATE_FLOOR = 0.5
 FIRST_PATIENCE = 5.0
 NEWEST_SHARE = 0.125
-LOOK_SHARE = 0.1
+NEWEST_USE_SHARE = 0.0625
+DEFER_SHARE = 0.5
+LOOK_SHARE = 0.05
 SHORTEST_LOOK = 0.001
 
 #: For whom a place is cleared that is not cleared for the waiters of one endpoint.
@@ -386,7 +388,8 @@ class Model:
         if not slot.is_drained:
             took = now - slot.since
             use = self.uses.get(slot.key, took)
-            self.uses[slot.key] = use + (took - use) * NEWEST_SHARE
+            # Rule: a long use counts at once, and is forgotten slowly.
+            self.uses[slot.key] = max(took, use + (took - use) * NEWEST_USE_SHARE)
         self.hand_on(slot, now)
         plan = self.plan()
         assert not is_plain or plan == Plan()
@@ -551,7 +554,10 @@ class Model:
             return False
         opening = [slot for slot in self.slots if slot.key == key and slot.owner is not None]
         rounds = 1 + (len(opening) + len(self.deferred(key))) // len(used)
-        return rounds * self.uses[key] < self.shortest[endpoint]
+        return rounds * self.uses[key] < self.longest_deferral(endpoint)
+
+    def longest_deferral(self, endpoint: str) -> float:
+        return DEFER_SHARE * self.shortest[endpoint]
 
     def interval(self, endpoint: str) -> float:
         return max(LOOK_SHARE * self.shortest[endpoint], SHORTEST_LOOK)
@@ -583,7 +589,7 @@ class Model:
 
     def judge(self, key: str, now: float) -> None:
         """Begin what is deferred and is not expected to be needless any more."""
-        deferral, shortest = self.deferrals[key], self.shortest[key[0]]
+        deferral, longest = self.deferrals[key], self.longest_deferral(key[0])
 
         def begin() -> None:
             self.begin_deferred(self.deferred(key)[0], now)
@@ -591,18 +597,19 @@ class Model:
         # Rule: a look that comes too late shows nothing, but two in a row do.
         is_late = now > deferral.look_at + self.interval(key[0])
         deferral.is_postponed = is_late and not deferral.is_postponed
-        while (waiting := self.deferred(key)) and since(waiting[0]) + shortest <= now:
+        while (waiting := self.deferred(key)) and since(waiting[0]) + longest <= now:
             begin()
         if not deferral.is_postponed:
             if not deferral.fallen_free:
-                self.uses[key] = max(self.uses.get(key, -1.0), shortest)
+                self.uses[key] = max(self.uses.get(key, -1.0), self.shortest[key[0]])
             rate = deferral.fallen_free / (now - deferral.counted_from)
             while waiting := self.deferred(key):
-                if len(waiting) <= rate * (since(waiting[-1]) + shortest - now):
+                # Rule: all in the line count, though some have no place.
+                if len(self.placeless(key)) <= rate * (since(waiting[-1]) + longest - now):
                     break
                 begin()
-            # Rule: where it goes on for as long as a handshake takes, half of them begin.
-            if deferral.since + shortest <= now:
+            # Rule: where it goes on for as long as one may be deferred, half of them begin.
+            if deferral.since + longest <= now:
                 deferral.since = now
                 for _ in range((len(self.deferred(key)) + 1) // 2):
                     begin()
