@@ -15,8 +15,8 @@ from .report import Result, Run
 from .scenario import LeftOut, Scenario
 from .until import ENDLESS, Until
 
-# Rounds of a scenario before the next scenario has its turn: few at first, so that all scenarios
-# have some rounds soon.
+# Rounds of a scenario before the next scenario has its turn. In the first turn they are few, which
+# shows how long a round takes.
 _FIRST_TURN: Final = 3
 _TURN: Final = 8
 
@@ -165,25 +165,25 @@ class _Task:
             (contest, [r for r in contest.results(scenario, run) if _is_in(places, r, run)])
             for contest in contests
         ]
-        #: The most seconds of a turn so far.
+        #: The most seconds of a round so far, including a share of the set-up.
         self.cost = 0.0
 
     @property
     def is_done(self) -> bool:
         return self._done >= self._rounds or not any(results for _, results in self.contests)
 
-    def take_turn(self, until: Until) -> None:
+    def take_turn(self, rounds: int, until: Until) -> None:
         """Set up the scenario, measure some rounds, and tear it down."""
-        started = monotonic()
-        turn = _TURN if self._done else _FIRST_TURN
-        for _ in range(min(turn, self._rounds - self._done)):
-            if not until.allows(0):
+        started, before = monotonic(), self._done
+        for _ in range(min(rounds, self._rounds - self._done)):
+            if not until.allows(self.cost):
                 break
             self._round()
         for contest, results in self.contests:
             contest.forget(self._scenario, results)
         _show("")
-        self.cost = max(self.cost, monotonic() - started)
+        taken = monotonic() - started
+        self.cost = max(self.cost, taken / max(1, self._done - before))
 
     def _round(self) -> None:
         self._done += 1
@@ -219,14 +219,16 @@ def measure(
     some rounds of some scenarios, instead of all rounds of one.  When the time is up, all scenarios
     have about the same number of rounds.
 
-    :param until: no turn begins if the longest turn so far of its scenario would take longer.
+    :param until: no round begins if the longest round so far of its scenario would take longer.
     :param places: what to measure; ``None``: all points and contenders.
     """
     tasks = [_Task(contests, scenario, run, places) for scenario in scenarios]
-    while pending := [t for t in tasks if not t.is_done and until.allows(t.cost)]:
+    rounds = _FIRST_TURN
+    while rounds and (pending := [task for task in tasks if not task.is_done]):
         for task in pending:
             if until.allows(task.cost):
-                task.take_turn(until)
+                task.take_turn(rounds, until)
+        rounds = _rounds_of_a_turn(tasks, until)
     results = [
         [result for task in tasks for result in task.contests[number][1]]
         for number in range(len(contests))
@@ -235,6 +237,14 @@ def measure(
         if not result.samples and result.left_out is None:
             result.leave_out("the time was up")
     return results
+
+
+def _rounds_of_a_turn(tasks: Sequence[_Task], until: Until) -> int:
+    """Return how many rounds of all scenarios fit into the time that is left."""
+    left, cost = until.left(), sum(task.cost for task in tasks if not task.is_done)
+    if left <= 0:
+        return 0
+    return _TURN if left >= _TURN * cost else int(left / cost)
 
 
 def _show(text: str) -> None:
