@@ -13,6 +13,7 @@ import ssl
 import sys
 from asyncio import sslproto
 from asyncio.events import _get_running_loop as get_running_loop
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
@@ -223,10 +224,9 @@ HTTP_NAMES: Final[dict[str, dict[str, str]]] = {
     },
 }
 
-# Of an instance. Only some have their own _history.
-_RESPONSE_NAMES: Final = frozenset(HTTP_NAMES["ClientResponse"]) - {"_history"}
-
 _MISSING: Final = object()
+# Classes of protocols, connections and writers that have the names of HTTP_NAMES.
+_kinds_of_http: Final[set[tuple[type, ...]]] = set()
 # Checks that have passed in this process.
 _checked: Final[set[str]] = set()
 
@@ -297,25 +297,27 @@ def fragments_of(parser: Any) -> list[bytes]:
     return found[0]
 
 
-def has_known_http(ws: aiohttp.ClientWebSocketResponse) -> bool:
+def has_known_http(protocol: Any, connection: Any, writer: Any) -> bool:
     """Return whether a connection is open, and keeps its handshake in a known way."""
-    connection: Any = ws._conn
-    protocol = None if connection is None else connection.protocol
-    return (
-        _IS_KNOWN_AIOHTTP
-        and isinstance(protocol, ResponseHandler)
-        and _has(protocol, "ResponseHandler")
-        and _has(connection, "Connection")
-        and _has(ws._writer, "WebSocketWriter")
-        and protocol._upgraded
-        # None once the socket is closed.
-        and protocol._parser is not None
-    )
+    kinds = (type(protocol), type(connection), type(writer))
+    if kinds not in _kinds_of_http:
+        if not (
+            _IS_KNOWN_AIOHTTP
+            and isinstance(protocol, ResponseHandler)
+            and _has(protocol, "ResponseHandler")
+            and _has(connection, "Connection")
+            and _has(writer, "WebSocketWriter")
+        ):
+            return False
+        # Looked at once: all instances have the same attributes.
+        _kinds_of_http.add(kinds)
+    # The parser is None once the socket is closed.
+    return protocol._upgraded and protocol._parser is not None
 
 
-def is_known_response(response: aiohttp.ClientResponse) -> bool:
-    """Return whether a response is of aiohttp's own class, and has the known attributes."""
-    return type(response) is aiohttp.ClientResponse and vars(response).keys() >= _RESPONSE_NAMES
+def is_known_response(names: Iterable[str]) -> bool:
+    """Return whether a response with attributes of these names has all that are known."""
+    return HTTP_NAMES["ClientResponse"].keys() <= set(names)
 
 
 def _has(owner: Any, kind: str) -> bool:

@@ -16,7 +16,6 @@ aiohttp whose code is not known, nothing changes.
 
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from functools import lru_cache, partial
 from http import HTTPStatus
 from operator import itemgetter
@@ -47,23 +46,33 @@ _MANY: Final = 64
 
 def forget_handshake(ws: aiohttp.ClientWebSocketResponse) -> None:
     """Drop the parts of its handshake that an open connection does not need."""
-    # Without them or with them, the connection is usable, and a caller waits for it.
-    with suppress(Exception):
-        if has_known_http(ws):
-            _forget_handshake(ws)
+    try:  # noqa: SIM105 (which would cost more than this)
+        _forget_handshake(ws)
+    except Exception:
+        # The connection is usable with them and without them, and a caller waits for it.
+        pass
 
 
 def _forget_handshake(ws: aiohttp.ClientWebSocketResponse) -> None:
     connection: Any = ws._conn
-    protocol = connection.protocol
+    if connection is None:
+        return
+    protocol: Any = connection.protocol
+    writer: Any = ws._writer
+    if not has_known_http(protocol, connection, writer):
+        return
     protocol._parser = _NO_PARSER
     if type(protocol._buffer) is deque and not protocol._buffer:
         protocol._buffer = ()
-    _share_random_bits(ws._writer)
-    _cancel_timers(connection)
+    _share_random_bits(writer)
+    if connection._callbacks:
+        _cancel_timers(connection)
     response: Any = ws._response
-    for each in (*response._history, response):
-        _shrink(each)
+    for reply in response._history:
+        # Only the class of a redirect's response has it.
+        reply._history = reply._history
+        _shrink(reply)
+    _shrink(response)
 
 
 class _NoParser:
@@ -91,7 +100,7 @@ def _share_random_bits(writer: Any) -> None:
     if not _random_bits:
         _random_bits.append(own)
     (shared,) = _random_bits
-    if (own.func, own.args, own.keywords) == (shared.func, shared.args, shared.keywords):
+    if own.func == shared.func and own.args == shared.args and own.keywords == shared.keywords:
         writer.get_random_bits = shared
 
 
@@ -155,6 +164,10 @@ def _headers(names: tuple[str, ...], values: str) -> CIMultiDictProxy[str]:
 class _Response(aiohttp.ClientResponse):
     """The response to a handshake; its ``__dict__`` has only values that differ from these."""
 
+    # For users, and in what shows types, it is aiohttp's.
+    __module__ = aiohttp.ClientResponse.__module__
+    __qualname__ = aiohttp.ClientResponse.__qualname__
+
     _closed = False
     method = hdrs.METH_GET
     version = aiohttp.HttpVersion11
@@ -175,36 +188,49 @@ class _Response(aiohttp.ClientResponse):
     _timer = TIMER_NOOP
 
 
+# Attributes that are dropped, and those that are dropped if they have this value.
 _DROPPED: Final = frozenset(
     {"_cache", "_headers", "_protocol", "_raw_headers", "_request_info", "_timer", "_url"}
 )
-# Attributes that are dropped if they have this value.
 _USUAL: Final = {
     name: getattr(_Response, name)
     for name in ("_closed", "_history", "content", "method", "reason", "status", "version")
 } | {"_traces": []}
-_DROPPED_USUALLY: Final = _DROPPED | _USUAL.keys()
 _usual_of: Final = itemgetter(*_USUAL)
 _USUAL_VALUES: Final = tuple(_USUAL.values())
 
 
 def _shrink(response: Any) -> None:
     """Let a response keep only values that differ between responses."""
-    if not is_known_response(response):
+    if type(response) is not aiohttp.ClientResponse:
         return
     state = vars(response)
-    # The response of a redirect has it in the class.
-    state.setdefault("_history", ())
+    unusual = _unusual(tuple(state))
+    if unusual is None:
+        return
     kept = _join_headers(state)
     if not kept:
         return
-    dropped = _DROPPED_USUALLY
+    names, values_of = unusual
+    kept.update(zip(names, values_of(state), strict=True))
     if _usual_of(state) != _USUAL_VALUES:
-        dropped = _DROPPED.union([name for name in _USUAL if state[name] == _USUAL[name]])
-    for name in state.keys() - dropped:
-        kept[name] = state[name]
+        for name, usual in _USUAL.items():
+            if state[name] != usual:
+                kept[name] = state[name]
     response.__class__ = _Response
     response.__dict__ = kept
+
+
+@lru_cache(maxsize=_MANY)
+def _unusual(names: tuple[str, ...]) -> tuple[tuple[str, ...], Callable[[Any], Any]] | None:
+    """Return the attributes of a response that are always kept, and a function for their values.
+
+    None: a response with attributes of these names is not known.
+    """
+    if not is_known_response(names):
+        return None
+    kept = tuple(name for name in names if name not in _DROPPED and name not in _USUAL)
+    return kept, itemgetter(*kept)
 
 
 def _join_headers(state: dict[str, Any]) -> dict[str, Any]:
@@ -213,8 +239,9 @@ def _join_headers(state: dict[str, Any]) -> dict[str, Any]:
     # With a fragment, the URLs differ.
     if not raw or not (state["_url"] is url is info.url is info.real_url):
         return {}
-    raw_names, raw_values = zip(*raw, strict=True)
+    # Not keys(), which leaves out repeated names.
     names, values = zip(*state["_headers"].items(), strict=True)
+    raw_names, raw_values = zip(*raw, strict=True)
     sent_names, sent_values = zip(*info.headers.items(), strict=True)
     received, sent = b"\n".join(raw_values), "\n".join(sent_values)
     if (
@@ -224,8 +251,8 @@ def _join_headers(state: dict[str, Any]) -> dict[str, Any]:
         or info.method != state["method"]
     ):
         return {}
-    names_of_all = _shared((raw_names, names, sent_names))
-    return {_NAMES: names_of_all, _RECEIVED: received, _SENT: sent}
+    shared = _shared((raw_names, names, sent_names))
+    return {_NAMES: shared, _RECEIVED: received, _SENT: sent}
 
 
 @lru_cache(maxsize=_MANY)
