@@ -99,7 +99,7 @@ def _share_random_bits(writer: Any) -> None:
         return
     if not _random_bits:
         _random_bits.append(own)
-    (shared,) = _random_bits
+    shared = _random_bits[0]
     if own.func == shared.func and own.args == shared.args and own.keywords == shared.keywords:
         writer.get_random_bits = shared
 
