@@ -8,6 +8,10 @@ ARGS ?=
 JOBS ?= 5
 # Seconds of a soak: one tenth for the cores beside their model, half of the rest for each loop.
 SOAK ?= 600
+# The Pythons of the table of benchmarks: versions, or paths of interpreters that have the package.
+PYTHONS ?= 3.11 3.13 3.14 3.15
+# Runs that make bench ARGS="--json FILE" has saved: figures uses them instead of measuring.
+RUNS ?=
 
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 TEST := .venv/test-$(VERSION)
@@ -28,7 +32,7 @@ unexport PYTHONPATH PYTHONHOME
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-c test-py test-slow test-slow-c test-slow-py lint docs changes bench figures \
-	instructions matrix soak sanitize wheel wheels clean
+	write-figures instructions matrix soak sanitize wheel wheels clean
 
 help:
 	@echo 'make demo    run the pool against an echo server of its own'
@@ -37,8 +41,8 @@ help:
 	@echo 'make lint    ruff, mypy and pyright'
 	@echo 'make changes  the change notes of the next release'
 	@echo 'make docs    build the documentation into docs/_build/html'
-	@echo 'make bench   time both cores beside other pools'
-	@echo 'make figures  the same, written into the tables of README.rst and docs/, and the plots'
+	@echo 'make bench   time both cores beside other pools; ARGS=--quick: a verdict in 5 minutes'
+	@echo 'make figures  write the tables of README.rst and docs/, and the plots: 12 minutes'
 	@echo 'make instructions  count the instructions of a cycle and compare; needs valgrind'
 	@echo 'make matrix  run the tests on every CPython found, old and new aiohttp, both cores'
 	@echo 'make soak    callers, faults and restarts for 10 minutes, or SOAK=seconds'
@@ -46,7 +50,8 @@ help:
 	@echo 'make wheel   build a wheel into dist/'
 	@echo 'make wheels  build everything that is published into dist/, and test each wheel'
 	@echo 'make clean   remove build results and virtual environments'
-	@echo 'Also: PYTHON=python3.13, and ARGS="..." for all from bench to sanitize, demo and wheels.'
+	@echo 'Also: PYTHON=python3.13, and ARGS="..." for all from bench to sanitize, demo and wheels;'
+	@echo 'PYTHONS="3.13 ..." and RUNS="FILE ..." for figures.'
 
 # -P: use the installed package, not the directory here, which is not compiled.
 demo: $(DEMO)/.installed
@@ -103,10 +108,19 @@ docs: $(DOCS)/.installed
 bench: $(BENCH)/.installed
 	$(COMPILED) $(BENCH)/bin/python -m bench $(ARGS)
 
-# ARGS="--from FILE" uses a run that make bench ARGS="--json FILE" has saved.
-figures: $(BENCH)/.installed
+# The figures are of the newest CPython from 3.13 on, whatever PYTHON is.
+figures:
+	@$(MAKE) --no-print-directory $(if $(RUNS),,PYTHON="$$($(PYTHON) -m tests.pythons)") write-figures
+
+# The first run is that of all figures but those of the table of the Pythons.
+MEASURED := .venv/figures.json .venv/pythons.json
+MEASURE := $(COMPILED) $(BENCH)/bin/python -m bench $(ARGS) --json
+
+write-figures: $(BENCH)/.installed
+	$(if $(RUNS),,$(MEASURE) $(word 1,$(MEASURED)) --shown --minutes 8)
+	$(if $(RUNS),,$(MEASURE) $(word 2,$(MEASURED)) --minutes 3 --python $(PYTHONS))
 	$(COMPILED) $(BENCH)/bin/python -m bench --plot docs/_static/bench \
-		--rst README.rst --rst docs/benchmarks.rst $(ARGS)
+		--rst README.rst --rst docs/benchmarks.rst --from $(or $(RUNS),$(MEASURED))
 
 # ARGS=--update records today's numbers as the new reference.
 instructions: $(TEST)/.installed

@@ -13,6 +13,7 @@ import ssl
 import sys
 from asyncio import sslproto
 from asyncio.events import _get_running_loop as get_running_loop
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
@@ -33,10 +34,12 @@ else:
 
 __all__ = (
     "DEFAULT_WS_CLIENT_TIMEOUT",
+    "HTTP_NAMES",
     "LOG_ON_EXCEPTION",
     "NAMES",
     "OPTIONAL",
     "PLAIN_TRANSPORT",
+    "TIMER_NOOP",
     "TLS_ESTABLISHED",
     "TLS_NAMES",
     "TLS_PROTOCOL",
@@ -46,7 +49,9 @@ __all__ = (
     "fragments_of",
     "get_env_proxy_for_url",
     "get_running_loop",
+    "has_known_http",
     "has_known_tls",
+    "is_known_response",
     "netrc_from_env",
     "unsafe",
 )
@@ -67,6 +72,12 @@ TLS_PROTOCOL: Final[Any] = getattr(sslproto, "SSLProtocol", object)
 TLS_ESTABLISHED: Final[Any] = getattr(getattr(sslproto, "SSLProtocolState", None), "WRAPPED", None)
 # Versions whose asyncio/sslproto.py was read. A later version may use the parts in another way.
 _IS_KNOWN_PYTHON: Final = sys.version_info < (3, 16)
+
+# The same for what aiohttp keeps of a handshake.
+_IS_KNOWN_AIOHTTP: Final = tuple(map(int, aiohttp.__version__.split(".")[:2])) < (3, 15)
+
+#: The timer of a response without a timeout.
+TIMER_NOOP: Final[Any] = getattr(helpers, "TimerNoop", object)()
 
 #: Required names by their owner, each with its purpose.
 NAMES: Final[dict[str, dict[str, str]]] = {
@@ -180,7 +191,42 @@ TLS_NAMES: Final[dict[str, str]] = {
     "max_size": "is the size of the buffer, and of a read from OpenSSL",
 }
 
+#: Names of aiohttp that ``http_memory.py`` uses where all of them exist.
+HTTP_NAMES: Final[dict[str, dict[str, str]]] = {
+    "ClientResponse": {
+        "_cache": "contains the values of properties",
+        "_closed": "shows whether the response is closed",
+        "_headers": "contains the headers",
+        "_history": "contains the responses of redirects",
+        "_protocol": "is the protocol of the connection",
+        "_raw_headers": "contains the headers as received",
+        "_real_url": "is the URL with its fragment",
+        "_request_info": "contains the headers of the request",
+        "_timer": "limits the time to read the response",
+        "_traces": "are told of the body",
+        "_url": "is the URL",
+        "content": "is the body",
+        "method": "is the method of the request",
+        "reason": "is the text of the status",
+        "status": "is the status",
+        "version": "is the version of HTTP",
+    },
+    "Connection": {
+        "_callbacks": "cancel the timer of the request",
+    },
+    "ResponseHandler": {
+        "_buffer": "contains HTTP responses",
+        "_parser": "parses HTTP responses",
+        "_upgraded": "shows that the parser is not used any more",
+    },
+    "WebSocketWriter": {
+        "get_random_bits": "creates masks",
+    },
+}
+
 _MISSING: Final = object()
+# Classes of protocols, connections and writers that have the names of HTTP_NAMES.
+_kinds_of_http: Final[set[tuple[type, ...]]] = set()
 # Checks that have passed in this process.
 _checked: Final[set[str]] = set()
 
@@ -249,6 +295,33 @@ def fragments_of(parser: Any) -> list[bytes]:
     if len(found) != 1:
         raise unsafe("the parser of a WebSocket does not show the parts of an unfinished frame")
     return found[0]
+
+
+def has_known_http(protocol: Any, connection: Any, writer: Any) -> bool:
+    """Return whether a connection is open, and keeps its handshake in a known way."""
+    kinds = (type(protocol), type(connection), type(writer))
+    if kinds not in _kinds_of_http:
+        if not (
+            _IS_KNOWN_AIOHTTP
+            and isinstance(protocol, ResponseHandler)
+            and _has(protocol, "ResponseHandler")
+            and _has(connection, "Connection")
+            and _has(writer, "WebSocketWriter")
+        ):
+            return False
+        # Looked at once: all instances have the same attributes.
+        _kinds_of_http.add(kinds)
+    # The parser is None once the socket is closed.
+    return protocol._upgraded and protocol._parser is not None
+
+
+def is_known_response(names: Iterable[str]) -> bool:
+    """Return whether a response with attributes of these names has all that are known."""
+    return HTTP_NAMES["ClientResponse"].keys() <= set(names)
+
+
+def _has(owner: Any, kind: str) -> bool:
+    return all(hasattr(owner, name) for name in HTTP_NAMES[kind])
 
 
 def has_known_tls(transport: Any) -> bool:

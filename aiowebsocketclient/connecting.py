@@ -395,8 +395,8 @@ class _Attempt:
             raise
         finally:
             if self._protocol is not None:
-                # It would be a reference cycle.
-                vars(self._protocol).pop("set_parser", None)
+                # It would be a reference cycle. (vars() would create a dict for each protocol.)
+                del self._protocol.set_parser
         return ws
 
     async def request(self, *args: Any, **kwargs: Any) -> aiohttp.ClientResponse:

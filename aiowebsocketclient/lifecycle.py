@@ -27,6 +27,7 @@ from .exceptions import (
     status_of,
     twin_of,
 )
+from .http_memory import forget_handshake
 from .implied import Implied
 from .keepalive import Keepalives
 from .keys import HandshakeKey, Target
@@ -442,6 +443,7 @@ class Lifecycle:
             jitter = 1 - _LIFETIME_JITTER * random.random()
             retires = slot.born + self.settings.max_lifetime * jitter
         conn: Connection = slot.conn
+        forget_handshake(conn.ws)
         if self.lessee is not None:
             # Without the wait for connect_rate and connect_limiter.
             self.lessee.connected(clock() - slot.began)

@@ -1,15 +1,23 @@
 """The bounds of the project, as data: for the compiled core, with numbers of the pure core.
 
 A number is the median over the rounds: of the ratio or difference of two readings of the same
-round, or of a single reading.
+round, or of a single reading.  A bound is met or missed if the spread of the rounds leaves no doubt
+about it (``report.interval``).
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from statistics import median
+from typing import Any, Final, Literal
 
 from .contenders import OURS
-from .report import RATIO, Result, spread, three_digits
+from .report import RATIO, Result, interval, spread, three_digits
+
+#: ``noise``: cannot tell, because of it.  Empty: not measured, or there is no bound.
+Verdict = Literal["met", "missed", "noise", ""]
+
+#: Scenario, point, contender.
+Place = tuple[str, int, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +30,19 @@ class Reading:
     #: None: the core of this library for which the bound is evaluated.
     contender: str | None = None
 
-    def values(self, results: Sequence[Result], core: str) -> list[float]:
-        """Return the number of each round."""
-        contender = core if self.contender is None else self.contender
+    @property
+    def is_our_time(self) -> bool:
+        """Whether this is the time of a cycle of this library, or its ratio to the floor."""
+        return self.contender is None and self.metric in ("ns", RATIO)
+
+    def place(self, core: str) -> Place:
+        return self.scenario, self.point, core if self.contender is None else self.contender
+
+    def values(self, results: Sequence[Result], core: str, metric: str = "") -> list[float]:
+        """Return the number, or another metric of the same place, of each round."""
         for result in results:
-            if (result.scenario, result.point, result.contender) == (
-                self.scenario,
-                self.point,
-                contender,
-            ):
-                return result.values(self.metric)
+            if result.place == self.place(core):
+                return result.values(metric or self.metric)
         return []
 
 
@@ -43,6 +54,8 @@ class Bound:
     minus: Reading | None = None
     at_most: float | None = None
     at_least: float | None = None
+    #: Whether this is about something else, as an explanation.
+    is_yardstick: bool = False
 
     def values(self, results: Sequence[Result], core: str) -> list[float]:
         values = self.reading.values(results, core)
@@ -61,16 +74,41 @@ class Bound:
     def is_of_either_core(self) -> bool:
         return any(reading.contender is None for reading in self.readings)
 
-    def met_by(self, number: float) -> bool:
+    def nanoseconds(self, results: Sequence[Result], core: str) -> list[float]:
+        """Return the time of a cycle of this library in each round, if the bound is about it."""
+        ours = [reading for reading in self.readings if reading.is_our_time]
+        return ours[0].values(results, core, "ns") if ours else []
+
+    def verdict(self, values: Sequence[float]) -> Verdict:
+        if not (values and self.text):
+            return ""
+        ends = interval(values)
+        if ends is None:
+            return "noise"
+        worst, best = ends if self.at_least is not None else reversed(ends)
+        return "met" if self._allows(worst) else "noise" if self._allows(best) else "missed"
+
+    def _allows(self, number: float) -> bool:
         return (self.at_most is None or number <= self.at_most) and (
             self.at_least is None or number >= self.at_least
         )
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether the number depends on the time that something takes."""
+        return self.reading.metric == RATIO or self.reading.metric.endswith("ns")
 
     @property
     def text(self) -> str:
         if self.at_most is not None:
             return f"<= {self.at_most:g}"
         return "" if self.at_least is None else f">= {self.at_least:g}"
+
+    @property
+    def in_words(self) -> str:
+        if self.at_most is not None:
+            return f"at most {self.at_most:,g}"
+        return "" if self.at_least is None else f"at least {self.at_least:,g}"
 
 
 def _by_floor(what: str, scenario: str, at_most: float) -> Bound:
@@ -154,6 +192,11 @@ BOUNDS: Final = (
         at_most=5,
     ),
     # Without a bound, for comparison.
+    Bound(
+        "queued, two callers in turn / Semaphore",
+        Reading("hand-over"),
+        Reading("hand-over", contender="semaphore"),
+    ),
     Bound("spike: connections opened, 100 at a time", Reading("spike", "opened", point=100)),
     # Cache misses of the processor cost a dict of deques as much.
     _flat("endpoints in turn", "endpoints-in-turn", 10_000, 1, None),
@@ -161,14 +204,26 @@ BOUNDS: Final = (
         "same with a dict of deques",
         Reading("endpoints-in-turn", "dict_ns", 10_000),
         Reading("endpoints-in-turn", "dict_ns", 1),
+        is_yardstick=True,
     ),
     _flat("handshakes in turn", "handshakes-in-turn", 1000, 1, None),
     Bound(
         "same with a dict of deques",
         Reading("handshakes-in-turn", "dict_ns", 1000),
         Reading("handshakes-in-turn", "dict_ns", 1),
+        is_yardstick=True,
     ),
 )
+
+
+def places(core: str) -> set[Place]:
+    """Return what has to be measured for the bounds of a core."""
+    return {
+        reading.place(core)
+        for bound in BOUNDS
+        if bound.is_of_either_core or core == OURS[0]
+        for reading in bound.readings
+    }
 
 
 def judged(results: Sequence[Result]) -> list[dict[str, Any]]:
@@ -182,34 +237,45 @@ def judge(bound: Bound, results: Sequence[Result]) -> dict[str, Any] | None:
     measured = {core: spread(values) for core in cores if (values := bound.values(results, core))}
     if not measured:
         return None
+    # The bound applies to the compiled core.
+    compiled = bound.values(results, OURS[0])
+    times = bound.nanoseconds(results, OURS[0])
     return {
         "what": bound.what,
         "bound": bound.text,
         "measured": measured,
-        # The bound applies to the compiled core.
-        "met": bound.met_by(measured["c"]["median"]) if bound.text and "c" in measured else None,
+        "interval": interval(compiled),
+        "us": median(times) / 1000 if times else None,
+        "verdict": bound.verdict(compiled),
     }
+
+
+#: How a verdict is printed.
+MARKS: Final = {"met": "met", "missed": "MISSED", "noise": "cannot tell", "": ""}
 
 
 def as_lines(verdicts: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Return the lines of the table; empty if there are no verdicts."""
     if not verdicts:
         return
-    yield f"{'bounds':<50} {'bound':>7} {'c':>8}  {'quartiles':<15} {'':<6} {'py':>8}"
+    yield (f"{'bounds':<50} {'bound':>7} {'c':>8}  {'95 %':<15} {'':<11} {'c, µs':>8} {'py':>8}")
     for verdict in verdicts:
-        measured = verdict["measured"]
-        quartiles = " - ".join(_number(measured, "c", f"{which}_quartile") for which in _ENDS)
-        mark = {True: "met", False: "MISSED", None: ""}[verdict["met"]]
         line = (
-            f"{verdict['what']:<50} {verdict['bound']:>7} {_number(measured, 'c', 'median'):>8}"
-            f"  {quartiles if 'c' in measured else '':<15} {mark:<6}"
-            f" {_number(measured, 'py', 'median'):>8}"
+            f"{verdict['what']:<50} {verdict['bound']:>7} {_median(verdict, 'c'):>8}"
+            f"  {_ends(verdict):<15} {MARKS[verdict['verdict']]:<11} {_us(verdict):>8}"
+            f" {_median(verdict, 'py'):>8}"
         )
         yield line.rstrip()
 
 
-_ENDS: Final = ("lower", "upper")
+def _median(verdict: dict[str, Any], core: str) -> str:
+    measured = verdict["measured"]
+    return three_digits(measured[core]["median"]) if core in measured else ""
 
 
-def _number(measured: dict[str, dict[str, float]], core: str, which: str) -> str:
-    return three_digits(measured[core][which]) if core in measured else ""
+def _us(verdict: dict[str, Any]) -> str:
+    return "" if verdict["us"] is None else three_digits(verdict["us"])
+
+
+def _ends(verdict: dict[str, Any]) -> str:
+    return " - ".join(three_digits(end) for end in verdict["interval"] or ())

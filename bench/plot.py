@@ -7,6 +7,7 @@ from statistics import median
 from typing import Final, NamedTuple
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -104,6 +105,7 @@ def _held(results: Sequence[Result]) -> Figure | None:
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("other connections in use")
     drawn[0].set_ylabel("acquire and release (multiples of the floor)")
+    _in_microseconds(drawn[-1], [result for found, _ in panels for result in found])
     # In the order of the last panel, which is next to the legend.
     last = panels[-1][0]
     there = _contenders(last)
@@ -121,6 +123,7 @@ def _contended(results: Sequence[Result]) -> Figure | None:
     _lines(axes, found)
     axes.set_xlabel("concurrent callers")
     axes.set_ylabel("acquire, one turn of the loop, release\n(multiples of the floor)")
+    _in_microseconds(axes, found)
     _legend(figure, found)
     return figure
 
@@ -153,6 +156,18 @@ def _lines(axes: Axes, results: Sequence[Result]) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda number, _: f"{number:,g}")
         axis.set_minor_locator(NullLocator())
+
+
+def _in_microseconds(axes: Axes, results: Sequence[Result]) -> None:
+    """Add a scale in µs, which is that of the median floor."""
+    floor = median(ns for result in results for ns in result.values("floor_ns")) / 1000
+    scale = axes.secondary_yaxis(
+        "right", functions=(lambda y: np.multiply(y, floor), lambda us: np.divide(us, floor))
+    )
+    scale.set_ylabel("µs")
+    scale.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    scale.yaxis.set_major_formatter(lambda number, _: f"{number:,g}")
+    scale.yaxis.set_minor_locator(NullLocator())
 
 
 def _legend(figure: Figure, results: Sequence[Result]) -> None:

@@ -1,7 +1,9 @@
 """The processes of a run: one for each contender, and an echo server."""
 
 import json
+import math
 import os
+import select
 import subprocess
 import sys
 from contextlib import suppress
@@ -11,6 +13,7 @@ from typing import Any, Final, Self
 
 from .contenders import CONTENDERS
 from .scenario import LeftOut, Sample
+from .until import ENDLESS, Until
 
 _ROOT: Final = str(Path(__file__).resolve().parents[1])
 
@@ -19,18 +22,38 @@ _ROOT: Final = str(Path(__file__).resolve().parents[1])
 _START: Final = "import sys; sys.path.append(sys.argv.pop(1)); from bench.{} import main; main()"
 
 
+# What another interpreter must not be told.
+_OURS: Final = ("PYTHONPATH", "PYTHONHOME")
+
+# Seconds after the end of a run for the measurement that is under way.
+_GRACE: Final = 5.0
+
+
 class BenchError(Exception):
     """A process of the run failed."""
 
 
 class Process:
-    """A module of this package in its own process, which exchanges lines of JSON."""
+    """A module of this package in its own process, which exchanges lines of JSON.
 
-    def __init__(self, module: str, *arguments: str, env: dict[str, str] | None = None) -> None:
+    :param until: an answer that is not there a few seconds later is an error.
+    :param python: another interpreter, which has the package installed.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        *arguments: str,
+        env: dict[str, str] | None = None,
+        until: Until = ENDLESS,
+        python: str | None = None,
+    ) -> None:
         self._name = " ".join((module, *arguments[:1]))
+        self._until = until
+        inherited = {n: v for n, v in os.environ.items() if python is None or n not in _OURS}
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _START.format(module), _ROOT, *arguments],
-            env=os.environ | (env or {}),
+            [python or sys.executable, "-P", "-c", _START.format(module), _ROOT, *arguments],
+            env=inherited | (env or {}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -48,6 +71,15 @@ class Process:
 
     def hear(self) -> Any:
         assert self._process.stdout is not None
+        left = self._until.left()
+        if left < math.inf:
+            # Nothing is buffered: each answer is one line, and was asked for.
+            patience = max(0.0, left + _GRACE)
+            if not select.select([self._process.stdout], [], [], patience)[0]:
+                self._process.kill()
+                raise BenchError(
+                    f"the process {self._name!r} did not answer before the time was up"
+                )
         line = self._process.stdout.readline()
         if not line:
             raise self._ended()
@@ -73,11 +105,18 @@ class Process:
 class Server(Process):
     """An echo server."""
 
-    def __init__(self, *, tls: bool = False, heartbeat: float | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        tls: bool = False,
+        heartbeat: float | None = None,
+        until: Until = ENDLESS,
+        python: str | None = None,
+    ) -> None:
         arguments = ["--tls"] if tls else []
         if heartbeat is not None:
             arguments += ["--heartbeat", str(heartbeat)]
-        super().__init__("server", *arguments)
+        super().__init__("server", *arguments, until=until, python=python)
         hello = self.hear()
         self.url: str = hello["url"]
         #: The certificate of the authority, as PEM.
@@ -87,11 +126,21 @@ class Server(Process):
 class Worker(Process):
     """A contender; it measures on request, and sleeps otherwise."""
 
-    def __init__(self, name: str, url: str, loop: str = "asyncio") -> None:
-        super().__init__("worker", name, url, loop, env=CONTENDERS[name].env)
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        loop: str = "asyncio",
+        until: Until = ENDLESS,
+        python: str | None = None,
+    ) -> None:
+        env = CONTENDERS[name].env
+        super().__init__("worker", name, url, loop, env=env, until=until, python=python)
         self.name = name
         #: Details for the header.
         self.about: dict[str, Any] = {}
+        #: The interpreter and the machine.
+        self.machine: dict[str, Any] = {}
         #: The names of the contender's methods.
         self.abilities: set[str] = set()
 
@@ -99,6 +148,7 @@ class Worker(Process):
         """Wait until the process has started; several start concurrently."""
         hello = self.hear()
         self.about = hello["about"]
+        self.machine = hello["machine"]
         self.abilities = set(hello["abilities"])
 
     def measure(self, scenario: str, point: int, seconds: float) -> Sample:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
+from math import comb
 from statistics import median, quantiles
 from typing import Any, Final
 
@@ -15,7 +17,8 @@ class Run:
     rounds: int
     #: Seconds of each measurement in a round.
     seconds: float
-    quick: bool
+    #: Whether few connections and short measurements only show that everything works.
+    smoke: bool
 
 
 #: The name of the metric ``ns`` / ``floor_ns``.
@@ -34,6 +37,10 @@ class Result:
     samples: list[Sample] = field(default_factory=list)
     #: Why it was not measured; None: it was.
     left_out: str | None = None
+
+    @property
+    def place(self) -> tuple[str, int, str]:
+        return self.scenario, self.point, self.contender
 
     def leave_out(self, reason: str) -> None:
         self.left_out = reason
@@ -68,6 +75,33 @@ def spread(values: Sequence[float]) -> dict[str, float]:
         "min": min(values),
         "max": max(values),
     }
+
+
+#: Fewer rounds tell nothing: no number is the exception and no number is the rule.
+_FEWEST: Final = 3
+#: Chance that the median of endless rounds is outside of an interval.
+_DOUBT: Final = 0.05
+
+
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return where the median of endless rounds is, with 95 % confidence; None: cannot tell.
+
+    The rounds alone decide, whatever the shape of their spread: each round is as likely to be below
+    that median as above it.  Fewer than six rounds do not enclose it that surely; their range is
+    added on both sides.
+    """
+    count = len(values)
+    if count < _FEWEST:
+        return None
+    ordered = sorted(values)
+    # The chances that the median is outside of the first and the last, the second and the last but
+    # one, and so on.
+    doubts = accumulate(2 * comb(count, number) / 2**count for number in range(count))
+    sure = sum(doubt <= _DOUBT for doubt in doubts)
+    if sure:
+        return ordered[sure - 1], ordered[-sure]
+    width = ordered[-1] - ordered[0]
+    return ordered[0] - width, ordered[-1] + width
 
 
 def as_json(
@@ -119,9 +153,12 @@ def _lines_of(result: Result) -> Iterator[str]:
     metrics = result.metrics()
     ratio = result.ratio()
     if ratio is not None:
-        yield f"{name} {numbers_of(ratio)} x floor   {metrics.pop('ns')['median']:,.0f} ns"
-        metrics.pop("floor_ns")
+        yield f"{name} {numbers_of(ratio)} x floor   {microseconds(result.values('ns'))} µs"
+        del metrics["ns"], metrics["floor_ns"]
     for metric, numbers in metrics.items():
+        if metric.endswith("_ns"):
+            metric = metric.removesuffix("_ns") + "_us"
+            numbers = {name: number / 1000 for name, number in numbers.items()}
         yield f"{name} {numbers_of(numbers)} {metric}"
 
 
@@ -132,6 +169,11 @@ def numbers_of(numbers: dict[str, float]) -> str:
 
 def _short(number: float) -> str:
     return f"{number:,.2f}" if abs(number) < 100 else f"{number:,.0f}"
+
+
+def microseconds(nanoseconds: Sequence[float]) -> str:
+    """Return the median in µs, without the unit."""
+    return three_digits(median(nanoseconds) / 1000)
 
 
 def three_digits(number: float) -> str:
@@ -154,6 +196,6 @@ def _header(environment: dict[str, Any], run: Run) -> Iterator[str]:
     for name, reason in environment["left_out"].items():
         yield f"{name:<24} left out: {reason}"
     yield (
-        f"{run.rounds} rounds, {run.seconds * 1000:g} ms per measurement and for the floor;"
+        f"at most {run.rounds} rounds, {run.seconds * 1000:g} ms per measurement and for the floor;"
         " medians (quartiles)"
     )

@@ -1,4 +1,7 @@
-"""The results of a run, measured now or saved by ``--json``."""
+"""The results of runs, measured now or saved by ``--json``.
+
+A file has one run, or with ``--python`` a list of runs, one for each Python.
+"""
 
 import json
 from pathlib import Path
@@ -25,18 +28,25 @@ class Record(NamedTuple):
         return about
 
 
-def load(path: Path) -> Record:
+def load(path: Path) -> list[Record]:
     try:
         saved = json.loads(path.read_text())
-        return Record(
-            saved["environment"],
-            Run(saved["rounds"], saved["seconds"], quick=False),
-            [_result(fields) for fields in saved["results"]],
-        )
+        records = [_record(fields) for fields in (saved if isinstance(saved, list) else [saved])]
     except OSError as exc:
         raise SavedError(f"{path}: {exc.strerror}") from None
     except (ValueError, KeyError, TypeError) as exc:
         raise SavedError(f"{path} was not written by --json: {exc!r}") from None
+    if not records:
+        raise SavedError(f"{path} was not written by --json: it has no run")
+    return records
+
+
+def _record(fields: dict[str, Any]) -> Record:
+    return Record(
+        fields["environment"],
+        Run(fields["rounds"], fields["seconds"], smoke=False),
+        [_result(of_one) for of_one in fields["results"]],
+    )
 
 
 def _result(fields: dict[str, Any]) -> Result:

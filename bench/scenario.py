@@ -33,19 +33,19 @@ class Scenario:
     #: What varies, and its values; ``("", (0,))`` if nothing varies.
     axis: str = ""
     points: tuple[int, ...] = (0,)
-    #: The points of a quick run; default: the first point.
-    quick_points: tuple[int, ...] = ()
+    #: The points of a smoke test; default: the first point.
+    smoke_points: tuple[int, ...] = ()
     #: The maximum number of rounds, for long scenarios.
     max_rounds: int | None = None
     #: Whether each sample needs a new process, as for memory.
     own_process: bool = False
     loop: Literal["asyncio", "uvloop"] = "asyncio"
 
-    def points_of(self, quick: bool) -> tuple[int, ...]:
-        return (self.quick_points or self.points[:1]) if quick else self.points
+    def points_of(self, smoke: bool) -> tuple[int, ...]:
+        return (self.smoke_points or self.points[:1]) if smoke else self.points
 
-    def rounds_of(self, rounds: int, quick: bool) -> int:
-        if quick and self.own_process:
+    def rounds_of(self, rounds: int, smoke: bool) -> int:
+        if smoke and self.own_process:
             # Starting processes takes long.
             return 1
         return rounds if self.max_rounds is None else min(rounds, self.max_rounds)

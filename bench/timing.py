@@ -18,7 +18,7 @@ Garbage
     On CPython, a cycle that keeps nothing triggers no collection.
 
 Leftovers
-    Pending callbacks run before a measurement.  After the last round of a scenario, every process
+    Pending callbacks run before a measurement.  At the end of the turn of a scenario, every process
     closes everything that the scenario has set up: scenarios do not disturb each other.  (All
     points of one scenario exist at the same time.)
 

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from . import contenders, scenarios
+from .machine import machine
 from .scenario import LeftOut, Measure, Sample
 from .timing import freeze, unfreeze
 
@@ -66,7 +67,9 @@ def main() -> None:
     _allow_many_sockets()
     contender = contenders.find(name)
     abilities = [ability for ability in dir(contender) if not ability.startswith("_")]
-    _say({"about": contender.about(), "abilities": abilities})
+    entry = contenders.CONTENDERS[name]
+    about = {"about": entry.about, "versions": entry.versions(), **contender.about()}
+    _say({"about": about, "abilities": abilities, "machine": machine()})
     with asyncio.Runner(loop_factory=_uvloop if loop == "uvloop" else None) as runner:
         runner.run(_serve(contender, url))
 

@@ -1,4 +1,7 @@
-"""The CPythons of this machine, and environments of theirs: for the scripts that test on each."""
+"""The CPythons of this machine, and environments of theirs: for the scripts that test on each.
+
+``python -m tests.pythons`` prints the interpreter whose figures the pages show.
+"""
 
 import os
 import re
@@ -25,6 +28,10 @@ def oldest(package: str) -> str:
     (version,) = re.findall(rf"^{package}>=([\d.]+)", "\n".join(project["dependencies"]), re.M)
     assert isinstance(version, str)
     return version
+
+
+#: The pages show the figures of this version or a later one.
+SHOWN_FROM = "3.13"
 
 
 class Row(NamedTuple):
@@ -56,6 +63,12 @@ def find(python: str) -> str | None:
     return None
 
 
+def newest(since: str = SHOWN_FROM) -> str | None:
+    """Return the newest interpreter of this version or a later one."""
+    later = PYTHONS[PYTHONS.index(since) :]
+    return next((found for python in reversed(later) if (found := find(python))), None)
+
+
 class Environment:
     """A virtual environment that is made anew."""
 
@@ -76,7 +89,7 @@ class Environment:
 
     def ask(self, code: str) -> str:
         """Return what a line of Python prints."""
-        command = [self._bin / "python", "-P", "-c", code]
+        command: list[str | Path] = [self._bin / "python", "-P", "-c", code]
         done = subprocess.run(command, env=_environ(), check=True, capture_output=True, text=True)
         return done.stdout.strip()
 
@@ -88,7 +101,7 @@ class Environment:
         They fail at once unless ``core`` is in use; ``pure`` asks for the one in plain Python.
         """
         # A wheel is tested here; how one is built is not.
-        command = [self._bin / "pytest", "-n", "3", "--impl", core]
+        command: list[str | Path] = [self._bin / "pytest", "-n", "3", "--impl", core]
         command += ["--ignore", "tests/test_packaging.py", *arguments]
         run = subprocess.run(
             command,
@@ -108,9 +121,19 @@ def _environ(pure: bool = False) -> dict[str, str]:
     return env | ({FLAG: "1"} if pure else {})
 
 
+def main() -> None:
+    """Print the newest interpreter, or fail."""
+    found = newest()
+    print(found) if found else sys.exit(f"There is no CPython {SHOWN_FROM} or later here.")
+
+
 def report(rows: Sequence[Row]) -> None:
     """Print all of them once more, and end the process by what they say."""
     print()
     for row in rows:
         row.print()
     sys.exit(any(row.passed is False for row in rows))
+
+
+if __name__ == "__main__":
+    main()

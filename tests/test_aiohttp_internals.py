@@ -26,7 +26,13 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from aiowebsocketclient import WebSocketClientSession, WebSocketPoolError, _aiohttp_private
-from aiowebsocketclient._aiohttp_private import NAMES, OPTIONAL, TLS_NAMES, fragments_of
+from aiowebsocketclient._aiohttp_private import (
+    HTTP_NAMES,
+    NAMES,
+    OPTIONAL,
+    TLS_NAMES,
+    fragments_of,
+)
 from aiowebsocketclient.response import CONNECTION, USUAL, ClientWebSocketResponse, _Spent
 
 from .conftest import SessionFactory, until
@@ -457,8 +463,7 @@ def test_every_private_name_is_listed() -> None:
                 assert path.name in ("_aiohttp_private.py", "_lending.py")
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
                 own.add(node.attr)
-    listed = (
-        {name for names in NAMES.values() for name in names} | OPTIONAL.keys() | TLS_NAMES.keys()
-    )
+    listed = {name for names in (*NAMES.values(), *HTTP_NAMES.values()) for name in names}
+    listed |= OPTIONAL.keys() | TLS_NAMES.keys()
     private = {name for name in used - own if name.startswith("_") and not name.endswith("__")}
     assert private - of_python - of_gremlinpython - listed == set()

@@ -31,10 +31,12 @@ ENVIRONMENT: dict[str, Any] = {
 
 #: Ratios to the floor whose quartiles are 9 and 11.
 SPREAD = (7.0, 8.0, 9.0, 9.5, 10.0, 10.5, 11.0, 12.0, 13.0)
+#: The median of the same is between 9.8 and 10.2.
+CALM = (9.6, 9.8, 9.9, 9.95, 10.0, 10.05, 10.1, 10.2, 10.4)
 
 
 def record(*results: Result, **environment: Any) -> Record:
-    return Record(ENVIRONMENT | environment, Run(9, 0.02, quick=False), list(results))
+    return Record(ENVIRONMENT | environment, Run(9, 0.02, smoke=False), list(results))
 
 
 def timed(ratios: Sequence[float], contender: str = "c", scenario: str = "core") -> Result:
@@ -55,23 +57,62 @@ def compared(old: Result, new: Result) -> Comparison:
 
 
 def marks(comparison: Comparison) -> list[str]:
-    """Return what stands behind the number and its unit."""
+    """Return what stands behind the number and its unit, which is followed by the time."""
     lines = [line for line in str(comparison).splitlines() if "%" in line]
-    return [line.partition(" x floor")[2].strip() for line in lines]
+    return [line.partition(" µs")[2].strip() for line in lines]
 
 
 # -- what is slower ------------------------------------------------------------------------------
 
 
 def test_what_is_as_it_was_is_not_marked() -> None:
-    comparison = compared(timed(SPREAD), timed(SPREAD))
+    comparison = compared(timed(CALM), timed(CALM))
     assert not comparison.slower
+    assert not comparison.untold
     assert marks(comparison) == [""]
 
 
-@pytest.mark.parametrize("factor", [0.8, 0.9, 1.1, 1.2, 1.3])
+@pytest.mark.parametrize("factor", [0.97, 1.03, 1.06])
 def test_what_is_within_the_spread_is_not_marked(factor: float) -> None:
-    assert marks(compared(timed(SPREAD), timed(times(factor)))) == [""]
+    now = timed([factor * ratio for ratio in CALM])
+    assert marks(compared(timed(CALM), now)) == [""]
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.0, 1.1, 1.2, 1.3])
+def test_what_noise_may_hide_is_not_called_as_fast(factor: float) -> None:
+    comparison = compared(timed(SPREAD), timed(times(factor)))
+    assert not comparison.slower
+    assert [change.scenario for change in comparison.untold] == ["core"]
+    assert marks(comparison) == ["cannot tell"]
+
+
+def test_a_calm_run_can_tell_what_a_restless_one_cannot() -> None:
+    """The median is the same in all runs: noise alone makes the difference."""
+    assert not compared(timed(CALM), timed(CALM)).untold
+    assert compared(timed(SPREAD), timed(CALM)).untold
+    assert compared(timed(CALM), timed(SPREAD)).untold
+
+
+@pytest.mark.parametrize(("growth", "told"), [(1.09, True), (1.11, False)])
+def test_as_fast_rules_out_a_growth_of_ten_percent(growth: float, told: bool) -> None:
+    # The lower quartile of the second is too low to call it slower.
+    before = [9.0, *[10.0] * 7, 11.0]
+    comparison = compared(timed(before), timed([*[9.0] * 3, *[10.0 * growth] * 6]))
+    assert not comparison.slower
+    assert bool(comparison.untold) is not told
+
+
+def test_as_good_is_the_other_way_round_if_more_is_better() -> None:
+    for before, now, untold in ((0.99, 0.95, False), (0.99, 0.88, True), (0.88, 0.99, False)):
+        old, new = [before] * 9, [*[now] * 6, *[0.99] * 3]
+        comparison = compared(other("fewest_by_most", old), other("fewest_by_most", new))
+        assert not comparison.slower
+        assert bool(comparison.untold) is untold
+
+
+def test_time_of_a_cycle_is_beside_its_floors() -> None:
+    # The floor takes 50 ns.
+    assert "x floor, 0.5 µs" in str(compared(timed(SPREAD), timed(SPREAD)))
 
 
 def test_what_is_beyond_the_spread_of_both_is_slower() -> None:
@@ -110,9 +151,18 @@ def test_a_slower_machine_is_no_slower_library() -> None:
 
 
 def test_too_few_rounds_tell_nothing() -> None:
-    comparison = compared(timed([1.0] * 4), timed([9.0] * 9))
-    assert not comparison.slower
-    assert "too few to compare" in str(comparison)
+    for before, now in (([1.0] * 2, [9.0] * 9), ([1.0] * 9, [9.0] * 2), ([1.0], [1.0])):
+        comparison = compared(timed(before), timed(now))
+        assert not comparison.slower
+        assert len(comparison.untold) == 1
+        assert "1 cannot be told from noise" in str(comparison)
+
+
+def test_few_rounds_tell_much_if_they_agree() -> None:
+    """As those of memory do, which is the same in every run."""
+    assert compared(timed([10.0] * 3), timed([12.0] * 3)).slower
+    assert not compared(timed([10.0] * 3), timed([10.0] * 3)).untold
+    assert not compared(timed([9.0, 10.0, 11.0]), timed([12.0, 13.0, 14.0])).slower
 
 
 # -- metrics -------------------------------------------------------------------------------------
@@ -190,6 +240,13 @@ def test_what_is_slower_once_only_is_no_failure() -> None:
     comparison.measured_again([timed(SPREAD)])
     assert not comparison.slower
     assert marks(comparison) == ["not confirmed"]
+    assert len(comparison.untold) == 1
+
+
+def test_a_second_time_that_was_cut_short_does_not_count() -> None:
+    comparison = compared(timed(SPREAD), timed(times(2)))
+    comparison.measured_again([timed([SPREAD[0]] * 2)])
+    assert marks(comparison) == ["SLOWER"]
 
 
 def test_what_is_slower_twice_is_a_failure() -> None:
@@ -213,7 +270,13 @@ def saved(path: Path, record: Record) -> Path:
 
 def test_a_run_is_read_as_it_was_saved(tmp_path: Path) -> None:
     before = record(timed(SPREAD), Result("held", "in use", 1000, "py", left_out="why not"))
-    assert load(saved(tmp_path / "run.json", before)) == before
+    assert load(saved(tmp_path / "run.json", before)) == [before]
+
+
+def test_runs_in_several_pythons_are_read_as_they_were_saved(tmp_path: Path) -> None:
+    runs = [record(timed(SPREAD), python=f"CPython 3.{minor}.0") for minor in (11, 13)]
+    (tmp_path / "runs.json").write_text(json.dumps([as_json(*run, []) for run in runs]))
+    assert load(tmp_path / "runs.json") == runs
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"results": [{"samples": [[1, 2]]}]}'])

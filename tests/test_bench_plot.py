@@ -50,7 +50,7 @@ def results() -> list[Result]:
 
 
 def record(results: list[Result]) -> Record:
-    return Record(ENVIRONMENT, Run(5, 0.02, quick=False), results)
+    return Record(ENVIRONMENT, Run(5, 0.02, smoke=False), results)
 
 
 def texts(path: Path) -> str:
@@ -81,7 +81,9 @@ def test_each_plot_is_drawn_with_who_takes_part(tmp_path: Path) -> None:
     [
         ("held", "other connections in use"),
         ("held", "100,000"),
+        ("held", "µs"),
         ("contended", "concurrent callers"),
+        ("contended", "µs"),
         ("fairness", "uses of the least served caller / uses of the most served caller"),
         ("spike", "time until all callers were served (ms)"),
         ("spike", "one handshake at a time"),

@@ -1,6 +1,7 @@
 """What ``--rst`` puts into a page, from samples that are made up here; nothing is timed."""
 
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
@@ -17,9 +18,18 @@ from .benchmark import ROOT
 from bench import scenarios
 from bench.bounds import BOUNDS
 from bench.contenders import CONTENDERS
-from bench.report import Result, Run, three_digits
-from bench.rst import _IN_SHORT, _LARGE, _SIDE_BY_SIDE, TABLES, RstError, names_in, write_into
+from bench.report import Result, Run, as_json, three_digits
+from bench.rst import RstError, names_in, write_into
 from bench.saved import Record
+from bench.tables import (
+    _IN_SHORT,
+    _LARGE,
+    _PLOTTED,
+    _SIDE_BY_SIDE,
+    TABLES,
+    places,
+    places_of_pythons,
+)
 
 docutils_core = pytest.importorskip("docutils.core")
 docutils_nodes = pytest.importorskip("docutils.nodes")
@@ -84,7 +94,7 @@ def of(contender: str, scenario: str, point: int, **metrics: float) -> Result:
 
 def results() -> list[Result]:
     return [
-        timed("c", "core", 0, 1.0, 1.1, 1.2),
+        timed("c", "core", 0, 1.0, 1.1, 1.15),
         timed("py", "core", 0, 5.0, 5.5, 6.0),
         timed("c", "cycle", 0, 8.0, 9.0, 10.0),
         timed("py", "cycle", 0, 30.0),
@@ -92,8 +102,8 @@ def results() -> list[Result]:
         timed("psycopg_pool", "cycle", 0, 1234.4),
         timed("aio-websocket-pool", "cycle", 0, 400.0),
         timed("c", "cycle-held", 5000, 8.5),
-        timed("c", "contended", 256, 25.0),
-        timed("semaphore", "contended", 256, 20.0),
+        timed("c", "contended", 256, *[25.0] * 3),
+        timed("semaphore", "contended", 256, *[20.0] * 3),
         of("c", "fairness", 0, fewest_by_most=0.999, fewest_uses=999, most_uses=1000),
         of("psycopg_pool", "fairness", 0, fewest_by_most=0.00012, fewest_uses=1, most_uses=8000),
         of(
@@ -108,8 +118,9 @@ def results() -> list[Result]:
     ]
 
 
-def record(found: Sequence[Result] | None = None) -> Record:
-    return Record(ENVIRONMENT, Run(3, 0.02, quick=False), list(found or results()))
+def record(found: Sequence[Result] | None = None, **environment: Any) -> Record:
+    run = Run(3, 0.02, smoke=False)
+    return Record(ENVIRONMENT | environment, run, list(found or results()))
 
 
 #: What any run has to have for all the tables.
@@ -149,54 +160,61 @@ def row(rows: list[list[str]], name: str) -> list[str]:
 
 
 def test_bounds_are_beside_what_was_measured(page: Path) -> None:
-    write_into(page, record())
+    write_into(page, [record()])
     bounds = tables(page)[0]
-    core = ["at most 1.3", "1.1 (1.05 to 1.15)", "met", "5.5"]
+    # As there are few rounds, the range of the rounds is added on both sides; the floor took 50 ns.
+    core = ["at most 1.3", "1.1 (0.85 to 1.3)", "met", "0.055", "5.5"]
     assert row(bounds, "core acquire+release / floor") == core
-    fair = ["at least 0.98", "0.999 (0.999 to 0.999)", "met", ""]
+    # One round tells nothing.
+    fair = ["at least 0.98", "0.999", "cannot tell", "", ""]
     assert row(bounds, "fairness, fewest/most") == fair
 
 
 def test_what_was_missed_is_said(page: Path) -> None:
-    write_into(page, record())
+    write_into(page, [record()])
     bounds = tables(page)[0]
-    cycle = ["at most 5", "9 (8.5 to 9.5)", "MISSED", "30"]
+    cycle = ["at most 5", "9 (6 to 12)", "MISSED", "0.45", "30"]
     assert row(bounds, "public cycle on a live socket / floor") == cycle
     assert row(bounds, "contended, 256 callers / Semaphore")[2] == "MISSED"
 
 
 def test_what_was_not_measured_does_not_look_as_if_it_were(page: Path) -> None:
-    write_into(page, record())
+    write_into(page, [record()])
     bounds = tables(page)[0]
-    assert row(bounds, "async with / floor") == ["at most 6", "", "not measured", ""]
+    assert row(bounds, "async with / floor") == ["at most 6", "", "not measured", "", ""]
     assert [cells[0] for cells in bounds[1:]] == [bound.what for bound in BOUNDS if bound.text]
     memory = row(bounds, "memory of the pool per idle connection, bytes")
     assert memory[0] == "at most 1,000"
 
 
 def test_the_pure_core_alone_meets_nothing(page: Path) -> None:
-    write_into(page, record([r for r in results() if r.contender != "c"] + LARGE))
-    assert row(tables(page)[0], "core acquire+release / floor")[1:] == ["", "not measured", "5.5"]
+    write_into(page, [record([r for r in results() if r.contender != "c"] + LARGE)])
+    assert row(tables(page)[0], "core acquire+release / floor")[1:] == [
+        "",
+        "not measured",
+        "",
+        "5.5",
+    ]
 
 
 def test_pools_are_side_by_side(page: Path) -> None:
-    write_into(page, record())
+    write_into(page, [record()])
     pools = tables(page)[1]
     none = "n/a"
-    # The floor is what the others are given in.
+    # The floor is what the others are given in, beside µs.
     assert pools[1:] == [
-        ["compiled core", "0.45", "9", "8.5", none, "25", none, "0.999"],
-        ["pure core", "1.5", "30", none, none, none, none, none],
-        ["a semaphore", none, none, none, none, "20", none, none],
-        ["psycopg_pool 3.3.3: another", "62", "1,234", none, none, none, none, "0.000"],
-        ["aio-websocket-pool 0.1.0: a third", "20", "400", none, none, none, none, none],
+        ["compiled core", "0.45 (9)", "0.42 (8.5)", none, "1.2 (25)", none, "0.999"],
+        ["pure core", "1.5 (30)", none, none, none, none, none],
+        ["a semaphore", none, none, none, "1 (20)", none, none],
+        ["psycopg_pool 3.3.3: another", "62 (1,234)", none, none, none, none, "0.000"],
+        ["aio-websocket-pool 0.1.0: a third", "20 (400)", none, none, none, none, none],
     ]
 
 
 def test_times_of_requests_in_short(page: Path) -> None:
     page.write_text(".. bench: begin short\n.. bench: end short\n")
     request_reply = of("c", "request-reply", 0, ns=2e5, raw_ns=1e5, connecting_ns=7e5)
-    write_into(page, record([*results(), request_reply]))
+    write_into(page, [record([*results(), request_reply])])
     # The scenario with TLS was not measured, and is left out.
     assert tables(page)[0][1:] == [
         ["A new connection", "0.7", "1,400", 3 * "█"],
@@ -211,17 +229,17 @@ def test_times_of_requests_in_short(page: Path) -> None:
 def test_no_request_was_measured(page: Path) -> None:
     page.write_text(".. bench: begin short\n.. bench: end short\n")
     with pytest.raises(RstError, match="the run has no results for the table 'short'"):
-        write_into(page, record())
+        write_into(page, [record()])
 
 
 def test_many_connections(page: Path) -> None:
-    write_into(page, record())
+    write_into(page, [record()])
     large = tables(page)[2]
     assert large[1:] == [["2,000 TLS, asyncio", "1.75", "0.31", "316", "1.74"]]
 
 
 def test_what_it_was_made_on_is_said_below_each(page: Path) -> None:
-    write_into(page, record())
+    write_into(page, [record()])
     paragraphs = [
         node.astext().replace("\n", " ")
         for node in document(page).findall(docutils_nodes.paragraph)
@@ -232,7 +250,7 @@ def test_what_it_was_made_on_is_said_below_each(page: Path) -> None:
     made_on = [text for text in paragraphs if text.startswith("CPython")]
     assert made_on == [
         f"{ours}, {machine} 1 to 3 rounds.",
-        f"{ours}, {others}, {machine} 1 to 3 rounds. The floor took 50 ns.",
+        f"{ours}, {others}, {machine} 1 to 3 rounds. The floor took 0.05 µs.",
         f"{ours}, {machine} 1 round.",
     ]
 
@@ -242,6 +260,13 @@ def test_tables_are_of_what_is_measured() -> None:
         assert point in scenarios.find(name).points
     for name, *_ in (*_LARGE, *_IN_SHORT):
         assert scenarios.find(name)
+    for name, point, contender in (*places(), *places_of_pythons()):
+        assert point in scenarios.find(name).points
+        assert contender in CONTENDERS
+    for name in _PLOTTED:
+        assert {point for scenario, point, _ in places() if scenario == name} == set(
+            scenarios.find(name).points
+        )
 
 
 @pytest.mark.parametrize(
@@ -260,11 +285,95 @@ def test_numbers_have_three_digits_and_no_exponent(number: float, text: str) -> 
     assert three_digits(number) == text
 
 
+# -- the Pythons ---------------------------------------------------------------------------------
+
+
+PYTHONS_PAGE = ".. bench: begin pythons\n.. bench: end pythons\n"
+
+
+def in_python(version: str, cycle: float, *, aiohttp: str = "3.14.5", more: bool = True) -> Record:
+    """Return a run in which a cycle takes so many floors of 50 ns, and a request 0.1 ms."""
+    found = [timed("c", "cycle", 0, cycle)]
+    if more:
+        found += [
+            timed("c", "async-with", 0, 2 * cycle),
+            timed("c", "contended", 256, 13.0),
+            timed("semaphore", "contended", 256, 10.0),
+            of("c", "request-reply", 0, ns=1e5, raw_ns=9e4, connecting_ns=7e5),
+        ]
+    return record(found, python=f"CPython {version}", aiohttp=aiohttp)
+
+
+def test_each_python_has_a_row(page: Path) -> None:
+    page.write_text(PYTHONS_PAGE)
+    # In the order of their numbers; what was not measured is said.
+    runs = [in_python("3.13.0", 4.0), in_python("3.9.1", 6.0, aiohttp="3.12", more=False)]
+    write_into(page, runs)
+    assert tables(page)[0] == [
+        [
+            *("Python", "aiohttp", "Floor, µs", "One caller, µs (floors)"),
+            *("async with, µs (floors)", "256 callers / Semaphore"),
+            "Requests per second, one caller",
+        ],
+        ["CPython 3.9.1", "3.12", "0.05", "0.3 (6)", "n/a", "n/a", "n/a"],
+        ["CPython 3.13.0", "3.14.5", "0.05", "0.2 (4)", "0.4 (8)", "1.3", "10,000"],
+    ]
+    said = "Cython 3.3.1, Linux_of_*some*_, a machine, 2 cores; medians of 1 round."
+    assert document(page).findall(docutils_nodes.paragraph)
+    assert (
+        next(
+            node.astext().replace("\n", " ")
+            for node in document(page).findall(docutils_nodes.paragraph)
+            if "medians" in node.astext()
+        )
+        == said
+    )
+
+
+def test_first_run_is_that_of_the_other_tables(page: Path) -> None:
+    page.write_text(PAGE + PYTHONS_PAGE)
+    headline = record(python="CPython 3.13.0")
+    again = in_python("3.13.0", 4.0)
+    write_into(page, [headline, in_python("3.11.7", 5.0), again])
+    *others, pythons = tables(page)
+    assert row(others[0], "public cycle on a live socket / floor")[1] == "9 (6 to 12)"
+    assert "CPython 3.13.0, aiohttp" in page.read_text()
+    # The last run with a Python, in which all Pythons took turns, is that of its row.
+    assert [cells[:4] for cells in pythons[1:]] == [
+        ["CPython 3.11.7", "3.14.5", "0.05", "0.25 (5)"],
+        ["CPython 3.13.0", "3.14.5", "0.05", "0.2 (4)"],
+    ]
+
+
+def test_no_python_was_measured(page: Path) -> None:
+    page.write_text(PYTHONS_PAGE)
+    with pytest.raises(RstError, match="the run has no results for the table 'pythons'"):
+        write_into(page, [record(LARGE)])
+
+
+def test_saved_runs_of_several_pythons_become_one_table(page: Path, tmp_path: Path) -> None:
+    """As a run inside a container or a chroot does, whose interpreters cannot be started here."""
+    page.write_text(PYTHONS_PAGE)
+    runs = [in_python("3.13.0", 4.0), in_python("3.11.7", 5.0), in_python("3.15.0", 3.0)]
+    told = [as_json(*run, []) for run in runs]
+    (tmp_path / "here.json").write_text(json.dumps(told[:2]))
+    (tmp_path / "there.json").write_text(json.dumps(told[2]))
+    run = bench("--from", tmp_path / "here.json", tmp_path / "there.json", "--rst", page)
+    assert run.returncode == 0, run.stderr
+    found = tables(page)[0]
+    pythons = ["CPython 3.11.7", "CPython 3.13.0", "CPython 3.15.0"]
+    assert [cells[0] for cells in found[1:]] == pythons
+    # The same for a terminal.
+    lines = run.stdout.splitlines()
+    assert lines[0].split() == " ".join(found[0]).split()
+    assert [" ".join(line.split()[:2]) for line in lines[1:4]] == pythons
+
+
 # -- the page ------------------------------------------------------------------------------------
 
 
 def test_all_else_of_a_page_stays(page: Path) -> None:
-    write_into(page, record())
+    write_into(page, [record()])
     text = page.read_text()
     assert "What was there." not in text
     for line in PAGE.splitlines():
@@ -274,22 +383,22 @@ def test_all_else_of_a_page_stays(page: Path) -> None:
 
 
 def test_the_same_run_is_the_same_page(page: Path) -> None:
-    write_into(page, record())
+    write_into(page, [record()])
     first = page.read_text()
-    write_into(page, record())
+    write_into(page, [record()])
     assert page.read_text() == first
 
 
 def test_another_run_leaves_nothing_of_the_first(page: Path) -> None:
-    write_into(page, record())
-    write_into(page, record([timed("c", "cycle", 0, 4.0), *LARGE]))
+    write_into(page, [record()])
+    write_into(page, [record([timed("c", "cycle", 0, *[4.0] * 3), *LARGE])])
     assert row(tables(page)[0], "public cycle on a live socket / floor")[2] == "met"
     assert "psycopg" not in page.read_text()
 
 
 def test_nothing_is_written_where_one_table_cannot_be_made(page: Path) -> None:
     with pytest.raises(RstError, match="the run has no results for the table 'large'"):
-        write_into(page, record([timed("c", "cycle", 0, 4.0)]))
+        write_into(page, [record([timed("c", "cycle", 0, 4.0)])])
     assert page.read_text() == PAGE
 
 
@@ -346,7 +455,7 @@ def test_the_pages_can_be_filled_by_a_run(tmp_path: Path) -> None:
     who = ("--impl", "c", "--impl", "semaphore")
     what = [f"--scenario={name}" for name in ("cycle", "fairness", "request-reply", "scale")]
     pages = [f"--rst={page}" for page in filled]
-    run = bench("--quick", "--rounds", "1", *who, *what, *pages)
+    run = bench("--smoke", "--shown", "--rounds", "1", *who, *what, *pages)
     assert run.returncode == 0, run.stderr
     for before, now in zip(map(tables, FILLED), map(tables, filled), strict=True):
         assert len(now) == len(before)

@@ -17,11 +17,11 @@ pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 CORE = aiowebsocketclient.IMPLEMENTATION
 
 
-def quick(scenario: str, *contenders: str) -> dict[str, Any]:
+def smoke(scenario: str, *contenders: str) -> dict[str, Any]:
     """Return each contender's result."""
     chosen = [argument for name in contenders for argument in ("--impl", name)]
     run = subprocess.run(
-        [sys.executable, "-m", "bench", "--quick", "--json", "--scenario", scenario, *chosen],
+        [sys.executable, "-m", "bench", "--smoke", "--json", "--scenario", scenario, *chosen],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -39,7 +39,7 @@ def medians(result: Any) -> dict[str, float]:
 
 
 def test_spike_opens_what_was_idle_and_little_more() -> None:
-    found = medians(quick("spike", CORE)[CORE])
+    found = medians(smoke("spike", CORE)[CORE])
     # One more for each handshake's time that it took to serve all, on a busy machine.
     assert 5 <= found["opened"] <= 6 + found["ms_to_serve_all"] // 150
 
@@ -48,19 +48,19 @@ def test_spike_opens_what_was_idle_and_little_more() -> None:
     importlib.util.find_spec("psycopg_pool") is None, reason="psycopg_pool is not installed"
 )
 def test_spike_of_another_pool() -> None:
-    found = medians(quick("spike", "psycopg_pool")["psycopg_pool"])
+    found = medians(smoke("spike", "psycopg_pool")["psycopg_pool"])
     assert 5 <= found["opened"] <= 6 + found["ms_to_serve_all"] // 150
 
 
 @pytest.mark.parametrize("scenario", ["request-reply", "request-reply-tls"])
 def test_request_and_reply_are_timed_three_ways(scenario: str) -> None:
-    found = medians(quick(scenario, CORE)[CORE])
+    found = medians(smoke(scenario, CORE)[CORE])
     assert found.keys() == {"ns", "raw_ns", "connecting_ns", "floor_ns"}
     assert all(found.values())
 
 
 def test_idle_watcher_tells_looking_after_from_leaving_alone() -> None:
-    results = quick("idle-watcher", CORE, "unread", "readers")
+    results = smoke("idle-watcher", CORE, "unread", "readers")
     found = {name: medians(result) for name, result in results.items()}
     assert all(numbers["us_per_ping"] > 0 for numbers in found.values())
     for name in ("us_to_hand_out", "us_to_park"):
@@ -68,7 +68,7 @@ def test_idle_watcher_tells_looking_after_from_leaving_alone() -> None:
 
 
 def test_memory_is_counted_to_the_object() -> None:
-    results = quick("memory", CORE, "unread", "readers")
+    results = smoke("memory", CORE, "unread", "readers")
     held = {name: medians(result)["bytes_per_connection"] for name, result in results.items()}
     # A task for each takes more than a kilobyte; the pool has at least a slot and a connection.
     assert held["unread"] + 400 < held[CORE]
@@ -76,20 +76,20 @@ def test_memory_is_counted_to_the_object() -> None:
 
 
 def test_memory_by_the_system_is_there_to_compare() -> None:
-    assert medians(quick("memory-rss", CORE)[CORE])["bytes_per_connection"] > 0
+    assert medians(smoke("memory-rss", CORE)[CORE])["bytes_per_connection"] > 0
 
 
 @pytest.mark.parametrize("scenario", ["scale", "scale-uvloop", "scale-tls", "scale-tls-uvloop"])
 def test_scale_opens_holds_and_closes(scenario: str) -> None:
     if "uvloop" in scenario and importlib.util.find_spec("uvloop") is None:
         pytest.skip("uvloop is not installed")
-    found = medians(quick(scenario, CORE)[CORE])
+    found = medians(smoke(scenario, CORE)[CORE])
     names = {"seconds_to_open", "seconds_to_close", "rss_mb", "rss_bytes_per_connection"}
     assert found.keys() == names | {"idle_cpu_percent"}
     assert min(found.values()) > 0
 
 
 def test_who_answers_no_ping_is_left_out_of_scale() -> None:
-    (result,) = quick("scale", "unread").values()
+    (result,) = smoke("scale", "unread").values()
     assert "PING" in result["left_out"]
     assert not result["samples"]

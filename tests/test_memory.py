@@ -158,6 +158,21 @@ def refcounts(core: str) -> Any:
     return json.loads(done.stdout)
 
 
+# -- idle connections ------------------------------------------------------------------------------
+
+# Bytes of an idle connection without TLS, of which aiohttp and the loop take most. With the
+# handshake, which the pool drops, it would take more than 11,000.
+IDLE = 8_000
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("compress", [0, 15])
+def test_an_idle_connection(loop: str, compress: int) -> None:
+    if loop == "uvloop" and uvloop is None:
+        pytest.skip("uvloop is not installed")
+    assert run("idle", "--loop", loop, "--compress", str(compress))["each"] < IDLE
+
+
 # -- buffers of TLS --------------------------------------------------------------------------------
 
 # What OpenSSL itself takes is not ours, and about 40 kB. Each BIO may come to a third more than it

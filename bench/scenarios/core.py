@@ -134,7 +134,7 @@ SCENARIOS = (
         needs=("key",),
         axis="in use",
         points=(0, 1000, 10_000, 100_000),
-        quick_points=(0, 100),
+        smoke_points=(0, 100),
     ),
     Scenario(
         "endpoints",
@@ -143,7 +143,7 @@ SCENARIOS = (
         needs=("key",),
         axis="endpoints",
         points=(1, 100, 10_000),
-        quick_points=(1, 100),
+        smoke_points=(1, 100),
     ),
     Scenario(
         "endpoints-in-turn",
@@ -152,7 +152,7 @@ SCENARIOS = (
         needs=("key",),
         axis="endpoints",
         points=(1, 100, 10_000),
-        quick_points=(1, 100),
+        smoke_points=(1, 100),
     ),
     Scenario(
         "handshakes",
@@ -161,7 +161,7 @@ SCENARIOS = (
         needs=("key",),
         axis="handshakes",
         points=(1, 30, 1000),
-        quick_points=(1, 30),
+        smoke_points=(1, 30),
     ),
     Scenario(
         "handshakes-in-turn",
@@ -170,6 +170,6 @@ SCENARIOS = (
         needs=("key",),
         axis="handshakes",
         points=(1, 30, 1000),
-        quick_points=(1, 30),
+        smoke_points=(1, 30),
     ),
 )

@@ -139,7 +139,7 @@ SCENARIOS = (
         needs=("use",),
         axis="callers",
         points=(16, 256, 2048),
-        quick_points=(16, 64),
+        smoke_points=(16, 64),
         max_rounds=15,
     ),
     Scenario(
@@ -156,7 +156,7 @@ SCENARIOS = (
         needs=("cycle", "use", "hold"),
         axis="cancelled waiters",
         points=(0, 10_000),
-        quick_points=(0, 100),
+        smoke_points=(0, 100),
         max_rounds=15,
     ),
 )

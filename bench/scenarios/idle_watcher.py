@@ -62,7 +62,7 @@ SCENARIOS = (
         needs=("fleet",),
         axis="connections",
         points=(2_000,),
-        quick_points=(100,),
+        smoke_points=(100,),
         max_rounds=2,
         own_process=True,
     ),

@@ -37,14 +37,14 @@ def _scenario(name: str, about: str, bytes_of: _Bytes, count: int, rounds: int) 
         needs=("fleet",),
         axis="connections",
         points=(count,),
-        quick_points=(100,),
+        smoke_points=(100,),
         max_rounds=rounds,
         own_process=True,
     )
 
 
 SCENARIOS = (
-    _scenario("memory", "by tracemalloc", traced_bytes, count=1_000, rounds=2),
+    _scenario("memory", "by tracemalloc", traced_bytes, count=1_000, rounds=3),
     # Many, because few connections would fit into memory left by earlier handshakes.
     _scenario("memory-rss", "by RSS", rss_bytes, count=5_000, rounds=1),
 )

@@ -59,7 +59,7 @@ SCENARIOS = (
         needs=("cycle", "hold"),
         axis="in use",
         points=(0, 5000),
-        quick_points=(0, 20),
+        smoke_points=(0, 20),
         max_rounds=15,
     ),
 )

@@ -81,7 +81,7 @@ def _scenario(tls: bool, loop: Literal["asyncio", "uvloop"]) -> Scenario:
         needs=("fleet",),
         axis="connections",
         points=(count,),
-        quick_points=(_FEW,),
+        smoke_points=(_FEW,),
         max_rounds=1,
         own_process=True,
         loop=loop,

@@ -48,7 +48,7 @@ SCENARIOS = (
         axis="most handshakes at once",
         # The default of this library, and that of HikariCP.
         points=(100, 1),
-        quick_points=(1,),
+        smoke_points=(1,),
         max_rounds=3,
     ),
 )
