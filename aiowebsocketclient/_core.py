@@ -67,6 +67,9 @@ LATE_FLOOR = cython.declare(cython.double, 0.5)
 # of a connection is forgotten.
 _NEWEST_SHARE = cython.declare(cython.double, 0.125)
 _NEWEST_USE_SHARE = cython.declare(cython.double, 0.0625)
+# How many seconds longer than usual a long use takes; the coarse clock may make a short use look as
+# long as one of its ticks.
+_LONGER = cython.declare(cython.double, 0.01)
 
 #: A handshake is deferred while a released connection is expected within this share of a
 #: handshake's duration.
@@ -99,9 +102,13 @@ def _cools_after(reason: cython.int, is_used: cython.bint) -> cython.bint:
 
 @cython.cfunc
 @cython.exceptval(-1)
-def _look_interval(endpoint: Endpoint) -> cython.double:
-    """Return the seconds between two looks at the deferred handshakes of an endpoint."""
-    return max(LOOK_SHARE * endpoint.shortest, SHORTEST_LOOK)
+def _look_interval(handshake: Handshake) -> cython.double:
+    """Return the seconds between two looks at deferred handshakes.
+
+    The time is doubled where connections that were acquired together would fall free after a look.
+    """
+    interval: cython.double = LOOK_SHARE * handshake.endpoint.shortest
+    return max(interval, min(1.5 * handshake.use, 2 * interval), SHORTEST_LOOK)
 
 
 @cython.cfunc
@@ -311,7 +318,7 @@ class Pool:
         endpoint.released += 1
         if not slot.drained:
             seconds: cython.double = now - slot.since
-            if seconds > handshake.use:
+            if handshake.use < 0 or seconds > handshake.use + _LONGER:
                 handshake.use = seconds
             else:
                 handshake.use += (seconds - handshake.use) * _NEWEST_USE_SHARE
@@ -1510,7 +1517,7 @@ class Pool:
         # No connection of the handshake is idle while it has a waiter.
         used: cython.Py_ssize_t = handshake.live - handshake.placeless.size
         used -= handshake.opening.size + handshake.connecting
-        if used <= 0 or handshake.use > used * _look_interval(endpoint):
+        if used <= 0 or handshake.use > used * LOOK_SHARE * endpoint.shortest:
             return False
         rounds: cython.Py_ssize_t = 1 + (handshake.opening.size + handshake.deferred.size) // used
         return rounds * handshake.use < DEFER_SHARE * endpoint.shortest
@@ -1559,7 +1566,7 @@ class Pool:
         heap = self._look_heap
         handshake.counted_from = now
         handshake.fallen_free = 0
-        handshake.look_at = now + _look_interval(handshake.endpoint)
+        handshake.look_at = now + _look_interval(handshake)
         if len(heap) > 2 * len(self._handshakes) + 16:
             # Entries of handshakes that have been looked at since, or whose waiters were served.
             entries = list(heap)
@@ -1601,7 +1608,7 @@ class Pool:
         endpoint = handshake.endpoint
         longest: cython.double = DEFER_SHARE * endpoint.shortest
         # Where the process was held up, little could fall free; once, that is no reason to connect.
-        is_late: cython.bint = now > handshake.look_at + _look_interval(endpoint)
+        is_late: cython.bint = now > handshake.look_at + _look_interval(handshake)
         handshake.postponed = is_late and not handshake.postponed
         waiter: Waiter | None
         while (waiter := handshake.deferred.head) and waiter.deferred_at + longest <= now:

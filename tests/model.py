@@ -40,6 +40,7 @@ LATE_FLOOR = 0.5
 FIRST_PATIENCE = 5.0
 NEWEST_SHARE = 0.125
 NEWEST_USE_SHARE = 0.0625
+LONGER = 0.01
 DEFER_SHARE = 0.5
 LOOK_SHARE = 0.05
 SHORTEST_LOOK = 0.001
@@ -389,7 +390,8 @@ class Model:
             took = now - slot.since
             use = self.uses.get(slot.key, took)
             # Rule: a long use counts at once, and is forgotten slowly.
-            self.uses[slot.key] = max(took, use + (took - use) * NEWEST_USE_SHARE)
+            is_long = took > use + LONGER
+            self.uses[slot.key] = took if is_long else use + (took - use) * NEWEST_USE_SHARE
         self.hand_on(slot, now)
         plan = self.plan()
         assert not is_plain or plan == Plan()
@@ -550,7 +552,9 @@ class Model:
         used = [slot for slot in self.slots if slot.key == key and slot.state == ACQUIRED]
         if not self.defers or waiter.has_returned or key not in self.uses or not used:
             return False
-        if endpoint not in self.shortest or self.uses[key] > len(used) * self.interval(endpoint):
+        if endpoint not in self.shortest:
+            return False
+        if self.uses[key] > len(used) * LOOK_SHARE * self.shortest[endpoint]:
             return False
         opening = [slot for slot in self.slots if slot.key == key and slot.owner is not None]
         rounds = 1 + (len(opening) + len(self.deferred(key))) // len(used)
@@ -559,8 +563,10 @@ class Model:
     def longest_deferral(self, endpoint: str) -> float:
         return DEFER_SHARE * self.shortest[endpoint]
 
-    def interval(self, endpoint: str) -> float:
-        return max(LOOK_SHARE * self.shortest[endpoint], SHORTEST_LOOK)
+    def interval(self, key: str) -> float:
+        interval = LOOK_SHARE * self.shortest[key[0]]
+        # Rule: it is doubled where what came to be used together would fall free after a look.
+        return max(interval, min(1.5 * self.uses.get(key, -1.0), 2 * interval), SHORTEST_LOOK)
 
     def defer(self, waiter: Waiter, now: float) -> None:
         waiter.deferred_at = now
@@ -583,7 +589,7 @@ class Model:
 
     def plan_look(self, key: str, now: float) -> None:
         deferral = self.deferrals[key]
-        deferral.look_at = now + self.interval(key[0])
+        deferral.look_at = now + self.interval(key)
         deferral.counted_from = now
         deferral.fallen_free = 0
 
@@ -595,7 +601,7 @@ class Model:
             self.begin_deferred(self.deferred(key)[0], now)
 
         # Rule: a look that comes too late shows nothing, but two in a row do.
-        is_late = now > deferral.look_at + self.interval(key[0])
+        is_late = now > deferral.look_at + self.interval(key)
         deferral.is_postponed = is_late and not deferral.is_postponed
         while (waiting := self.deferred(key)) and since(waiting[0]) + longest <= now:
             begin()

@@ -541,7 +541,8 @@ def test_uses_that_have_become_long_are_noticed(
 ) -> None:
     found = compare(core, loads.rush(0.002, handshake, LONG, tick=tick))
     assert len(found.default.begun) == 45
-    assert max(found.lateness) <= MOST_LATE
+    # A timer fires up to a tick late.
+    assert max(found.lateness) <= MOST_LATE + tick / handshake
     check(found)
 
 
