@@ -619,8 +619,8 @@ class Lockstep:
         for _ in range(50 + 2 * MAX_PASSED_OVER * len(self.model.waiters)):
             if not (self.model.waiters or self.given):
                 return
-            if self.model.cooling():
-                self.step(self.tick, self.model.cooldown)
+            if self.model.cooling() or self.model.deferring:
+                self.step(self.tick, max(self.model.cooldown, 1.0))
                 self.step(self.expire)
             for name in ("closed", "connected", "take", "release"):
                 for _ in list(self.subjects(name)):
