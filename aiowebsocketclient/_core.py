@@ -63,8 +63,21 @@ ORPHAN_GRACE = cython.declare(cython.double, 5.0)
 #: before so many seconds; late ones are looked for no more often than that.
 LATE_FACTOR = cython.declare(cython.double, 4.0)
 LATE_FLOOR = cython.declare(cython.double, 0.5)
-# How much a handshake counts for what is usual, where it took less than that.
+# How much the newest duration of a handshake counts in a mean of durations, and how fast a long use
+# of a connection is forgotten.
 _NEWEST_SHARE = cython.declare(cython.double, 0.125)
+_NEWEST_USE_SHARE = cython.declare(cython.double, 0.0625)
+# How many seconds longer than usual a long use takes; the coarse clock may make a short use look as
+# long as one of its ticks.
+_LONGER = cython.declare(cython.double, 0.01)
+
+#: A handshake is deferred while a released connection is expected within this share of a
+#: handshake's duration.
+DEFER_SHARE = cython.declare(cython.double, 0.5)
+#: The core looks at deferred handshakes each time this share of a handshake's duration has passed,
+#: but not more often than after so many seconds, since a timer is not more exact.
+LOOK_SHARE = cython.declare(cython.double, 0.05)
+SHORTEST_LOOK = cython.declare(cython.double, 0.001)
 
 
 #: More places than there can be.
@@ -85,6 +98,17 @@ def _cools_after(reason: cython.int, is_used: cython.bint) -> cython.bint:
         # A connection that was not in use has ended for the server, too.
         return is_used
     return reason not in (REASON_IDLE, REASON_LIFETIME, REASON_EVICTED, REASON_FORCED)
+
+
+@cython.cfunc
+@cython.exceptval(-1)
+def _look_interval(handshake: Handshake) -> cython.double:
+    """Return the seconds between two looks at deferred handshakes.
+
+    The time is doubled where connections that were acquired together would fall free after a look.
+    """
+    interval: cython.double = LOOK_SHARE * handshake.endpoint.shortest
+    return max(interval, min(1.5 * handshake.use, 2 * interval), SHORTEST_LOOK)
 
 
 @cython.cfunc
@@ -124,7 +148,8 @@ class Pool:
     ``limit``, ``limit_total`` and ``max_connecting`` are numbers of places, 0 for no limit;
     ``max_waiting`` is a number of waiters, -1 for no limit; ``max_idle`` is in seconds;
     ``max_idle_connections`` is a number of idle connections over all endpoints, 0 for no bound;
-    ``cooldown`` is in seconds.
+    ``cooldown`` is in seconds.  With ``defers``, no handshake begins for a waiter as long as a
+    connection in use is expected to fall free to it sooner.
 
     Keys are any hashable objects; a handshake's key must determine its endpoint's.
     """
@@ -136,6 +161,8 @@ class Pool:
         "_cooldown",
         "_cooling",
         "_count",
+        "_deferred",
+        "_defers",
         "_endpoints",
         "_fading",
         "_handshakes",
@@ -144,10 +171,12 @@ class Pool:
         "_holds_idle",
         "_idle",
         "_idle_heap",
+        "_is_look_new",
         "_keep",
         "_leaning",
         "_limit",
         "_limit_total",
+        "_look_heap",
         "_lowered",
         "_lowered_limit",
         "_max_connecting",
@@ -165,6 +194,7 @@ class Pool:
         "_serial",
         "_slots",
         "_ticket",
+        "_turn",
         "_waiters",
         "_watched",
     )
@@ -179,6 +209,7 @@ class Pool:
         max_idle: cython.double = INFINITY,
         max_idle_connections: cython.Py_ssize_t = 0,
         cooldown: cython.double = 0.0,
+        defers: cython.bint = False,
     ) -> None:
         self._limit = limit
         self._limit_total = limit_total
@@ -192,6 +223,7 @@ class Pool:
         self._max_idle = max_idle
         self._max_idle_connections = max_idle_connections or NO_LIMIT
         self._cooldown = cooldown
+        self._defers = defers
         self._endpoints: dict[Hashable, Endpoint] = {}
         self._handshakes: dict[Hashable, Handshake] = {}
         #: All slots but those that are gone.
@@ -223,6 +255,12 @@ class Pool:
         # Handshakes that have begun and are not late, oldest first; when to look for late ones.
         self._watched: OrderedDict[Slot, None] = OrderedDict()
         self._next_look = -INFINITY
+        # Waiters whose handshakes are deferred; when to look at them: (look_at, ., handshake);
+        # whether the first of these times may be earlier than next_deadline() last said.
+        self._deferred = 0
+        self._look_heap: list[tuple[float, int, Handshake]] = []
+        self._is_look_new = False
+        self._turn = 0
         # Closing slots whose sockets are gone and whose places stay taken for cooldown, in the
         # order in which they become free: all stay for equally long.
         self._cooling: OrderedDict[Slot, None] = OrderedDict()
@@ -253,6 +291,7 @@ class Pool:
         self._idle -= 1
         endpoint.acquired += 1
         slot.state = ACQUIRED
+        slot.since = now
         slot.uses += 1
         # One addition each: another thread may read the counters between any two lines.
         if slot.uses == 1:
@@ -277,6 +316,12 @@ class Pool:
         handshake = slot.handshake
         endpoint = handshake.endpoint
         endpoint.released += 1
+        if not slot.drained:
+            seconds: cython.double = now - slot.since
+            if handshake.use < 0 or seconds > handshake.use + _LONGER:
+                handshake.use = seconds
+            else:
+                handshake.use += (seconds - handshake.use) * _NEWEST_USE_SHARE
         if (
             self._waiters == 0
             and now < slot.retires
@@ -333,7 +378,7 @@ class Pool:
         slot: Slot | None = handshake.idle.top
         if slot is not None:
             self._unpark(slot)
-            self._give(slot, waiter)
+            self._give(slot, waiter, now)
             self._clear_places(plan)
         elif not may_wait:
             endpoint.timeouts += 1
@@ -404,7 +449,7 @@ class Pool:
         handshake = self._handshake(endpoint_key, key)
         endpoint = handshake.endpoint
         if (
-            0 < self._max_connecting <= endpoint.connecting
+            0 < self._max_connecting <= endpoint.connecting + endpoint.deferred
             or not self._has_room(endpoint)
             or self._idle + len(self._orphans) >= self._max_idle_connections
         ):
@@ -413,6 +458,8 @@ class Pool:
         slot = self._new_slot(handshake, now)
         slot.kept = True
         self._orphan(slot, now)
+        if handshake.deferred.head is not None:
+            self._give_orphans(handshake)
         return slot
 
     def abandon(self, slot: Slot, now: cython.double) -> None:
@@ -534,6 +581,7 @@ class Pool:
         self._set_totals()
         self._lowered = True
         endpoints = list(self._endpoints.values())
+        self._stop_deferring()
         for endpoint in endpoints:
             self._trim_to_limit(endpoint, plan)
         self._index_all()
@@ -567,7 +615,10 @@ class Pool:
         self._places_to_keep = keep
         self._holds = holds
         self._set_totals()
-        if had_total != self._has_total:
+        if self._most < self._count + self._deferred:
+            self._stop_deferring()
+            self._index_all()
+        elif had_total != self._has_total:
             self._index_all()
         self._lowered = self._lowered_limit or self._is_over_total()
         self._trim_to_total(plan)
@@ -640,6 +691,8 @@ class Pool:
                 continue
             slot.drained = True
             slot.retires = -INFINITY
+            # What is in use will not fall free.
+            slot.handshake.use = -1.0
             if slot.state == CONNECTING and slot.owner is None:
                 self._give_way(slot, FOR_NOBODY, plan)
         self._clear_places(plan)
@@ -786,6 +839,8 @@ class Pool:
                 self._settle(leaning.handshake.endpoint, plan, now)
         if self._watched and self._look_deadline() <= now:
             self._look(plan, now)
+        if self._deferred:
+            self._look_at_deferred(plan, now)
         while self._cooling:
             cooled: Slot = next(iter(self._cooling))
             if cooled.since + self._cooldown > now:
@@ -799,6 +854,8 @@ class Pool:
         """Return when :meth:`expire` next has something to do (lifetimes apart)."""
         slot = self._longest_idle()
         deadline: cython.double = INFINITY if slot is None else slot.since + self._max_idle
+        self._is_look_new = False
+        deadline = min(deadline, self._next_look_at_deferred())
         if self._fading:
             orphan: Slot = next(iter(self._fading))
             deadline = min(deadline, orphan.since + ORPHAN_GRACE)
@@ -942,7 +999,8 @@ class Pool:
         """Return which limit over all endpoints is reached; ``""``: none."""
         if not self._is_at_total():
             return ""
-        return "limit_total" if 0 < self._limit_total <= self._count else "fleet"
+        taken: cython.Py_ssize_t = self._count + self._deferred
+        return "limit_total" if 0 < self._limit_total <= taken else "fleet"
 
     @cython.cfunc
     def _records(self) -> Counted:
@@ -972,6 +1030,8 @@ class Pool:
             "watched": len(self._watched),
             "cooling": len(self._cooling),
             "leaning": len(self._leaning),
+            "deferred": self._deferred,
+            "look_heap": len(self._look_heap),
             "place_heap": len(self._place_heap),
             "idle_heap": len(self._idle_heap),
         }
@@ -1013,6 +1073,7 @@ class Pool:
         self._slots[slot] = None
         handshake.live += 1
         handshake.endpoint.count += 1
+        handshake.connecting += 1
         handshake.endpoint.connecting += 1
         handshake.endpoint.under_way.append(slot)
         self._count += 1
@@ -1209,6 +1270,7 @@ class Pool:
         else:
             self._disown(owner, slot)
             self._return_to_line(owner)
+        slot.handshake.connecting -= 1
         slot.handshake.endpoint.connecting -= 1
         slot.handshake.endpoint.under_way.remove(slot)
         if slot.began < INFINITY:
@@ -1234,8 +1296,14 @@ class Pool:
         """Update the usual duration of handshakes.
 
         The usual duration rises at once and falls slowly: among handshakes that begin together, the
-        last take much longer than the first, and are not late.
+        last take much longer than the first, and are not late.  The shortest duration falls at once
+        and rises slowly: a waiter with a deferred handshake would rather have begun one too many
+        than wait for longer than a handshake takes.
         """
+        if endpoint.shortest < 0 or seconds < endpoint.shortest:
+            endpoint.shortest = seconds
+        else:
+            endpoint.shortest += (seconds - endpoint.shortest) * _NEWEST_SHARE
         if seconds > endpoint.usual:
             endpoint.usual = seconds
         else:
@@ -1320,7 +1388,7 @@ class Pool:
         """Whether a handshake could begin without anything giving way or anybody waiting."""
         return not (
             endpoint.waiting.head is not None
-            or 0 < self._max_connecting <= endpoint.connecting
+            or 0 < self._max_connecting <= endpoint.connecting + endpoint.deferred
             or self._is_at_limit(endpoint)
             or self._is_at_total()
         )
@@ -1422,11 +1490,168 @@ class Pool:
     @cython.cfunc
     def _move(self, waiter: Waiter, new: Handshake) -> None:
         old = waiter.handshake
+        if waiter.deferred:
+            # What was expected at the old key need not come at the new one.
+            self._undefer(waiter)
+            self._stand_first(waiter)
         old.placeless.remove(waiter)
         new.placeless.insert_by_ticket(waiter)
         old.live -= 1
         new.live += 1
         waiter.handshake = new
+
+    # -- deferred handshakes ---------------------------------------------------------------------
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _may_defer(self, waiter: Waiter) -> cython.bint:
+        """Whether a connection in use is expected to fall free to a waiter soon.
+
+        With 5 connections in use for 10 ms each and handshakes of 100 ms, the 20th waiter is
+        expected to be served after 40 ms: its handshake is deferred; the 21st waiter's begins.
+        """
+        handshake = waiter.handshake
+        endpoint = handshake.endpoint
+        if not self._defers or waiter.returned or handshake.use < 0:
+            return False
+        # No connection of the handshake is idle while it has a waiter.
+        used: cython.Py_ssize_t = handshake.live - handshake.placeless.size
+        used -= handshake.opening.size + handshake.connecting
+        if used <= 0 or handshake.use > used * LOOK_SHARE * endpoint.shortest:
+            return False
+        rounds: cython.Py_ssize_t = 1 + (handshake.opening.size + handshake.deferred.size) // used
+        return rounds * handshake.use < DEFER_SHARE * endpoint.shortest
+
+    @cython.cfunc
+    def _defer(self, waiter: Waiter, now: cython.double) -> None:
+        """Reserve a place for a waiter that has left the line of its endpoint."""
+        handshake = waiter.handshake
+        waiter.deferred = True
+        waiter.deferred_at = now
+        handshake.endpoint.deferred += 1
+        self._deferred += 1
+        handshake.deferred.append(waiter)
+        if handshake.deferred.size == 1:
+            self._turn += 1
+            handshake.turn = self._turn
+            handshake.deferring_since = now
+            handshake.postponed = False
+            self._plan_look(handshake, now)
+
+    @cython.cfunc
+    def _undefer(self, waiter: Waiter) -> None:
+        handshake = waiter.handshake
+        waiter.deferred = False
+        handshake.endpoint.deferred -= 1
+        self._deferred -= 1
+        handshake.deferred.remove(waiter)
+        if handshake.deferred.head is None:
+            handshake.look_at = INFINITY
+
+    @cython.cfunc
+    def _stop_deferring(self) -> None:
+        """Let all waiters whose handshakes are deferred stand at the heads of their lines."""
+        handshake: Handshake
+        waiter: Waiter | None
+        for handshake in list(self._handshakes.values()) if self._deferred else ():
+            # The last first, so that each is put before those that came back so far.
+            while (waiter := handshake.deferred.tail) is not None:
+                self._undefer(waiter)
+                self._stand_first(waiter)
+
+    @cython.cfunc
+    def _plan_look(self, handshake: Handshake, now: cython.double) -> None:
+        """Look at the deferred handshakes again, by what falls free from now on."""
+        other: Handshake
+        heap = self._look_heap
+        handshake.counted_from = now
+        handshake.fallen_free = 0
+        handshake.look_at = now + _look_interval(handshake)
+        if len(heap) > 2 * len(self._handshakes) + 16:
+            # Entries of handshakes that have been looked at since, or whose waiters were served.
+            entries = list(heap)
+            heap.clear()
+            for look_at, turn, other in entries:
+                if other.look_at == look_at and other.turn == turn:
+                    heap.append((look_at, turn, other))
+            heapq.heapify(heap)
+        heapq.heappush(heap, (handshake.look_at, handshake.turn, handshake))
+        self._is_look_new = True
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _next_look_at_deferred(self) -> cython.double:
+        handshake: Handshake
+        heap = self._look_heap
+        while heap:
+            look_at, turn, handshake = heap[0]
+            if handshake.look_at == look_at and handshake.turn == turn:
+                return handshake.look_at
+            heapq.heappop(heap)
+        return INFINITY
+
+    @cython.cfunc
+    def _look_at_deferred(self, plan: Plan, now: cython.double) -> None:
+        handshake: Handshake
+        due: list[Handshake] = []
+        while self._next_look_at_deferred() <= now:
+            handshake = heapq.heappop(self._look_heap)[2]
+            due.append(handshake)
+        for handshake in due:
+            # It may have served its waiters.
+            if handshake.look_at <= now:
+                self._judge(handshake, plan, now)
+
+    @cython.cfunc
+    def _judge(self, handshake: Handshake, plan: Plan, now: cython.double) -> None:
+        """Begin deferred handshakes that are not expected to be needless any more."""
+        endpoint = handshake.endpoint
+        longest: cython.double = DEFER_SHARE * endpoint.shortest
+        # Where the process was held up, little could fall free; once, that is no reason to connect.
+        is_late: cython.bint = now > handshake.look_at + _look_interval(handshake)
+        handshake.postponed = is_late and not handshake.postponed
+        waiter: Waiter | None
+        while (waiter := handshake.deferred.head) and waiter.deferred_at + longest <= now:
+            self._begin_deferred(handshake, plan, now)
+        if not handshake.postponed:
+            self._begin_hopeless(handshake, plan, now)
+        if handshake.deferred.head is not None:
+            self._plan_look(handshake, now)
+        self._settle(endpoint, plan, now)
+
+    @cython.cfunc
+    def _begin_hopeless(self, handshake: Handshake, plan: Plan, now: cython.double) -> None:
+        """Begin handshakes for waiters that are served too late at the rate of the last interval.
+
+        Where there have been such waiters all the time that a waiter may be deferred, the
+        connections in use are too few for the load: begin handshakes for half of them.
+        """
+        shortest: cython.double = handshake.endpoint.shortest
+        longest: cython.double = DEFER_SHARE * shortest
+        waiter: Waiter | None
+        if not handshake.fallen_free:
+            # Uses have become longer.
+            handshake.use = max(handshake.use, shortest)
+        rate: cython.double = handshake.fallen_free / (now - handshake.counted_from)
+        while waiter := handshake.deferred.tail:
+            # Waiters without a reserved place are in the same line.
+            if handshake.placeless.size <= rate * (waiter.deferred_at + longest - now):
+                break
+            self._begin_deferred(handshake, plan, now)
+        if handshake.deferring_since + longest <= now:
+            handshake.deferring_since = now
+            for _ in range((handshake.deferred.size + 1) // 2):
+                self._begin_deferred(handshake, plan, now)
+
+    @cython.cfunc
+    def _begin_deferred(self, handshake: Handshake, plan: Plan, now: cython.double) -> None:
+        """Begin a handshake for the first waiter whose handshake is deferred."""
+        waiter: Waiter = handshake.deferred.head
+        self._undefer(waiter)
+        self._stand_first(waiter)
+        # No room: another waiter has taken over a handshake that would have given way.
+        if self._has_room(handshake.endpoint):
+            self._open_for(waiter, plan, now)
 
     # -- waiters ---------------------------------------------------------------------------------
 
@@ -1463,7 +1688,7 @@ class Pool:
             return False
         endpoint = handshake.endpoint
         others: cython.Py_ssize_t = len(endpoint.orphans) - len(handshake.doubted)
-        if 0 < self._max_connecting <= endpoint.connecting - others:
+        if 0 < self._max_connecting <= endpoint.connecting - others + endpoint.deferred:
             return True
         if self._is_at_limit(endpoint):
             return not others and endpoint.idle.head is None
@@ -1490,8 +1715,12 @@ class Pool:
     @cython.cfunc
     def _return_to_line(self, waiter: Waiter) -> None:
         """Put a waiter that lost its handshake or connection at the head of the line."""
-        waiter.returned = True
         waiter.handshake.placeless.insert_by_ticket(waiter)
+        self._stand_first(waiter)
+
+    @cython.cfunc
+    def _stand_first(self, waiter: Waiter) -> None:
+        waiter.returned = True
         waiter.handshake.endpoint.waiting.insert_returned(waiter)
 
     @cython.cfunc
@@ -1539,7 +1768,10 @@ class Pool:
     @cython.cfunc
     def _leave_line(self, waiter: Waiter) -> None:
         waiter.handshake.placeless.remove(waiter)
-        waiter.handshake.endpoint.waiting.remove(waiter)
+        if waiter.deferred:
+            self._undefer(waiter)
+        else:
+            waiter.handshake.endpoint.waiting.remove(waiter)
 
     @cython.cfunc
     def _leave(
@@ -1585,7 +1817,8 @@ class Pool:
         return waiter
 
     @cython.cfunc
-    def _give(self, slot: Slot, waiter: Waiter) -> None:
+    def _give(self, slot: Slot, waiter: Waiter, now: cython.double) -> None:
+        slot.since = now
         slot.uses += 1
         slot.waiter = waiter
         waiter.slot = slot
@@ -1593,7 +1826,7 @@ class Pool:
     @cython.cfunc
     def _serve(self, waiter: Waiter, slot: Slot, plan: Plan, now: cython.double) -> None:
         self._leave(waiter, plan, now)
-        self._give(slot, waiter)
+        self._give(slot, waiter, now)
         plan.wake(waiter)
 
     # -- who gets what ---------------------------------------------------------------------------
@@ -1617,6 +1850,7 @@ class Pool:
         else:
             cleared_for: cython.int = self._passed_over(endpoint, first)
             if cleared_for == FOR_NOBODY:
+                handshake.fallen_free += 1
                 self._serve(first, slot, plan, now)
             else:
                 self._give_way(slot, cleared_for, plan)
@@ -1658,18 +1892,18 @@ class Pool:
     @cython.exceptval(-1)
     def _is_connecting_full(self, endpoint: Endpoint) -> cython.bint:
         # An orphan is stopped for a waiter that needs its place.
-        busy: cython.Py_ssize_t = endpoint.connecting - len(endpoint.orphans)
+        busy: cython.Py_ssize_t = endpoint.connecting - len(endpoint.orphans) + endpoint.deferred
         return 0 < self._max_connecting <= busy
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _is_at_limit(self, endpoint: Endpoint) -> cython.bint:
-        return 0 < self._limit <= endpoint.count
+        return 0 < self._limit <= endpoint.count + endpoint.deferred
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _is_at_total(self) -> cython.bint:
-        return self._most <= self._count
+        return self._most <= self._count + self._deferred
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -1678,7 +1912,7 @@ class Pool:
 
         One that fell free would serve nobody, or there may soon be more.
         """
-        return self._holds_idle or self._most < self._count - self._closing
+        return self._holds_idle or self._most < self._count + self._deferred - self._closing
 
     @cython.cfunc
     def _set_totals(self) -> None:
@@ -1732,7 +1966,8 @@ class Pool:
         may_begin: cython.Py_ssize_t = self._wanted(endpoint, 1)
         within_limit: cython.Py_ssize_t = may_begin
         if self._limit:
-            within_limit = max(0, min(may_begin, self._limit - endpoint.count))
+            free: cython.Py_ssize_t = self._limit - endpoint.count - endpoint.deferred
+            within_limit = max(0, min(may_begin, free))
         # Places being cleared under limit_total that no other endpoint claims.
         claimed_elsewhere: cython.Py_ssize_t = self._claims - endpoint.claim
         unclaimed: cython.Py_ssize_t = 0
@@ -1751,11 +1986,13 @@ class Pool:
     def _can_be_placed(self, endpoint: Endpoint) -> cython.bint:
         ahead: cython.Py_ssize_t = endpoint.waiting.size
         busy: cython.Py_ssize_t = endpoint.connecting - len(endpoint.orphans) + ahead
+        busy += endpoint.deferred
         if 0 < self._max_connecting <= busy:
             return False
         if self._is_at_limit(endpoint):
             return endpoint.idle.head is not None or bool(endpoint.orphans)
-        if 0 < self._limit <= endpoint.count + ahead - endpoint.being_cleared:
+        taken: cython.Py_ssize_t = endpoint.count + endpoint.deferred - endpoint.being_cleared
+        if 0 < self._limit <= taken + ahead:
             return False
         if self._is_at_total():
             if self._is_beyond_total():
@@ -1806,8 +2043,18 @@ class Pool:
 
     @cython.cfunc
     def _open_for(self, waiter: Waiter, plan: Plan, now: cython.double) -> None:
-        endpoint = waiter.handshake.endpoint
-        if 0 < self._max_connecting <= endpoint.connecting:
+        """Use a free place for a waiter: for a handshake, or to reserve it."""
+        handshake = waiter.handshake
+        endpoint = handshake.endpoint
+        defers: cython.bint = self._may_defer(waiter)
+        if defers or (handshake.deferred.head is not None and not waiter.returned):
+            endpoint.waiting.remove(waiter)
+            self._defer(waiter, now)
+            if not defers:
+                # A handshake belongs to the waiter that has waited longest.
+                self._begin_deferred(handshake, plan, now)
+            return
+        if endpoint.orphans and 0 < self._max_connecting <= endpoint.connecting:
             orphan: Slot = _first_to_go(endpoint.orphans) or next(iter(endpoint.orphans))
             self._give_way(orphan, FOR_NOBODY, plan)
         self._leave_line(waiter)
@@ -1829,7 +2076,7 @@ class Pool:
         waiter = self._oldest_waiting(endpoint)
         claim: cython.Py_ssize_t = self._wanted(endpoint)
         if self._limit:
-            claim = max(0, min(claim, self._limit - endpoint.count))
+            claim = max(0, min(claim, self._limit - endpoint.count - endpoint.deferred))
         self._claims += claim - endpoint.claim
         endpoint.claim = claim
         if waiter is None or claim == 0:
@@ -1889,6 +2136,7 @@ class Pool:
         wanted: cython.Py_ssize_t = endpoint.waiting.size + callers
         if self._max_connecting:
             busy: cython.Py_ssize_t = endpoint.connecting - len(endpoint.orphans)
+            busy += endpoint.deferred
             wanted = max(0, min(wanted, self._max_connecting - busy))
         return wanted
 

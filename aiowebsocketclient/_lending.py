@@ -565,7 +565,7 @@ class Express:
         waiter, plan = self._pool.request(
             route.endpoint, route.key, caller, clock(), may_wait, route.record()
         )
-        if self.led or not plan.is_empty():
+        if self.led or self._pool._is_look_new or not plan.is_empty():
             owner._carry_out(plan)
         if waiter is None:
             raise owner._refusal(route, acquire_timeout)
@@ -621,8 +621,9 @@ class Express:
             return False
         spend(handle)
         plan = self._pool.release(slot, now)
-        # The timer must stop a handshake that nobody waits for any more.
-        if plan is None or self._pool._fading or not plan.is_to_wake_only():
+        # The timer must stop a handshake that nobody waits for any more, and look at the deferred.
+        pool = self._pool
+        if plan is None or pool._fading or pool._is_look_new or not plan.is_to_wake_only():
             return plan
         waiter: Waiter
         for waiter in plan.woken:

@@ -54,6 +54,8 @@ cdef class Waiter(Node):
     cdef public bint may_wait
     cdef readonly int passed
     cdef readonly int hedges
+    cdef readonly bint deferred
+    cdef double deferred_at
 
 
 cdef class Plan:
@@ -72,7 +74,12 @@ cdef class Handshake:
     cdef Stack idle
     cdef InnerList placeless, opening
     cdef object orphans, doubted
-    cdef Py_ssize_t live, doubts
+    cdef Py_ssize_t live, connecting, doubts
+    cdef readonly double use
+    cdef OuterList deferred
+    cdef double deferring_since, look_at, counted_from
+    cdef Py_ssize_t fallen_free, turn
+    cdef bint postponed
 
 
 cdef class Endpoint:
@@ -81,7 +88,8 @@ cdef class Endpoint:
     cdef Py_ssize_t handshakes, count, connecting, acquired, closing, being_cleared
     cdef OuterList idle, waiting, leaning, under_way
     cdef object failure
-    cdef double usual, patience
+    cdef double usual, patience, shortest
+    cdef Py_ssize_t deferred
     cdef Py_ssize_t claim, indexed
     cdef object orphans
     cdef bint in_idle_heap
@@ -102,6 +110,7 @@ cdef Waiter first_waiter(Handshake handshake)
 
 
 cdef bint _cools_after(int reason, bint is_used) except? -1
+cdef double _look_interval(Handshake handshake) except? -1
 cdef Slot _first_to_go(orphans)
 cdef Slot _first_dispensable(orphans, Slot longest_idle)
 
@@ -120,6 +129,9 @@ cdef class Pool:
     cdef object _orphans, _fading, _watched, _cooling
     cdef dict _leaning
     cdef double _next_look
+    cdef bint _defers, _is_look_new
+    cdef Py_ssize_t _deferred, _turn
+    cdef list _look_heap
     cpdef Slot acquire(self, key, double now, Handshake handshake=*)
     cpdef Handshake find(self, key)
     cpdef Plan release(self, Slot slot, double now)
@@ -161,6 +173,17 @@ cdef class Pool:
     cdef _turn_open(self, Slot slot, double now, double retires)
     cdef Waiter _rekey(self, Slot slot, key, Waiter owner, bint moves, Plan plan, double now)
     cdef _move(self, Waiter waiter, Handshake new)
+    cdef bint _may_defer(self, Waiter waiter) except? -1
+    cdef _defer(self, Waiter waiter, double now)
+    cdef _undefer(self, Waiter waiter)
+    cdef _stop_deferring(self)
+    cdef _plan_look(self, Handshake handshake, double now)
+    cdef double _next_look_at_deferred(self) except? -1
+    cdef _stand_first(self, Waiter waiter)
+    cdef _look_at_deferred(self, Plan plan, double now)
+    cdef _judge(self, Handshake handshake, Plan plan, double now)
+    cdef _begin_deferred(self, Handshake handshake, Plan plan, double now)
+    cdef _begin_hopeless(self, Handshake handshake, Plan plan, double now)
     cdef _line_up(self, Waiter waiter, double now)
     cdef bint _leans(self, Handshake handshake, Py_ssize_t ticket) except? -1
     cdef bint _has_come_earlier(self, Endpoint endpoint, Py_ssize_t ticket) except? -1
@@ -172,7 +195,7 @@ cdef class Pool:
     cdef _leave_line(self, Waiter waiter)
     cdef _leave(self, Waiter waiter, Plan plan, double now, bint gave_up=*)
     cdef Waiter _take_back(self, Slot slot)
-    cdef _give(self, Slot slot, Waiter waiter)
+    cdef _give(self, Slot slot, Waiter waiter, double now)
     cdef _serve(self, Waiter waiter, Slot slot, Plan plan, double now)
     cdef _hand_on(self, Slot slot, Plan plan, double now)
     cdef int _passed_over(self, Endpoint endpoint, Waiter first) except? -1

@@ -87,6 +87,7 @@ class Endpoint:
         "connecting",
         "connects",
         "count",
+        "deferred",
         "detached",
         "failure",
         "handshakes",
@@ -104,6 +105,7 @@ class Endpoint:
         "requests",
         "reused",
         "serial",
+        "shortest",
         "timeouts",
         "under_way",
         "usual",
@@ -136,6 +138,10 @@ class Endpoint:
         #: ``patience`` is the number of seconds after which a handshake is late.
         self.usual = -1.0
         self.patience = FIRST_PATIENCE
+        #: Seconds that the faster handshakes take, -1 before the first has succeeded.
+        self.shortest = -1.0
+        #: Waiters for whom a place is reserved in which no handshake has begun.
+        self.deferred = 0
         #: How many more places the endpoint could use if ``limit_total`` had room.
         self.claim = 0
         #: Its ticket in the pool's queue for such room; -1: it is not queued.
@@ -176,7 +182,8 @@ class Endpoint:
     def gauges(self) -> tuple[int, ...]:
         """Return them in the order of ``GAUGES``."""
         idle = self.idle.size
-        return (self.connecting, self.acquired, idle, self.closing, self.waiting.size, 1)
+        waiting = self.waiting.size + self.deferred
+        return (self.connecting, self.acquired, idle, self.closing, waiting, 1)
 
 
 @cython.final
@@ -185,16 +192,25 @@ class Handshake:
     """Connections and callers of one handshake at one endpoint."""
 
     __slots__ = (
+        "connecting",
+        "counted_from",
+        "deferred",
+        "deferring_since",
         "doubted",
         "doubts",
         "dropped",
         "endpoint",
+        "fallen_free",
         "idle",
         "key",
         "live",
+        "look_at",
         "opening",
         "orphans",
         "placeless",
+        "postponed",
+        "turn",
+        "use",
     )
 
     def __init__(self, endpoint: Endpoint, key: Hashable) -> None:
@@ -211,8 +227,23 @@ class Handshake:
         #: given up and are not late; a waiter relies on the latter only for lack of room.
         self.orphans: OrderedDict[Slot, None] = OrderedDict()
         self.doubted: OrderedDict[Slot, None] = OrderedDict()
-        #: How many handshakes under way are doubted, with or without an owner.
+        #: How many handshakes are under way, and how many of them are doubted, with or without an
+        #: owner.
+        self.connecting = 0
         self.doubts = 0
+        #: Seconds for which connections are in use when it takes long, -1 before the first release.
+        self.use = -1.0
+        #: Waiters whose handshake is deferred, in order of arrival: each has a place reserved.
+        self.deferred = OuterList()
+        #: While there are any: since when, when the core looks at them next, and how many
+        #: connections have fallen free to waiters since when.
+        self.deferring_since = 0.0
+        self.look_at = INFINITY
+        self.counted_from = 0.0
+        self.fallen_free = 0
+        #: Whether the last look came too late to judge by, and the order among equal ``look_at``.
+        self.postponed = False
+        self.turn = 0
         #: Slots that are not closing, plus waiters: the record is dropped when there are none.
         self.live = 0
 
@@ -259,7 +290,8 @@ class Slot(Node):
         self.begun_for = -1
         #: The waiter that was given the connection and has not woken yet.
         self.waiter: Waiter | None = None
-        #: When the slot got its place, and since when it is idle, an orphan, doubted or cooling.
+        #: When the slot got its place, and since when it is in use, idle, an orphan, doubted or
+        #: cooling.
         self.born = now
         self.since = now
         #: When the handshake began; before that it cannot be late: see :meth:`Pool.begin`.
@@ -308,6 +340,8 @@ class Waiter(Node):
     """A caller that found nothing idle."""
 
     __slots__ = (
+        "deferred",
+        "deferred_at",
         "handshake",
         "hedges",
         "may_wait",
@@ -322,6 +356,7 @@ class Waiter(Node):
     if not cython.compiled:
         handshake: Handshake
         since: float
+        deferred_at: float
 
     def __init__(self) -> None:
         if not cython.compiled:
@@ -337,6 +372,8 @@ class Waiter(Node):
         #: Whether the waiter goes back into the line if its connection dies and nothing is idle.
         self.may_wait = True
         self.passed = 0
+        #: Whether its handshake is deferred, and since when.
+        self.deferred = False
         #: How many handshakes of the waiter were late, so that it got another.
         self.hedges = 0
 

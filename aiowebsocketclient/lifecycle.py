@@ -238,10 +238,14 @@ class Lifecycle:
         The timer runs as long as there are connections, at least once per tick.  A connection
         released later never expires before the next tick, so a release need not set the timer.
         """
-        if self.is_closed or not len(self.pool):
+        if self.is_closed:
             return
         now = clock()
-        deadline = min(self.pool.next_deadline(), now + self._tick)
+        deadline = self.pool.next_deadline()
+        if len(self.pool):
+            deadline = min(deadline, now + self._tick)
+        elif deadline == math.inf:
+            return
         # If a test has moved the loop's clock, the timer may never fire.
         if deadline >= self._timer_when > now - _LATEST:
             return

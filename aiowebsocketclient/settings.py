@@ -81,6 +81,7 @@ class Settings:
             max_waiting=-1 if self.max_waiting is None else self.max_waiting,
             max_idle=self.max_idle or math.inf,
             max_idle_connections=self.max_idle_connections or 0,
+            defers=True,
             cooldown=self.cooldown,
         )
 

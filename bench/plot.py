@@ -47,7 +47,7 @@ STYLES: Final = {
     "readers": Style("WebSockets, each read", _GREY, "2", ":"),
 }
 
-_SETTINGS: Final[dict[str, object]] = {
+SETTINGS: Final[dict[str, object]] = {
     "axes.axisbelow": True,
     "axes.grid": True,
     "axes.spines.right": False,
@@ -65,7 +65,7 @@ def draw_all(record: Record, directory: Path, kind: str = "svg") -> list[Path]:
     """Draw each plot for which the run has results; return the files."""
     directory.mkdir(parents=True, exist_ok=True)
     drawn: list[Path] = []
-    with mpl.rc_context(_SETTINGS):
+    with mpl.rc_context(SETTINGS):
         for name, draw in PLOTS.items():
             figure = draw(record.results)
             if figure is None:
@@ -96,7 +96,7 @@ def _held(results: Sequence[Result]) -> Figure | None:
     panels = [(found, title) for found, title in panels if found]
     if not panels:
         return None
-    figure = _figure("Cost of a use while other connections are in use")
+    figure = new_figure("Cost of a use while other connections are in use")
     drawn = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (found, title) in zip(drawn, panels, strict=True):
         axes.set_xscale("symlog", linthresh=100)
@@ -117,7 +117,7 @@ def _contended(results: Sequence[Result]) -> Figure | None:
     found = _of(results, "contended")
     if not found:
         return None
-    figure = _figure("Cost of a use when many callers share 16 connections")
+    figure = new_figure("Cost of a use when many callers share 16 connections")
     axes = figure.subplots()
     axes.set_xscale("log", base=2)
     _lines(axes, found)
@@ -195,7 +195,7 @@ def _fairness(results: Sequence[Result]) -> Figure | None:
     if not found:
         return None
     found.sort(key=lambda result: median(result.values("fewest_by_most")))
-    figure = _figure("Fairness: 100 callers, 10 connections", len(found))
+    figure = new_figure("Fairness: 100 callers, 10 connections", len(found))
     axes = figure.subplots()
     _bars(
         axes,
@@ -221,7 +221,7 @@ def _spike(results: Sequence[Result]) -> Figure | None:
         return None
     # From the top, in the order of the report.
     found.reverse()
-    figure = _figure(
+    figure = new_figure(
         "A spike: 50 callers at once, 5 connections open, a handshake takes 150 ms, a use 2 ms",
         len(found),
     )
@@ -275,7 +275,7 @@ def _bars(
 # -- helpers -------------------------------------------------------------------------------------
 
 
-def _figure(title: str, rows: int = 0) -> Figure:
+def new_figure(title: str, rows: int = 0) -> Figure:
     height = 1.8 + 0.34 * rows if rows else 5.0
     # With room for a line of text at the bottom.
     margin = 0.2 / height

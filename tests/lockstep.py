@@ -40,7 +40,7 @@ ANY = tuple(range(100))
 
 #: What can be done, with what: ``which`` is counted round those with which it can be done.
 OPERATIONS: dict[str, dict[str, Sequence[Any]]] = {
-    "tick": {"seconds": (0.25, 1.0, 3.0, ORPHAN_GRACE)},
+    "tick": {"seconds": (0.03125, 0.03125, 0.25, 1.0, 3.0, ORPHAN_GRACE)},
     "acquire": {"key": KEYS, "is_known": (True, False)},
     "request": {"key": KEYS, "may_wait": (True,) * 7 + (False,), "is_known": (True, False)},
     "take": {"which": ANY},
@@ -74,7 +74,7 @@ OPERATIONS: dict[str, dict[str, Sequence[Any]]] = {
     "detach": {"which": ANY},
     "resize": {"limit": (0, 1, 2, 3, 5), "limit_total": (0, 0, 1, 3, 6)},
     "lead": {
-        "places": (0, 1, 2, 3, 6, 9),
+        "places": (0, 1, 2, 3, 6, 9, 15),
         "extra": (0, 0, 0, 2, 9),
         "holds": (False, False, True),
     },
@@ -82,6 +82,13 @@ OPERATIONS: dict[str, dict[str, Sequence[Any]]] = {
     "misuse": {"which": ANY},
     "churn": {"times": (2, 30)},
     "hog": {"which": ANY, "times": (2, 20)},
+    "rush": {
+        "key": KEYS,
+        "seconds": (1.0, 4.0),
+        "callers": (2, 5, 12),
+        "pauses": tuple(product((0.0, 0.03125, 0.125, 0.5), repeat=3)),
+        "falls_free": tuple(product((0, 1, 4), repeat=3)),
+    },
 }
 #: How often each is done in a history made at random.
 WEIGHTS = dict.fromkeys(OPERATIONS, 2) | {
@@ -109,15 +116,17 @@ WEIGHTS = dict.fromkeys(OPERATIONS, 2) | {
     "detach": 1,
     "churn": 0.5,
     "hog": 1,
+    "rush": 5,
 }
 LIMITS: dict[str, Sequence[Any]] = {
-    "limit": (0, 1, 2, 3),
-    "limit_total": (0, 0, 1, 2, 3, 4, 5, 6),
-    "max_connecting": (0, 1, 2, 3),
+    "limit": (0, 1, 2, 3, 9),
+    "limit_total": (0, 0, 1, 2, 3, 4, 5, 6, 12),
+    "max_connecting": (0, 1, 2, 3, 9),
     "max_waiting": (-1, -1, 0, 1, 3),
     "max_idle": (math.inf, 3.0),
     "max_idle_connections": (0, 0, 1, 2, 3),
     "cooldown": (0.0, 0.0, 0.25, 2.0),
+    "defers": (False, True, True),
 }
 
 #: How many steps there are in a history made at random: some short, some long.
@@ -201,6 +210,7 @@ class Side:
         return (
             (waiter.handshake.key, waiter.queued, waiter.since, waiter.ticket, waiter.passed),
             (self.number(waiter.opening), self.number(waiter.slot), waiter.hedges),
+            waiter.deferred,
         )
 
 
@@ -244,7 +254,7 @@ class Lockstep:
         self.drained: dict[int, int] = {}
         #: By endpoint, how many places were taken before: what is over a limit may not grow.
         self.excess: Counter[str] = Counter()
-        self.most_endpoints = 0
+        self.most_endpoints = self.most_handshakes = 0
         #: Whether all that was to expire by now has.
         self.expired = False
         self.done: Counter[str] = Counter()
@@ -558,6 +568,43 @@ class Lockstep:
             if slot.given is not None:
                 self.step(self.take, slot.given)
 
+    def rush(
+        self,
+        key: str,
+        seconds: float,
+        callers: int,
+        pauses: tuple[float, ...],
+        falls_free: tuple[int, ...],
+    ) -> None:
+        """Let callers come at once, where connections are used for a shorter time than opened."""
+        for _ in range(2):
+            self.step(self.request, key, True, False)
+        for slot in [s for s in self.model.slots if s.key == key and s.state == CONNECTING]:
+            self.step(self.begin, slot)
+        self.step(self.tick, seconds)
+        for slot in [s for s in self.model.slots if s.key == key and s.state == CONNECTING]:
+            if slot.state == CONNECTING:
+                self.step(self.connected, slot, None, None, True)
+            if slot.state == ACQUIRED and slot.given is not None:
+                self.step(self.take, slot.given)
+        self.release_one(key)
+        for _ in range(callers):
+            self.step(self.request, key, True, False)
+        for pause, times in zip(pauses, falls_free, strict=True):
+            self.step(self.tick, pause)
+            for _ in range(times):
+                self.release_one(key)
+            self.step(self.expire)
+
+    def release_one(self, key: str) -> None:
+        """Release a connection of a handshake that is in use, and let who is given it take it."""
+        for slot in self.model.slots:
+            if (slot.key, slot.state, slot.given) == (key, ACQUIRED, None):
+                self.step(self.release, slot)
+                if slot.given is not None:
+                    self.step(self.take, slot.given)
+                return
+
     # -- the end ---------------------------------------------------------------------------------
 
     def finish(self, is_served: bool) -> None:
@@ -572,8 +619,8 @@ class Lockstep:
         for _ in range(50 + 2 * MAX_PASSED_OVER * len(self.model.waiters)):
             if not (self.model.waiters or self.given):
                 return
-            if self.model.cooling():
-                self.step(self.tick, self.model.cooldown)
+            if self.model.cooling() or self.model.deferring:
+                self.step(self.tick, max(self.model.cooldown, 1.0))
                 self.step(self.expire)
             for name in ("closed", "connected", "take", "release"):
                 for _ in list(self.subjects(name)):
@@ -652,6 +699,7 @@ class Lockstep:
                 "watched": len(model.watched()),
                 "cooling": len(model.cooling()),
                 "leaning": len([e for e in ENDPOINTS if model.leaning(e)]),
+                "deferred": len(model.deferring),
             },
             "next_deadline": model.next_deadline(),
             "lacking": model.lacking(),
@@ -672,6 +720,7 @@ class Lockstep:
         return (
             (waiter.key, waiter.is_queued, waiter.since, waiter.ticket, waiter.passed),
             (opening and opening.number, slot and slot.number, waiter.hedges),
+            waiter in self.model.deferring,
         )
 
     def seen(self, side: Side) -> dict[str, Any]:
@@ -831,11 +880,13 @@ class Lockstep:
         for endpoint in limits.endpoints:
             slots = [slot for slot in self.pool.slots() if slot.endpoint == endpoint]
             owned = sum(slot.state == CONNECTING and slot.owner is not None for slot in slots)
-            line = sum(w.handshake.key[0] == endpoint and not w.opening for w in self.queued())
-            wanted = min(line, (limits.max_connecting or math.inf) - owned)
+            queued = [w for w in self.queued() if w.handshake.key[0] == endpoint]
+            deferred = sum(w.deferred for w in queued)
+            line = sum(not (w.opening or w.deferred) for w in queued)
+            wanted = min(line, (limits.max_connecting or math.inf) - owned - deferred)
             if wanted <= 0:
                 continue
-            places = (limits.limit or math.inf) - len(slots)
+            places = (limits.limit or math.inf) - len(slots) - deferred
             if places > 0:
                 claims += min(wanted, places)
             elif any(map(is_unused, slots)):
@@ -846,11 +897,13 @@ class Lockstep:
                 assert len(self.living(CLOSING)) >= claims
 
     def check_records(self) -> None:
-        """Heaps are cleared when they hold more than twice the endpoints there are, and a few."""
+        """Heaps are cleared when they hold more than twice what there is, and a few."""
         sizes = self.pool.sizes()
         self.most_endpoints = max(self.most_endpoints, sizes["endpoints"])
+        self.most_handshakes = max(self.most_handshakes, sizes["handshakes"])
         assert sizes["place_heap"] <= 2 * self.most_endpoints + 17
         assert sizes["idle_heap"] <= 2 * self.most_endpoints + 17
+        assert sizes["look_heap"] <= 2 * self.most_handshakes + 17
 
     def check_inside(self) -> None:
         """Look into the reference, for what will only show later."""

@@ -39,6 +39,11 @@ LATE_FACTOR = 4.0
 LATE_FLOOR = 0.5
 FIRST_PATIENCE = 5.0
 NEWEST_SHARE = 0.125
+NEWEST_USE_SHARE = 0.0625
+LONGER = 0.01
+DEFER_SHARE = 0.5
+LOOK_SHARE = 0.05
+SHORTEST_LOOK = 0.001
 
 #: For whom a place is cleared that is not cleared for the waiters of one endpoint.
 OVER_ALL = "over all"
@@ -67,6 +72,8 @@ class Waiter:
     hedges: int = 0
     #: The order among those that lean on doubted handshakes.
     leant: int = 0
+    #: Since when its handshake is deferred: it has a place, and waits for what falls free.
+    deferred_at: float | None = None
 
     @property
     def endpoint(self) -> str:
@@ -109,6 +116,22 @@ class Slot:
 
 
 @dataclass
+class Deferral:
+    """What is known while handshakes of a kind are deferred."""
+
+    #: The order among those looked at at the same time.
+    turn: int
+    #: Since when there are any without an end, or since handshakes last began for that.
+    since: float
+    look_at: float = math.inf
+    #: Since when what falls free to waiters is counted, and how often it did.
+    counted_from: float = 0.0
+    fallen_free: int = 0
+    #: Whether the last look came too late to judge by.
+    is_postponed: bool = False
+
+
+@dataclass
 class Model:
     """The pool.  An endpoint's key is the first letter of its handshakes'."""
 
@@ -119,6 +142,7 @@ class Model:
     max_idle: float = math.inf
     max_idle_connections: int = 0
     cooldown: float = 0.0
+    defers: bool = False
     #: What others leave: how many places may be taken, and above how many they are cleared.
     places: float = math.inf
     keep: float = math.inf
@@ -128,6 +152,8 @@ class Model:
     #: Every slot that is not gone, as they came to be, and every waiter queued.
     slots: list[Slot] = field(default_factory=list)
     waiters: list[Waiter] = field(default_factory=list)
+    #: Those of them whose handshakes are deferred, in the order of this.
+    deferring: list[Waiter] = field(default_factory=list)
     #: The endpoints with anything alive, those known longest first.
     endpoints: list[str] = field(default_factory=list)
     #: By endpoint, from when it is known, and since the beginning.
@@ -137,6 +163,11 @@ class Model:
     #: after how long one is late until then.
     usual: dict[str, float] = field(default_factory=dict)
     first_patience: dict[str, float] = field(default_factory=dict)
+    #: Likewise: how long the faster handshakes take; by key: how long connections are in use.
+    shortest: dict[str, float] = field(default_factory=dict)
+    uses: dict[str, float] = field(default_factory=dict)
+    #: By key, while handshakes are deferred.
+    deferrals: dict[str, Deferral] = field(default_factory=dict)
     #: By endpoint that is known: what is known of the last handshake that failed.
     failures: dict[str, Any] = field(default_factory=dict)
     next_look: float = -math.inf
@@ -157,7 +188,7 @@ class Model:
             return None
         slot = idle[-1]
         self.count(slot.endpoint, "requests")
-        self.use(slot)
+        self.use(slot, now)
         self.count_reuse(slot)
         return slot
 
@@ -165,6 +196,8 @@ class Model:
         endpoint = key[0]
         self.know(endpoint)
         self.close_stale(key, now)
+        # Rule: what is known of uses is forgotten as soon as nothing of the handshake is left.
+        self.forget_uses()
         self.count(endpoint, "requests")
         waiter = Waiter(self.tickets, key, now)
         # Rule: whoever asks draws a ticket, even if it is turned away.
@@ -173,7 +206,7 @@ class Model:
         if idle:
             self.number(waiter)
             waiter.may_wait = may_wait
-            self.give(idle[-1], waiter)
+            self.give(idle[-1], waiter, now)
             self.make_room_over_all()
         elif not may_wait:
             # Rule: who may not wait gets what is idle, or nothing; no handshake is begun for it.
@@ -220,7 +253,7 @@ class Model:
     def open(self, key: str, now: float) -> Slot | None:
         endpoint = key[0]
         # Rule: what nobody waits for does not begin at the cost of another such handshake.
-        connecting = len(self.at(endpoint, CONNECTING))
+        connecting = len(self.at(endpoint, CONNECTING)) + len(self.deferred(endpoint=endpoint))
         if 0 < self.max_connecting <= connecting or not self.has_room(endpoint):
             return None
         # Rule: nor where it would be one too many once it is idle.
@@ -232,6 +265,8 @@ class Model:
         slot = self.new_slot(key, now)
         slot.kept = True
         self.orphan(slot, now)
+        if self.deferred(key):
+            self.adopt(key)
         return slot
 
     def abandon(self, slot: Slot, now: float) -> None:
@@ -262,6 +297,9 @@ class Model:
         self.count(slot.endpoint, "connect_seconds", now - slot.born)
         if slot.began <= now:
             took = now - slot.began
+            shortest = self.shortest.get(slot.endpoint, took)
+            # Rule: of the faster ones it is the other way round.
+            self.shortest[slot.endpoint] = min(took, shortest + (took - shortest) * NEWEST_SHARE)
             usual = self.usual.get(slot.endpoint, took)
             # Rule: what is usual rises at once, and falls slowly.
             self.usual[slot.endpoint] = max(took, usual + (took - usual) * NEWEST_SHARE)
@@ -304,6 +342,10 @@ class Model:
             owner.has_returned = True
         if moves:
             for waiter in self.placeless(slot.key):
+                # Rule: who moves expects nothing any more of what is in use.
+                if waiter.deferred_at is not None:
+                    self.undefer(waiter)
+                    waiter.has_returned = True
                 waiter.key = key
         elif owner is not None and owner is slot.begun_for:
             owner.key = key
@@ -344,6 +386,12 @@ class Model:
             or 0 < self.max_idle_connections <= len(self.idle())
         )
         self.count(slot.endpoint, "released")
+        if not slot.is_drained:
+            took = now - slot.since
+            use = self.uses.get(slot.key, took)
+            # Rule: a long use counts at once, and is forgotten slowly.
+            is_long = took > use + LONGER
+            self.uses[slot.key] = took if is_long else use + (took - use) * NEWEST_USE_SHARE
         self.hand_on(slot, now)
         plan = self.plan()
         assert not is_plain or plan == Plan()
@@ -409,6 +457,10 @@ class Model:
                 self.settle(owner.endpoint, now)
         if self.look_deadline() <= now:
             self.look(now)
+        due = [(d.look_at, d.turn, key) for key, d in self.deferrals.items() if d.look_at <= now]
+        for _, _, key in sorted(due):
+            if key in self.deferrals and self.deferrals[key].look_at <= now:
+                self.judge(key, now)
         for slot in self.cooling():
             if slot.since + self.cooldown <= now:
                 self.free(slot)
@@ -478,10 +530,113 @@ class Model:
         idle = [slot.since + self.max_idle for slot in self.idle()]
         fading = [slot.since + ORPHAN_GRACE for slot in self.fading()]
         cooling = [slot.since + self.cooldown for slot in self.cooling()]
-        return min([*idle, *fading, *cooling, self.look_deadline()])
+        looks = [deferral.look_at for deferral in self.deferrals.values()]
+        return min([*idle, *fading, *cooling, *looks, self.look_deadline()])
+
+    # -- handshakes that are deferred ------------------------------------------------------------
+
+    def deferred(self, key: str | None = None, endpoint: str | None = None) -> list[Waiter]:
+        """Return who has a place in which nothing has begun, in the order of this."""
+        return [
+            waiter
+            for waiter in self.deferring
+            if key in (None, waiter.key) and endpoint in (None, waiter.endpoint)
+        ]
+
+    def may_defer(self, waiter: Waiter) -> bool:
+        """Whether what is in use is expected to fall free to a waiter sooner than one is opened.
+
+        Rule: nothing is expected where nothing is known, and by who lost what it had.
+        """
+        key, endpoint = waiter.key, waiter.endpoint
+        used = [slot for slot in self.slots if slot.key == key and slot.state == ACQUIRED]
+        if not self.defers or waiter.has_returned or key not in self.uses or not used:
+            return False
+        if endpoint not in self.shortest:
+            return False
+        if self.uses[key] > len(used) * LOOK_SHARE * self.shortest[endpoint]:
+            return False
+        opening = [slot for slot in self.slots if slot.key == key and slot.owner is not None]
+        rounds = 1 + (len(opening) + len(self.deferred(key))) // len(used)
+        return rounds * self.uses[key] < self.longest_deferral(endpoint)
+
+    def longest_deferral(self, endpoint: str) -> float:
+        return DEFER_SHARE * self.shortest[endpoint]
+
+    def interval(self, key: str) -> float:
+        interval = LOOK_SHARE * self.shortest[key[0]]
+        # Rule: it is doubled where what came to be used together would fall free after a look.
+        return max(interval, min(1.5 * self.uses.get(key, -1.0), 2 * interval), SHORTEST_LOOK)
+
+    def defer(self, waiter: Waiter, now: float) -> None:
+        waiter.deferred_at = now
+        self.deferring.append(waiter)
+        if waiter.key not in self.deferrals:
+            self.deferrals[waiter.key] = Deferral(self.turn(), now)
+            self.plan_look(waiter.key, now)
+
+    def undefer(self, waiter: Waiter) -> None:
+        if waiter.deferred_at is not None:
+            waiter.deferred_at = None
+            self.deferring.remove(waiter)
+            if not self.deferred(waiter.key):
+                del self.deferrals[waiter.key]
+
+    def stop_deferring(self) -> None:
+        for waiter in list(self.deferring):
+            self.undefer(waiter)
+            waiter.has_returned = True
+
+    def plan_look(self, key: str, now: float) -> None:
+        deferral = self.deferrals[key]
+        deferral.look_at = now + self.interval(key)
+        deferral.counted_from = now
+        deferral.fallen_free = 0
+
+    def judge(self, key: str, now: float) -> None:
+        """Begin what is deferred and is not expected to be needless any more."""
+        deferral, longest = self.deferrals[key], self.longest_deferral(key[0])
+
+        def begin() -> None:
+            self.begin_deferred(self.deferred(key)[0], now)
+
+        # Rule: a look that comes too late shows nothing, but two in a row do.
+        is_late = now > deferral.look_at + self.interval(key)
+        deferral.is_postponed = is_late and not deferral.is_postponed
+        while (waiting := self.deferred(key)) and since(waiting[0]) + longest <= now:
+            begin()
+        if not deferral.is_postponed:
+            if not deferral.fallen_free:
+                self.uses[key] = max(self.uses.get(key, -1.0), self.shortest[key[0]])
+            rate = deferral.fallen_free / (now - deferral.counted_from)
+            while waiting := self.deferred(key):
+                # Rule: all in the line count, though some have no place.
+                if len(self.placeless(key)) <= rate * (since(waiting[-1]) + longest - now):
+                    break
+                begin()
+            # Rule: where it goes on for as long as one may be deferred, half of them begin.
+            if deferral.since + longest <= now:
+                deferral.since = now
+                for _ in range((len(self.deferred(key)) + 1) // 2):
+                    begin()
+        if key in self.deferrals:
+            self.plan_look(key, now)
+        self.settle(key[0], now)
+
+    def begin_deferred(self, waiter: Waiter, now: float) -> None:
+        """Rule: a handshake that would have given way to it may belong to another by now; then it
+        stands at the head of the line."""
+        self.undefer(waiter)
+        waiter.has_returned = True
+        if self.has_room(waiter.endpoint):
+            self.open_for(waiter, now)
+
+    # -- limits ----------------------------------------------------------------------------------
 
     def resize(self, limit: int, limit_total: int, now: float) -> Plan:
         self.limit, self.limit_total = limit, limit_total
+        # Rule: who has a place reserved has none any more, but stands at the head of its line.
+        self.stop_deferring()
         endpoints = list(self.endpoints)
         for endpoint in endpoints:
             self.trim_to_limit(endpoint)
@@ -491,6 +646,8 @@ class Model:
 
     def lead(self, places: float, keep: float, now: float, holds: bool) -> Plan:
         self.places, self.keep, self.holds = places, keep, holds
+        if min(self.limit_total or math.inf, places) < len(self.slots) + len(self.deferring):
+            self.stop_deferring()
         self.trim_to_total()
         if self.has_total():
             while (chosen := self.next_with_room("")) is not None:
@@ -530,6 +687,8 @@ class Model:
                 continue
             slot.is_drained = True
             slot.retires = -math.inf
+            # Rule: nothing is expected of what is in use then.
+            self.uses.pop(slot.key, None)
             if slot in self.orphans():
                 self.give_way(slot, None)
         self.make_room_over_all()
@@ -586,7 +745,8 @@ class Model:
 
     def gauges(self, endpoint: str) -> tuple[int, ...]:
         states = (len(self.at(endpoint, state)) for state in STATES.values())
-        return (*states, len(self.line(endpoint)), 1)
+        waiting = len(self.line(endpoint)) + len(self.deferred(endpoint=endpoint))
+        return (*states, waiting, 1)
 
     def by_endpoint(self) -> dict[str, tuple[tuple[int, ...], tuple[float, ...]]]:
         return {
@@ -599,7 +759,7 @@ class Model:
         if self.is_at_limit(endpoint):
             lacking = "limit"
         elif self.is_at_total():
-            is_own = 0 < self.limit_total <= len(self.slots)
+            is_own = 0 < self.limit_total <= self.taken_over_all()
             lacking = "limit_total" if is_own else "fleet"
         elif self.is_connecting_full(endpoint):
             lacking = "max_connecting"
@@ -708,7 +868,13 @@ class Model:
 
         Rule: who lost what it had stands in front of all others, among such in order of arrival.
         """
-        found = [w for w in self.waiters if w.endpoint == endpoint and not self.under_way_for(w)]
+        found = [
+            waiter
+            for waiter in self.waiters
+            if waiter.endpoint == endpoint
+            and not self.under_way_for(waiter)
+            and waiter not in self.deferring
+        ]
         return sorted(found, key=lambda waiter: (not waiter.has_returned, waiter.ticket))
 
     def is_stale(self, slot: Slot, now: float) -> bool:
@@ -717,13 +883,23 @@ class Model:
     # -- the limits ------------------------------------------------------------------------------
 
     def taken(self, endpoint: str) -> int:
-        return sum(slot.endpoint == endpoint for slot in self.slots)
+        """Rule: who has a place in which nothing has begun counts as what it may have begun."""
+        deferred = len(self.deferred(endpoint=endpoint))
+        return deferred + sum(slot.endpoint == endpoint for slot in self.slots)
+
+    def taken_over_all(self) -> int:
+        return len(self.slots) + len(self.deferring)
+
+    def owned(self, endpoint: str) -> int:
+        """Return how many handshakes are under way, or may be, and belong to somebody."""
+        connecting = len(self.at(endpoint, CONNECTING)) + len(self.deferred(endpoint=endpoint))
+        return connecting - len(self.orphans(endpoint))
 
     def is_at_limit(self, endpoint: str) -> bool:
         return 0 < self.limit <= self.taken(endpoint)
 
     def is_at_total(self) -> bool:
-        return min(self.limit_total or math.inf, self.places) <= len(self.slots)
+        return min(self.limit_total or math.inf, self.places) <= self.taken_over_all()
 
     def has_total(self) -> bool:
         return min(self.limit_total or math.inf, self.places) < math.inf
@@ -736,13 +912,12 @@ class Model:
         """Rule: then no place is cleared over all: a waiter could not use it."""
         if self.holds_idle():
             return True
-        staying = sum(slot.state != CLOSING for slot in self.slots)
+        staying = sum(slot.state != CLOSING for slot in self.slots) + len(self.deferring)
         return min(self.limit_total or math.inf, self.places) < staying
 
     def is_connecting_full(self, endpoint: str) -> bool:
         """Rule: what belongs to nobody does not count; it is stopped for who needs its place."""
-        owned = len(self.at(endpoint, CONNECTING)) - len(self.orphans(endpoint))
-        return 0 < self.max_connecting <= owned
+        return 0 < self.max_connecting <= self.owned(endpoint)
 
     def has_room(self, endpoint: str) -> bool:
         return not (
@@ -751,7 +926,7 @@ class Model:
 
     def has_free_room(self, endpoint: str) -> bool:
         """Whether a handshake can begin although nothing gives way, and nobody waits for that."""
-        connecting = len(self.at(endpoint, CONNECTING))
+        connecting = len(self.at(endpoint, CONNECTING)) + len(self.deferred(endpoint=endpoint))
         return not (
             self.line(endpoint)
             or 0 < self.max_connecting <= connecting
@@ -760,7 +935,7 @@ class Model:
         )
 
     def is_over_limit(self, endpoint: str) -> bool:
-        used = self.taken(endpoint) - len(self.at(endpoint, CLOSING))
+        used = sum(slot.endpoint == endpoint and slot.state != CLOSING for slot in self.slots)
         return 0 < self.limit < used
 
     def is_over_total(self) -> bool:
@@ -774,8 +949,7 @@ class Model:
         """Return how many handshakes could begin if there were places."""
         wanted = len(self.line(endpoint))
         if self.max_connecting:
-            owned = len(self.at(endpoint, CONNECTING)) - len(self.orphans(endpoint))
-            wanted = min(wanted, self.max_connecting - owned)
+            wanted = min(wanted, self.max_connecting - self.owned(endpoint))
         return max(0, wanted)
 
     def claim(self, endpoint: str) -> int:
@@ -836,6 +1010,8 @@ class Model:
         else:
             whom = self.gives_way_for(slot, first)
             if whom is None:
+                if slot.key in self.deferrals:
+                    self.deferrals[slot.key].fallen_free += 1
                 self.serve(first, slot, now)
             else:
                 self.give_way(slot, whom)
@@ -905,9 +1081,17 @@ class Model:
         return min(claimants, key=lambda e: min(w.ticket for w in self.line(e)), default=None)
 
     def open_for(self, waiter: Waiter, now: float) -> None:
+        defers = self.may_defer(waiter)
+        first = self.deferred(waiter.key)[:1]
+        # Rule: what begins belongs to who waits longest.
+        if defers or (first and not waiter.has_returned):
+            self.defer(waiter, now)
+            if not defers:
+                self.begin_deferred(first[0], now)
+            return
         endpoint = waiter.endpoint
-        if 0 < self.max_connecting <= len(self.at(endpoint, CONNECTING)):
-            orphans = self.orphans(endpoint)
+        orphans = self.orphans(endpoint)
+        if orphans and 0 < self.max_connecting <= len(self.at(endpoint, CONNECTING)):
             self.give_way([*self.to_go_first(orphans), *orphans][0], None)
         self.begin_for(waiter, now)
 
@@ -917,6 +1101,7 @@ class Model:
         self.opened.append(slot)
 
     def own(self, waiter: Waiter, slot: Slot) -> None:
+        self.undefer(waiter)
         slot.owner = waiter
         waiter.leant = self.turn()
 
@@ -981,6 +1166,7 @@ class Model:
         So who is back in the line has one of these, if there is any, in place of a new one.
         """
         for slot, waiter in zip(self.to_adopt(key), self.placeless(key), strict=False):
+            self.undefer(waiter)
             slot.owner = waiter
 
     # -- what happens to one ---------------------------------------------------------------------
@@ -1009,6 +1195,7 @@ class Model:
             return False
         here = [slot for slot in self.orphans(waiter.endpoint) if slot not in mine]
         connecting = len(self.at(waiter.endpoint, CONNECTING)) - len(here)
+        connecting += len(self.deferred(endpoint=waiter.endpoint))
         if 0 < self.max_connecting <= connecting:
             return True
         if self.is_at_limit(waiter.endpoint):
@@ -1034,6 +1221,7 @@ class Model:
         goes to nobody rather than to who came later than others that lack a place.
         """
         slot = self.under_way_for(waiter)
+        self.undefer(waiter)
         self.waiters.remove(waiter)
         waiter.is_queued = False
         self.count(waiter.endpoint, "wait_seconds", now - waiter.since)
@@ -1051,15 +1239,16 @@ class Model:
 
     def serve(self, waiter: Waiter, slot: Slot, now: float) -> None:
         self.leave(waiter, now)
-        self.give(slot, waiter)
+        self.give(slot, waiter, now)
         self.woken.append(waiter)
 
-    def give(self, slot: Slot, waiter: Waiter) -> None:
-        self.use(slot)
+    def give(self, slot: Slot, waiter: Waiter, now: float) -> None:
+        self.use(slot, now)
         slot.given = waiter
 
-    def use(self, slot: Slot) -> None:
+    def use(self, slot: Slot, now: float) -> None:
         slot.state = ACQUIRED
+        slot.since = now
         slot.uses += 1
 
     def count_reuse(self, slot: Slot) -> None:
@@ -1157,20 +1346,31 @@ class Model:
             self.counters[endpoint] = Counter()
             self.first_patience[endpoint] = FIRST_PATIENCE
 
+    def forget_uses(self) -> None:
+        known = self.handshakes()
+        self.uses = {key: use for key, use in self.uses.items() if key in known}
+
     def forget(self) -> None:
         """Drop the endpoints with nothing alive: no place taken, and nobody in line."""
+        self.forget_uses()
         alive = {slot.endpoint for slot in self.slots} | {w.endpoint for w in self.waiters}
         for endpoint in set(self.endpoints) - alive:
             self.endpoints.remove(endpoint)
             del self.counters[endpoint]
             del self.first_patience[endpoint]
             self.usual.pop(endpoint, None)
+            self.shortest.pop(endpoint, None)
             self.failures.pop(endpoint, None)
 
     def plan(self) -> Plan:
         plan = Plan(numbers(self.opened), numbers(self.closing), numbers(self.woken))
         self.opened, self.closing, self.woken = [], [], []
         return plan
+
+
+def since(waiter: Waiter) -> float:
+    assert waiter.deferred_at is not None
+    return waiter.deferred_at
 
 
 def numbers(things: Iterable[Any]) -> tuple[int, ...]:

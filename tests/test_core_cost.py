@@ -172,6 +172,21 @@ def connecting(size: int) -> Crowd:
     return crowd
 
 
+def deferred(size: int) -> Crowd:
+    crowd = Crowd(defers=True)
+    _, (slot,) = crowd.request(("a", "1"))
+    crowd.pool.begin(slot, -1000.0)
+    crowd.pool.connected(slot, 0.0)
+    assert slot.waiter is not None
+    crowd.pool.take(slot.waiter)
+    crowd.pool.release(slot, 0.0)
+    crowd.hold(("a", "1"))
+    for _ in range(size):
+        crowd.wait(("a", "1"))
+    assert crowd.pool.sizes()["deferred"] == size
+    return crowd
+
+
 def connecting_for_nobody(size: int) -> Crowd:
     crowd = Crowd(limit_total=2 * size)
     for number in range(size):
@@ -195,6 +210,7 @@ CROWDS = [
     waiting_for_many_handshakes,
     waiting_at_many_endpoints,
     connecting,
+    deferred,
     connecting_for_nobody,
 ]
 

@@ -1,0 +1,604 @@
+"""The core alone: handshakes that are deferred while released connections are expected.
+
+``python -m tests.rushes`` simulates more of what is simulated here.
+"""
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from aiowebsocketclient._core import DEFER_SHARE, LOOK_SHARE
+from aiowebsocketclient._pool_py import CLOSE_REASONS, CLOSING
+
+from .driver import NEVER, Drive, Driver
+from .rushes import loads
+from .rushes.__main__ import main
+from .rushes.loads import LONG
+from .rushes.measure import MOST_LATE, MOST_TIME, SLACK, Comparison, compare, others
+
+#: Seconds of a handshake, of a use, and between two looks.
+HANDSHAKE, USE, LOOK = 1.0, 0.0078125, LOOK_SHARE
+
+
+def learnt(drive: Drive, count: int = 5, use: float = USE, **options: Any) -> Driver:
+    """Return a pool with idle connections, which knows how long handshakes and uses take."""
+    pool = drive(defers=True, **options)
+    opened = [pool.beginning("a1") for _ in range(count)]
+    pool.now += HANDSHAKE
+    for waiter, slot in opened:
+        pool.connected(slot)
+        assert pool.take(waiter) is slot
+    pool.now += use
+    for _, slot in opened:
+        pool.release(slot)
+    return pool
+
+
+def busy(drive: Drive, count: int = 5, **options: Any) -> tuple[Driver, list[Any]]:
+    """Return the same with all connections in use."""
+    pool = learnt(drive, count, **options)
+    return pool, [pool.acquire("a1") for _ in range(count)]
+
+
+def defer(pool: Driver, count: int = 1) -> list[Any]:
+    """Return callers whose handshakes are deferred."""
+    waiters = []
+    for _ in range(count):
+        waiters.append(pool.request("a1"))
+        assert not pool.opened
+        assert waiters[-1].deferred
+    return waiters
+
+
+def begun(pool: Driver) -> list[Any]:
+    """Return for whom the last operation has begun handshakes."""
+    return [slot.owner for slot in pool.opened]
+
+
+# -- when a handshake is deferred ----------------------------------------------------------------
+
+
+def test_a_released_connection_serves_who_waits_for_it(drive: Drive) -> None:
+    pool, (slot, *_) = busy(drive)
+    first, second = defer(pool, 2)
+    pool.release(slot)
+    assert pool.woken == [first]
+    assert pool.take(first) is slot
+    pool.release(slot)
+    assert pool.woken == [second]
+    assert pool.size("deferred") == 0
+    assert pool.counter("connects") == 5
+    # There is nothing to look at.
+    assert pool.core.next_deadline() == NEVER
+
+
+def test_waiters_for_a_release_are_counted_as_waiting(drive: Drive) -> None:
+    pool, _ = busy(drive)
+    defer(pool, 3)
+    assert pool.core.gauges() == (0, 5, 0, 0, 3, 1)
+    assert pool.counter("queued") == 5 + 3
+    assert pool.size("waiters") == pool.size("deferred") == 3
+
+
+def test_all_begin_in_a_pool_that_does_not_defer(drive: Drive) -> None:
+    pool = drive()
+    slot = pool.beginning("a1")[1]
+    pool.now += HANDSHAKE
+    pool.connected(slot)
+    pool.take(slot.waiter)
+    pool.now += USE
+    pool.release(slot)
+    assert pool.acquire("a1") is slot
+    pool.opening("a1")
+
+
+def test_all_begin_where_no_use_is_known(drive: Drive) -> None:
+    pool = drive(defers=True)
+    waiter, slot = pool.beginning("a1")
+    pool.now += HANDSHAKE
+    pool.connected(slot)
+    pool.take(waiter)
+    pool.opening("a1")
+
+
+def test_all_begin_where_no_handshake_is_known(drive: Drive) -> None:
+    pool = drive(defers=True)
+    # It has never said that it began.
+    slot = pool.hold("a1")
+    pool.now += USE
+    pool.release(slot)
+    assert pool.acquire("a1") is slot
+    pool.opening("a1")
+
+
+def test_all_begin_where_nothing_is_in_use(drive: Drive) -> None:
+    pool, slots = busy(drive, 2)
+    for slot in slots:
+        pool.lose(slot)
+    # Uses of the handshake are known no more, but those of another are not asked for either.
+    pool.opening("a1")
+    pool.opening("a2")
+
+
+def test_all_begin_where_connections_of_another_handshake_are_in_use(drive: Drive) -> None:
+    pool, _ = busy(drive)
+    pool.opening("a2")
+
+
+def test_who_would_wait_too_long_has_a_handshake_begun_for_the_oldest(drive: Drive) -> None:
+    # 4 rounds of 1/8 s end after half a handshake.
+    assert DEFER_SHARE * HANDSHAKE == 4 * 0.125
+    pool, slots = busy(drive, use=0.125)
+    waiters = defer(pool, 3 * 5)
+    last = pool.request("a1")
+    assert begun(pool) == [waiters[0]]
+    assert last.deferred
+    assert not waiters[0].deferred
+    # A release serves the oldest all the same, and the next has its handshake.
+    (opening,) = pool.opened
+    pool.release(slots[0])
+    assert pool.woken == [waiters[0]]
+    assert opening.owner is waiters[1]
+
+
+def test_who_has_a_handshake_stands_before_who_has_none(drive: Drive) -> None:
+    pool, _ = busy(drive, use=0.125)
+    waiters = defer(pool, 3 * 5)
+    pool.request("a1")
+    assert begun(pool) == waiters[:1]
+    pool.give_up(waiters[1])
+    pool.request("a1")
+    assert begun(pool) == waiters[2:3]
+
+
+def test_all_begin_where_a_use_takes_longer_than_looks_would_notice(drive: Drive) -> None:
+    pool, _ = busy(drive, use=5 * LOOK + USE)
+    pool.opening("a1")
+    pool, _ = busy(drive, use=5 * LOOK - USE)
+    defer(pool)
+
+
+def test_a_long_use_counts_at_once_and_is_forgotten_slowly(drive: Drive) -> None:
+    pool = learnt(drive)
+
+    def use(seconds: float) -> None:
+        slot = pool.acquire("a1")
+        pool.now += seconds
+        pool.release(slot)
+
+    def defers() -> bool:
+        slots = [pool.acquire("a1") for _ in range(5)]
+        waiter = pool.request("a1")
+        is_deferred: bool = waiter.deferred
+        pool.give_up(waiter)
+        for slot in slots:
+            pool.core.put_back(slot, pool.now)
+        for slot in [slot for slot in pool.core.slots() if slot not in slots]:
+            pool.stop(slot)
+            pool.closed(slot)
+        return is_deferred
+
+    assert defers()
+    use(HANDSHAKE)
+    assert not defers()
+    for _ in range(10):
+        use(USE)
+    assert not defers()
+    for _ in range(20):
+        use(USE)
+    assert defers()
+
+
+def test_a_use_of_a_drained_connection_says_nothing(drive: Drive) -> None:
+    pool, (slot, *_) = busy(drive)
+    pool.drain("a1")
+    # What is in use will not fall free: all is forgotten, too.
+    pool.opening("a1")
+    pool.now += USE
+    pool.release(slot)
+    assert slot.state == CLOSING
+    pool.opening("a1")
+
+
+def test_who_has_lost_a_connection_waits_for_no_other(drive: Drive) -> None:
+    pool, (slot, *_) = busy(drive)
+    (waiter,) = defer(pool)
+    pool.release(slot)
+    pool.discard(slot)
+    assert begun(pool) == [waiter]
+
+
+# -- looks ---------------------------------------------------------------------------------------
+
+
+def look(pool: Driver) -> None:
+    pool.now = pool.core.next_deadline()
+    pool.expire()
+
+
+def test_a_look_is_due_after_a_share_of_a_handshake(drive: Drive) -> None:
+    pool, _ = busy(drive)
+    began = pool.now
+    defer(pool)
+    assert pool.core.next_deadline() == began + LOOK
+    pool.now += LOOK / 2
+    pool.expire()
+    assert pool.did_nothing()
+    assert pool.core.next_deadline() == began + LOOK
+
+
+def test_where_nothing_falls_free_all_begin(drive: Drive) -> None:
+    pool, _ = busy(drive)
+    waiters = defer(pool, 20)
+    look(pool)
+    assert begun(pool) == waiters
+    assert pool.core.next_deadline() == NEVER
+    # Uses have become long: who comes now does not wait first.
+    pool.opening("a1")
+
+
+def test_where_enough_falls_free_nothing_begins(drive: Drive) -> None:
+    pool, (slot, *_) = busy(drive)
+    waiters = defer(pool, 20)
+    for waiter in waiters[:3]:
+        pool.release(slot)
+        assert pool.take(waiter) is slot
+    look(pool)
+    # At that rate all are served within the time.
+    assert pool.did_nothing()
+    assert pool.core.next_deadline() == pool.now + LOOK
+    # What fell free before that does not count again.
+    look(pool)
+    assert begun(pool) == waiters[3:]
+
+
+def test_where_too_little_falls_free_so_many_begin_as_it_will_not_serve(drive: Drive) -> None:
+    pool, (slot,) = busy(drive, 1)
+    waiters = defer(pool, 24)
+    pool.now += LOOK / 4
+    waiters += defer(pool)
+    for waiter in waiters[:2]:
+        pool.release(slot)
+        assert pool.take(waiter) is slot
+    look(pool)
+    # In the time that is left to the last.
+    left = DEFER_SHARE * HANDSHAKE - LOOK * 3 / 4
+    assert left * 2 / LOOK == pytest.approx(18.5)
+    assert begun(pool) == waiters[2:-18]
+    assert pool.size("deferred") == 18
+
+
+def test_who_waits_for_a_place_is_in_the_same_line(drive: Drive) -> None:
+    pool, (slot,) = busy(drive, 1, limit=11)
+    waiters = defer(pool, 10)
+    line = [pool.request("a1") for _ in range(40)]
+    assert not any(waiter.deferred for waiter in line)
+    for waiter in waiters[:2]:
+        pool.release(slot)
+        assert pool.take(waiter) is slot
+        # Their places go to the next.
+    look(pool)
+    # Without the line, all of the ten would have been served in time.
+    assert begun(pool) == [*waiters[2:], *line[:2]]
+
+
+def test_a_late_look_tells_nothing_once(drive: Drive) -> None:
+    pool, _ = busy(drive)
+    waiters = defer(pool, 3)
+    pool.now += 3 * LOOK
+    pool.expire()
+    assert pool.did_nothing()
+    assert pool.core.next_deadline() == pool.now + LOOK
+    pool.now += 3 * LOOK
+    pool.expire()
+    assert begun(pool) == waiters
+
+
+def test_nobody_waits_for_longer_than_half_a_handshake(drive: Drive) -> None:
+    pool, _ = busy(drive)
+    (early,) = defer(pool)
+    pool.now += 3 * LOOK
+    (late,) = defer(pool)
+    # Too late to tell anything, but not for the first.
+    pool.now += DEFER_SHARE * HANDSHAKE - 3 * LOOK
+    pool.expire()
+    assert begun(pool) == [early]
+    assert late.deferred
+
+
+def test_for_a_line_that_lasts_half_of_the_handshakes_begin(drive: Drive) -> None:
+    pool, slots = busy(drive)
+    defer(pool, 10)
+    end = pool.now + DEFER_SHARE * HANDSHAKE
+
+    def go_on() -> None:
+        """Serve all, and let others come."""
+        for slot in [*slots, *slots]:
+            pool.release(slot)
+            pool.take(slot.waiter)
+            defer(pool)
+        look(pool)
+
+    while pool.core.next_deadline() < end:
+        go_on()
+        assert pool.did_nothing()
+    go_on()
+    assert len(pool.opened) == 5
+    assert pool.size("deferred") == 5
+    # The next time comes as late.
+    go_on()
+    assert pool.did_nothing()
+
+
+# -- what else happens to who waits --------------------------------------------------------------
+
+
+def test_who_waits_for_a_release_may_give_up(drive: Drive) -> None:
+    pool, _ = busy(drive)
+    first, second = defer(pool, 2)
+    pool.give_up(first, timed_out=True)
+    assert pool.did_nothing()
+    assert pool.counter("timeouts") == 1
+    pool.give_up(second)
+    assert pool.core.next_deadline() == NEVER
+    pool.now += HANDSHAKE
+    pool.expire()
+    assert pool.did_nothing()
+    assert pool.gauge("waiting") == 0
+
+
+def test_reserved_places_count_for_the_limit(drive: Drive) -> None:
+    pool, _ = busy(drive, limit=7)
+    first, second = defer(pool, 2)
+    third = pool.request("a2")
+    assert not pool.opened
+    assert pool.gauge("waiting") == 3
+    assert pool.core.situation("a", pool.now)[1] == "limit"
+    pool.give_up(first)
+    assert begun(pool) == [third]
+    look(pool)
+    assert begun(pool) == [second]
+
+
+def test_reserved_places_count_for_the_limit_of_all(drive: Drive) -> None:
+    pool, _ = busy(drive, limit_total=7)
+    first, _ = defer(pool, 2)
+    other = pool.request("b1")
+    assert not pool.opened
+    assert pool.core.situation("b", pool.now)[1] == "limit_total"
+    pool.give_up(first)
+    assert begun(pool) == [other]
+
+
+def test_reserved_places_count_for_max_connecting(drive: Drive) -> None:
+    pool, _ = busy(drive, max_connecting=6)
+    defer(pool, 6)
+    other = pool.request("a2")
+    assert not pool.opened
+    look(pool)
+    assert len(pool.opened) == 6
+    assert other.opening is None
+
+
+def test_prewarm_does_not_take_what_is_reserved(drive: Drive) -> None:
+    pool, _ = busy(drive, max_connecting=6)
+    orphan = pool.orphan("a2")
+    defer(pool, 5)
+    # The handshake that nobody waits for would give way, but to callers only.
+    assert pool.open("a3") is None
+    pool.stop(orphan)
+    pool.closed(orphan)
+    assert pool.open("a3") is not None
+
+
+def test_who_has_a_place_reserved_is_not_queued(drive: Drive) -> None:
+    pool, _ = busy(drive, limit=7, max_waiting=1)
+    defer(pool, 2)
+    assert pool.request("a1").queued
+    assert pool.request("a1") is None
+    assert pool.counter("rejected") == 1
+
+
+def test_who_waits_after_drain_gets_a_handshake(drive: Drive) -> None:
+    pool, slots = busy(drive)
+    (waiter,) = defer(pool)
+    pool.drain("a1")
+    pool.release(slots[0])
+    assert pool.closing == [slots[0]]
+    look(pool)
+    assert begun(pool) == [waiter]
+
+
+def test_resize_takes_reserved_places_back(drive: Drive) -> None:
+    pool, slots = busy(drive)
+    first, second, third = defer(pool, 3)
+    pool.resize(limit=6)
+    assert begun(pool) == [first]
+    assert pool.size("deferred") == 0
+    pool.release(slots[0])
+    assert pool.woken == [first]
+    pool.resize(limit=7)
+    assert begun(pool) == [third]
+    assert second.opening is not None
+
+
+def test_a_fleet_takes_reserved_places_back(drive: Drive) -> None:
+    pool, _ = busy(drive)
+    waiters = defer(pool, 3)
+    # Enough for what is taken and reserved.
+    pool.lead(8)
+    assert pool.size("deferred") == 3
+    pool.lead(6)
+    assert begun(pool) == [waiters[0]]
+    assert pool.size("deferred") == 0
+    assert pool.core.lacking() == 2
+
+
+def test_a_handshake_of_prewarm_goes_to_who_waits_longest(drive: Drive) -> None:
+    pool, _ = busy(drive)
+    first, second = defer(pool, 2)
+    slot = pool.open("a1")
+    assert slot.owner is first
+    assert pool.size("deferred") == 1
+    pool.connected(slot)
+    assert pool.woken == [first]
+    assert second.deferred
+
+
+def test_who_moves_to_another_key_waits_for_no_release(drive: Drive) -> None:
+    pool, _ = busy(drive, use=0.125)
+    waiters = defer(pool, 3 * 5)
+    last = pool.request("a1")
+    (slot,) = pool.opened
+    pool.connected(slot, key="a2")
+    assert pool.woken == waiters[:1]
+    assert pool.size("deferred") == 0
+    assert begun(pool) == [*waiters[1:], last]
+
+
+def test_a_failure_leaves_those_alone_that_wait_for_a_release(drive: Drive) -> None:
+    pool, _ = busy(drive, use=0.125)
+    waiters = defer(pool, 3 * 5)
+    pool.request("a1")
+    (slot,) = pool.opened
+    assert pool.failed(slot) is waiters[0]
+    assert pool.did_nothing()
+    assert pool.size("deferred") == 15
+
+
+def test_shutdown_returns_who_waits_for_a_release(drive: Drive) -> None:
+    pool, slots = busy(drive)
+    waiters = defer(pool, 2)
+    left, plan = pool.core.shutdown(CLOSE_REASONS.index("forced"), pool.now)
+    assert left == waiters
+    assert not plan.opened
+    for slot in slots:
+        pool.closed(slot)
+    assert pool.core.next_deadline() == NEVER
+    assert pool.is_empty()
+
+
+def test_handshakes_that_are_due_together_begin_in_the_order_of_the_lines(drive: Drive) -> None:
+    pool = learnt(drive)
+    other = pool.hold("a2")
+    pool.now += USE
+    pool.release(other)
+    assert pool.acquire("a2") is other
+    (slot, *_) = [pool.acquire("a1") for _ in range(5)]
+    # A line that ends, and begins again behind that of another handshake.
+    (first,) = defer(pool)
+    pool.release(slot)
+    assert pool.take(first) is slot
+    second = pool.request("a2")
+    assert second.deferred
+    (third,) = defer(pool)
+    look(pool)
+    assert begun(pool) == [second, third]
+
+
+def test_lines_that_come_and_go_leave_nothing_behind(drive: Drive) -> None:
+    pool, (slot,) = busy(drive, 1)
+    for _ in range(200):
+        (waiter,) = defer(pool)
+        pool.release(slot)
+        assert pool.take(waiter) is slot
+    # Each has said when to look.
+    assert pool.size("look_heap") <= 2 + 17
+
+
+# -- rushes, in virtual time ---------------------------------------------------------------------
+
+#: Timers that are exact, and those of uvloop.
+TICKS = (0.0, 0.001)
+
+
+def check(found: Comparison) -> None:
+    assert found.is_in_time, (found.time, max(found.lateness))
+
+
+@pytest.mark.parametrize("tick", TICKS)
+def test_a_spike_opens_few_connections(core: ModuleType, tick: float) -> None:
+    found = compare(core, loads.constant_rush(0.002, 0.15, tick=tick))
+    assert len(found.at_once.begun) == 45
+    assert len(found.default.begun) + found.load.idle <= 8
+    assert found.time <= MOST_TIME
+    check(found)
+
+
+@pytest.mark.parametrize("tick", TICKS)
+def test_for_long_uses_all_connect_at_once(core: ModuleType, tick: float) -> None:
+    found = compare(core, loads.constant_rush(LONG, 0.15, tick=tick))
+    assert found.default.begun == found.at_once.begun == [0.0] * 45
+    assert found.default.waits == found.at_once.waits
+
+
+@pytest.mark.parametrize("tick", TICKS)
+@pytest.mark.parametrize("handshake", [0.02, 0.05, 0.15, 0.5])
+def test_uses_that_have_become_long_are_noticed(
+    core: ModuleType, handshake: float, tick: float
+) -> None:
+    found = compare(core, loads.rush(0.002, handshake, LONG, tick=tick))
+    assert len(found.default.begun) == 45
+    # A timer fires up to a tick late.
+    assert max(found.lateness) <= MOST_LATE + tick / handshake
+    check(found)
+
+
+@pytest.mark.parametrize("handshake", [0.001, 0.01, 0.05, 0.15, 0.5])
+@pytest.mark.parametrize("use", [0.001, 0.003, 0.01, 0.03, 0.1, 1.0, LONG])
+def test_no_rush_is_served_later_than_otherwise(
+    core: ModuleType, use: float, handshake: float
+) -> None:
+    known = compare(core, loads.rush(use, handshake, tick=0.001))
+    check(known)
+    assert len(known.default.begun) <= len(known.at_once.begun)
+    check(compare(core, loads.rush(use, handshake, LONG, tick=0.001)))
+
+
+@pytest.mark.parametrize("make", [loads.mixed_rush, loads.mixed_stream])
+@pytest.mark.parametrize("shape", loads.SHAPES)
+def test_no_caller_of_a_mixed_load_is_much_later(core: ModuleType, make: Any, shape: str) -> None:
+    lateness: list[float] = []
+    for seed in range(5):
+        found = compare(core, make(shape, seed, tick=0.001))
+        lateness += found.lateness
+        if len(found.load.callers) <= 100:
+            # Beyond that, callers wait for others' handshakes as well.
+            longest = max(found.load.handshakes) + SLACK
+            most = longest + (DEFER_SHARE + 2 * LOOK_SHARE) * min(found.load.handshakes)
+            assert max(map(max, found.default.waits)) <= most
+    assert sum(late > MOST_LATE for late in lateness) <= 0.02 * len(lateness)
+
+
+@pytest.mark.parametrize("name", others(0.0))
+@pytest.mark.parametrize("tick", TICKS)
+def test_what_happens_in_the_middle_is_noticed(core: ModuleType, name: str, tick: float) -> None:
+    found = compare(core, others(tick)[name])
+    # With one handshake at a time, some of these take 40 times as long.
+    assert max(found.lateness) <= 1 + 0.05 + max(DEFER_SHARE / 2, 2 * LOOK_SHARE)
+    assert len(found.default.begun) <= len(found.at_once.begun)
+
+
+def test_where_callers_come_again_and_again_the_pool_grows(core: ModuleType) -> None:
+    found = compare(core, loads.constant_rush(0.002, 0.15, times=100, tick=0.001))
+    assert len(found.default.begun) > 35
+    assert found.default.done < 1.5 * found.at_once.done
+    assert found.one_at_a_time.done > 3 * found.at_once.done
+
+
+@pytest.mark.slow
+def test_tables_and_plot_show_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    tables = []
+    for name in ("first.svg", "second.svg"):
+        assert main(["--runs", "1", "--plot", str(tmp_path / name)]) == 0
+        tables.append(capsys.readouterr().out)
+    assert tables[0] == tables[1]
+    assert all(shape in tables[0] for shape in loads.SHAPES)
+    assert tables[0].count("\nmet: ") == 2
+    assert "MISSED" not in tables[0]
+    drawn = (tmp_path / "first.svg").read_text()
+    assert drawn == (tmp_path / "second.svg").read_text()
+    assert "150 ms" in drawn
