@@ -71,9 +71,11 @@ _NEWEST_USE_SHARE = cython.declare(cython.double, 0.0625)
 #: A handshake is deferred while a released connection is expected within this share of a
 #: handshake's duration.
 DEFER_SHARE = cython.declare(cython.double, 0.5)
-#: The core looks at deferred handshakes each time this share of a handshake's duration has passed,
-#: but not more often than after so many seconds, since a timer is not more exact.
-LOOK_SHARE = cython.declare(cython.double, 0.05)
+#: The core looks at deferred handshakes when connections should have been released, after so many
+#: times a use; at the latest after this share of a handshake's duration, and not before half of
+#: that.  It does not look after fewer seconds than a timer is exact to.
+LOOK_FACTOR = cython.declare(cython.double, 1.25)
+LOOK_SHARE = cython.declare(cython.double, 0.09)
 SHORTEST_LOOK = cython.declare(cython.double, 0.001)
 
 
@@ -99,9 +101,11 @@ def _cools_after(reason: cython.int, is_used: cython.bint) -> cython.bint:
 
 @cython.cfunc
 @cython.exceptval(-1)
-def _look_interval(endpoint: Endpoint) -> cython.double:
-    """Return the seconds between two looks at the deferred handshakes of an endpoint."""
-    return max(LOOK_SHARE * endpoint.shortest, SHORTEST_LOOK)
+def _look_interval(handshake: Handshake) -> cython.double:
+    """Return the seconds between two looks at deferred handshakes."""
+    longest: cython.double = LOOK_SHARE * handshake.endpoint.shortest
+    seconds: cython.double = max(LOOK_FACTOR * handshake.use, longest / 2)
+    return max(min(seconds, longest), SHORTEST_LOOK)
 
 
 @cython.cfunc
@@ -1510,7 +1514,7 @@ class Pool:
         # No connection of the handshake is idle while it has a waiter.
         used: cython.Py_ssize_t = handshake.live - handshake.placeless.size
         used -= handshake.opening.size + handshake.connecting
-        if used <= 0 or handshake.use > used * _look_interval(endpoint):
+        if used <= 0 or handshake.use > used * _look_interval(handshake):
             return False
         rounds: cython.Py_ssize_t = 1 + (handshake.opening.size + handshake.deferred.size) // used
         return rounds * handshake.use < DEFER_SHARE * endpoint.shortest
@@ -1559,7 +1563,7 @@ class Pool:
         heap = self._look_heap
         handshake.counted_from = now
         handshake.fallen_free = 0
-        handshake.look_at = now + _look_interval(handshake.endpoint)
+        handshake.look_at = now + _look_interval(handshake)
         if len(heap) > 2 * len(self._handshakes) + 16:
             # Entries of handshakes that have been looked at since, or whose waiters were served.
             entries = list(heap)
@@ -1601,7 +1605,7 @@ class Pool:
         endpoint = handshake.endpoint
         longest: cython.double = DEFER_SHARE * endpoint.shortest
         # Where the process was held up, little could fall free; once, that is no reason to connect.
-        is_late: cython.bint = now > handshake.look_at + _look_interval(endpoint)
+        is_late: cython.bint = now > handshake.look_at + _look_interval(handshake)
         handshake.postponed = is_late and not handshake.postponed
         waiter: Waiter | None
         while (waiter := handshake.deferred.head) and waiter.deferred_at + longest <= now:

@@ -41,7 +41,8 @@ FIRST_PATIENCE = 5.0
 NEWEST_SHARE = 0.125
 NEWEST_USE_SHARE = 0.0625
 DEFER_SHARE = 0.5
-LOOK_SHARE = 0.05
+LOOK_FACTOR = 1.25
+LOOK_SHARE = 0.09
 SHORTEST_LOOK = 0.001
 
 #: For whom a place is cleared that is not cleared for the waiters of one endpoint.
@@ -550,7 +551,7 @@ class Model:
         used = [slot for slot in self.slots if slot.key == key and slot.state == ACQUIRED]
         if not self.defers or waiter.has_returned or key not in self.uses or not used:
             return False
-        if endpoint not in self.shortest or self.uses[key] > len(used) * self.interval(endpoint):
+        if endpoint not in self.shortest or self.uses[key] > len(used) * self.interval(key):
             return False
         opening = [slot for slot in self.slots if slot.key == key and slot.owner is not None]
         rounds = 1 + (len(opening) + len(self.deferred(key))) // len(used)
@@ -559,8 +560,11 @@ class Model:
     def longest_deferral(self, endpoint: str) -> float:
         return DEFER_SHARE * self.shortest[endpoint]
 
-    def interval(self, endpoint: str) -> float:
-        return max(LOOK_SHARE * self.shortest[endpoint], SHORTEST_LOOK)
+    def interval(self, key: str) -> float:
+        """Rule: what is in use should have been released by then, but that must not take long."""
+        longest = LOOK_SHARE * self.shortest[key[0]]
+        expected = LOOK_FACTOR * self.uses.get(key, -1.0)
+        return max(min(max(expected, longest / 2), longest), SHORTEST_LOOK)
 
     def defer(self, waiter: Waiter, now: float) -> None:
         waiter.deferred_at = now
@@ -583,7 +587,7 @@ class Model:
 
     def plan_look(self, key: str, now: float) -> None:
         deferral = self.deferrals[key]
-        deferral.look_at = now + self.interval(key[0])
+        deferral.look_at = now + self.interval(key)
         deferral.counted_from = now
         deferral.fallen_free = 0
 
@@ -595,7 +599,7 @@ class Model:
             self.begin_deferred(self.deferred(key)[0], now)
 
         # Rule: a look that comes too late shows nothing, but two in a row do.
-        is_late = now > deferral.look_at + self.interval(key[0])
+        is_late = now > deferral.look_at + self.interval(key)
         deferral.is_postponed = is_late and not deferral.is_postponed
         while (waiting := self.deferred(key)) and since(waiting[0]) + longest <= now:
             begin()
