@@ -1,0 +1,226 @@
+"""Callers that come at once, where connections are used for a shorter time than opened."""
+
+import asyncio
+import ssl
+from typing import Any
+
+import pytest
+
+from aiowebsocketclient import (
+    ClientWebSocketResponse,
+    PoolClosedError,
+    PoolTimeoutError,
+    TooManyWaitersError,
+    WebSocketClientSession,
+)
+
+from .conftest import SessionFactory, until
+from .servers import Server
+
+#: Seconds that handshakes take, so that a busy machine does not make the uses as long.
+SLOW = 1.0
+
+
+async def learn(
+    session: WebSocketClientSession, server: Server, count: int = 5, **options: Any
+) -> None:
+    """Let the pool open connections slowly, and use them for short times."""
+    server.gate.clear()
+    opening = asyncio.create_task(session.prewarm(server.url(), count, **options))
+    await until(lambda: server.arrived == count)
+    await asyncio.sleep(SLOW)
+    server.gate.set()
+    assert await opening == count
+    for _ in range(10):
+        await use(session, server, **options)
+
+
+async def use(session: WebSocketClientSession, server: Server, **options: Any) -> None:
+    async with session.ws_connect(server.url(), **options) as ws:
+        await ws.send_str("x")
+        await ws.receive_str()
+
+
+async def hold(
+    session: WebSocketClientSession, server: Server, count: int = 5
+) -> list[ClientWebSocketResponse]:
+    return [await session.ws_connect(server.url()) for _ in range(count)]
+
+
+async def release(*held: ClientWebSocketResponse) -> None:
+    for ws in held:
+        await ws.release()
+
+
+async def test_released_connections_serve_a_rush(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session()
+    await learn(session, server)
+    await asyncio.gather(*[use(session, server) for _ in range(50)])
+    assert server.handshakes <= 8
+    assert session.stats().connects <= 8
+
+
+async def test_released_connections_serve_a_rush_over_tls(
+    tls_server: Server, client_tls: ssl.SSLContext, make_session: SessionFactory
+) -> None:
+    session = make_session()
+    await learn(session, tls_server, ssl=client_tls)
+    await asyncio.gather(*[use(session, tls_server, ssl=client_tls) for _ in range(50)])
+    assert tls_server.handshakes <= 8
+
+
+async def test_where_uses_are_long_all_connect_at_once(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session()
+    async with session.ws_connect(server.url()):
+        await asyncio.sleep(SLOW)
+    server.gate.clear()
+    callers = [asyncio.create_task(session.ws_connect(server.url())) for _ in range(50)]
+    await until(lambda: session.stats().acquired)
+    assert session.stats().connecting == 49
+    server.gate.set()
+    await release(*await asyncio.gather(*callers))
+
+
+async def test_where_nothing_is_known_all_connect_at_once(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session()
+    server.gate.clear()
+    callers = [asyncio.create_task(session.ws_connect(server.url())) for _ in range(50)]
+    await until(lambda: session.stats().connecting)
+    assert session.stats().connecting == 50
+    server.gate.set()
+    await release(*await asyncio.gather(*callers))
+
+
+async def test_uses_that_become_long_are_noticed(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session()
+    await learn(session, server)
+    held = await asyncio.gather(*[session.ws_connect(server.url()) for _ in range(20)])
+    assert server.handshakes == 20
+    # They have taught it: the next callers do not wait first.
+    server.gate.clear()
+    callers = [asyncio.create_task(session.ws_connect(server.url())) for _ in range(3)]
+    await until(lambda: session.stats().connecting)
+    assert session.stats().connecting == 3
+    server.gate.set()
+    await release(*held, *await asyncio.gather(*callers))
+
+
+async def wait_for_a_release(
+    session: WebSocketClientSession, server: Server, **options: Any
+) -> "asyncio.Task[ClientWebSocketResponse]":
+    """Return a caller for whom no handshake has begun although there is room."""
+    caller = asyncio.create_task(session.ws_connect(server.url(), **options))
+    await until(lambda: session.stats().waiting, pause=0)
+    assert session.stats().connecting == 0
+    return caller
+
+
+async def test_a_release_serves_who_waits_for_it(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session()
+    await learn(session, server)
+    held = await hold(session, server)
+    caller = await wait_for_a_release(session, server)
+    await held[0].release()
+    ws = await caller
+    assert ws.reused
+    assert session.stats().waiting == 0
+    assert session.stats().connects == 5
+    await release(ws, *held)
+
+
+async def test_who_waits_for_a_release_may_give_up(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(limit=6)
+    await learn(session, server)
+    held = await hold(session, server)
+    caller = await wait_for_a_release(session, server)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert session.stats().waiting == 0
+    # Its place is free for another, for whom a connection is opened in the end.
+    ws = await session.ws_connect(server.url())
+    assert not ws.reused
+    assert session.stats().acquired == 6
+    await release(ws, *held)
+
+
+async def test_acquire_timeout_holds(server: Server, make_session: SessionFactory) -> None:
+    session = make_session()
+    await learn(session, server)
+    held = await hold(session, server)
+    server.gate.clear()
+    with pytest.raises(PoolTimeoutError, match="5 in use"):
+        await session.ws_connect(server.url(), acquire_timeout=0.01)
+    assert session.stats().waiting == session.stats().connecting == 0
+    server.gate.set()
+    await release(*held)
+
+
+async def test_the_session_may_close(server: Server, make_session: SessionFactory) -> None:
+    session = make_session()
+    await learn(session, server)
+    held = await hold(session, server)
+    caller = await wait_for_a_release(session, server)
+    await session.close()
+    with pytest.raises(PoolClosedError):
+        await caller
+    assert all(ws.closed for ws in held)
+
+
+async def test_what_is_in_use_may_die(server: Server, make_session: SessionFactory) -> None:
+    session = make_session()
+    await learn(session, server, 1)
+    (held,) = await hold(session, server, 1)
+    caller = await wait_for_a_release(session, server)
+    server.transports[0].abort()
+    await held.receive()
+    await held.close()
+    ws = await caller
+    assert not ws.reused
+    await release(ws, held)
+
+
+async def test_reserved_places_count(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(limit=7, max_waiting=1)
+    await learn(session, server)
+    held = await hold(session, server)
+    server.gate.clear()
+    callers = [asyncio.create_task(session.ws_connect(server.url())) for _ in range(4)]
+    # Two of them could connect, and one may queue.
+    with pytest.raises(TooManyWaitersError):
+        await callers[3]
+    assert session.stats().waiting + session.stats().connecting == 3
+    server.gate.set()
+    served = await asyncio.gather(*callers[:2])
+    assert server.peak == 7
+    await held[0].release()
+    await release(await callers[2], *served, *held)
+
+
+async def test_after_drain_all_connect_at_once(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session()
+    await learn(session, server)
+    held = await hold(session, server)
+    session.drain()
+    server.gate.clear()
+    caller = asyncio.create_task(session.ws_connect(server.url()))
+    await until(lambda: session.stats().connecting)
+    assert session.stats().waiting == 0
+    server.gate.set()
+    ws = await caller
+    assert not ws.reused
+    await release(ws, *held)
