@@ -74,9 +74,11 @@ _LONGER = cython.declare(cython.double, 0.01)
 #: A handshake is deferred while a released connection is expected within this share of a
 #: handshake's duration.
 DEFER_SHARE = cython.declare(cython.double, 0.5)
-#: The core looks at deferred handshakes each time this share of a handshake's duration has passed,
-#: but not more often than after so many seconds, since a timer is not more exact.
-LOOK_SHARE = cython.declare(cython.double, 0.05)
+#: The core looks at deferred handshakes when connections should have been released, after so many
+#: times a use; at the latest after this share of a handshake's duration, and not before half of
+#: that.  It does not look after fewer seconds than a timer is exact to.
+LOOK_FACTOR = cython.declare(cython.double, 1.25)
+LOOK_SHARE = cython.declare(cython.double, 0.09)
 SHORTEST_LOOK = cython.declare(cython.double, 0.001)
 
 
@@ -103,12 +105,10 @@ def _cools_after(reason: cython.int, is_used: cython.bint) -> cython.bint:
 @cython.cfunc
 @cython.exceptval(-1)
 def _look_interval(handshake: Handshake) -> cython.double:
-    """Return the seconds between two looks at deferred handshakes.
-
-    The time is doubled where connections that were acquired together would fall free after a look.
-    """
-    interval: cython.double = LOOK_SHARE * handshake.endpoint.shortest
-    return max(interval, min(1.5 * handshake.use, 2 * interval), SHORTEST_LOOK)
+    """Return the seconds between two looks at deferred handshakes."""
+    longest: cython.double = LOOK_SHARE * handshake.endpoint.shortest
+    seconds: cython.double = max(LOOK_FACTOR * handshake.use, longest / 2)
+    return max(min(seconds, longest), SHORTEST_LOOK)
 
 
 @cython.cfunc
@@ -1517,7 +1517,7 @@ class Pool:
         # No connection of the handshake is idle while it has a waiter.
         used: cython.Py_ssize_t = handshake.live - handshake.placeless.size
         used -= handshake.opening.size + handshake.connecting
-        if used <= 0 or handshake.use > used * LOOK_SHARE * endpoint.shortest:
+        if used <= 0 or handshake.use > used * _look_interval(handshake):
             return False
         rounds: cython.Py_ssize_t = 1 + (handshake.opening.size + handshake.deferred.size) // used
         return rounds * handshake.use < DEFER_SHARE * endpoint.shortest

@@ -42,7 +42,8 @@ NEWEST_SHARE = 0.125
 NEWEST_USE_SHARE = 0.0625
 LONGER = 0.01
 DEFER_SHARE = 0.5
-LOOK_SHARE = 0.05
+LOOK_FACTOR = 1.25
+LOOK_SHARE = 0.09
 SHORTEST_LOOK = 0.001
 
 #: For whom a place is cleared that is not cleared for the waiters of one endpoint.
@@ -552,9 +553,7 @@ class Model:
         used = [slot for slot in self.slots if slot.key == key and slot.state == ACQUIRED]
         if not self.defers or waiter.has_returned or key not in self.uses or not used:
             return False
-        if endpoint not in self.shortest:
-            return False
-        if self.uses[key] > len(used) * LOOK_SHARE * self.shortest[endpoint]:
+        if endpoint not in self.shortest or self.uses[key] > len(used) * self.interval(key):
             return False
         opening = [slot for slot in self.slots if slot.key == key and slot.owner is not None]
         rounds = 1 + (len(opening) + len(self.deferred(key))) // len(used)
@@ -564,9 +563,10 @@ class Model:
         return DEFER_SHARE * self.shortest[endpoint]
 
     def interval(self, key: str) -> float:
-        interval = LOOK_SHARE * self.shortest[key[0]]
-        # Rule: it is doubled where what came to be used together would fall free after a look.
-        return max(interval, min(1.5 * self.uses.get(key, -1.0), 2 * interval), SHORTEST_LOOK)
+        """Rule: what is in use should have been released by then, but that must not take long."""
+        longest = LOOK_SHARE * self.shortest[key[0]]
+        expected = LOOK_FACTOR * self.uses.get(key, -1.0)
+        return max(min(max(expected, longest / 2), longest), SHORTEST_LOOK)
 
     def defer(self, waiter: Waiter, now: float) -> None:
         waiter.deferred_at = now

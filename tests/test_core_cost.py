@@ -281,3 +281,11 @@ def test_cost_of_a_crowd_is_that_of_each(crowd_of: Callable[[int], Crowd]) -> No
         return lines_run(lambda: crowd_of(size)) / size
 
     assert cost(MANY) <= 1.2 * cost(FEW)
+
+
+def test_cost_of_taking_reserved_places_back_is_that_of_each() -> None:
+    def cost(size: int) -> float:
+        crowd = deferred(size)
+        return lines_run(lambda: crowd.pool.resize(1, 0, 1.0)) / size
+
+    assert cost(MANY) <= 1.2 * cost(FEW)

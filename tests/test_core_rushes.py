@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from aiowebsocketclient._core import DEFER_SHARE, LOOK_SHARE
+from aiowebsocketclient._core import DEFER_SHARE, LOOK_FACTOR, LOOK_SHARE
 from aiowebsocketclient._pool_py import CLOSE_REASONS, CLOSING
 
 from .driver import NEVER, Drive, Driver
@@ -18,8 +18,8 @@ from .rushes.__main__ import main
 from .rushes.loads import LONG
 from .rushes.measure import MOST_LATE, MOST_TIME, SLACK, Comparison, compare, others
 
-#: Seconds of a handshake, of a use, and between two looks.
-HANDSHAKE, USE, LOOK = 1.0, 0.0078125, LOOK_SHARE
+#: Seconds of a handshake, of a use, and between two looks with such uses.
+HANDSHAKE, USE, LOOK = 1.0, 0.0078125, LOOK_SHARE / 2
 
 
 def learnt(drive: Drive, count: int = 5, use: float = USE, **options: Any) -> Driver:
@@ -154,9 +154,9 @@ def test_who_has_a_handshake_stands_before_who_has_none(drive: Drive) -> None:
 
 
 def test_all_begin_where_a_use_takes_longer_than_looks_would_notice(drive: Drive) -> None:
-    pool, _ = busy(drive, use=5 * LOOK + USE)
+    pool, _ = busy(drive, use=5 * LOOK_SHARE + USE)
     pool.opening("a1")
-    pool, _ = busy(drive, use=5 * LOOK - USE)
+    pool, _ = busy(drive, use=5 * LOOK_SHARE - USE)
     defer(pool)
 
 
@@ -229,6 +229,36 @@ def test_a_look_is_due_after_a_share_of_a_handshake(drive: Drive) -> None:
     assert pool.core.next_deadline() == began + LOOK
 
 
+@pytest.mark.parametrize(
+    ("use", "due"),
+    [(USE, LOOK_SHARE / 2), (0.0625, LOOK_FACTOR * 0.0625), (0.125, LOOK_SHARE)],
+)
+def test_a_look_is_due_when_something_should_have_been_released(
+    drive: Drive, use: float, due: float
+) -> None:
+    pool, _ = busy(drive, use=use)
+    defer(pool)
+    assert pool.core.next_deadline() == pool.now + due
+
+
+def test_a_look_is_not_due_sooner_than_timers_are_exact(drive: Drive) -> None:
+    pool, (slot,) = busy(drive, 1)
+    pool.opening("a2")
+    other = pool.opened[0]
+    pool.begin(other)
+    pool.now += USE
+    pool.connected(other)
+    pool.take(other.waiter)
+    pool.release(slot)
+    # A use of no time, or it would take longer than a handshake.
+    for _ in range(100):
+        assert pool.acquire("a1") is slot
+        pool.release(slot)
+    assert pool.acquire("a1") is slot
+    defer(pool)
+    assert pool.core.next_deadline() == pool.now + 0.001
+
+
 def test_where_nothing_falls_free_all_begin(drive: Drive) -> None:
     pool, _ = busy(drive)
     waiters = defer(pool, 20)
@@ -265,9 +295,9 @@ def test_where_too_little_falls_free_so_many_begin_as_it_will_not_serve(drive: D
     look(pool)
     # In the time that is left to the last.
     left = DEFER_SHARE * HANDSHAKE - LOOK * 3 / 4
-    assert left * 2 / LOOK == pytest.approx(18.5)
-    assert begun(pool) == waiters[2:-18]
-    assert pool.size("deferred") == 18
+    assert 20.1 < left * 2 / LOOK < 20.9
+    assert begun(pool) == waiters[2:-20]
+    assert pool.size("deferred") == 20
 
 
 def test_who_waits_for_a_place_is_in_the_same_line(drive: Drive) -> None:
@@ -524,6 +554,17 @@ def test_a_spike_opens_few_connections(core: ModuleType, tick: float) -> None:
     assert len(found.at_once.begun) == 45
     assert len(found.default.begun) + found.load.idle <= 8
     assert found.time <= MOST_TIME
+    check(found)
+
+
+@pytest.mark.parametrize("tick", TICKS)
+@pytest.mark.parametrize("use", [0.001, 0.005, 0.01])
+def test_where_uses_end_together_nobody_connects_before(
+    core: ModuleType, use: float, tick: float
+) -> None:
+    found = compare(core, loads.constant_rush(use, 0.15, 20, tick=tick))
+    assert len(found.at_once.begun) == 15
+    assert not found.default.begun
     check(found)
 
 

@@ -88,7 +88,9 @@ def grid(core: ModuleType, tick: float) -> list[Cell]:
 def grid_table(cells: Sequence[Cell], text: Callable[[Cell], str]) -> str:
     """Return a row for each time of a use, with a column for each time of a handshake."""
     rows = [["use / handshake, ms", *map(str, loads.HANDSHAKES)]]
-    rows += [[f"{use:,}", *(text(cell) for cell in cells if cell.use == use)] for use in loads.USES]
+    rows += [
+        [f"{use:,g}", *(text(cell) for cell in cells if cell.use == use)] for use in loads.USES
+    ]
     return _aligned(rows)
 
 
