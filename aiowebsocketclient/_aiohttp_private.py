@@ -11,7 +11,7 @@ import gc
 import inspect
 import ssl
 import sys
-from asyncio import sslproto
+from asyncio import selector_events, sslproto
 from asyncio.events import _get_running_loop as get_running_loop
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
@@ -52,6 +52,7 @@ __all__ = (
     "has_known_http",
     "has_known_tls",
     "is_known_response",
+    "makes_known_tls",
     "netrc_from_env",
     "unsafe",
 )
@@ -64,6 +65,10 @@ LOG_ON_EXCEPTION: Final = getattr(asyncio.tasks, "_log_on_exception", None)
 #: core reads directly on acquire and release.
 PLAIN_TRANSPORT: Final[Any] = asyncio.selector_events._SelectorSocketTransport  # type: ignore[attr-defined]
 
+# Some loops derived from asyncio's make other connections.
+_MAKE_TLS_TRANSPORT: Final[Any] = getattr(
+    selector_events.BaseSelectorEventLoop, "_make_ssl_transport", object()
+)
 _TLS_TRANSPORT: Final[Any] = getattr(sslproto, "_SSLProtocolTransport", None)
 #: The protocol of TLS connections on asyncio's own loops.
 TLS_PROTOCOL: Final[Any] = getattr(sslproto, "SSLProtocol", object)
@@ -156,10 +161,13 @@ OPTIONAL: Final[dict[str, str]] = {
     "_background_tasks": "frames that a thread is compressing",
     "_closing": "whether a transport is closing; only of PLAIN_TRANSPORT",
     "_data_received_cb": "resets the heartbeat (aiohttp 3.14), and is a reference cycle",
+    "_get_ssl_context": "is the TLS context of a connection of a TCPConnector",
     "_log_on_exception": "LOG_ON_EXCEPTION (CPython 3.14)",
+    "_make_ssl_transport": "makes the TLS connections of a loop",
     "_on_data_received": "resets the heartbeat of an idle connection, too (aiohttp 3.14)",
     "_payload_fragments": "parts of an unfinished frame in the pure-Python parser",
     "_ssl_protocol": "the protocol of a TLS connection on asyncio's own loops",
+    "_sslobj": "what an ssl.SSLObject stands for; its methods save a call",
     "_resolve_host_tasks": "lookups of hosts, which continue after the cancellation of a handshake",
     "_thread_id": "the thread of a running asyncio loop",
 }
@@ -170,12 +178,15 @@ TLS_NAMES: Final[dict[str, str]] = {
     "_app_protocol": "gets decrypted data",
     "_app_protocol_is_buffer": "shows a protocol that provides the memory for decrypted data",
     "_app_reading_paused": "shows that the protocol takes no data",
+    "_control_app_writing": "tells the protocol whether too much waits to be sent",
     "_control_ssl_reading": "resumes reading from the socket",
     "_do_flush": "begins to close TLS",
     "_do_read": "decrypts, finds the end of TLS, and sends what OpenSSL answers",
     "_do_write": "encrypts all that is to be sent",
+    "_extra": "contains the TLS context for get_extra_info()",
     "_fatal_error": "ends the connection after an error",
     "_incoming": "is the BIO of received data, which grows to the largest read",
+    "_loop": "runs a callback before the next read",
     "_outgoing": "is the BIO of data to send, which grows to the largest message",
     "_pause_reading": "stops reading",
     "_process_outgoing": "sends what is encrypted, unless the transport is full",
@@ -183,9 +194,11 @@ TLS_NAMES: Final[dict[str, str]] = {
     "_ssl_buffer_view": "is the same buffer",
     "_ssl_reading_paused": "shows that the socket is not read",
     "_ssl_writing_paused": "shows that the transport is full",
+    "_sslcontext": "is the TLS context",
     "_sslobj": "encrypts and decrypts",
     "_state": "shows whether TLS is established",
     "_transport": "is the transport of the socket",
+    "_write_appdata": "takes what is to be sent",
     "_write_backlog": "contains what is to be sent",
     "_write_buffer_size": "is the size of what is to be sent",
     "max_size": "is the size of the buffer, and of a read from OpenSSL",
@@ -324,6 +337,13 @@ def _has(owner: Any, kind: str) -> bool:
     return all(hasattr(owner, name) for name in HTTP_NAMES[kind])
 
 
+def makes_known_tls(loop: Any) -> bool:
+    """Return whether a loop makes the TLS connections of asyncio, as they are known."""
+    return _IS_KNOWN_PYTHON and (
+        getattr(type(loop), "_make_ssl_transport", None) is _MAKE_TLS_TRANSPORT
+    )
+
+
 def has_known_tls(transport: Any) -> bool:
     """Return whether a transport is an established TLS connection of asyncio, as it is known.
 
@@ -338,6 +358,7 @@ def has_known_tls(transport: Any) -> bool:
         and all(hasattr(protocol, name) for name in TLS_NAMES)
         and type(protocol._incoming) is type(protocol._outgoing) is ssl.MemoryBIO
         and isinstance(protocol._sslobj, ssl.SSLObject)
+        and hasattr(protocol._sslobj, "_sslobj")
         and type(protocol._transport) is PLAIN_TRANSPORT
         and protocol._state is TLS_ESTABLISHED
     )

@@ -9,7 +9,7 @@ import math
 import socket
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import Context
 from functools import partial
 from http import HTTPStatus
@@ -17,6 +17,7 @@ from inspect import signature
 from itertools import pairwise
 from types import coroutine
 from typing import Any, Final
+from weakref import ref
 
 import aiohttp
 from aiohttp import hdrs
@@ -31,6 +32,7 @@ from .keys import Target, version_of
 from .logs import log
 from .resolving import RandomOrder
 from .settings import Settings
+from .tls_memory import sharing
 
 __all__ = (
     "Client",
@@ -385,7 +387,7 @@ class _Attempt:
         noting = (
             connector.noting(self._transports)
             if isinstance(connector, _Connector)
-            else nullcontext()
+            else _sharing_buffers(connector)
         )
         try:
             with noting:
@@ -447,6 +449,36 @@ def _is_switching(response: aiohttp.ClientResponse) -> bool:
         and headers.get(hdrs.UPGRADE, "").lower() == "websocket"
         and headers.get(hdrs.CONNECTION, "").lower() == "upgrade"
     )
+
+
+# Tasks that make a handshake with a connector that is not the pool's own.
+_sharing_tasks: Final[set[asyncio.Task[Any] | None]] = set()
+
+
+@contextmanager
+def _sharing_buffers(connector: Any) -> Iterator[None]:
+    """Let TLS connections that the current task opens share the buffers of the loop."""
+    name = "_get_ssl_context"
+    if isinstance(connector, aiohttp.TCPConnector) and name not in vars(connector):
+        find = getattr(type(connector), name, None)
+        if find is not None:
+            # Not by ssl= of the request: aiohttp's limit_per_host would count the connections of
+            # another context separately.
+            setattr(connector, name, partial(_context_of_task, find, ref(connector)))
+    task = asyncio.current_task()
+    _sharing_tasks.add(task)
+    try:
+        yield
+    finally:
+        _sharing_tasks.discard(task)
+
+
+def _context_of_task(
+    find: Callable[..., Any], connector: "ref[aiohttp.TCPConnector]", *args: Any
+) -> Any:
+    """Return the TLS context of a connection, as the connector itself does."""
+    context = find(connector(), *args)
+    return sharing(context) if asyncio.current_task() in _sharing_tasks else context
 
 
 class _Socket(socket.socket):
@@ -534,6 +566,9 @@ class _Connector(aiohttp.TCPConnector):
         if connection.transport is not None:
             transports.append(connection.transport)
         return connection
+
+    def _get_ssl_context(self, *args: Any) -> Any:
+        return sharing(super()._get_ssl_context(*args))
 
     async def _connect(self, *args: Any, **kwargs: Any) -> Any:
         task = asyncio.current_task()

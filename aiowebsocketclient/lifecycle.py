@@ -322,7 +322,7 @@ class Lifecycle:
         try:
             check_connection(ws)
             if ws._conn is not None:
-                shrink(ws._conn.transport, self.loop)
+                shrink(ws._conn.transport)
             conn = Connection(ws, slot, self, target.hooks)
         except BaseException:
             abort(ws)

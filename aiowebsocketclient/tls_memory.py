@@ -1,243 +1,414 @@
 """Keeps TLS connections of asyncio's own loops small.
 
-asyncio gives each TLS connection a read buffer of 256 KiB, which it fills with zeros.  The two
-memory BIOs between asyncio and OpenSSL keep the size that they once had: a message of 1 MB leaves
-up to 1.4 MB behind.  No method makes a BIO smaller, so :func:`shrink` bounds what a BIO holds:
+asyncio gives each TLS connection a read buffer of 256 KiB, which it fills with zeros, and two
+memory BIOs, which OpenSSL reads from and writes to.  A BIO keeps the size that it once had: a
+message of 1 MB leaves up to 1.4 MB behind.  No method makes a BIO smaller, or replaces it.
 
-* All connections of a loop share one read buffer.  The transport of a selector loop fills the
-  buffer and passes it on in the same callback, and the protocol copies or decrypts all of it before
-  other code runs.
-* Large reads go to OpenSSL piece by piece, and each piece is decrypted at once.
-* Large messages are encrypted piece by piece.  While the transport is full, the rest waits as it
-  is, and counts as unsent.
+Here, all TLS connections of a loop use the same buffers in turn (:class:`_Workspace`).  This is
+possible because the buffers contain data only during an operation: asyncio's protocol writes what
+it has received to a BIO, and has OpenSSL decrypt all of it; or it has OpenSSL encrypt data, and
+reads the result from a BIO.  So an operation takes as long as asyncio's.
+
+OpenSSL gets its BIOs before the handshake, and asyncio's protocol is known only afterwards.  So two
+functions are needed:
+
+* :func:`sharing` returns a context whose connections use the BIOs of the workspace.  asyncio's
+  protocol does not notice: each operation copies from and to the protocol's own BIOs.
+* :func:`shrink` takes away the read buffer after the handshake, and makes the protocol use the
+  workspace directly.
 
 ``_aiohttp_private.py`` lists the private names of asyncio that this module uses.  On other loops,
-and on versions of Python whose ``sslproto.py`` is not known, nothing changes.
+and on versions of Python whose ``sslproto.py`` is not known, nothing changes.  Nor does anything if
+``AIOWEBSOCKETCLIENT_NO_TLS_MEMORY`` is set and not empty.
 """
 
 import asyncio
+import os
 import ssl
-from collections.abc import Callable
-from typing import Any, Final
-from weakref import WeakKeyDictionary
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import cache
+from threading import RLock
+from typing import Any, Final, Self, TypeVar
+from weakref import WeakKeyDictionary, ref
 
-from ._aiohttp_private import TLS_ESTABLISHED, TLS_PROTOCOL, has_known_tls
+from ._aiohttp_private import (
+    TLS_ESTABLISHED,
+    TLS_PROTOCOL,
+    get_running_loop,
+    has_known_tls,
+    makes_known_tls,
+)
 
-__all__ = ("PIECE", "shrink")
+__all__ = ("sharing", "shrink")
 
-#: Bytes to pass to OpenSSL at once: a TLS record of the largest size, and a small record. OpenSSL
-#: reports the lack of a part of a record by an exception, which takes as long as to decrypt some
-#: kilobytes.
-PIECE: Final = (1 << 14) + 128
+_T = TypeVar("_T")
 
-# The plaintext of a TLS record has at most 16 KiB.
-_LARGEST_RECORD: Final = 1 << 14
-# Bytes to encrypt at once: a record, and the header of a frame.
-_AT_ONCE: Final = _LARGEST_RECORD + 16
-# Bytes to pass to the transport at once.
+# Read once: contexts and connections of both kinds would be hard to tell apart.
+_IS_OFF: Final = bool(os.environ.get("AIOWEBSOCKETCLIENT_NO_TLS_MEMORY"))
+
+# Bytes to receive at once, as in asyncio.
+_BUFFER: Final = 256 << 10
+# The plaintext of a TLS record has at most 16 KiB. OpenSSL decrypts no more at once.
+_RECORD: Final = 1 << 14
+# Bytes to decrypt at once before shrink(): a record, and what encryption adds.
+_PIECE: Final = _RECORD + 128
+_NOTHING: Final = memoryview(b"")
+# Bytes to encrypt, and to pass to the transport at once.
 _BATCH: Final = 1 << 16
+# The end of a message goes with what is before it.
+_LARGEST_BATCH: Final = _BATCH + _RECORD
 
-# Bytes to receive at once. From 128 KiB on, malloc may map new pages for what is decrypted.
-_BUFFER: Final = 124 << 10
-
-# Three quarters of a piece.
-_ROOM: Final = bytes(PIECE * 3 // 4)
-
-# A TLS record begins with its kind (RFC 8446, 5.1), its version (two bytes), and its length (two).
-_HEADER: Final = 5
-_KINDS: Final = range(20, 25)
-_VERSION: Final = 3
-
-# Read buffers, shared by the connections of a loop.
-_buffers: Final["WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview]"] = WeakKeyDictionary()
+# When OpenSSL before 3.2 receives a session ticket, it allocates 16 KiB to write with, and keeps
+# them until the next write.
+_IS_OPENSSL: Final = ssl.OPENSSL_VERSION.startswith("OpenSSL ")
+_KEEPS_MEMORY_TO_WRITE: Final = _IS_OPENSSL and ssl.OPENSSL_VERSION_INFO < (3, 2)
 
 
-def shrink(transport: Any, loop: asyncio.AbstractEventLoop) -> bool:
+class _Workspace:
+    """The buffers that all TLS connections of a loop use in turn.
+
+    An operation holds ``lock``, sets ``user`` to its connection, and leaves the BIOs empty.
+
+    A finalizer can run at any moment, and in any thread, and may close another connection.  So an
+    operation that finds ``user`` set has interrupted another operation of the same thread.  Then it
+    first takes away what the BIOs contain, and finally writes it back.
+    """
+
+    __slots__ = ("buffer", "incoming", "lock", "outgoing", "user")
+
+    def __init__(self) -> None:
+        self.buffer = memoryview(bytearray(_BUFFER))
+        self.incoming = ssl.MemoryBIO()
+        self.outgoing = ssl.MemoryBIO()
+        self.lock = RLock()
+        self.user: _SharingObject | None = None
+
+
+_workspaces: Final["WeakKeyDictionary[asyncio.AbstractEventLoop, _Workspace]"] = WeakKeyDictionary()
+
+# Sharing contexts by the contexts of users.
+_contexts: Final["WeakKeyDictionary[ssl.SSLContext, _SharingContext]"] = WeakKeyDictionary()
+
+
+def sharing(context: Any) -> Any:
+    """Return a context like ``context``, whose connections share the buffers of the running loop.
+
+    Returns ``context`` itself where that is not possible.
+    """
+    if _IS_OFF or not makes_known_tls(get_running_loop()):
+        return context
+    if not isinstance(context, ssl.SSLContext) or isinstance(context, _SharingContext):
+        return context
+    found = _contexts.get(context)
+    if found is None:
+        found = _contexts[context] = _SharingContext(context)
+    return found
+
+
+def shrink(transport: Any) -> bool:
     """Make a connection small that has just done its TLS handshake.
 
-    Returns whether that was possible.  Must not be called while data is received: between
-    ``get_buffer()`` and ``buffer_updated()`` of asyncio's protocol.
+    Returns whether that was possible: only with a context from :func:`sharing`.  Must not be called
+    while data is received: between ``get_buffer()`` and ``buffer_updated()`` of asyncio's protocol.
     """
     if not has_known_tls(transport):
         return False
     protocol = transport._ssl_protocol
-    buffer = _buffers.get(loop)
-    if buffer is None:
-        buffer = _buffers[loop] = memoryview(bytearray(_BUFFER))
-    protocol._ssl_buffer = protocol._ssl_buffer_view = buffer
+    sslobj = protocol._sslobj
+    if not isinstance(sslobj, _SharingObject):
+        return False
+    protocol._ssl_buffer = protocol._ssl_buffer_view = sslobj.workspace.buffer
+    # Those that the handshake has used are larger.
+    if not protocol._incoming.pending:
+        protocol._incoming = sslobj.incoming = ssl.MemoryBIO()
+    if not protocol._outgoing.pending:
+        protocol._outgoing = sslobj.outgoing = ssl.MemoryBIO()
+    if _KEEPS_MEMORY_TO_WRITE:
+        # Sends nothing.
+        sslobj.write(b"")
+    protocol._sslcontext = protocol._extra["sslcontext"] = sslobj.context
     protocol.__class__ = _SmallProtocol
     return True
 
 
-def _make_room(bio: ssl.MemoryBIO) -> bool:
-    """Let a BIO grow to a piece, and no more: OpenSSL adds a third to what is asked for.
+# -- before and during the handshake ---------------------------------------------------------------
 
-    Returns False if the BIO is in use.
+
+class _SharingContext(ssl.SSLContext):
+    """Stands in for a user's context when asyncio opens a connection."""
+
+    _context: "ref[ssl.SSLContext]"
+
+    def __new__(cls, context: ssl.SSLContext) -> Self:
+        self = super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
+        # Weakly: this context lives as long as the other.
+        self._context = ref(context)
+        return self
+
+    def wrap_bio(
+        self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *args: Any, **options: Any
+    ) -> ssl.SSLObject:
+        """Return a connection of the user's context."""
+        context = self._context()
+        assert context is not None
+        loop = get_running_loop()
+        if loop is None or not makes_known_tls(loop):
+            return context.wrap_bio(incoming, outgoing, *args, **options)
+        workspace = _workspaces.get(loop)
+        if workspace is None:
+            workspace = _workspaces[loop] = _Workspace()
+        made: Any = context.wrap_bio(workspace.incoming, workspace.outgoing, *args, **options)
+        try:
+            kind: type[ssl.SSLObject] = type(made)
+            made.__class__ = _sharing_kind(kind)  # type: ignore[arg-type]
+        except TypeError:
+            # A class of the user's, which may do more.
+            return context.wrap_bio(incoming, outgoing, *args, **options)
+        made.workspace, made.rest = workspace, _NOTHING
+        made.incoming, made.outgoing = incoming, outgoing
+        sslobj: ssl.SSLObject = made
+        return sslobj
+
+
+class _SharingObject(ssl.SSLObject):
+    """A TLS connection on the BIOs of a workspace.
+
+    The other side of both BIOs are the BIOs of asyncio's protocol, ``incoming`` and ``outgoing``.
     """
-    if bio.pending:
-        return False
-    bio.write(_ROOM)
-    bio.read()
-    return True
+
+    workspace: _Workspace
+    incoming: ssl.MemoryBIO
+    outgoing: ssl.MemoryBIO
+    # What was read from ``incoming``, and not by OpenSSL.
+    rest: memoryview
+
+    def do_handshake(self) -> None:
+        """Begin or continue the handshake."""
+        self._run(super().do_handshake)
+
+    def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002
+        """Decrypt at most ``len`` bytes."""
+        read = super().read
+        while True:
+            before = self._left()
+            try:
+                return self._run(read, len, buffer)
+            except ssl.SSLWantReadError:
+                # If OpenSSL has taken a part of a record, it gets the next part.
+                if self._left() in (0, before):
+                    raise
+
+    def write(self, data: Any) -> int:
+        """Encrypt data."""
+        return self._run(super().write, data)
+
+    def unwrap(self) -> None:
+        """Begin or continue the end of TLS."""
+        self._run(super().unwrap)
+
+    def _left(self) -> int:
+        return len(self.rest) + self.incoming.pending
+
+    def _run(self, operation: Callable[..., _T], *args: Any) -> _T:
+        workspace = self.workspace
+        incoming, outgoing = workspace.incoming, workspace.outgoing
+        with workspace.lock:
+            user, workspace.user = workspace.user, self
+            interrupted = incoming.read(), outgoing.read()
+            given = 0
+            try:
+                if not self.rest:
+                    self.rest = memoryview(self.incoming.read())
+                given = incoming.write(self.rest[:_PIECE])
+                return operation(*args)
+            finally:
+                self.rest = self.rest[given - incoming.pending :] or _NOTHING
+                incoming.read()
+                self.outgoing.write(outgoing.read())
+                incoming.write(interrupted[0])
+                outgoing.write(interrupted[1])
+                workspace.user = user
 
 
-def _size_of_record(header: bytes) -> int:
-    return _HEADER + int.from_bytes(header[3:_HEADER])
+@cache
+def _sharing_kind(kind: type[ssl.SSLObject]) -> type[_SharingObject]:
+    """Return a subclass of a class of TLS connections that shares buffers."""
+    if kind is ssl.SSLObject:
+        return _SharingObject
+    if (kind.read, kind.write) != (ssl.SSLObject.read, ssl.SSLObject.write):
+        raise TypeError
+    return type(kind.__name__, (_SharingObject, kind), {"__module__": kind.__module__})
+
+
+# -- after the handshake ---------------------------------------------------------------------------
 
 
 class _SmallProtocol(TLS_PROTOCOL):  # type: ignore[misc]
-    """asyncio's protocol of an established TLS connection, which keeps its BIOs small."""
+    """asyncio's protocol of an established TLS connection, which uses a workspace.
 
-    # From now on, only the size of a read from OpenSSL, which returns no more than a record. Python
-    # allocates that size before. The shared buffer is larger, and asyncio passes it on as it is.
-    max_size = _LARGEST_RECORD
+    Its own BIOs are only for what arrives while nothing may be decrypted, for answers of OpenSSL to
+    the server, and for the end of TLS.
+    """
 
-    # Bytes missing of the record in which the last large read ended, and the part of its header
-    # that had arrived.
-    _record_left = 0
-    _record_header = b""
-    # Whether the BIOs have grown to a piece.
-    _has_room_to_receive = False
-    _has_room_to_send = False
+    # From now on, only the size of a read from OpenSSL. Python allocates that size before. The
+    # shared buffer is larger, and asyncio passes it on as it is.
+    max_size = _RECORD
+
+    # Whether the protocol above is taking data.
+    _is_delivering = False
 
     # -- receiving -------------------------------------------------------------------------------
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take what the transport has received."""
-        if nbytes > len(_ROOM) and not self._has_room_to_receive:
-            self._has_room_to_receive = _make_room(self._incoming)
-        if nbytes <= PIECE or not self._can_decrypt():
-            if self._record_left or self._record_header:
-                # Small reads almost always end with a record. After others, the next large read
-                # does not find the ends of records, and takes longer.
-                self._record_left, self._record_header = 0, b""
+        sslobj = self._sslobj
+        if (
+            self._state is not TLS_ESTABLISHED
+            or self._app_reading_paused
+            or self._app_protocol_is_buffer
+            or sslobj.workspace.user is not None
+            or sslobj.rest
+            or self._incoming.pending
+        ):
             super().buffer_updated(nbytes)
             return
         decrypted: list[bytes] = []
         try:
-            self._decrypt(self._ssl_buffer_view[:nbytes], decrypted)
+            is_open = self._decrypt(sslobj, nbytes, decrypted)
             if decrypted:
-                self._app_protocol.data_received(b"".join(decrypted))
+                self._deliver(decrypted[0] if len(decrypted) == 1 else b"".join(decrypted))
         except Exception as exc:
             self._fatal_error(exc, "Fatal error on SSL protocol")
-        else:
-            # Finds the end of TLS, and sends what OpenSSL has to answer.
+            return
+        if not is_open:
+            # Finds the end of TLS again.
             self._do_read()
+        elif self._write_backlog:
+            self._do_write()
+        elif self._outgoing.pending:
+            self._process_outgoing()
 
-    def _can_decrypt(self) -> bool:
-        return self._state is TLS_ESTABLISHED and not (
-            self._app_reading_paused or self._app_protocol_is_buffer
-        )
+    def _decrypt(self, sslobj: _SharingObject, nbytes: int, decrypted: list[bytes]) -> bool:
+        """Decrypt all records that are complete; return False at the end of TLS."""
+        workspace, read = sslobj.workspace, sslobj._sslobj.read  # type: ignore[attr-defined]
+        incoming = workspace.incoming
+        with workspace.lock:
+            workspace.user = sslobj
+            try:
+                incoming.write(workspace.buffer[:nbytes])
+                while chunk := read(_RECORD):
+                    decrypted.append(chunk)
+                    # OpenSSL takes whole records from the BIO. It reports the lack of a record by
+                    # an exception, which takes as long as to decrypt some kilobytes.
+                    if not incoming.pending:
+                        break
+                else:
+                    return False
+            except ssl.SSLWantReadError:
+                # OpenSSL has taken the part of a record.
+                pass
+            finally:
+                if incoming.pending:
+                    # After the end of TLS, or an error.
+                    self._incoming.write(incoming.read())
+                if workspace.outgoing.pending:
+                    self._outgoing.write(workspace.outgoing.read())
+                workspace.user = None
+        return True
 
-    def _decrypt(self, data: memoryview, decrypted: list[bytes]) -> None:
-        bio, read = self._incoming, self._sslobj.read
-        at, size = 0, len(data)
-        ends = self._ends_of_records(data)
-        while at < size:
-            end = ends.pop() if ends else size
-            # Small records go together.
-            while ends and ends[-1] - at <= PIECE:
-                end = ends.pop()
-            while at < end:
-                until = min(at + PIECE, end)
-                bio.write(data[at:until])
-                at = until
-                try:
-                    while chunk := read(_LARGEST_RECORD):
-                        decrypted.append(chunk)
-                        if not bio.pending:
-                            break
-                    else:
-                        # The end of TLS, which the next read finds again.
-                        return
-                except ssl.SSLWantReadError:
-                    pass
-
-    def _ends_of_records(self, data: memoryview) -> list[int]:
-        """Return where records end in received data, the last first, as far as that is known."""
-        size, at = len(data), self._record_left
-        ends = [at] if 0 < at < size else []
-        if self._record_header:
-            header = self._record_header + data[: _HEADER - len(self._record_header)]
-            at = _size_of_record(header) - len(self._record_header)
-            self._record_header = b""
-            ends.append(at)
-        while at + _HEADER <= size:
-            if data[at] not in _KINDS or data[at + 1] != _VERSION:
-                # Not a header, because the start of a record was not known.
-                at = size
-                break
-            at += _HEADER + (data[at + 3] << 8 | data[at + 4])
-            ends.append(at)
-        self._record_left = max(0, at - size)
-        if at < size:
-            self._record_header = bytes(data[at:])
-        while ends and ends[-1] >= size:
-            ends.pop()
-        ends.reverse()
-        return ends
+    def _deliver(self, data: bytes) -> None:
+        self._is_delivering = True
+        try:
+            self._app_protocol.data_received(data)
+        finally:
+            self._is_delivering = False
+        if self._app_reading_paused and not self._ssl_reading_paused:
+            # Before the transport reads again. By then, the data may have been taken.
+            self._loop.call_soon(self._pause_socket)
 
     def _pause_reading(self) -> None:
-        # asyncio's would let the BIO grow up to 256 KiB first.
+        # asyncio's would receive up to 256 KiB more.
         super()._pause_reading()
-        if not self._ssl_reading_paused:
+        if not self._is_delivering:
+            self._pause_socket()
+
+    def _pause_socket(self) -> None:
+        if self._app_reading_paused and not self._ssl_reading_paused and self._transport:
             self._ssl_reading_paused: bool = True
             self._transport.pause_reading()
 
     def _control_ssl_reading(self) -> None:
-        if not self._app_reading_paused:
-            super()._control_ssl_reading()
+        if self._ssl_reading_paused and not self._app_reading_paused and self._transport:
+            self._ssl_reading_paused = False
+            self._transport.resume_reading()
 
     # -- sending ---------------------------------------------------------------------------------
 
+    def _write_appdata(self, list_of_data: Iterable[Any]) -> None:
+        if self._state is not TLS_ESTABLISHED:
+            super()._write_appdata(list_of_data)
+            return
+        try:
+            for data in list_of_data:
+                if type(data) is memoryview:
+                    # Its items may be larger than a byte.
+                    data = data.cast("B")
+                self._write_backlog.append(data)
+                self._write_buffer_size += len(data)
+            self._do_write()
+        except Exception as exc:
+            self._fatal_error(exc, "Fatal error on SSL protocol")
+
     def _do_write(self) -> None:
         """Encrypt and send what is to be sent, as far as the transport takes it."""
-        if self._state is not TLS_ESTABLISHED:
-            # The end of TLS comes after everything.
-            super()._do_write()
+        sslobj = self._sslobj
+        user = sslobj.workspace.user
+        if self._state is not TLS_ESTABLISHED or user is not None:
+            # The end of TLS comes after everything. A finalizer may write at any moment, but must
+            # not overtake what its own connection is writing.
+            if user is not sslobj:
+                super()._do_write()
             return
-        backlog, write, transport = self._write_backlog, self._sslobj.write, self._transport
+        backlog, transport = self._write_backlog, self._transport
+        if self._outgoing.pending:
+            self._process_outgoing()
         try:
             # asyncio logs repeated writes to a socket that has failed.
             while backlog and not (self._ssl_writing_paused or transport.is_closing()):
-                data = backlog[0]
-                if self._outgoing.pending + len(data) > _AT_ONCE:
-                    self._send(self._outgoing.read())
-                if len(data) > len(_ROOM) and not self._has_room_to_send:
-                    self._has_room_to_send = _make_room(self._outgoing)
-                if len(data) <= _AT_ONCE:
-                    count = write(data)
-                else:
-                    data = backlog[0] = memoryview(data)
-                    count = self._encrypt_batch(data, write)
-                self._write_buffer_size -= count
-                if count == len(data):
-                    del backlog[0]
-                else:
-                    backlog[0] = data[count:]
+                transport.write(self._encrypt(sslobj, backlog))
         except ssl.SSLWantReadError:
             # The server wants a handshake first.
-            pass
-        self._process_outgoing()
+            self._process_outgoing()
+        else:
+            self._control_app_writing()
 
-    def _encrypt_batch(self, data: memoryview, write: Callable[[memoryview], int]) -> int:
-        """Encrypt and send a part of a large message; return its size."""
-        encrypted: list[bytes] = []
-        # The end of a message goes with what is before it.
-        at, end = 0, len(data) if len(data) <= _BATCH + _LARGEST_RECORD else _BATCH
-        try:
-            while at < end:
-                at += write(data[at : at + _LARGEST_RECORD])
-                encrypted.append(self._outgoing.read())
-        except ssl.SSLWantReadError:
-            if not at:
+    def _encrypt(self, sslobj: _SharingObject, backlog: deque[Any]) -> bytes:
+        """Encrypt as much as the transport gets at once."""
+        workspace, write = sslobj.workspace, sslobj._sslobj.write  # type: ignore[attr-defined]
+        left = _LARGEST_BATCH
+        with workspace.lock:
+            workspace.user = sslobj
+            try:
+                while backlog and left > _RECORD:
+                    data = backlog[0]
+                    size = len(data)
+                    if size <= left:
+                        write(data)
+                        del backlog[0]
+                    else:
+                        data = backlog[0] = memoryview(data)
+                        size = write(data[: left - _RECORD])
+                        backlog[0] = data[size:]
+                    self._write_buffer_size -= size
+                    left -= size
+                return workspace.outgoing.read()
+            except BaseException:
+                # An alert, or a part of a handshake.
+                self._outgoing.write(workspace.outgoing.read())
                 raise
-        self._send(b"".join(encrypted))
-        return at
-
-    def _send(self, encrypted: bytes) -> None:
-        if encrypted:
-            self._transport.write(encrypted)
+            finally:
+                workspace.user = None
 
     def resume_writing(self) -> None:
         """Go on with what waits for the transport."""

@@ -4,32 +4,43 @@ On uvloop, nothing is replaced; the same must hold.
 """
 
 import asyncio
+import contextlib
 import gc
+import itertools
 import os
 import random
+import shutil
 import ssl
-from collections.abc import AsyncIterator
-from typing import Any
+import subprocess
+import sys
+import threading
+from array import array
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, ClassVar
+from weakref import ref
 
 import aiohttp
 import pytest
 import pytest_asyncio
 from aiohttp import WSMsgType, web
 
-from aiowebsocketclient import tls_memory
+from aiowebsocketclient import WebSocketClientSession, tls_memory
 from aiowebsocketclient._aiohttp_private import TLS_NAMES
-from aiowebsocketclient.tls_memory import PIECE, _SmallProtocol
+from aiowebsocketclient.tls_memory import _SharingObject, _SmallProtocol
 
 from .conftest import SessionFactory, until
 from .proxy import Proxy, proxying
 from .servers import Server, serving
+from .test_faults_proxies import forward_proxy
 
 MB = 1 << 20
 RECORD = 1 << 14
-SIZES = (1, 125, 126, RECORD - 1, RECORD, RECORD + 1, PIECE, 65_536, 100_000, MB, 4 * MB - 1)
-
-# Bytes that OpenSSL adds to a record, at most, and the largest header of a frame.
-OVERHEAD = 300
+SIZES = (1, 125, 126, RECORD - 1, RECORD, RECORD + 1, 65_536, 80_000, 100_000, MB, 4 * MB - 1)
 
 
 class Echo(Server):
@@ -39,8 +50,9 @@ class Echo(Server):
         ws = web.WebSocketResponse(max_msg_size=0, timeout=1.0)
         await ws.prepare(request)
         self.sockets.append(ws)
-        assert request.transport is not None
-        self.transports.append(request.transport)
+        transport = request.transport
+        assert transport is not None
+        self.transports.append(transport)
         try:
             async for message in ws:
                 if request.path == "/slow":
@@ -50,7 +62,7 @@ class Echo(Server):
                 else:
                     await ws.send_bytes(message.data)
         finally:
-            self.transports.remove(request.transport)
+            self.transports.remove(transport)
             self.sockets.remove(ws)
             self.close_codes.append(ws.close_code)
         return ws
@@ -82,13 +94,15 @@ class Bio:
     def __init__(self, bio: ssl.MemoryBIO) -> None:
         self._bio = bio
         self.most = 0
-        #: The sizes of what was written.
-        self.sizes: list[int] = []
+        #: Called once, after something was written.
+        self.on_write: Callable[[], object] | None = None
 
     def write(self, data: Any) -> int:
-        self.sizes.append(len(data))
         written = self._bio.write(data)
         self.most = max(self.most, self.pending)
+        if data and self.on_write is not None:
+            on_write, self.on_write = self.on_write, None
+            on_write()
         return written
 
     def read(self) -> bytes:
@@ -100,10 +114,22 @@ class Bio:
         return self._bio.pending
 
 
-def recorded(ws: Any) -> tuple[Bio, Bio]:
-    protocol = protocol_of(ws)
-    protocol._incoming, protocol._outgoing = Bio(protocol._incoming), Bio(protocol._outgoing)
+def recorded(protocol: Any) -> tuple[Bio, Bio]:
+    """Record what the BIOs of a connection contain, which keep that size."""
+    sslobj = protocol._sslobj
+    protocol._incoming = sslobj.incoming = Bio(protocol._incoming)
+    protocol._outgoing = sslobj.outgoing = Bio(protocol._outgoing)
     return protocol._incoming, protocol._outgoing
+
+
+async def small_connection(
+    port: int, context: ssl.SSLContext
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Open a connection that is no WebSocket, as the pool does."""
+    sharing = tls_memory.sharing(context)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=sharing)
+    assert tls_memory.shrink(writer.transport)
+    return reader, writer
 
 
 async def check(ws: aiohttp.ClientWebSocketResponse, *sizes: int) -> None:
@@ -184,7 +210,7 @@ async def test_a_reader_that_is_slow(
 ) -> None:
     session = make_session()
     async with session.ws_connect(echo.url(), ssl=client_tls, max_msg_size=0) as ws:
-        bios = recorded(ws) if is_asyncio() else ()
+        bios = recorded(protocol_of(ws)) if is_asyncio() else ()
         count = 40
         for _ in range(count):
             await ws.send_str(str(300_000))
@@ -196,7 +222,7 @@ async def test_a_reader_that_is_slow(
         for _ in range(count):
             assert await ws.receive_bytes() == random.Random("300000").randbytes(300_000)
         assert not http._reading_paused
-        assert all(bio.most <= PIECE for bio in bios)
+        assert not any(bio.most for bio in bios)
     assert session.stats().idle == 1
 
 
@@ -206,7 +232,7 @@ async def test_a_server_that_does_not_read(
     """The sender waits as without TLS, and nothing is lost or out of order."""
     echo.gate.clear()
     async with make_session().ws_connect(echo.url("/slow"), ssl=client_tls, max_msg_size=0) as ws:
-        bios = recorded(ws) if is_asyncio() else ()
+        bios = recorded(protocol_of(ws)) if is_asyncio() else ()
         sent = [random.Random(number).randbytes(MB) for number in range(24)]
         http: Any = ws._conn.protocol  # type: ignore[union-attr]
 
@@ -224,7 +250,7 @@ async def test_a_server_that_does_not_read(
         echo.gate.set()
         assert [await ws.receive_bytes() for _ in sent] == sent
         await sending
-        assert all(bio.most <= PIECE + OVERHEAD for bio in bios)
+        assert not any(bio.most for bio in bios)
 
 
 @pytest.mark.parametrize("size", [1, MB])
@@ -251,14 +277,17 @@ async def test_what_is_sent_before_the_end_arrives(
     assert echo.close_codes == [1000]
 
 
-@pytest.mark.parametrize("end", ["close", "abort", "notify"])
+@pytest.mark.parametrize("end", ["close", "abort", "notify", "FIN"])
 async def test_the_server_ends_it(
-    echo: Echo, make_session: SessionFactory, client_tls: ssl.SSLContext, end: str
+    echo: Echo, proxy: Proxy, make_session: SessionFactory, client_tls: ssl.SSLContext, end: str
 ) -> None:
     session = make_session()
-    async with session.ws_connect(echo.url(), ssl=client_tls) as ws:
+    async with session.ws_connect(proxy.url(scheme="wss"), ssl=client_tls) as ws:
         await check(ws, MB)
-    if end == "close":
+    if end == "FIN":
+        # TLS is not closed.
+        proxy.links[0].end()
+    elif end == "close":
         await echo.sockets[0].close()
     elif end == "abort":
         echo.transports[0].abort()
@@ -285,8 +314,7 @@ async def test_what_arrives_with_the_end_is_received(
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_tls) as server:
         port = server.sockets[0].getsockname()[1]
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=client_tls)
-        assert tls_memory.shrink(writer.transport, asyncio.get_running_loop())
+        reader, writer = await small_connection(port, client_tls)
         writer.write(b"x")
         assert await reader.read(-1) == sent
         writer.close()
@@ -334,21 +362,20 @@ async def test_what_a_full_transport_left_is_sent_later(
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_tls) as server:
         port = server.sockets[0].getsockname()[1]
-        _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=client_tls)
+        _, writer = await small_connection(port, client_tls)
         transport: Any = writer.transport
-        assert tls_memory.shrink(transport, asyncio.get_running_loop())
         protocol = transport._ssl_protocol
-        outgoing = protocol._outgoing = Bio(protocol._outgoing)
+        _, outgoing = recorded(protocol)
         sent = random.Random(size).randbytes(total)
         for at in range(0, total, size):
             transport.write(sent[at : at + size])
         assert protocol._ssl_writing_paused
         assert protocol._write_buffer_size == sum(map(len, protocol._write_backlog)) > 0
         if ends == "stays":
-            assert outgoing.most <= PIECE + OVERHEAD
+            assert not outgoing.most
             go_on.set()
             await until(lambda: not protocol._write_backlog)
-            assert outgoing.most <= PIECE + OVERHEAD
+            assert not outgoing.most
         elif ends == "closes paused":
             transport.pause_reading()
         transport.close()
@@ -413,6 +440,127 @@ async def test_every_version_of_tls(
         await check(ws, *SIZES)
 
 
+# What OpenSSL's server does for a letter: agrees on new keys for both directions, or for one (RFC
+# 8446, 4.6.3), or on all by a new handshake.
+ORDERS = [("-tls1_3", "K"), ("-tls1_3", "k"), ("-tls1_2", "r")]
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+@pytest.mark.parametrize(("version", "order"), ORDERS)
+async def test_the_server_wants_another_key(
+    authority: Any,
+    client_tls: ssl.SSLContext,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    version: str,
+    order: str,
+) -> None:
+    if not is_asyncio():
+        pytest.skip("nothing is replaced on uvloop")
+    sizes: list[int] = []
+    decrypt: Any = _SmallProtocol._decrypt
+
+    def noted(self: Any, sslobj: Any, nbytes: int, decrypted: list[bytes]) -> Any:
+        sizes.append(nbytes)
+        return decrypt(self, sslobj, nbytes, decrypted)
+
+    monkeypatch.setattr(_SmallProtocol, "_decrypt", noted)
+    certificate = tmp_path / "server.pem"
+    issued = authority.issue_cert("127.0.0.1")
+    issued.private_key_and_cert_chain_pem.write_to_path(str(certificate))
+    process = await asyncio.create_subprocess_exec(
+        *("openssl", "s_server", "-accept", "127.0.0.1:0", version, "-cert", str(certificate)),
+        *("-key", str(certificate)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        while not (said := await process.stdout.readline()).startswith(b"ACCEPT"):
+            assert said
+        port = int(said.rpartition(b":")[2])
+        reader, writer = await small_connection(port, client_tls)
+        process.stdin.write(b"\xff")
+        # The tickets come before.
+        assert await reader.readexactly(1) == b"\xff"
+        for number in range(3):
+            # No letters: they are orders to the server, and the server says more than it receives.
+            sent = bytes(random.Random(number).choices(range(128, 256), k=40_000))
+            before = len(sizes)
+            writer.write(sent)
+            process.stdin.write(order.encode() + b"\n")
+            await until(lambda before=before: len(sizes) > before)
+            process.stdin.write(sent)
+            assert await reader.readexactly(len(sent)) == sent
+            writer.write(sent)
+            received = b""
+            while len(received) < 2 * len(sent):
+                received += bytes(byte for byte in await process.stdout.read(MB) if byte > 127)
+            assert received == 2 * sent
+        writer.transport.abort()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+    finally:
+        process.kill()
+        await process.wait()
+        process._transport.close()  # type: ignore[attr-defined]
+
+
+@asynccontextmanager
+async def https_proxy(server_tls: ssl.SSLContext) -> AsyncIterator[int]:
+    """Serve CONNECT inside TLS; yields the port."""
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            while data := await reader.read(MB):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readuntil(b"\r\n\r\n")
+        host, port = request.split()[1].split(b":")
+        server = await asyncio.open_connection(host.decode(), int(port))
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        await asyncio.gather(pump(reader, server[1]), pump(server[0], writer))
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_tls) as proxy:
+        yield proxy.sockets[0].getsockname()[1]
+
+
+@pytest.mark.parametrize("proxy_is_tls", [False, True])
+async def test_through_a_forward_proxy(
+    echo: Echo,
+    make_session: SessionFactory,
+    server_tls: ssl.SSLContext,
+    client_tls: ssl.SSLContext,
+    proxy_is_tls: bool,
+) -> None:
+    """TLS begins on an open connection; or inside TLS, where the buffers cannot be replaced."""
+    session = make_session()
+    async with AsyncExitStack() as stack:
+        if proxy_is_tls:
+            port = await stack.enter_async_context(https_proxy(server_tls))
+            url = f"https://127.0.0.1:{port}/"
+        else:
+            url = (await stack.enter_async_context(forward_proxy(echo))).url(scheme="http")
+        for _ in range(2):
+            async with session.ws_connect(
+                echo.url(), proxy=url, ssl=client_tls, max_msg_size=0
+            ) as ws:
+                await check(ws, *SIZES)
+                if is_asyncio():
+                    protocol = protocol_of(ws)
+                    assert isinstance(protocol._sslobj, _SharingObject)
+                    assert isinstance(protocol, _SmallProtocol) != proxy_is_tls
+                    # OpenSSL has read everything.
+                    assert not protocol._sslobj.rest
+        assert ws.reused
+        await session.close()
+
+
 async def test_a_detached_connection(
     echo: Echo, make_session: SessionFactory, client_tls: ssl.SSLContext
 ) -> None:
@@ -423,10 +571,10 @@ async def test_a_detached_connection(
     await until(lambda: echo.close_codes == [1000])
 
 
-# -- where it applies ------------------------------------------------------------------------------
+# -- a workspace -----------------------------------------------------------------------------------
 
 
-async def test_one_buffer_for_all_connections_of_a_loop(
+async def test_one_workspace_for_all_connections_of_a_loop(
     echo: Echo, make_session: SessionFactory, client_tls: ssl.SSLContext
 ) -> None:
     session = make_session()
@@ -434,24 +582,551 @@ async def test_one_buffer_for_all_connections_of_a_loop(
     if is_asyncio():
         protocols = [protocol_of(ws) for ws in handles]
         assert {type(protocol) for protocol in protocols} == {_SmallProtocol}
-        assert len({id(protocol._ssl_buffer) for protocol in protocols}) == 1
-        assert protocols[0]._ssl_buffer is protocols[0]._ssl_buffer_view
+        (buffer,) = {id(protocol._ssl_buffer) for protocol in protocols}
+        assert {id(protocol._ssl_buffer_view) for protocol in protocols} == {buffer}
+        (workspace,) = {protocol._sslobj.workspace for protocol in protocols}
+        assert id(workspace.buffer) == buffer
     # Each with its own data, in turn and at the same time.
     await asyncio.gather(*(check(ws, *(n * 10_001 for n in range(1, 30))) for ws in handles))
     for ws in handles:
         await ws.release()
 
 
-async def test_the_buffer_of_a_loop_ends_with_it() -> None:
+async def test_many_connections_do_not_mix(
+    echo: Echo, make_session: SessionFactory, client_tls: ssl.SSLContext
+) -> None:
+    """Handshakes, messages of all sizes and ends at the same time."""
+    session = make_session(max_connecting=20)
+
+    async def use(number: int) -> None:
+        draw = random.Random(number)
+        for _ in range(4):
+            async with session.ws_connect(echo.url(), ssl=client_tls, max_msg_size=0) as ws:
+                for _ in range(5):
+                    size = draw.choice((1, 100, 5_000, 20_000, 150_000, 500_000))
+                    data = draw.randbytes(size)
+                    await ws.send_bytes(data)
+                    assert await ws.receive_bytes() == data
+                if draw.random() < 0.3:
+                    await ws.close()
+
+    await asyncio.gather(*(use(number) for number in range(40)))
+    assert not session.stats().closed_lost
+
+
+def test_two_loops_at_once(server_tls: ssl.SSLContext, client_tls: ssl.SSLContext) -> None:
+    """Each has a workspace, with the same contexts."""
+    workspaces = []
+
+    async def use(number: int) -> None:
+        async with (
+            serving(Echo(), ssl_context=server_tls) as server,
+            WebSocketClientSession() as session,
+            session.ws_connect(server.url(), ssl=client_tls, max_msg_size=0) as ws,
+        ):
+            workspaces.append(protocol_of(ws)._sslobj.workspace)
+            for size in range(number, 1_000_000, 50_021):
+                await check(ws, size)
+
+    with ThreadPoolExecutor() as threads:
+        for running in [threads.submit(asyncio.run, use(number)) for number in range(1, 4)]:
+            running.result()
+    assert len(set(workspaces)) == 3
+
+
+async def test_the_workspace_of_a_loop_ends_with_it() -> None:
     def run() -> None:
         loop = asyncio.new_event_loop()
-        tls_memory._buffers[loop] = memoryview(b"")
+        tls_memory._workspaces[loop] = tls_memory._Workspace()
         loop.close()
 
-    before = len(tls_memory._buffers)
+    before = len(tls_memory._workspaces)
     await asyncio.to_thread(run)
     gc.collect()
-    assert len(tls_memory._buffers) <= before
+    assert len(tls_memory._workspaces) <= before
+
+
+async def test_a_context_is_collected(
+    echo: Echo, make_session: SessionFactory, authority: Any
+) -> None:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    session = make_session()
+    ws = await session.ws_connect(echo.url(), ssl=context)
+    seen = ref(context)
+    assert (context in tls_memory._contexts) == is_asyncio()
+    await ws.close()
+    await session.close()
+    del ws, context, session
+    await until(lambda: gc.collect() + 1 and seen() is None)
+
+
+async def test_what_a_connection_tells(
+    echo: Echo, make_session: SessionFactory, client_tls: ssl.SSLContext
+) -> None:
+    """The context is the user's."""
+    async with make_session().ws_connect(echo.url(), ssl=client_tls) as ws:
+        assert ws.get_extra_info("sslcontext") is client_tls
+        found = ws.get_extra_info("ssl_object")
+        assert isinstance(found, ssl.SSLObject) or not is_asyncio()
+        assert found.context is client_tls
+        assert found.server_hostname == "127.0.0.1"
+        assert found.selected_alpn_protocol() is None
+        assert not found.pending()
+
+
+# -- a finalizer, and another thread ---------------------------------------------------------------
+
+
+async def two_connections(
+    echo: Echo, session: WebSocketClientSession[Any], client_tls: ssl.SSLContext
+) -> tuple[Any, Any]:
+    """Return one connection, and another with another handshake."""
+    return (
+        await session.ws_connect(echo.url(), ssl=client_tls, max_msg_size=0),
+        await session.ws_connect(echo.url("/other"), ssl=client_tls, max_msg_size=0),
+    )
+
+
+@pytest.mark.parametrize("what", ["close", "send", "abort", "read"])
+@pytest.mark.parametrize("when", ["decrypts", "encrypts", "shakes hands"])
+async def test_an_operation_that_a_finalizer_interrupts(
+    echo: Echo,
+    make_session: SessionFactory,
+    authority: Any,
+    client_tls: ssl.SSLContext,
+    when: str,
+    what: str,
+) -> None:
+    """A finalizer runs at any moment, and may use another connection of the loop."""
+    if not is_asyncio():
+        pytest.skip("nothing is replaced on uvloop")
+    session = make_session()
+    ws, other = await two_connections(echo, session, client_tls)
+    protocol, transport = protocol_of(other), other._conn.transport
+    workspace = protocol._sslobj.workspace
+    users = []
+
+    def finalize() -> None:
+        users.append(workspace.user)
+        if what == "close":
+            transport.close()
+        elif what == "abort":
+            transport.abort()
+        elif what == "send":
+            other._writer.transport.write(b"\x89\x80\0\0\0\0" * 10_000)
+        else:
+            protocol._do_read()
+
+    real = workspace.incoming
+    if when == "encrypts":
+        protocol_of(ws)._write_backlog = Interrupted(finalize)
+    elif when == "decrypts":
+        workspace.incoming = Bio(real)
+        workspace.incoming.on_write = finalize
+    else:
+        # Called by OpenSSL for each part of a handshake.
+        context: Any = ssl.create_default_context()
+        authority.configure_trust(context)
+        calls = itertools.count()
+        context._msg_callback = lambda *_: finalize() if next(calls) == 4 else None
+        async with session.ws_connect(echo.url(), ssl=context) as third:
+            await check(third, MB, 1)
+        context._msg_callback = None
+    await check(ws, MB, 1)
+    workspace.incoming = real
+    assert users[0] is not None
+    if what in ("send", "read"):
+        await check(other, MB, 1)
+    else:
+        await until(lambda: transport.is_closing() and protocol._transport is None)
+    await other.release()
+    await check(ws, 300_000, 1)
+    assert workspace.user is None
+    assert not workspace.incoming.pending
+    assert not workspace.outgoing.pending
+    await ws.release()
+
+
+class Interrupted(deque[Any]):
+    """A backlog that calls a function once, while its first data is being encrypted."""
+
+    def __init__(self, finalize: Callable[[], object]) -> None:
+        super().__init__()
+        self._finalize: Callable[[], object] | None = finalize
+
+    def __delitem__(self, index: Any) -> None:
+        super().__delitem__(index)
+        if self._finalize is not None:
+            finalize, self._finalize = self._finalize, None
+            finalize()
+
+
+async def test_a_finalizer_that_sends_on_the_connection_that_it_interrupts(
+    echo: Echo, make_session: SessionFactory, client_tls: ssl.SSLContext
+) -> None:
+    """Its data comes after what is being encrypted, and not twice."""
+    if not is_asyncio():
+        pytest.skip("nothing is replaced on uvloop")
+    async with make_session().ws_connect(echo.url(), ssl=client_tls) as ws:
+        transport: Any = ws._conn.transport  # type: ignore[union-attr]
+        # A masked PING, with an empty mask.
+        ping = b"\x89\x80\0\0\0\0"
+        protocol_of(ws)._write_backlog = Interrupted(lambda: transport.write(ping))
+        await check(ws, 50_000, MB, 1)
+
+
+async def test_another_thread(
+    echo: Echo, make_session: SessionFactory, client_tls: ssl.SSLContext
+) -> None:
+    """The garbage collector runs in any thread, and aiohttp closes lost connections in it."""
+    if not is_asyncio():
+        pytest.skip("nothing is replaced on uvloop")
+    ws, other = await two_connections(echo, make_session(), client_tls)
+    sslobj, ended = protocol_of(other)._sslobj, threading.Event()
+    # The server does not get it.
+    sslobj.outgoing = ssl.MemoryBIO()
+
+    def use() -> int:
+        count = 0
+        while not ended.is_set():
+            sslobj.write(bytes(20_000))
+            sslobj.outgoing.read()
+            with contextlib.suppress(ssl.SSLWantReadError):
+                sslobj.read()
+            count += 1
+        return count
+
+    using = asyncio.get_running_loop().run_in_executor(None, use)
+    try:
+        for size in range(1, 2_000_000, 50_021):
+            await check(ws, size)
+    finally:
+        ended.set()
+    assert await using > 1
+    assert not sslobj.workspace.incoming.pending
+    await ws.release()
+    other._conn.transport.abort()
+    await other.release()
+
+
+# -- what else uses the protocol -------------------------------------------------------------------
+
+
+async def test_items_that_are_larger_than_a_byte(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    if not is_asyncio():
+        pytest.skip("nothing is replaced on uvloop")
+    async with echoing(server_tls) as port:
+        reader, writer = await small_connection(port, client_tls)
+        protocol: Any = writer.transport._ssl_protocol  # type: ignore[attr-defined]
+        for size in (1, 10_000, 500_000):
+            items = array("d", range(size))
+            writer.transport.write(memoryview(items))
+            assert await reader.readexactly(size * 8) == items.tobytes()
+            assert protocol._write_buffer_size == 0
+        writer.transport.writelines([b"", b"1", memoryview(b"23"), bytearray(b"4"), b""])
+        assert await reader.readexactly(4) == b"1234"
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_a_protocol_that_provides_its_memory(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    if not is_asyncio():
+        pytest.skip("nothing is replaced on uvloop")
+
+    class Buffered(asyncio.BufferedProtocol):
+        received = b""
+
+        def get_buffer(self, sizehint: int) -> memoryview:
+            # asyncio takes slices of it.
+            self.buffer = memoryview(bytearray(30_000))
+            return self.buffer
+
+        def buffer_updated(self, nbytes: int) -> None:
+            self.received += self.buffer[:nbytes]
+
+    async with echoing(server_tls) as port:
+        _, writer = await small_connection(port, client_tls)
+        transport: Any = writer.transport
+        protocol = Buffered()
+        transport.set_protocol(protocol)
+        sent = random.Random(0).randbytes(MB)
+        transport.write(sent)
+        await until(lambda: len(protocol.received) == MB)
+        assert protocol.received == sent
+        # And back.
+        streams = asyncio.StreamReaderProtocol(reader := asyncio.StreamReader())
+        transport.set_protocol(streams)
+        transport.write(sent)
+        assert await reader.readexactly(MB) == sent
+        transport.abort()
+        await until(lambda: transport._ssl_protocol._transport is None)
+
+
+@pytest.mark.parametrize("high", [0, 1, 1_000_000])
+async def test_limits_of_the_read_buffer(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, high: int
+) -> None:
+    """They never stop a connection, because nothing waits in its BIO."""
+    if not is_asyncio():
+        pytest.skip("nothing is replaced on uvloop")
+    async with echoing(server_tls) as port:
+        reader, writer = await small_connection(port, client_tls)
+        transport: Any = writer.transport
+        transport.set_read_buffer_limits(high=high)
+        sent = random.Random(0).randbytes(3 * MB)
+        transport.write(sent)
+        transport.set_read_buffer_limits(high=high)
+        assert await reader.readexactly(len(sent)) == sent
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_a_protocol_that_pauses_itself(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    """It gets nothing before it resumes, and nothing waits in the BIO."""
+    if not is_asyncio():
+        pytest.skip("nothing is replaced on uvloop")
+    loop = asyncio.get_running_loop()
+
+    class Paused(asyncio.Protocol):
+        received = bytearray()
+        is_paused = False
+        is_open = True
+
+        def data_received(self, data: bytes) -> None:
+            assert not self.is_paused
+            self.received.extend(data)
+            transport.pause_reading()
+            self.is_paused = True
+            # Sometimes in the same turn of the loop.
+            delay = len(self.received) % 3 * 0.0005
+            loop.call_later(delay, self.resume) if delay else loop.call_soon(self.resume)
+
+        def resume(self) -> None:
+            self.is_paused = False
+            transport.resume_reading()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self.is_open = False
+
+    async with echoing(server_tls) as port:
+        _, writer = await small_connection(port, client_tls)
+        transport: Any = writer.transport
+        protocol = Paused()
+        transport.set_protocol(protocol)
+        incoming, _ = recorded(transport._ssl_protocol)
+        sent = random.Random(0).randbytes(4 * MB)
+        transport.write(sent)
+        await until(lambda: len(protocol.received) == len(sent))
+        assert protocol.received == sent
+        assert not incoming.most
+        transport.abort()
+        await until(lambda: not protocol.is_open)
+
+
+@pytest.mark.parametrize("size", [1, 100_000])
+async def test_a_protocol_that_raises(
+    echo: Echo,
+    server_tls: ssl.SSLContext,
+    client_tls: ssl.SSLContext,
+    make_session: SessionFactory,
+    size: int,
+) -> None:
+    """Only its own connection ends, with the same report as asyncio's."""
+    if not is_asyncio():
+        pytest.skip("nothing is replaced on uvloop")
+
+    lost: list[Any] = []
+
+    class Raising(asyncio.Protocol):
+        def data_received(self, data: bytes) -> None:
+            raise ZeroDivisionError
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            lost.append(type(exc))
+
+    ws = await make_session().ws_connect(echo.url(), ssl=client_tls)
+    told: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, found: told.append(found))
+    async with echoing(server_tls) as port:
+        _, writer = await small_connection(port, client_tls)
+        transport: Any = writer.transport
+        transport.set_protocol(Raising())
+        transport.write(bytes(size))
+        await until(lambda: lost)
+    assert lost == [ZeroDivisionError]
+    assert [type(found["exception"]) for found in told] == [ZeroDivisionError]
+    assert told[0]["message"] == "Fatal error on SSL protocol"
+    await check(ws, MB, 1)
+    await ws.release()
+
+
+async def test_an_abort_while_data_waits(
+    echo: Echo, make_session: SessionFactory, client_tls: ssl.SSLContext
+) -> None:
+    echo.gate.clear()
+    session = make_session()
+    ws, other = await two_connections(echo, session, client_tls)
+    slow: Any = await session.ws_connect(echo.url("/slow"), ssl=client_tls, max_msg_size=0)
+    sending = [asyncio.create_task(slow.send_bytes(bytes(MB))) for _ in range(24)]
+    await until(lambda: slow._conn.protocol._paused)
+    slow._conn.transport.abort()
+    await asyncio.gather(*sending, return_exceptions=True)
+    await until(lambda: slow._conn is None or slow._conn.protocol.transport is None)
+    echo.gate.set()
+    await slow.release()
+    for each in (ws, other):
+        await check(each, MB, 1)
+        await each.release()
+
+
+@asynccontextmanager
+async def echoing(server_tls: ssl.SSLContext) -> AsyncIterator[int]:
+    """Serve connections that are no WebSockets; yields the port."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            while data := await reader.read(MB):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_tls) as server:
+        yield server.sockets[0].getsockname()[1]
+
+
+# -- where it applies ------------------------------------------------------------------------------
+
+
+async def fingerprint_of(server: Server) -> aiohttp.Fingerprint:
+    address = ("127.0.0.1", server.port)
+    found = await asyncio.to_thread(ssl.get_server_certificate, address)
+    return aiohttp.Fingerprint(sha256(ssl.PEM_cert_to_DER_cert(found)).digest())
+
+
+@pytest.mark.parametrize("given", ["context", "default", "connector", "unverified", "fingerprint"])
+@pytest.mark.parametrize("whose", ["pool", "user"])
+async def test_every_context(
+    echo: Echo,
+    make_session: SessionFactory,
+    server_tls: ssl.SSLContext,
+    client_tls: ssl.SSLContext,
+    monkeypatch: pytest.MonkeyPatch,
+    given: str,
+    whose: str,
+) -> None:
+    """With the pool's own client session, and with a user's."""
+    # aiohttp's knows no authority of the tests.
+    monkeypatch.setattr(aiohttp.connector, "_SSL_CONTEXT_VERIFIED", client_tls)
+    options: dict[str, Any] = {}
+    if given == "context":
+        options["ssl"] = client_tls
+    elif given == "unverified":
+        options["ssl"] = False
+    elif given == "fingerprint":
+        options["ssl"] = await fingerprint_of(echo)
+    settings: dict[str, Any] = {}
+    if whose == "user":
+        tls: Any = client_tls if given == "connector" else True
+        connector = aiohttp.TCPConnector(ssl=tls)
+        settings["client_session"] = aiohttp.ClientSession(connector=connector)
+    async with make_session(**settings).ws_connect(echo.url(), **options) as ws:
+        await check(ws, MB, 1)
+        if is_asyncio():
+            assert type(protocol_of(ws)) is _SmallProtocol
+
+
+async def test_other_requests_of_a_users_session(
+    echo: Echo, make_session: SessionFactory, client_tls: ssl.SSLContext
+) -> None:
+    """They are left alone, also while the pool connects with the session."""
+    echo.gate.set()
+    async with aiohttp.ClientSession() as client_session:
+        session = make_session(client_session=client_session, client_session_owner=False)
+
+        async def use_pool() -> None:
+            async with session.ws_connect(echo.url(), ssl=client_tls) as ws:
+                await check(ws, MB, 1)
+                if is_asyncio():
+                    assert isinstance(protocol_of(ws), _SmallProtocol)
+
+        async def use() -> None:
+            async with client_session.ws_connect(echo.url("/other"), ssl=client_tls) as ws:
+                await check(ws, MB, 1)
+                found = ws.get_extra_info("ssl_object")
+                assert not isinstance(found, _SharingObject)
+                assert ws.get_extra_info("sslcontext") is client_tls
+
+        for _ in range(3):
+            await asyncio.gather(*(use_pool() for _ in range(5)), *(use() for _ in range(5)))
+
+
+class Verifying(ssl.SSLObject):
+    """Like that of truststore: checks the certificate itself, after the handshake."""
+
+    verified: ClassVar[list[str]] = []
+
+    def do_handshake(self) -> None:
+        super().do_handshake()
+        self.verified.append(str(self.server_hostname))
+
+
+class Counting(ssl.SSLObject):
+    """Does more in a method that the pool would go past."""
+
+    count = 0
+
+    def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002
+        Counting.count += 1
+        return super().read(len, buffer)
+
+
+class Slotted(ssl.SSLObject):
+    __slots__ = ("more",)
+
+
+@pytest.mark.parametrize("kind", [Verifying, Counting, Slotted])
+async def test_a_class_of_the_users_context(
+    echo: Echo, make_session: SessionFactory, authority: Any, kind: type[ssl.SSLObject]
+) -> None:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    context.sslobject_class = kind
+    async with make_session().ws_connect(echo.url(), ssl=context) as ws:
+        await check(ws, MB, 1)
+        assert isinstance(ws.get_extra_info("ssl_object"), kind)
+        if is_asyncio():
+            assert isinstance(protocol_of(ws), _SmallProtocol) == (kind is not Counting)
+    if kind is Verifying:
+        assert Verifying.verified.pop() == "127.0.0.1"
+    elif kind is Counting:
+        assert Counting.count > 60
+
+
+@pytest.mark.parametrize("value", ["", "1"])
+def test_the_way_off(server_tls: ssl.SSLContext, authority: Any, value: str) -> None:
+    """It is read when the package is imported."""
+    script = (
+        "import ssl, asyncio\n"
+        "from aiowebsocketclient import tls_memory\n"
+        "async def main():\n"
+        "    context = ssl.create_default_context()\n"
+        "    print(tls_memory.sharing(context) is context)\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"AIOWEBSOCKETCLIENT_NO_TLS_MEMORY": value},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == (f"{bool(value)}\n", "")
 
 
 @pytest.mark.parametrize("name", [*TLS_NAMES, "version"])
@@ -477,4 +1152,4 @@ async def test_plain_connections_are_left_alone(
 ) -> None:
     async with make_session().ws_connect(server.url()) as ws:
         assert ws._conn is not None
-        assert not tls_memory.shrink(ws._conn.transport, asyncio.get_running_loop())
+        assert not tls_memory.shrink(ws._conn.transport)
