@@ -144,10 +144,11 @@ def test_reference_counts(core: ModuleType) -> None:
     found, reference = (refcounts(name) for name in (core.IMPLEMENTATION, "py"))
     for (step, counts), (other, expected) in zip(found["steps"], reference["steps"], strict=True):
         assert (step, counts) == (other, expected)
-    # A reference lost or won in three walks of four would come to this. Of None, caches of the
-    # interpreter take and give some.
+    # A reference lost or won in three walks of four would come to this. Of None, the interpreter's
+    # frames and caches take and give some, and more where it runs the core itself.
     most = found["times"] * 3 // 4
-    assert all(abs(drift) < most for drift in found["drift"].values())
+    counted = found["drift"].keys() - ({"None"} if core.IMPLEMENTATION == "py" else set())
+    assert all(abs(found["drift"][name]) < most for name in counted)
     assert found["blocks"] < most
 
 
