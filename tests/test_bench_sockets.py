@@ -70,8 +70,9 @@ def test_idle_watcher_tells_looking_after_from_leaving_alone() -> None:
 def test_memory_is_counted_to_the_object() -> None:
     results = smoke("memory", CORE, "unread", "readers")
     held = {name: medians(result)["bytes_per_connection"] for name, result in results.items()}
-    # A task for each takes more than a kilobyte; the pool has at least a slot and a connection.
-    assert held["unread"] + 400 < held[CORE]
+    # A task for each takes more than a kilobyte. The pool has at least a slot and a connection, and
+    # drops more than that of the handshake.
+    assert 3_000 < held[CORE] < held["unread"]
     assert held["unread"] + 1_000 < held["readers"]
 
 
