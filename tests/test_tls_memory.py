@@ -990,6 +990,56 @@ async def test_a_pause_between_reads(
         await writer.wait_closed()
 
 
+@pytest.mark.parametrize("delay", [False, True])
+async def test_an_end_during_a_pause(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, delay: bool
+) -> None:
+    """The answer of the server is read."""
+    if not is_asyncio():
+        pytest.skip("nothing is replaced on this loop")
+    async with echoing(server_tls) as port:
+        # It must not end because of the time.
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=tls_memory.sharing(client_tls), ssl_shutdown_timeout=3600
+        )
+        transport: Any = writer.transport
+        assert tls_memory.shrink(transport)
+        writer.write(b"x")
+        assert await reader.readexactly(1) == b"x"
+        transport.pause_reading()
+        if delay:
+            await asyncio.sleep(0.01)
+        transport.close()
+        await writer.wait_closed()
+
+
+async def test_a_connection_that_has_just_failed(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    """It can still be made small, and then ends."""
+    if not is_asyncio():
+        pytest.skip("nothing is replaced on this loop")
+    async with echoing(server_tls) as port:
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=tls_memory.sharing(client_tls)
+        )
+        transport: Any = writer.transport
+        protocol = transport._ssl_protocol
+        fail, made_small = protocol._fatal_error, []
+
+        def fail_and_shrink(*args: Any) -> None:
+            fail(*args)
+            made_small.append(tls_memory.shrink(transport))
+
+        protocol._fatal_error = fail_and_shrink
+        protocol._ssl_buffer_view[:5] = b"no TL"
+        protocol.buffer_updated(5)
+        assert made_small == [True]
+        with pytest.raises(ssl.SSLError):
+            await reader.read()
+        assert protocol._transport is None
+
+
 async def test_what_has_arrived_before_comes_first(
     server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> None:
