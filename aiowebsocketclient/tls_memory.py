@@ -23,6 +23,7 @@ and on versions of Python whose ``sslproto.py`` is not known, nothing changes.  
 """
 
 import asyncio
+import contextlib
 import os
 import ssl
 from collections import deque
@@ -44,7 +45,6 @@ __all__ = ("sharing", "shrink")
 
 _T = TypeVar("_T")
 
-# Read once: contexts and connections of both kinds would be hard to tell apart.
 _IS_OFF: Final = bool(os.environ.get("AIOWEBSOCKETCLIENT_NO_TLS_MEMORY"))
 
 # Bytes to receive at once, as in asyncio.
@@ -59,8 +59,11 @@ _BATCH: Final = 1 << 16
 # The end of a message goes with what is before it.
 _LARGEST_BATCH: Final = _BATCH + _RECORD
 
-# When OpenSSL before 3.2 receives a session ticket, it allocates 16 KiB to write with, and keeps
-# them until the next write.
+# OpenSSL needs more data; as in asyncio.
+_AGAIN: Final = (ssl.SSLWantReadError, ssl.SSLSyscallError)
+
+# When OpenSSL before 3.2 receives a session ticket, it allocates 16 KiB for writing, and keeps them
+# until the next write.
 _IS_OPENSSL: Final = ssl.OPENSSL_VERSION.startswith("OpenSSL ")
 _KEEPS_MEMORY_TO_WRITE: Final = _IS_OPENSSL and ssl.OPENSSL_VERSION_INFO < (3, 2)
 
@@ -125,8 +128,9 @@ def shrink(transport: Any) -> bool:
     if not protocol._outgoing.pending:
         protocol._outgoing = sslobj.outgoing = ssl.MemoryBIO()
     if _KEEPS_MEMORY_TO_WRITE:
-        # Sends nothing.
-        sslobj.write(b"")
+        # Sends nothing. A connection that has just failed ends by itself.
+        with contextlib.suppress(ssl.SSLError):
+            sslobj.write(b"")
     protocol._sslcontext = protocol._extra["sslcontext"] = sslobj.context
     protocol.__class__ = _SmallProtocol
     return True
@@ -194,7 +198,7 @@ class _SharingObject(ssl.SSLObject):
             before = self._left()
             try:
                 return self._run(read, len, buffer)
-            except ssl.SSLWantReadError:
+            except _AGAIN:
                 # If OpenSSL has taken a part of a record, it gets the next part.
                 if self._left() in (0, before):
                     raise
@@ -305,7 +309,7 @@ class _SmallProtocol(TLS_PROTOCOL):  # type: ignore[misc]
                         break
                 else:
                     return False
-            except ssl.SSLWantReadError:
+            except _AGAIN:
                 # OpenSSL has taken the part of a record.
                 pass
             finally:
@@ -334,14 +338,19 @@ class _SmallProtocol(TLS_PROTOCOL):  # type: ignore[misc]
             self._pause_socket()
 
     def _pause_socket(self) -> None:
-        if self._app_reading_paused and not self._ssl_reading_paused and self._transport:
+        if self._may_pause_socket() and not self._ssl_reading_paused:
             self._ssl_reading_paused: bool = True
             self._transport.pause_reading()
 
     def _control_ssl_reading(self) -> None:
-        if self._ssl_reading_paused and not self._app_reading_paused and self._transport:
+        if self._ssl_reading_paused and not self._may_pause_socket() and self._transport:
             self._ssl_reading_paused = False
             self._transport.resume_reading()
+
+    def _may_pause_socket(self) -> bool:
+        # The end of TLS has an answer, which does not concern the protocol above.
+        is_paused: bool = self._app_reading_paused
+        return is_paused and self._state is TLS_ESTABLISHED
 
     # -- sending ---------------------------------------------------------------------------------
 
@@ -377,7 +386,7 @@ class _SmallProtocol(TLS_PROTOCOL):  # type: ignore[misc]
             # asyncio logs repeated writes to a socket that has failed.
             while backlog and not (self._ssl_writing_paused or transport.is_closing()):
                 transport.write(self._encrypt(sslobj, backlog))
-        except ssl.SSLWantReadError:
+        except _AGAIN:
             # The server wants a handshake first.
             self._process_outgoing()
         else:

@@ -184,8 +184,8 @@ async def test_idle_tls_connections(
     server_tls: ssl.SSLContext, authority: trustme.CA, tmp_path: Path, is_off: bool
 ) -> None:
     """In kB. Most of it belongs to OpenSSL, and more with OpenSSL 3.6 than with 3.0."""
-    if not isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
-        pytest.skip("the script uses asyncio's own loop")
+    if not isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop):
+        pytest.skip("the script uses a loop of asyncio")
     certificate = tmp_path / "authority.pem"
     authority.cert_pem.write_to_path(str(certificate))
     flags = {"AIOWEBSOCKETCLIENT_NO_TLS_MEMORY": "1" if is_off else ""}
@@ -197,8 +197,11 @@ async def test_idle_tls_connections(
         assert found["new"] > 250
         assert found["used"] > 1_000
     else:
-        assert found["new"] < 64
-        assert found["used"] < 64
+        # OpenSSL 3.0 needs less, but keeps 16 kB from a handshake until the next write.
+        is_old = sys.platform == "linux" and (3,) <= ssl.OPENSSL_VERSION_INFO < (3, 2)
+        most = 48 if is_old else 64
+        assert found["new"] < most
+        assert found["used"] < most
 
 
 # -- garbage, and the end ------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """TLS connections whose buffers the pool keeps small: everything still arrives, and as it was sent.
 
-On uvloop, nothing is replaced; the same must hold.
+On other loops, nothing is replaced; the same must hold.
 """
 
 import asyncio
@@ -81,7 +81,8 @@ async def proxy(echo: Echo) -> AsyncIterator[Proxy]:
 
 
 def is_asyncio() -> bool:
-    return isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop)
+    """Return whether the loop is one whose connections share buffers: not on Windows by default."""
+    return isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop)
 
 
 def protocol_of(ws: Any) -> Any:
@@ -123,11 +124,11 @@ def recorded(protocol: Any) -> tuple[Bio, Bio]:
 
 
 async def small_connection(
-    port: int, context: ssl.SSLContext
+    port: int, context: ssl.SSLContext, limit: int = 1 << 16
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Open a connection that is no WebSocket, as the pool does."""
     sharing = tls_memory.sharing(context)
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=sharing)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=sharing, limit=limit)
     assert tls_memory.shrink(writer.transport)
     return reader, writer
 
@@ -304,7 +305,7 @@ async def test_what_arrives_with_the_end_is_received(
 ) -> None:
     """More than a piece, and close_notify, in one read."""
     if not is_asyncio():
-        pytest.skip("nothing is replaced on uvloop")
+        pytest.skip("nothing is replaced on this loop")
     sent = random.Random(0).randbytes(100_000)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -329,7 +330,7 @@ async def test_nothing_is_written_to_a_socket_that_has_failed(
 ) -> None:
     """asyncio logs a warning where a lost connection is written to again and again."""
     if not is_asyncio():
-        pytest.skip("nothing is replaced on uvloop")
+        pytest.skip("nothing is replaced on this loop")
     session = make_session()
     ws: Any = await session.ws_connect(echo.url(), ssl=client_tls)
     # The protocol is told in the next turn of the loop.
@@ -348,7 +349,7 @@ async def test_what_a_full_transport_left_is_sent_later(
 ) -> None:
     """Also if the server sends nothing, and if TLS is closed, with reading paused or not."""
     if not is_asyncio():
-        pytest.skip("nothing is replaced on uvloop")
+        pytest.skip("nothing is replaced on this loop")
     total = 12 * MB // size * size
     received = bytearray()
     go_on, ended = asyncio.Event(), asyncio.Event()
@@ -391,15 +392,24 @@ async def test_data_that_is_no_tls(
     """It ends the connection, as with asyncio alone, and nothing else."""
     async with serving(Echo(), ssl_context=server_tls) as server:
         session = make_session()
+        other: Any = await session.ws_connect(server.url("/other"), ssl=client_tls)
         async with session.ws_connect(server.url(), ssl=client_tls) as ws:
             await check(ws, 1)
         told: list[Any] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, found: told.append(found))
         # Under the server's TLS.
-        under: Any = server.transports[0].get_extra_info("socket")
+        under: Any = server.transports[1].get_extra_info("socket")
         await asyncio.get_running_loop().run_in_executor(None, _send_all, under, b"\xff" * 60_000)
         await until(lambda: not session.stats().idle)
         assert [type(found["exception"]) for found in told] == [ssl.SSLError] * len(told)
+        # Nothing of it is left for another connection.
+        await check(other, MB, 1)
+        if is_asyncio():
+            workspace = protocol_of(other)._sslobj.workspace
+            assert workspace.user is None
+            assert not workspace.incoming.pending
+            assert not workspace.outgoing.pending
+        await other.release()
 
 
 def _send_all(under: Any, data: bytes) -> None:
@@ -456,13 +466,18 @@ async def test_the_server_wants_another_key(
     order: str,
 ) -> None:
     if not is_asyncio():
-        pytest.skip("nothing is replaced on uvloop")
+        pytest.skip("nothing is replaced on this loop")
     sizes: list[int] = []
     decrypt: Any = _SmallProtocol._decrypt
+    to_send: list[bytes] = []
 
     def noted(self: Any, sslobj: Any, nbytes: int, decrypted: list[bytes]) -> Any:
+        result = decrypt(self, sslobj, nbytes, decrypted)
         sizes.append(nbytes)
-        return decrypt(self, sslobj, nbytes, decrypted)
+        if to_send:
+            # As soon as OpenSSL knows. A new handshake has begun.
+            self._app_transport.write(to_send.pop())
+        return result
 
     monkeypatch.setattr(_SmallProtocol, "_decrypt", noted)
     certificate = tmp_path / "server.pem"
@@ -482,16 +497,21 @@ async def test_the_server_wants_another_key(
             assert said
         port = int(said.rpartition(b":")[2])
         reader, writer = await small_connection(port, client_tls)
+        protocol: Any = writer.transport._ssl_protocol  # type: ignore[attr-defined]
         process.stdin.write(b"\xff")
         # The tickets come before.
         assert await reader.readexactly(1) == b"\xff"
         for number in range(3):
             # No letters: they are orders to the server, and the server says more than it receives.
             sent = bytes(random.Random(number).choices(range(128, 256), k=40_000))
-            before = len(sizes)
-            writer.write(sent)
+            sizes.clear()
+            if number:
+                to_send.append(sent)
             process.stdin.write(order.encode() + b"\n")
-            await until(lambda before=before: len(sizes) > before)
+            await until(lambda: sizes)
+            assert not protocol._outgoing.pending
+            if not number:
+                writer.write(sent)
             process.stdin.write(sent)
             assert await reader.readexactly(len(sent)) == sent
             writer.write(sent)
@@ -555,8 +575,8 @@ async def test_through_a_forward_proxy(
                     protocol = protocol_of(ws)
                     assert isinstance(protocol._sslobj, _SharingObject)
                     assert isinstance(protocol, _SmallProtocol) != proxy_is_tls
-                    # OpenSSL has read everything.
-                    assert not protocol._sslobj.rest
+                    # OpenSSL has read everything, and nothing of it is kept.
+                    assert protocol._sslobj.rest is tls_memory._NOTHING
         assert ws.reused
         await session.close()
 
@@ -628,8 +648,12 @@ def test_two_loops_at_once(server_tls: ssl.SSLContext, client_tls: ssl.SSLContex
             for size in range(number, 1_000_000, 50_021):
                 await check(ws, size)
 
+    def run(number: int) -> None:
+        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+            runner.run(use(number))
+
     with ThreadPoolExecutor() as threads:
-        for running in [threads.submit(asyncio.run, use(number)) for number in range(1, 4)]:
+        for running in [threads.submit(run, number) for number in range(1, 4)]:
             running.result()
     assert len(set(workspaces)) == 3
 
@@ -700,7 +724,7 @@ async def test_an_operation_that_a_finalizer_interrupts(
 ) -> None:
     """A finalizer runs at any moment, and may use another connection of the loop."""
     if not is_asyncio():
-        pytest.skip("nothing is replaced on uvloop")
+        pytest.skip("nothing is replaced on this loop")
     session = make_session()
     ws, other = await two_connections(echo, session, client_tls)
     protocol, transport = protocol_of(other), other._conn.transport
@@ -767,7 +791,7 @@ async def test_a_finalizer_that_sends_on_the_connection_that_it_interrupts(
 ) -> None:
     """Its data comes after what is being encrypted, and not twice."""
     if not is_asyncio():
-        pytest.skip("nothing is replaced on uvloop")
+        pytest.skip("nothing is replaced on this loop")
     async with make_session().ws_connect(echo.url(), ssl=client_tls) as ws:
         transport: Any = ws._conn.transport  # type: ignore[union-attr]
         # A masked PING, with an empty mask.
@@ -781,7 +805,7 @@ async def test_another_thread(
 ) -> None:
     """The garbage collector runs in any thread, and aiohttp closes lost connections in it."""
     if not is_asyncio():
-        pytest.skip("nothing is replaced on uvloop")
+        pytest.skip("nothing is replaced on this loop")
     ws, other = await two_connections(echo, make_session(), client_tls)
     sslobj, ended = protocol_of(other)._sslobj, threading.Event()
     # The server does not get it.
@@ -817,7 +841,7 @@ async def test_items_that_are_larger_than_a_byte(
     server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> None:
     if not is_asyncio():
-        pytest.skip("nothing is replaced on uvloop")
+        pytest.skip("nothing is replaced on this loop")
     async with echoing(server_tls) as port:
         reader, writer = await small_connection(port, client_tls)
         protocol: Any = writer.transport._ssl_protocol  # type: ignore[attr-defined]
@@ -836,7 +860,7 @@ async def test_a_protocol_that_provides_its_memory(
     server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> None:
     if not is_asyncio():
-        pytest.skip("nothing is replaced on uvloop")
+        pytest.skip("nothing is replaced on this loop")
 
     class Buffered(asyncio.BufferedProtocol):
         received = b""
@@ -873,7 +897,7 @@ async def test_limits_of_the_read_buffer(
 ) -> None:
     """They never stop a connection, because nothing waits in its BIO."""
     if not is_asyncio():
-        pytest.skip("nothing is replaced on uvloop")
+        pytest.skip("nothing is replaced on this loop")
     async with echoing(server_tls) as port:
         reader, writer = await small_connection(port, client_tls)
         transport: Any = writer.transport
@@ -891,7 +915,7 @@ async def test_a_protocol_that_pauses_itself(
 ) -> None:
     """It gets nothing before it resumes, and nothing waits in the BIO."""
     if not is_asyncio():
-        pytest.skip("nothing is replaced on uvloop")
+        pytest.skip("nothing is replaced on this loop")
     loop = asyncio.get_running_loop()
 
     class Paused(asyncio.Protocol):
@@ -930,6 +954,163 @@ async def test_a_protocol_that_pauses_itself(
         await until(lambda: not protocol.is_open)
 
 
+async def test_a_pause_between_reads(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    """The socket is not read, so that nothing waits in the BIO."""
+    if not is_asyncio():
+        pytest.skip("nothing is replaced on this loop")
+    sent = random.Random(0).randbytes(16 * MB)
+    served: list[Any] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        served.append(writer.transport)
+        await reader.readexactly(1)
+        writer.write(sent)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_tls) as server:
+        reader, writer = await small_connection(
+            server.sockets[0].getsockname()[1], client_tls, limit=len(sent)
+        )
+        transport: Any = writer.transport
+        incoming, _ = recorded(transport._ssl_protocol)
+        transport.pause_reading()
+        writer.write(b"x")
+        # The kernel takes no more.
+        await until(lambda: served and served[0].get_write_buffer_size())
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not incoming.most
+        transport.resume_reading()
+        assert await reader.readexactly(len(sent)) == sent
+        assert not incoming.most
+        writer.close()
+        await writer.wait_closed()
+
+
+@pytest.mark.parametrize("delay", [False, True])
+async def test_an_end_during_a_pause(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, delay: bool
+) -> None:
+    """The answer of the server is read."""
+    if not is_asyncio():
+        pytest.skip("nothing is replaced on this loop")
+    async with echoing(server_tls) as port:
+        # It must not end because of the time.
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=tls_memory.sharing(client_tls), ssl_shutdown_timeout=3600
+        )
+        transport: Any = writer.transport
+        assert tls_memory.shrink(transport)
+        writer.write(b"x")
+        assert await reader.readexactly(1) == b"x"
+        transport.pause_reading()
+        if delay:
+            await asyncio.sleep(0.01)
+        transport.close()
+        await writer.wait_closed()
+
+
+async def test_a_connection_that_has_just_failed(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    """It can still be made small, and then ends."""
+    if not is_asyncio():
+        pytest.skip("nothing is replaced on this loop")
+    async with echoing(server_tls) as port:
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=tls_memory.sharing(client_tls)
+        )
+        transport: Any = writer.transport
+        protocol = transport._ssl_protocol
+        fail, made_small = protocol._fatal_error, []
+
+        def fail_and_shrink(*args: Any) -> None:
+            fail(*args)
+            made_small.append(tls_memory.shrink(transport))
+
+        protocol._fatal_error = fail_and_shrink
+        protocol._ssl_buffer_view[:5] = b"no TL"
+        protocol.buffer_updated(5)
+        assert made_small == [True]
+        with pytest.raises(ssl.SSLError):
+            await reader.read()
+        assert protocol._transport is None
+
+
+async def test_what_has_arrived_before_comes_first(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    """If the protocol pauses before its connection is made small, its own BIO contains data."""
+    if not is_asyncio():
+        pytest.skip("nothing is replaced on this loop")
+    async with echoing(server_tls) as port:
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=tls_memory.sharing(client_tls)
+        )
+        transport: Any = writer.transport
+        protocol = transport._ssl_protocol
+        sent = random.Random(0).randbytes(60_000)
+        transport.pause_reading()
+        writer.write(sent[:30_000])
+        await until(lambda: protocol._incoming.pending > 30_000)
+        writer.write(sent[30_000:])
+        # It has been read from the socket of the server, and what comes back is in the kernel.
+        under = transport.get_extra_info("socket")
+        protocol._transport.pause_reading()
+        await until(lambda: available(under) > 30_000)
+        assert tls_memory.shrink(transport)
+        transport.resume_reading()
+        # In the same turn, as if the socket had been ready before.
+        protocol._transport.resume_reading()
+        protocol._transport._read_ready()
+        assert await reader.readexactly(len(sent)) == sent
+        assert isinstance(protocol, _SmallProtocol)
+        # Nothing is decrypted while the protocol pauses, even if the socket is read.
+        transport.pause_reading()
+        writer.write(b"x")
+        await until(lambda: available(under))
+        protocol._transport._read_ready()
+        assert protocol._incoming.pending
+        assert not reader._buffer  # type: ignore[attr-defined]
+        transport.resume_reading()
+        assert await reader.readexactly(1) == b"x"
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_many_tickets(authority: Any, client_tls: ssl.SSLContext) -> None:
+    """OpenSSL reads past them to data, of which it gets a part at once."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    context.num_tickets = 40
+    sent = random.Random(0).randbytes(RECORD)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(sent)
+        await reader.read(1)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context) as server:
+        port = server.sockets[0].getsockname()[1]
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=tls_memory.sharing(client_tls)
+        )
+        assert await reader.readexactly(RECORD) == sent
+        writer.close()
+        await writer.wait_closed()
+
+
+def available(sock: Any) -> int:
+    """Return how many bytes the kernel has for a socket."""
+    import fcntl
+    import termios
+
+    return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
 @pytest.mark.parametrize("size", [1, 100_000])
 async def test_a_protocol_that_raises(
     echo: Echo,
@@ -940,7 +1121,7 @@ async def test_a_protocol_that_raises(
 ) -> None:
     """Only its own connection ends, with the same report as asyncio's."""
     if not is_asyncio():
-        pytest.skip("nothing is replaced on uvloop")
+        pytest.skip("nothing is replaced on this loop")
 
     lost: list[Any] = []
 
@@ -1118,7 +1299,7 @@ def test_the_way_off(server_tls: ssl.SSLContext, authority: Any, value: str) -> 
         "async def main():\n"
         "    context = ssl.create_default_context()\n"
         "    print(tls_memory.sharing(context) is context)\n"
-        "asyncio.run(main())\n"
+        "asyncio.Runner(loop_factory=asyncio.SelectorEventLoop).run(main())\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script],

@@ -52,4 +52,5 @@ async def main(url: str, authority: str, count: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        runner.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
