@@ -85,7 +85,7 @@ OPERATIONS: dict[str, dict[str, Sequence[Any]]] = {
     "rush": {
         "key": KEYS,
         "seconds": (1.0, 4.0),
-        "callers": (2, 5, 12),
+        "callers": (2, 5, 9),
         "pauses": tuple(product((0.0, 0.03125, 0.125, 0.5), repeat=3)),
         "falls_free": tuple(product((0, 1, 4), repeat=3)),
     },
@@ -116,7 +116,7 @@ WEIGHTS = dict.fromkeys(OPERATIONS, 2) | {
     "detach": 1,
     "churn": 0.5,
     "hog": 1,
-    "rush": 5,
+    "rush": 1,
 }
 LIMITS: dict[str, Sequence[Any]] = {
     "limit": (0, 1, 2, 3, 9),
