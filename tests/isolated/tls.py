@@ -5,6 +5,7 @@ connections.
 """
 
 import asyncio
+import ctypes
 import gc
 import ssl
 import sys
@@ -20,6 +21,10 @@ MB = 1_000_000
 
 def rss() -> int:
     gc.collect()
+    # Of freed memory, glibc keeps up to some large messages, however many connections there are.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
     return psutil.Process().memory_info().rss
 
 
