@@ -401,14 +401,12 @@ class _SmallProtocol(TLS_PROTOCOL):  # type: ignore[misc]
             try:
                 while backlog and left > _RECORD:
                     data = backlog[0]
-                    size = len(data)
-                    if size <= left:
-                        write(data)
+                    is_short = len(data) <= left
+                    size = write(data if is_short else memoryview(data)[: left - _RECORD])
+                    if size == len(data):
                         del backlog[0]
                     else:
-                        data = backlog[0] = memoryview(data)
-                        size = write(data[: left - _RECORD])
-                        backlog[0] = data[size:]
+                        backlog[0] = memoryview(data)[size:]
                     self._write_buffer_size -= size
                     left -= size
                 return workspace.outgoing.read()
