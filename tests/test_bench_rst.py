@@ -183,8 +183,8 @@ def test_what_was_not_measured_does_not_look_as_if_it_were(page: Path) -> None:
     bounds = tables(page)[0]
     assert row(bounds, "async with / floor") == ["at most 6", "", "not measured", "", ""]
     assert [cells[0] for cells in bounds[1:]] == [bound.what for bound in BOUNDS if bound.text]
-    memory = row(bounds, "memory of the pool per idle connection, bytes")
-    assert memory[0] == "at most 1,000"
+    memory = row(bounds, "memory of an idle connection, bytes")
+    assert memory[0] == "at most 8,000"
 
 
 def test_the_pure_core_alone_meets_nothing(page: Path) -> None:

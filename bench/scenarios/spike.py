@@ -28,6 +28,8 @@ async def _spike(contender: type[Slow], url: str, at_once: int) -> AsyncIterator
     async def measure(seconds: float) -> Sample:
         # A new pool each time: after a spike it has more connections.
         async with contender.slow(url, connections=_IDLE, at_once=at_once) as pool:
+            # A pool may learn from uses how soon connections will be free.
+            await asyncio.gather(*(pool.use_for(_USE) for _ in range(_IDLE)))
             await quiet()
             started = perf_counter_ns()
             await asyncio.gather(*(pool.use_for(_USE) for _ in range(_CALLERS)))
