@@ -1170,6 +1170,7 @@ def do_anything(make_pool: MakePool, server: ServerProcess, seed: int) -> None:
                 act(dice.choice(clients), script, said)
             except EXPECTED as exc:
                 seen[type(exc).__name__] += 1
+            seen["calls"] += 1
 
     def act(client: Client, script: str, said: str) -> None:
         if script == "session":
@@ -1190,7 +1191,12 @@ def do_anything(make_pool: MakePool, server: ServerProcess, seed: int) -> None:
 
     def restart() -> None:
         dice = random.Random(seed)
-        while not stop.wait(0.2):
+        while True:
+            # Calls get through in between, however slow the machine is.
+            enough = seen["calls"] + 25
+            wait_until(lambda enough=enough: stop.is_set() or seen["calls"] >= enough, 100)
+            if stop.is_set():
+                return
             peaks.append(server.numbers()["peak"])
             server.end(dice.choice([signal.SIGTERM, signal.SIGKILL]))
             server.start()
