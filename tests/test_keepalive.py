@@ -413,7 +413,7 @@ async def test_checks_in_the_background_leave_it_alone(
     failing = False
     assert not conn.closing
     asker.gate.set()
-    await until(lambda: not conn.busy)
+    await until(lambda: asker.ended or not conn.busy)
 
 
 @pytest.mark.parametrize("kind", KINDS)
