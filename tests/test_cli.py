@@ -570,6 +570,7 @@ async def test_processes_that_share_a_redis(server: Server, redis_server: RedisS
     assert 0 < server.peak <= 4
 
 
+@pytest.mark.slow
 @one_loop
 async def test_processes_with_a_redis_of_their_own() -> None:
     require_redis()

@@ -232,7 +232,7 @@ async def test_a_paused_redis(crew: Crew) -> None:
 @pytest.mark.parametrize(
     ("arguments", "away"),
     [
-        pytest.param((), 0.5, id="without AOF"),
+        pytest.param((), 0.5, id="without AOF", marks=slow),
         pytest.param(("--appendonly", "yes"), 0.5, id="with AOF", marks=slow),
         pytest.param((), 4.0, id="longer than a lease", marks=slow),
     ],
@@ -262,6 +262,7 @@ async def test_a_redis_that_is_restarted(
         assert gap < crew.fleet["lease"] / 2
 
 
+@slow
 async def test_flushall_while_all_run(crew: Crew) -> None:
     crew.fleet["lease"] = 3.0
     workers = await busy(crew, 4)

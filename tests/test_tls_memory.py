@@ -612,6 +612,7 @@ async def test_one_workspace_for_all_connections_of_a_loop(
         await ws.release()
 
 
+@pytest.mark.slow
 async def test_many_connections_do_not_mix(
     echo: Echo, make_session: SessionFactory, client_tls: ssl.SSLContext
 ) -> None:
