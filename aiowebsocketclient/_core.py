@@ -839,7 +839,7 @@ class Pool:
                 self._settle(leaning.handshake.endpoint, plan, now)
         if self._watched and self._look_deadline() <= now:
             self._look(plan, now)
-        if self._deferred:
+        if self._look_heap:
             self._look_at_deferred(plan, now)
         while self._cooling:
             cooled: Slot = next(iter(self._cooling))
@@ -1055,6 +1055,7 @@ class Pool:
         endpoint = handshake.endpoint
         if handshake.live == 0 and not handshake.dropped:
             handshake.dropped = True
+            handshake.look_at = INFINITY
             del self._handshakes[handshake.key]
             endpoint.handshakes -= 1
         if (
@@ -1504,11 +1505,15 @@ class Pool:
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def _may_defer(self, waiter: Waiter) -> cython.bint:
+    def _may_defer(self, waiter: Waiter, now: cython.double) -> cython.bint:
         """Whether a connection in use is expected to fall free to a waiter soon.
 
         With 5 connections in use for 10 ms each and handshakes of 100 ms, the 20th waiter is
         expected to be served after 40 ms: its handshake is deferred; the 21st waiter's begins.
+
+        Not where there have been such waiters all the time that a waiter may be deferred, one
+        after another: with 2 callers that come again and again to 1 connection, each would be
+        served soon, and both together only half as often as with 2 connections.
         """
         handshake = waiter.handshake
         endpoint = handshake.endpoint
@@ -1519,8 +1524,21 @@ class Pool:
         used -= handshake.opening.size + handshake.connecting
         if used <= 0 or handshake.use > used * _look_interval(handshake):
             return False
+        longest: cython.double = DEFER_SHARE * endpoint.shortest
+        if (
+            handshake.deferred.head is None
+            and self._goes_on(handshake, now)
+            and handshake.deferring_since + longest <= now
+        ):
+            return False
         rounds: cython.Py_ssize_t = 1 + (handshake.opening.size + handshake.deferred.size) // used
-        return rounds * handshake.use < DEFER_SHARE * endpoint.shortest
+        return rounds * handshake.use < longest
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _goes_on(self, handshake: Handshake, now: cython.double) -> cython.bint:
+        """Whether the last deferred waiter left less than a use ago, so that nothing was idle."""
+        return now <= handshake.ended_at + handshake.use
 
     @cython.cfunc
     def _defer(self, waiter: Waiter, now: cython.double) -> None:
@@ -1531,12 +1549,34 @@ class Pool:
         handshake.endpoint.deferred += 1
         self._deferred += 1
         handshake.deferred.append(waiter)
-        if handshake.deferred.size == 1:
-            self._turn += 1
-            handshake.turn = self._turn
+        if handshake.deferred.size > 1:
+            return
+        if handshake.look_at < INFINITY and handshake.use == handshake.use_then:
+            # Nothing was released since the last one gave up: its look is that of this one.
+            return
+        self._turn += 1
+        handshake.turn = self._turn
+        if not self._goes_on(handshake, now):
             handshake.deferring_since = now
-            handshake.postponed = False
-            self._plan_look(handshake, now)
+        handshake.postponed = False
+        self._plan_look(handshake, now)
+
+    @cython.cfunc
+    def _leave_deferred(self, waiter: Waiter, now: cython.double, gave_up: cython.bint) -> None:
+        """Take a waiter whose handshake is deferred out of the line, served or not.
+
+        If the last one gives up before anything fell free, the core looks all the same, so that it
+        notices long uses where no caller waits until a look.
+        """
+        handshake = waiter.handshake
+        look_at: cython.double = handshake.look_at
+        self._leave_line(waiter)
+        if handshake.deferred.head is not None:
+            return
+        handshake.ended_at = now
+        if gave_up and not handshake.fallen_free:
+            handshake.look_at = look_at
+            handshake.use_then = handshake.use
 
     @cython.cfunc
     def _undefer(self, waiter: Waiter) -> None:
@@ -1614,9 +1654,17 @@ class Pool:
         while (waiter := handshake.deferred.head) and waiter.deferred_at + longest <= now:
             self._begin_deferred(handshake, plan, now)
         if not handshake.postponed:
-            self._begin_hopeless(handshake, plan, now)
-        if handshake.deferred.head is not None:
+            if handshake.deferred.head is not None:
+                self._begin_hopeless(handshake, plan, now)
+            elif handshake.use == handshake.use_then:
+                # The last one gave up, and nothing was released since.
+                handshake.use = max(handshake.use, endpoint.shortest)
+        if handshake.deferred.head is not None or (
+            handshake.postponed and handshake.look_at < INFINITY
+        ):
             self._plan_look(handshake, now)
+        else:
+            handshake.look_at = INFINITY
         self._settle(endpoint, plan, now)
 
     @cython.cfunc
@@ -1780,13 +1828,15 @@ class Pool:
         """Take a waiter out of the line; its handshake passes to the next waiter with this key.
 
         A handshake that has begun and is given up is doubted from then on: the next waiter with
-        this key relies on it if no earlier waiter lacks a place; otherwise it becomes an orphan
-        and gives way.
+        this key relies on it if it has no place reserved and no earlier waiter lacks a place;
+        otherwise it becomes an orphan and gives way.
         """
         handshake = waiter.handshake
         endpoint = handshake.endpoint
         slot = waiter.opening
-        if slot is None:
+        if waiter.deferred:
+            self._leave_deferred(waiter, now, gave_up)
+        elif slot is None:
             self._leave_line(waiter)
         else:
             self._disown(waiter, slot)
@@ -1797,7 +1847,7 @@ class Pool:
                 self._leave_to_nobody(slot, plan, now)
             elif slot.doubted:
                 self._orphan(slot, now)
-                if not self._has_come_earlier(endpoint, heir.ticket):
+                if not heir.deferred and not self._has_come_earlier(endpoint, heir.ticket):
                     self._take_over(heir, slot)
             else:
                 self._leave_line(heir)
@@ -2046,7 +2096,7 @@ class Pool:
         """Use a free place for a waiter: for a handshake, or to reserve it."""
         handshake = waiter.handshake
         endpoint = handshake.endpoint
-        defers: cython.bint = self._may_defer(waiter)
+        defers: cython.bint = self._may_defer(waiter, now)
         if defers or (handshake.deferred.head is not None and not waiter.returned):
             endpoint.waiting.remove(waiter)
             self._defer(waiter, now)
@@ -2058,6 +2108,7 @@ class Pool:
             orphan: Slot = _first_to_go(endpoint.orphans) or next(iter(endpoint.orphans))
             self._give_way(orphan, FOR_NOBODY, plan)
         self._leave_line(waiter)
+        handshake.ended_at = -INFINITY
         self._begin_for(waiter, plan, now)
 
     @cython.cfunc
