@@ -445,14 +445,18 @@ class Pool:
         There is no room either if its connection, once open, would be one idle connection too many.
         A caller that comes meanwhile takes the handshake over.  The handshake gives way to a caller
         that needs the place, but is not stopped for lack of a waiter until :meth:`abandon`.
+
+        If a handshake with ``key`` is deferred, this one begins in the place reserved for it.
         """
         handshake = self._handshake(endpoint_key, key)
         endpoint = handshake.endpoint
-        if (
-            0 < self._max_connecting <= endpoint.connecting + endpoint.deferred
-            or not self._has_room(endpoint)
-            or self._idle + len(self._orphans) >= self._max_idle_connections
-        ):
+        has_room: cython.bint
+        if handshake.deferred.head is not None:
+            has_room = not 0 < self._max_connecting <= endpoint.connecting
+        else:
+            busy: cython.Py_ssize_t = endpoint.connecting + endpoint.deferred
+            has_room = not 0 < self._max_connecting <= busy and self._has_room(endpoint)
+        if not has_room or self._idle + len(self._orphans) >= self._max_idle_connections:
             self._drop_dead(handshake)
             return None
         slot = self._new_slot(handshake, now)
@@ -646,6 +650,13 @@ class Pool:
     def lacking(self) -> int:
         """Return how many more places waiters would use at once, if only there were more in all."""
         return max(0, self._claims - self._being_cleared)
+
+    def reserved_count(self, endpoint_key: Hashable = None) -> int:
+        """Return how many places are reserved for deferred handshakes, there or in all."""
+        if endpoint_key is None:
+            return self._deferred
+        endpoint: Endpoint | None = self._endpoints.get(endpoint_key)
+        return 0 if endpoint is None else endpoint.deferred
 
     def closing_count(self) -> int:
         """Return how many places are taken by connections that are being closed."""

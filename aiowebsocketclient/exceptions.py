@@ -99,7 +99,8 @@ class AcquireError(WebSocketPoolError):
     endpoint: "EndpointKey | None" = None
     #: What the caller waited for, or would have waited for: a place within one of the limits
     #: (``"limit"``, ``"limit_total"``, ``"max_connecting"``, ``"fleet"``), its own handshake
-    #: (``"handshake"``), or the health check of the connection that it got (``"check"``).
+    #: (``"handshake"``), a released connection that was expected sooner than a handshake would end
+    #: (``"release"``), or the health check of the connection that it got (``"check"``).
     waited_for: str = ""
     #: Limits of the session; None: no limit.
     limit: int | None = None

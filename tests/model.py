@@ -260,7 +260,11 @@ class Model:
         endpoint = key[0]
         # Rule: what nobody waits for does not begin at the cost of another such handshake.
         connecting = len(self.at(endpoint, CONNECTING)) + len(self.deferred(endpoint=endpoint))
-        if 0 < self.max_connecting <= connecting or not self.has_room(endpoint):
+        # Rule: but it begins in a place that is reserved for such a handshake.
+        if self.deferred(key):
+            if 0 < self.max_connecting <= len(self.at(endpoint, CONNECTING)):
+                return None
+        elif 0 < self.max_connecting <= connecting or not self.has_room(endpoint):
             return None
         # Rule: nor where it would be one too many once it is idle.
         if self.max_idle_connections:

@@ -416,11 +416,33 @@ def test_prewarm_does_not_take_what_is_reserved(drive: Drive) -> None:
     pool, _ = busy(drive, max_connecting=6)
     orphan = pool.orphan("a2")
     defer(pool, 5)
-    # The handshake that nobody waits for would give way, but to callers only.
+    # The handshake that nobody waits for would give way, but only to callers.
     assert pool.open("a3") is None
     pool.stop(orphan)
     pool.closed(orphan)
     assert pool.open("a3") is not None
+
+
+@pytest.mark.parametrize("limits", [{"max_connecting": 6}, {"limit": 11}, {"limit_total": 11}])
+def test_prewarm_begins_in_a_place_that_is_reserved_for_its_handshake(
+    drive: Drive, limits: dict[str, int]
+) -> None:
+    pool, _ = busy(drive, **limits)
+    first, *others = defer(pool, 6)
+    slot = pool.open("a1")
+    assert slot.owner is first
+    assert all(waiter.deferred for waiter in others)
+    assert pool.size("deferred") == 5
+    # Until there is none.
+    assert [pool.open("a1") is None for _ in range(6)] == [False] * 5 + [True]
+    assert pool.gauge("connecting") == 6
+
+
+def test_reserved_places_are_counted(drive: Drive) -> None:
+    pool, _ = busy(drive)
+    defer(pool, 3)
+    assert pool.core.reserved_count() == pool.core.reserved_count("a") == 3
+    assert pool.core.reserved_count("b") == 0
 
 
 def test_who_has_a_place_reserved_is_not_queued(drive: Drive) -> None:
