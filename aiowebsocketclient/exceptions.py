@@ -106,7 +106,8 @@ class AcquireError(WebSocketPoolError):
     limit: int | None = None
     limit_total: int | None = None
     max_connecting: int | None = None
-    #: Connections in use, idle and closing, handshakes under way, and callers queued for a place.
+    #: Connections in use, idle and closing, handshakes under way, and callers queued for a
+    #: place or a release.
     acquired: int | None = None
     idle: int | None = None
     closing: int | None = None
