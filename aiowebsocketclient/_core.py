@@ -1531,8 +1531,7 @@ class Pool:
         if not self._defers or waiter.returned or handshake.use < 0:
             return False
         # No connection of the handshake is idle while it has a waiter.
-        used: cython.Py_ssize_t = handshake.live - handshake.placeless.size
-        used -= handshake.opening.size + handshake.connecting
+        used: cython.Py_ssize_t = self._count_open(handshake)
         if used <= 0 or handshake.use > used * _look_interval(handshake):
             return False
         longest: cython.double = DEFER_SHARE * endpoint.shortest
@@ -1544,6 +1543,13 @@ class Pool:
             return False
         rounds: cython.Py_ssize_t = 1 + (handshake.opening.size + handshake.deferred.size) // used
         return rounds * handshake.use < longest
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _count_open(self, handshake: Handshake) -> cython.Py_ssize_t:
+        """Return how many connections are idle or in use."""
+        waiters: cython.Py_ssize_t = handshake.placeless.size + handshake.opening.size
+        return handshake.live - waiters - handshake.connecting
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -1587,7 +1593,6 @@ class Pool:
         handshake.ended_at = now
         if gave_up and not handshake.fallen_free:
             handshake.look_at = look_at
-            handshake.use_then = handshake.use
 
     @cython.cfunc
     def _undefer(self, waiter: Waiter) -> None:
@@ -1617,6 +1622,7 @@ class Pool:
         heap = self._look_heap
         handshake.counted_from = now
         handshake.fallen_free = 0
+        handshake.use_then = handshake.use
         handshake.look_at = now + _look_interval(handshake)
         if len(heap) > 2 * len(self._handshakes) + 16:
             # Entries of handshakes that have been looked at since, or whose waiters were served.
@@ -1665,11 +1671,12 @@ class Pool:
         while (waiter := handshake.deferred.head) and waiter.deferred_at + longest <= now:
             self._begin_deferred(handshake, plan, now)
         if not handshake.postponed:
-            if handshake.deferred.head is not None:
-                self._begin_hopeless(handshake, plan, now)
-            elif handshake.use == handshake.use_then:
-                # The last one gave up, and nothing was released since.
+            # Not if connections were lost, or released and not fit for another use.
+            was_released: cython.bint = handshake.use != handshake.use_then
+            if not handshake.fallen_free and not was_released and self._count_open(handshake):
+                # Uses have become longer.
                 handshake.use = max(handshake.use, endpoint.shortest)
+            self._begin_hopeless(handshake, plan, now)
         if handshake.deferred.head is not None or (
             handshake.postponed and handshake.look_at < INFINITY
         ):
@@ -1685,12 +1692,8 @@ class Pool:
         Where there have been such waiters all the time that a waiter may be deferred, the
         connections in use are too few for the load: begin handshakes for half of them.
         """
-        shortest: cython.double = handshake.endpoint.shortest
-        longest: cython.double = DEFER_SHARE * shortest
+        longest: cython.double = DEFER_SHARE * handshake.endpoint.shortest
         waiter: Waiter | None
-        if not handshake.fallen_free:
-            # Uses have become longer.
-            handshake.use = max(handshake.use, shortest)
         rate: cython.double = handshake.fallen_free / (now - handshake.counted_from)
         while waiter := handshake.deferred.tail:
             # Waiters without a reserved place are in the same line.

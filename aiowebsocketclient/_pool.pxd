@@ -174,6 +174,7 @@ cdef class Pool:
     cdef Waiter _rekey(self, Slot slot, key, Waiter owner, bint moves, Plan plan, double now)
     cdef _move(self, Waiter waiter, Handshake new)
     cdef bint _may_defer(self, Waiter waiter, double now) except? -1
+    cdef Py_ssize_t _count_open(self, Handshake handshake) except? -1
     cdef bint _goes_on(self, Handshake handshake, double now) except? -1
     cdef _defer(self, Waiter waiter, double now)
     cdef _undefer(self, Waiter waiter)

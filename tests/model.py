@@ -130,7 +130,7 @@ class Deferral:
     fallen_free: int = 0
     #: Whether the last look came too late to judge by.
     is_postponed: bool = False
-    #: Once the last one has given up before anything fell free: how long uses took by then.
+    #: How long uses took by then: each release changes it.
     use_then: float = math.nan
 
 
@@ -610,7 +610,6 @@ class Model:
         self.ended[waiter.key] = (deferral.since, now)
         # Rule: the look is due all the same, or who has little time would never be noticed.
         if gave_up and not deferral.fallen_free:
-            deferral.use_then = self.uses.get(waiter.key, -1.0)
             self.deferrals[waiter.key] = deferral
 
     def undefer(self, waiter: Waiter) -> None:
@@ -630,6 +629,7 @@ class Model:
         deferral.look_at = now + self.interval(key)
         deferral.counted_from = now
         deferral.fallen_free = 0
+        deferral.use_then = self.uses.get(key, -1.0)
 
     def judge(self, key: str, now: float) -> None:
         """Begin what is deferred and is not expected to be needless any more."""
@@ -644,11 +644,11 @@ class Model:
         while (waiting := self.deferred(key)) and since(waiting[0]) + longest <= now:
             begin()
         if not deferral.is_postponed:
-            if not self.deferred(key):
-                if deferral.use_then == self.uses.get(key, -1.0):
-                    self.uses[key] = max(self.uses.get(key, -1.0), self.shortest[key[0]])
-            elif not deferral.fallen_free:
-                self.uses[key] = max(self.uses.get(key, -1.0), self.shortest[key[0]])
+            # Rule: uses have become longer if none has ended, unless all were lost.
+            use = self.uses.get(key, -1.0)
+            is_open = any(s.key == key and s.state in (ACQUIRED, IDLE) for s in self.slots)
+            if not deferral.fallen_free and use == deferral.use_then and is_open:
+                self.uses[key] = max(use, self.shortest[key[0]])
             rate = deferral.fallen_free / (now - deferral.counted_from)
             while waiting := self.deferred(key):
                 # Rule: all in the line count, though some have no place.

@@ -546,6 +546,38 @@ def test_who_gives_up_a_handshake_leaves_it_to_no_waiter_with_a_place(drive: Dri
     assert pool.core.next_deadline() <= pool.now + LOOK_SHARE
 
 
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_what_is_lost_or_too_old_does_not_tell_that_uses_are_long(
+    drive: Drive, is_lost: bool
+) -> None:
+    pool = drive(defers=True)
+    opened = [pool.beginning("a1") for _ in range(2)]
+    pool.now += HANDSHAKE
+    retires = pool.now + 4 * USE
+    for waiter, slot in opened:
+        pool.connected(slot, retires)
+        assert pool.take(waiter) is slot
+    pool.now += USE
+    for _, slot in opened:
+        pool.release(slot)
+    slots = [pool.acquire("a1") for _ in range(2)]
+    waiters = defer(pool, 2)
+    pool.now = retires
+    for slot in slots:
+        if is_lost:
+            pool.discard(slot)
+        else:
+            pool.release(slot)
+        pool.closed(slot)
+    look(pool)
+    assert begun(pool) == waiters
+    for opening in list(pool.opened):
+        pool.connected(opening)
+    for waiter in waiters:
+        pool.take(waiter)
+    defer(pool)
+
+
 # -- callers that have less time than until a look -----------------------------------------------
 
 
