@@ -35,7 +35,7 @@ class PoolStats:
     requests: int
     #: Requests that got a connection used before.
     reused: int
-    #: Requests that found no idle connection and had to wait: for a place, a release or a handshake.
+    #: Requests that found no idle connection and had to wait: for a place, a release, a handshake.
     queued: int
     #: Seconds that these requests waited in total.
     wait_seconds: float
