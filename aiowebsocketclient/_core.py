@@ -445,14 +445,18 @@ class Pool:
         There is no room either if its connection, once open, would be one idle connection too many.
         A caller that comes meanwhile takes the handshake over.  The handshake gives way to a caller
         that needs the place, but is not stopped for lack of a waiter until :meth:`abandon`.
+
+        If a handshake with ``key`` is deferred, this one begins in the place reserved for it.
         """
         handshake = self._handshake(endpoint_key, key)
         endpoint = handshake.endpoint
-        if (
-            0 < self._max_connecting <= endpoint.connecting + endpoint.deferred
-            or not self._has_room(endpoint)
-            or self._idle + len(self._orphans) >= self._max_idle_connections
-        ):
+        has_room: cython.bint
+        if handshake.deferred.head is not None:
+            has_room = not 0 < self._max_connecting <= endpoint.connecting
+        else:
+            busy: cython.Py_ssize_t = endpoint.connecting + endpoint.deferred
+            has_room = not 0 < self._max_connecting <= busy and self._has_room(endpoint)
+        if not has_room or self._idle + len(self._orphans) >= self._max_idle_connections:
             self._drop_dead(handshake)
             return None
         slot = self._new_slot(handshake, now)
@@ -647,6 +651,13 @@ class Pool:
         """Return how many more places waiters would use at once, if only there were more in all."""
         return max(0, self._claims - self._being_cleared)
 
+    def reserved_count(self, endpoint_key: Hashable = None) -> int:
+        """Return how many places are reserved for deferred handshakes, there or in all."""
+        if endpoint_key is None:
+            return self._deferred
+        endpoint: Endpoint | None = self._endpoints.get(endpoint_key)
+        return 0 if endpoint is None else endpoint.deferred
+
     def closing_count(self) -> int:
         """Return how many places are taken by connections that are being closed."""
         return self._closing
@@ -839,7 +850,7 @@ class Pool:
                 self._settle(leaning.handshake.endpoint, plan, now)
         if self._watched and self._look_deadline() <= now:
             self._look(plan, now)
-        if self._deferred:
+        if self._look_heap:
             self._look_at_deferred(plan, now)
         while self._cooling:
             cooled: Slot = next(iter(self._cooling))
@@ -1055,6 +1066,7 @@ class Pool:
         endpoint = handshake.endpoint
         if handshake.live == 0 and not handshake.dropped:
             handshake.dropped = True
+            handshake.look_at = INFINITY
             del self._handshakes[handshake.key]
             endpoint.handshakes -= 1
         if (
@@ -1504,23 +1516,46 @@ class Pool:
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def _may_defer(self, waiter: Waiter) -> cython.bint:
+    def _may_defer(self, waiter: Waiter, now: cython.double) -> cython.bint:
         """Whether a connection in use is expected to fall free to a waiter soon.
 
         With 5 connections in use for 10 ms each and handshakes of 100 ms, the 20th waiter is
         expected to be served after 40 ms: its handshake is deferred; the 21st waiter's begins.
+
+        Not where there have been such waiters all the time that a waiter may be deferred, one
+        after another: with 2 callers that come again and again to 1 connection, each would be
+        served soon, and both together only half as often as with 2 connections.
         """
         handshake = waiter.handshake
         endpoint = handshake.endpoint
         if not self._defers or waiter.returned or handshake.use < 0:
             return False
         # No connection of the handshake is idle while it has a waiter.
-        used: cython.Py_ssize_t = handshake.live - handshake.placeless.size
-        used -= handshake.opening.size + handshake.connecting
+        used: cython.Py_ssize_t = self._count_open(handshake)
         if used <= 0 or handshake.use > used * _look_interval(handshake):
             return False
+        longest: cython.double = DEFER_SHARE * endpoint.shortest
+        if (
+            handshake.deferred.head is None
+            and self._goes_on(handshake, now)
+            and handshake.deferring_since + longest <= now
+        ):
+            return False
         rounds: cython.Py_ssize_t = 1 + (handshake.opening.size + handshake.deferred.size) // used
-        return rounds * handshake.use < DEFER_SHARE * endpoint.shortest
+        return rounds * handshake.use < longest
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _count_open(self, handshake: Handshake) -> cython.Py_ssize_t:
+        """Return how many connections are idle or in use."""
+        waiters: cython.Py_ssize_t = handshake.placeless.size + handshake.opening.size
+        return handshake.live - waiters - handshake.connecting
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _goes_on(self, handshake: Handshake, now: cython.double) -> cython.bint:
+        """Whether the last deferred waiter left less than a use ago, so that nothing was idle."""
+        return now <= handshake.ended_at + handshake.use
 
     @cython.cfunc
     def _defer(self, waiter: Waiter, now: cython.double) -> None:
@@ -1531,12 +1566,33 @@ class Pool:
         handshake.endpoint.deferred += 1
         self._deferred += 1
         handshake.deferred.append(waiter)
-        if handshake.deferred.size == 1:
-            self._turn += 1
-            handshake.turn = self._turn
+        if handshake.deferred.size > 1:
+            return
+        if handshake.look_at < INFINITY and handshake.use == handshake.use_then:
+            # Nothing was released since the last one gave up: its look is that of this one.
+            return
+        self._turn += 1
+        handshake.turn = self._turn
+        if not self._goes_on(handshake, now):
             handshake.deferring_since = now
-            handshake.postponed = False
-            self._plan_look(handshake, now)
+        handshake.postponed = False
+        self._plan_look(handshake, now)
+
+    @cython.cfunc
+    def _leave_deferred(self, waiter: Waiter, now: cython.double, gave_up: cython.bint) -> None:
+        """Take a waiter whose handshake is deferred out of the line, served or not.
+
+        If the last one gives up before anything fell free, the core looks all the same, so that it
+        notices long uses where no caller waits until a look.
+        """
+        handshake = waiter.handshake
+        look_at: cython.double = handshake.look_at
+        self._leave_line(waiter)
+        if handshake.deferred.head is not None:
+            return
+        handshake.ended_at = now
+        if gave_up and not handshake.fallen_free:
+            handshake.look_at = look_at
 
     @cython.cfunc
     def _undefer(self, waiter: Waiter) -> None:
@@ -1566,6 +1622,7 @@ class Pool:
         heap = self._look_heap
         handshake.counted_from = now
         handshake.fallen_free = 0
+        handshake.use_then = handshake.use
         handshake.look_at = now + _look_interval(handshake)
         if len(heap) > 2 * len(self._handshakes) + 16:
             # Entries of handshakes that have been looked at since, or whose waiters were served.
@@ -1614,9 +1671,18 @@ class Pool:
         while (waiter := handshake.deferred.head) and waiter.deferred_at + longest <= now:
             self._begin_deferred(handshake, plan, now)
         if not handshake.postponed:
+            # Not if connections were lost, or released and not fit for another use.
+            was_released: cython.bint = handshake.use != handshake.use_then
+            if not handshake.fallen_free and not was_released and self._count_open(handshake):
+                # Uses have become longer.
+                handshake.use = max(handshake.use, endpoint.shortest)
             self._begin_hopeless(handshake, plan, now)
-        if handshake.deferred.head is not None:
+        if handshake.deferred.head is not None or (
+            handshake.postponed and handshake.look_at < INFINITY
+        ):
             self._plan_look(handshake, now)
+        else:
+            handshake.look_at = INFINITY
         self._settle(endpoint, plan, now)
 
     @cython.cfunc
@@ -1626,12 +1692,8 @@ class Pool:
         Where there have been such waiters all the time that a waiter may be deferred, the
         connections in use are too few for the load: begin handshakes for half of them.
         """
-        shortest: cython.double = handshake.endpoint.shortest
-        longest: cython.double = DEFER_SHARE * shortest
+        longest: cython.double = DEFER_SHARE * handshake.endpoint.shortest
         waiter: Waiter | None
-        if not handshake.fallen_free:
-            # Uses have become longer.
-            handshake.use = max(handshake.use, shortest)
         rate: cython.double = handshake.fallen_free / (now - handshake.counted_from)
         while waiter := handshake.deferred.tail:
             # Waiters without a reserved place are in the same line.
@@ -1780,13 +1842,15 @@ class Pool:
         """Take a waiter out of the line; its handshake passes to the next waiter with this key.
 
         A handshake that has begun and is given up is doubted from then on: the next waiter with
-        this key relies on it if no earlier waiter lacks a place; otherwise it becomes an orphan
-        and gives way.
+        this key relies on it if it has no place reserved and no earlier waiter lacks a place;
+        otherwise it becomes an orphan and gives way.
         """
         handshake = waiter.handshake
         endpoint = handshake.endpoint
         slot = waiter.opening
-        if slot is None:
+        if waiter.deferred:
+            self._leave_deferred(waiter, now, gave_up)
+        elif slot is None:
             self._leave_line(waiter)
         else:
             self._disown(waiter, slot)
@@ -1797,7 +1861,7 @@ class Pool:
                 self._leave_to_nobody(slot, plan, now)
             elif slot.doubted:
                 self._orphan(slot, now)
-                if not self._has_come_earlier(endpoint, heir.ticket):
+                if not heir.deferred and not self._has_come_earlier(endpoint, heir.ticket):
                     self._take_over(heir, slot)
             else:
                 self._leave_line(heir)
@@ -2046,7 +2110,7 @@ class Pool:
         """Use a free place for a waiter: for a handshake, or to reserve it."""
         handshake = waiter.handshake
         endpoint = handshake.endpoint
-        defers: cython.bint = self._may_defer(waiter)
+        defers: cython.bint = self._may_defer(waiter, now)
         if defers or (handshake.deferred.head is not None and not waiter.returned):
             endpoint.waiting.remove(waiter)
             self._defer(waiter, now)
@@ -2058,6 +2122,7 @@ class Pool:
             orphan: Slot = _first_to_go(endpoint.orphans) or next(iter(endpoint.orphans))
             self._give_way(orphan, FOR_NOBODY, plan)
         self._leave_line(waiter)
+        handshake.ended_at = -INFINITY
         self._begin_for(waiter, plan, now)
 
     @cython.cfunc

@@ -77,7 +77,7 @@ cdef class Handshake:
     cdef Py_ssize_t live, connecting, doubts
     cdef readonly double use
     cdef OuterList deferred
-    cdef double deferring_since, look_at, counted_from
+    cdef double deferring_since, look_at, ended_at, use_then, counted_from
     cdef Py_ssize_t fallen_free, turn
     cdef bint postponed
 
@@ -173,9 +173,12 @@ cdef class Pool:
     cdef _turn_open(self, Slot slot, double now, double retires)
     cdef Waiter _rekey(self, Slot slot, key, Waiter owner, bint moves, Plan plan, double now)
     cdef _move(self, Waiter waiter, Handshake new)
-    cdef bint _may_defer(self, Waiter waiter) except? -1
+    cdef bint _may_defer(self, Waiter waiter, double now) except? -1
+    cdef Py_ssize_t _count_open(self, Handshake handshake) except? -1
+    cdef bint _goes_on(self, Handshake handshake, double now) except? -1
     cdef _defer(self, Waiter waiter, double now)
     cdef _undefer(self, Waiter waiter)
+    cdef _leave_deferred(self, Waiter waiter, double now, bint gave_up)
     cdef _stop_deferring(self)
     cdef _plan_look(self, Handshake handshake, double now)
     cdef double _next_look_at_deferred(self) except? -1

@@ -199,6 +199,7 @@ class Handshake:
         "doubted",
         "doubts",
         "dropped",
+        "ended_at",
         "endpoint",
         "fallen_free",
         "idle",
@@ -211,6 +212,7 @@ class Handshake:
         "postponed",
         "turn",
         "use",
+        "use_then",
     )
 
     def __init__(self, endpoint: Endpoint, key: Hashable) -> None:
@@ -239,6 +241,10 @@ class Handshake:
         #: connections have fallen free to waiters since when.
         self.deferring_since = 0.0
         self.look_at = INFINITY
+        #: ``use`` at that time, which each release changes.
+        self.use_then = -1.0
+        #: When the last of them left, unless handshakes have begun since.
+        self.ended_at = -INFINITY
         self.counted_from = 0.0
         self.fallen_free = 0
         #: Whether the last look came too late to judge by, and the order among equal ``look_at``.

@@ -99,13 +99,15 @@ class AcquireError(WebSocketPoolError):
     endpoint: "EndpointKey | None" = None
     #: What the caller waited for, or would have waited for: a place within one of the limits
     #: (``"limit"``, ``"limit_total"``, ``"max_connecting"``, ``"fleet"``), its own handshake
-    #: (``"handshake"``), or the health check of the connection that it got (``"check"``).
+    #: (``"handshake"``), a released connection that was expected sooner than a handshake would end
+    #: (``"release"``), or the health check of the connection that it got (``"check"``).
     waited_for: str = ""
     #: Limits of the session; None: no limit.
     limit: int | None = None
     limit_total: int | None = None
     max_connecting: int | None = None
-    #: Connections in use, idle and closing, handshakes under way, and callers queued for a place.
+    #: Connections in use, idle and closing, handshakes under way, and callers queued for a
+    #: place or a release.
     acquired: int | None = None
     idle: int | None = None
     closing: int | None = None

@@ -328,7 +328,8 @@ class Lessee:
             like = held + self._wishable_in_all(sum(self._wishes.values()))
         return Need(
             held=held,
-            demand=held + pool.lacking(),
+            # Its callers may have to connect in the reserved places at any moment.
+            demand=held + pool.reserved_count() + pool.lacking(),
             like=like,
             spare=pool.idle_since(now - self._keep_idle(), held),
             handshakes=len(self._turns),

@@ -27,7 +27,7 @@ the names have the prefix of this library:
      - ``limit``, if set
    * - ``aiowebsocketclient.connection.pending_requests``
      - up-down counter, ``{request}``
-     - Callers queued for a place
+     - Callers queued for a place or a release
    * - ``aiowebsocketclient.connection.timeouts``
      - counter, ``{timeout}``
      - Callers whose ``acquire_timeout`` ran out while they waited
@@ -416,7 +416,7 @@ class _Instruments:
             f"{_PREFIX}pending_requests",
             [self._pending],
             "{request}",
-            "Callers queued for a place.",
+            "Callers queued for a place or a release.",
         )
         meter.create_observable_up_down_counter(
             f"{_PREFIX}max",

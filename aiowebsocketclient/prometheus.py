@@ -243,7 +243,7 @@ class _Group:
             f"{prefix}connections", "Connections by state.", labels=[*labels, "state"]
         )
         self._waiting = GaugeMetricFamily(
-            f"{prefix}waiting", "Callers queued for a place.", labels=labels
+            f"{prefix}waiting", "Callers queued for a place or a release.", labels=labels
         )
         self._counters = {
             name: CounterMetricFamily(

@@ -17,8 +17,9 @@ _WAITED_FOR: Final = {
     "limit": "limit is reached",
     "limit_total": "limit_total is reached, counting all endpoints",
     "fleet": "the fleet grants no more places",
-    "max_connecting": "max_connecting handshakes are under way",
+    "max_connecting": "max_connecting is reached",
     "handshake": "the handshake is still under way",
+    "release": "a released connection was expected sooner than a handshake would end",
     "check": "the check of a pooled connection is still running",
 }
 
@@ -55,6 +56,8 @@ class Refusals:
             waited_for = "check"
         elif waiter.opening is not None or waiter.hedges:
             waited_for = "handshake"
+        elif waiter.deferred:
+            waited_for = "release"
         else:
             waited_for = ""
         said = f"no connection to {endpoint} within acquire_timeout ({seconds:g} s)"
@@ -70,6 +73,9 @@ class Refusals:
         numbers = f"{limit}: {acquired} in use, {idle} idle, {connecting} connecting"
         if closing:
             numbers += f", {closing} closing"
+        reserved = self._pool.reserved_count(endpoint)
+        if reserved:
+            numbers += f", {reserved} reserved for callers that wait for a release"
         numbers += f"; {waiting} waiting"
         if connecting:
             numbers += f"; oldest handshake: {age:.1f} s"

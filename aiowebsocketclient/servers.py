@@ -183,9 +183,10 @@ class Servers:
         return [server for _, server in loads]
 
     def _load_of(self, server: Server, now: float) -> tuple[int, float]:
-        """Return how many connections are in use or being opened; ties are broken at random."""
+        """Return how many callers use, open or wait for connections; ties are broken at random."""
         gauges = self._pool.situation(server.endpoint, now)[0]
-        return gauges[_CONNECTING] + gauges[_ACQUIRED] + server.beginning, random.random()
+        callers = gauges[_CONNECTING] + gauges[_ACQUIRED] + gauges[_WAITING]
+        return callers + server.beginning, random.random()
 
     def choose(
         self, tried: Container[Server], target_of: Callable[[Server], Target]
@@ -216,7 +217,7 @@ class Servers:
         if gauges[_IDLE]:
             # An idle connection of another handshake gives way.
             return 2, load, chance
-        return 3, load + gauges[_WAITING], chance
+        return 3, load, chance
 
     def count_left(self, tried: Container[Server]) -> int:
         """Return how many servers are not out, and not tried."""

@@ -26,7 +26,7 @@ class PoolStats:
     idle: int
     #: Connections whose socket is not closed yet, and places that ``cooldown`` still holds.
     closing: int
-    #: Callers queued for a place, without callers whose own handshake is under way.
+    #: Callers queued for a place or a release, without callers whose own handshake is under way.
     waiting: int
     #: Endpoints with a connection, a handshake or a waiting caller.
     endpoints: int
@@ -35,7 +35,7 @@ class PoolStats:
     requests: int
     #: Requests that got a connection used before.
     reused: int
-    #: Requests that found no idle connection and had to wait, for a place or for a handshake.
+    #: Requests that found no idle connection and had to wait: for a place, a release, a handshake.
     queued: int
     #: Seconds that these requests waited in total.
     wait_seconds: float

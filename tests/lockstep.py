@@ -89,6 +89,14 @@ OPERATIONS: dict[str, dict[str, Sequence[Any]]] = {
         "pauses": tuple(product((0.0, 0.03125, 0.125, 0.5), repeat=3)),
         "falls_free": tuple(product((0, 1, 4), repeat=3)),
     },
+    "relay": {
+        "key": KEYS,
+        "seconds": (1.0, 4.0),
+        "times": (3, 9, 18),
+        "use": (0.015625, 0.03125, 0.0625),
+        "pause": (0.0, 0.0, 0.0078125, 0.03125),
+        "given_up": (1, 2, 5, 99),
+    },
 }
 #: How often each is done in a history made at random.
 WEIGHTS = dict.fromkeys(OPERATIONS, 2) | {
@@ -117,6 +125,7 @@ WEIGHTS = dict.fromkeys(OPERATIONS, 2) | {
     "churn": 0.5,
     "hog": 1,
     "rush": 1,
+    "relay": 0.5,
 }
 LIMITS: dict[str, Sequence[Any]] = {
     "limit": (0, 1, 2, 3, 9),
@@ -577,6 +586,33 @@ class Lockstep:
         falls_free: tuple[int, ...],
     ) -> None:
         """Let callers come at once, where connections are used for a shorter time than opened."""
+        self.learn(key, seconds)
+        for _ in range(callers):
+            self.step(self.request, key, True, False)
+        for pause, times in zip(pauses, falls_free, strict=True):
+            self.step(self.tick, pause)
+            for _ in range(times):
+                self.release_one(key)
+            self.step(self.expire)
+
+    def relay(
+        self, key: str, seconds: float, times: int, use: float, pause: float, given_up: int
+    ) -> None:
+        """Let callers come one after another; some give up."""
+        self.learn(key, seconds)
+        for turn in range(times):
+            self.step(self.request, key, True, False)
+            self.step(self.tick, use)
+            if turn % given_up:
+                self.release_one(key)
+            elif self.model.deferred(key):
+                self.step(self.give_up, self.model.deferred(key)[-1], True)
+            if turn % 3:
+                self.step(self.expire)
+            self.step(self.tick, pause)
+
+    def learn(self, key: str, seconds: float) -> None:
+        """Let connections be opened that slowly, and used for no time."""
         for _ in range(2):
             self.step(self.request, key, True, False)
         for slot in [s for s in self.model.slots if s.key == key and s.state == CONNECTING]:
@@ -588,13 +624,6 @@ class Lockstep:
             if slot.state == ACQUIRED and slot.given is not None:
                 self.step(self.take, slot.given)
         self.release_one(key)
-        for _ in range(callers):
-            self.step(self.request, key, True, False)
-        for pause, times in zip(pauses, falls_free, strict=True):
-            self.step(self.tick, pause)
-            for _ in range(times):
-                self.release_one(key)
-            self.step(self.expire)
 
     def release_one(self, key: str) -> None:
         """Release a connection of a handshake that is in use, and let who is given it take it."""

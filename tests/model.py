@@ -130,6 +130,8 @@ class Deferral:
     fallen_free: int = 0
     #: Whether the last look came too late to judge by.
     is_postponed: bool = False
+    #: How long uses took by then: each release changes it.
+    use_then: float = math.nan
 
 
 @dataclass
@@ -167,8 +169,11 @@ class Model:
     #: Likewise: how long the faster handshakes take; by key: how long connections are in use.
     shortest: dict[str, float] = field(default_factory=dict)
     uses: dict[str, float] = field(default_factory=dict)
-    #: By key, while handshakes are deferred.
+    #: By key, while handshakes are deferred, or a look is still due.
     deferrals: dict[str, Deferral] = field(default_factory=dict)
+    #: By key: since when handshakes were deferred, and when the last such waiter left, unless
+    #: handshakes have begun since.
+    ended: dict[str, tuple[float, float]] = field(default_factory=dict)
     #: By endpoint that is known: what is known of the last handshake that failed.
     failures: dict[str, Any] = field(default_factory=dict)
     next_look: float = -math.inf
@@ -255,7 +260,11 @@ class Model:
         endpoint = key[0]
         # Rule: what nobody waits for does not begin at the cost of another such handshake.
         connecting = len(self.at(endpoint, CONNECTING)) + len(self.deferred(endpoint=endpoint))
-        if 0 < self.max_connecting <= connecting or not self.has_room(endpoint):
+        # Rule: but it begins in a place that is reserved for such a handshake.
+        if self.deferred(key):
+            if 0 < self.max_connecting <= len(self.at(endpoint, CONNECTING)):
+                return None
+        elif 0 < self.max_connecting <= connecting or not self.has_room(endpoint):
             return None
         # Rule: nor where it would be one too many once it is idle.
         if self.max_idle_connections:
@@ -458,6 +467,7 @@ class Model:
                 self.settle(owner.endpoint, now)
         if self.look_deadline() <= now:
             self.look(now)
+        self.forget_uses()
         due = [(d.look_at, d.turn, key) for key, d in self.deferrals.items() if d.look_at <= now]
         for _, _, key in sorted(due):
             if key in self.deferrals and self.deferrals[key].look_at <= now:
@@ -544,16 +554,20 @@ class Model:
             if key in (None, waiter.key) and endpoint in (None, waiter.endpoint)
         ]
 
-    def may_defer(self, waiter: Waiter) -> bool:
+    def may_defer(self, waiter: Waiter, now: float) -> bool:
         """Whether what is in use is expected to fall free to a waiter sooner than one is opened.
 
-        Rule: nothing is expected where nothing is known, and by who lost what it had.
+        Rule: nothing is expected where nothing is known, and by who lost what it had.  Nor where
+        there were such waiters, one after another, for as long as one may be deferred.
         """
         key, endpoint = waiter.key, waiter.endpoint
         used = [slot for slot in self.slots if slot.key == key and slot.state == ACQUIRED]
         if not self.defers or waiter.has_returned or key not in self.uses or not used:
             return False
         if endpoint not in self.shortest or self.uses[key] > len(used) * self.interval(key):
+            return False
+        line_since = now if self.deferred(key) else self.line_since(key, now)
+        if line_since + self.longest_deferral(endpoint) <= now:
             return False
         opening = [slot for slot in self.slots if slot.key == key and slot.owner is not None]
         rounds = 1 + (len(opening) + len(self.deferred(key))) // len(used)
@@ -570,10 +584,33 @@ class Model:
 
     def defer(self, waiter: Waiter, now: float) -> None:
         waiter.deferred_at = now
+        known = self.deferrals.get(waiter.key)
+        # Rule: the look due after one gave up is the next one's, unless there was a release.
+        is_new = known is None or not (
+            self.deferred(waiter.key) or known.use_then == self.uses[waiter.key]
+        )
         self.deferring.append(waiter)
-        if waiter.key not in self.deferrals:
-            self.deferrals[waiter.key] = Deferral(self.turn(), now)
+        if is_new:
+            self.deferrals[waiter.key] = Deferral(self.turn(), self.line_since(waiter.key, now))
             self.plan_look(waiter.key, now)
+
+    def line_since(self, key: str, now: float) -> float:
+        """Return since when handshakes of the kind have been deferred, if one is now.
+
+        Rule: it goes on if the last such waiter left less than a use ago, so that nothing was idle.
+        """
+        since, ended = self.ended.get(key, (now, -math.inf))
+        return since if now <= ended + self.uses[key] else now
+
+    def leave_deferred(self, waiter: Waiter, now: float, gave_up: bool) -> None:
+        deferral = self.deferrals[waiter.key]
+        self.undefer(waiter)
+        if self.deferred(waiter.key):
+            return
+        self.ended[waiter.key] = (deferral.since, now)
+        # Rule: the look is due all the same, or who has little time would never be noticed.
+        if gave_up and not deferral.fallen_free:
+            self.deferrals[waiter.key] = deferral
 
     def undefer(self, waiter: Waiter) -> None:
         if waiter.deferred_at is not None:
@@ -592,6 +629,7 @@ class Model:
         deferral.look_at = now + self.interval(key)
         deferral.counted_from = now
         deferral.fallen_free = 0
+        deferral.use_then = self.uses.get(key, -1.0)
 
     def judge(self, key: str, now: float) -> None:
         """Begin what is deferred and is not expected to be needless any more."""
@@ -606,8 +644,11 @@ class Model:
         while (waiting := self.deferred(key)) and since(waiting[0]) + longest <= now:
             begin()
         if not deferral.is_postponed:
-            if not deferral.fallen_free:
-                self.uses[key] = max(self.uses.get(key, -1.0), self.shortest[key[0]])
+            # Rule: uses have become longer if none has ended, unless all were lost.
+            use = self.uses.get(key, -1.0)
+            is_open = any(s.key == key and s.state in (ACQUIRED, IDLE) for s in self.slots)
+            if not deferral.fallen_free and use == deferral.use_then and is_open:
+                self.uses[key] = max(use, self.shortest[key[0]])
             rate = deferral.fallen_free / (now - deferral.counted_from)
             while waiting := self.deferred(key):
                 # Rule: all in the line count, though some have no place.
@@ -619,8 +660,10 @@ class Model:
                 deferral.since = now
                 for _ in range((len(self.deferred(key)) + 1) // 2):
                     begin()
-        if key in self.deferrals:
+        if self.deferred(key) or (deferral.is_postponed and key in self.deferrals):
             self.plan_look(key, now)
+        else:
+            self.deferrals.pop(key, None)
         self.settle(key[0], now)
 
     def begin_deferred(self, waiter: Waiter, now: float) -> None:
@@ -1081,7 +1124,7 @@ class Model:
         return min(claimants, key=lambda e: min(w.ticket for w in self.line(e)), default=None)
 
     def open_for(self, waiter: Waiter, now: float) -> None:
-        defers = self.may_defer(waiter)
+        defers = self.may_defer(waiter, now)
         first = self.deferred(waiter.key)[:1]
         # Rule: what begins belongs to who waits longest.
         if defers or (first and not waiter.has_returned):
@@ -1093,6 +1136,7 @@ class Model:
         orphans = self.orphans(endpoint)
         if orphans and 0 < self.max_connecting <= len(self.at(endpoint, CONNECTING)):
             self.give_way([*self.to_go_first(orphans), *orphans][0], None)
+        self.ended.pop(waiter.key, None)
         self.begin_for(waiter, now)
 
     def begin_for(self, waiter: Waiter, now: float) -> None:
@@ -1218,10 +1262,12 @@ class Model:
         """Take it out; its handshake goes to the oldest of its kind that has none, or to nobody.
 
         Rule: one that is drained is stopped, since nobody else is to have it.  One that is doubted
-        goes to nobody rather than to who came later than others that lack a place.
+        goes to nobody rather than to who came later than others that lack a place, or to who has
+        a place reserved.
         """
         slot = self.under_way_for(waiter)
-        self.undefer(waiter)
+        if waiter.deferred_at is not None:
+            self.leave_deferred(waiter, now, gave_up)
         self.waiters.remove(waiter)
         waiter.is_queued = False
         self.count(waiter.endpoint, "wait_seconds", now - waiter.since)
@@ -1231,7 +1277,8 @@ class Model:
                 self.doubt(slot, now)
             heirs = [] if slot.is_drained else self.placeless(waiter.key)
             if slot.is_doubted:
-                heirs = [heir for heir in heirs[:1] if not self.has_come_earlier(heir)]
+                heirs = [heir for heir in heirs[:1] if heir.deferred_at is None]
+                heirs = [heir for heir in heirs if not self.has_come_earlier(heir)]
             if heirs:
                 self.own(heirs[0], slot)
             else:
@@ -1349,6 +1396,8 @@ class Model:
     def forget_uses(self) -> None:
         known = self.handshakes()
         self.uses = {key: use for key, use in self.uses.items() if key in known}
+        self.deferrals = {key: value for key, value in self.deferrals.items() if key in known}
+        self.ended = {key: value for key, value in self.ended.items() if key in known}
 
     def forget(self) -> None:
         """Drop the endpoints with nothing alive: no place taken, and nobody in line."""

@@ -372,11 +372,11 @@ def test_who_waits_for_a_release_may_give_up(drive: Drive) -> None:
     assert pool.did_nothing()
     assert pool.counter("timeouts") == 1
     pool.give_up(second)
-    assert pool.core.next_deadline() == NEVER
-    pool.now += HANDSHAKE
-    pool.expire()
     assert pool.did_nothing()
-    assert pool.gauge("waiting") == 0
+    assert pool.gauge("waiting") == pool.size("deferred") == 0
+    look(pool)
+    assert pool.did_nothing()
+    assert pool.core.next_deadline() == NEVER
 
 
 def test_reserved_places_count_for_the_limit(drive: Drive) -> None:
@@ -416,11 +416,33 @@ def test_prewarm_does_not_take_what_is_reserved(drive: Drive) -> None:
     pool, _ = busy(drive, max_connecting=6)
     orphan = pool.orphan("a2")
     defer(pool, 5)
-    # The handshake that nobody waits for would give way, but to callers only.
+    # The handshake that nobody waits for would give way, but only to callers.
     assert pool.open("a3") is None
     pool.stop(orphan)
     pool.closed(orphan)
     assert pool.open("a3") is not None
+
+
+@pytest.mark.parametrize("limits", [{"max_connecting": 6}, {"limit": 11}, {"limit_total": 11}])
+def test_prewarm_begins_in_a_place_that_is_reserved_for_its_handshake(
+    drive: Drive, limits: dict[str, int]
+) -> None:
+    pool, _ = busy(drive, **limits)
+    first, *others = defer(pool, 6)
+    slot = pool.open("a1")
+    assert slot.owner is first
+    assert all(waiter.deferred for waiter in others)
+    assert pool.size("deferred") == 5
+    # Until there is none.
+    assert [pool.open("a1") is None for _ in range(6)] == [False] * 5 + [True]
+    assert pool.gauge("connecting") == 6
+
+
+def test_reserved_places_are_counted(drive: Drive) -> None:
+    pool, _ = busy(drive)
+    defer(pool, 3)
+    assert pool.core.reserved_count() == pool.core.reserved_count("a") == 3
+    assert pool.core.reserved_count("b") == 0
 
 
 def test_who_has_a_place_reserved_is_not_queued(drive: Drive) -> None:
@@ -508,6 +530,160 @@ def test_shutdown_returns_who_waits_for_a_release(drive: Drive) -> None:
         pool.closed(slot)
     assert pool.core.next_deadline() == NEVER
     assert pool.is_empty()
+
+
+def test_who_gives_up_a_handshake_leaves_it_to_no_waiter_with_a_place(drive: Drive) -> None:
+    pool, _ = busy(drive, use=0.125)
+    waiters = defer(pool, 3 * 5)
+    waiters.append(pool.request("a1"))
+    (slot,) = pool.opened
+    pool.begin(slot)
+    # Each would get another beside it, and leave that to the next.
+    for waiter in waiters:
+        pool.give_up(waiter)
+        assert pool.did_nothing()
+    assert pool.gauge("connecting") == 1
+    assert pool.core.next_deadline() <= pool.now + LOOK_SHARE
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_what_is_lost_or_too_old_does_not_tell_that_uses_are_long(
+    drive: Drive, is_lost: bool
+) -> None:
+    pool = drive(defers=True)
+    opened = [pool.beginning("a1") for _ in range(2)]
+    pool.now += HANDSHAKE
+    retires = pool.now + 4 * USE
+    for waiter, slot in opened:
+        pool.connected(slot, retires)
+        assert pool.take(waiter) is slot
+    pool.now += USE
+    for _, slot in opened:
+        pool.release(slot)
+    slots = [pool.acquire("a1") for _ in range(2)]
+    waiters = defer(pool, 2)
+    pool.now = retires
+    for slot in slots:
+        if is_lost:
+            pool.discard(slot)
+        else:
+            pool.release(slot)
+        pool.closed(slot)
+    look(pool)
+    assert begun(pool) == waiters
+    for opening in list(pool.opened):
+        pool.connected(opening)
+    for waiter in waiters:
+        pool.take(waiter)
+    defer(pool)
+
+
+# -- callers that have less time than until a look -----------------------------------------------
+
+
+def try_briefly(pool: Driver, seconds: float) -> Any:
+    """Return who has waited for so long, and given up."""
+    waiter = pool.request("a1")
+    pool.now += seconds
+    pool.expire()
+    pool.give_up(waiter, timed_out=True)
+    return waiter
+
+
+@pytest.mark.parametrize("pause", [0.0, LOOK / 4, 10 * LOOK])
+def test_long_uses_are_noticed_though_nobody_waits_until_a_look(drive: Drive, pause: float) -> None:
+    pool, _ = busy(drive)
+    tries = 0
+    while pool.gauge("connecting") == 0:
+        tries += 1
+        assert tries <= 3
+        try_briefly(pool, LOOK * 3 / 4)
+        end = pool.now + pause
+        while pool.core.next_deadline() <= end:
+            look(pool)
+        pool.now = end
+    # Who comes back later finds what was begun.
+    pool.now += 1
+    assert pool.request("a1").opening is not None
+
+
+def test_a_look_after_the_last_has_given_up_is_the_last(drive: Drive) -> None:
+    pool, _ = busy(drive)
+    try_briefly(pool, LOOK / 2)
+    look(pool)
+    assert pool.did_nothing()
+    assert pool.core.next_deadline() == NEVER
+
+
+def test_a_look_after_the_last_has_given_up_tells_nothing_if_it_is_late(drive: Drive) -> None:
+    pool, _ = busy(drive)
+    try_briefly(pool, LOOK / 2)
+    pool.now += 3 * LOOK
+    pool.expire()
+    defer(pool)
+    look(pool)
+    assert len(pool.opened) == 1
+
+
+def test_a_release_tells_that_uses_are_short_as_ever(drive: Drive) -> None:
+    pool, (slot, *_) = busy(drive)
+    try_briefly(pool, LOOK / 4)
+    pool.release(slot)
+    assert pool.acquire("a1") is slot
+    # It is looked at from now on.
+    defer(pool)
+    assert pool.core.next_deadline() == pool.now + LOOK
+    pool.release(slot)
+    pool.take(slot.waiter)
+    try_briefly(pool, LOOK / 4)
+    pool.release(slot)
+    assert pool.acquire("a1") is slot
+    # Nor does it tell anything that nobody was served.
+    look(pool)
+    assert pool.core.next_deadline() == NEVER
+    defer(pool)
+
+
+def test_nothing_is_looked_at_once_nothing_is_left(drive: Drive) -> None:
+    pool, slots = busy(drive)
+    try_briefly(pool, LOOK / 4)
+    for slot in slots:
+        pool.lose(slot)
+    assert pool.core.next_deadline() == NEVER
+    assert pool.is_empty()
+
+
+# -- lines that end and begin again --------------------------------------------------------------
+
+
+def test_where_callers_come_one_after_another_one_more_begins_in_the_end(drive: Drive) -> None:
+    pool, (slot,) = busy(drive, 1)
+    began = pool.now
+    (waiter,) = defer(pool)
+    while True:
+        pool.now += USE
+        pool.release(slot)
+        assert pool.take(waiter) is slot
+        # Who has released comes again.
+        waiter = pool.request("a1")
+        if pool.opened:
+            break
+    assert pool.now == began + DEFER_SHARE * HANDSHAKE
+    # Until that is open, others wait as before.
+    defer(pool)
+
+
+def test_a_line_has_ended_where_nobody_has_waited_for_as_long_as_a_use(drive: Drive) -> None:
+    pool, (slot,) = busy(drive, 1)
+    for _ in range(200):
+        (waiter,) = defer(pool)
+        pool.now += USE
+        pool.release(slot)
+        assert pool.take(waiter) is slot
+        pool.now += USE
+        pool.release(slot)
+        pool.now += USE / 4
+        assert pool.acquire("a1") is slot
 
 
 def test_handshakes_that_are_due_together_begin_in_the_order_of_the_lines(drive: Drive) -> None:
@@ -627,6 +803,17 @@ def test_where_callers_come_again_and_again_the_pool_grows(core: ModuleType) -> 
     assert len(found.default.begun) > 35
     assert found.default.done < 1.5 * found.at_once.done
     assert found.one_at_a_time.done > 3 * found.at_once.done
+
+
+@pytest.mark.parametrize(("callers", "idle"), [(2, 1), (3, 2), (4, 1), (6, 5), (12, 5)])
+@pytest.mark.parametrize("use", [0.002, 0.005, 0.02])
+def test_few_callers_that_come_again_and_again_do_not_share_for_ever(
+    core: ModuleType, callers: int, idle: int, use: float
+) -> None:
+    load = loads.constant_rush(use, 0.15, callers, times=400, idle=idle, tick=0.001)
+    found = compare(core, load)
+    assert found.default.done <= found.at_once.done + 2 * load.handshake
+    assert len(found.default.begun) <= callers - idle
 
 
 @pytest.mark.slow

@@ -1,12 +1,15 @@
 """Callers that come at once, where connections are used for a shorter time than opened."""
 
 import asyncio
+import contextlib
 import ssl
+import time
 from typing import Any
 
 import pytest
 
 from aiowebsocketclient import (
+    Balanced,
     ClientWebSocketResponse,
     PoolClosedError,
     PoolTimeoutError,
@@ -15,23 +18,32 @@ from aiowebsocketclient import (
 )
 
 from .conftest import SessionFactory, until
-from .servers import Server
+from .fleet.engine import Engine
+from .servers import Server, serving
 
 #: Seconds that handshakes take, so that a busy machine does not make the uses as long.
 SLOW = 1.0
 
 
 async def learn(
-    session: WebSocketClientSession, server: Server, count: int = 5, **options: Any
+    session: WebSocketClientSession,
+    server: Server,
+    count: int = 5,
+    seconds: float = SLOW,
+    **options: Any,
 ) -> None:
     """Let the pool open connections slowly, and use them for short times."""
     server.gate.clear()
+    arrived = server.arrived
     opening = asyncio.create_task(session.prewarm(server.url(), count, **options))
-    await until(lambda: server.arrived == count)
-    await asyncio.sleep(SLOW)
+    await until(lambda: server.arrived == arrived + count)
+    await asyncio.sleep(seconds)
     server.gate.set()
     assert await opening == count
-    for _ in range(10):
+    target: Any = session._resolve(server.url(), options, None)
+    await use(session, server, **options)
+    # On a busy machine some take long.
+    while session._pool.find(target.key).use > seconds / 100:
         await use(session, server, **options)
 
 
@@ -39,6 +51,10 @@ async def use(session: WebSocketClientSession, server: Server, **options: Any) -
     async with session.ws_connect(server.url(), **options) as ws:
         await ws.send_str("x")
         await ws.receive_str()
+
+
+async def acquire(balanced: Balanced[ClientWebSocketResponse]) -> ClientWebSocketResponse:
+    return await balanced.ws_connect()
 
 
 async def hold(
@@ -52,23 +68,39 @@ async def release(*held: ClientWebSocketResponse) -> None:
         await ws.release()
 
 
+async def rush(session: WebSocketClientSession, server: Server, **options: Any) -> float:
+    """Let 50 callers come at once; return how many seconds it takes."""
+    began = time.monotonic()
+    await asyncio.gather(*[use(session, server, **options) for _ in range(50)])
+    return time.monotonic() - began
+
+
+async def learn_for_a_rush(
+    session: WebSocketClientSession, limited: WebSocketClientSession, server: Server, **options: Any
+) -> None:
+    """Let handshakes take many times as long as 5 connections take for a rush on this machine."""
+    seconds = await rush(limited, server, **options)
+    await limited.close()
+    await learn(session, server, seconds=max(SLOW, 20 * seconds), **options)
+
+
 async def test_released_connections_serve_a_rush(
     server: Server, make_session: SessionFactory
 ) -> None:
     session = make_session()
-    await learn(session, server)
-    await asyncio.gather(*[use(session, server) for _ in range(50)])
-    assert server.handshakes <= 8
+    await learn_for_a_rush(session, make_session(limit=5), server)
+    await rush(session, server)
     assert session.stats().connects <= 8
+    assert server.handshakes <= 5 + 8
 
 
 async def test_released_connections_serve_a_rush_over_tls(
     tls_server: Server, client_tls: ssl.SSLContext, make_session: SessionFactory
 ) -> None:
     session = make_session()
-    await learn(session, tls_server, ssl=client_tls)
-    await asyncio.gather(*[use(session, tls_server, ssl=client_tls) for _ in range(50)])
-    assert tls_server.handshakes <= 8
+    await learn_for_a_rush(session, make_session(limit=5), tls_server, ssl=client_tls)
+    await rush(session, tls_server, ssl=client_tls)
+    assert session.stats().connects <= 8
 
 
 async def test_where_uses_are_long_all_connect_at_once(
@@ -118,7 +150,8 @@ async def wait_for_a_release(
 ) -> "asyncio.Task[ClientWebSocketResponse]":
     """Return a caller for whom no handshake has begun although there is room."""
     caller = asyncio.create_task(session.ws_connect(server.url(), **options))
-    await until(lambda: session.stats().waiting, pause=0)
+    before = session.stats().waiting
+    await until(lambda: session.stats().waiting > before, pause=0)
     assert session.stats().connecting == 0
     return caller
 
@@ -161,11 +194,100 @@ async def test_acquire_timeout_holds(server: Server, make_session: SessionFactor
     await learn(session, server)
     held = await hold(session, server)
     server.gate.clear()
-    with pytest.raises(PoolTimeoutError, match="5 in use"):
+    with pytest.raises(PoolTimeoutError) as caught:
         await session.ws_connect(server.url(), acquire_timeout=0.01)
+    assert caught.value.waited_for == "release"
+    assert str(caught.value).endswith(
+        ": a released connection was expected sooner than a handshake would end (no limit: 5 in"
+        " use, 0 idle, 0 connecting, 1 reserved for callers that wait for a release; 1 waiting)"
+    )
     assert session.stats().waiting == session.stats().connecting == 0
     server.gate.set()
     await release(*held)
+
+
+@pytest.mark.parametrize(
+    "limits", [{"limit": 6}, {"limit_total": 6}, {"max_connecting": 5}], ids=lambda d: next(iter(d))
+)
+async def test_errors_tell_of_reserved_places(
+    server: Server, make_session: SessionFactory, limits: dict[str, int]
+) -> None:
+    [(name, limit)] = limits.items()
+    session = make_session(**limits, max_waiting=0)
+    await learn(session, server)
+    held = await hold(session, server)
+    server.gate.clear()
+    free = limit if name == "max_connecting" else limit - 5
+    callers = [await wait_for_a_release(session, server) for _ in range(free)]
+    with pytest.raises(TooManyWaitersError) as caught:
+        await session.ws_connect(server.url())
+    assert caught.value.waited_for == name
+    assert f"5 in use, 0 idle, 0 connecting, {free} reserved for callers" in str(caught.value)
+    for caller in callers:
+        caller.cancel()
+    server.gate.set()
+    await release(*held)
+
+
+async def test_who_tries_again_and_again_for_a_short_time_is_served(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session()
+    await learn(session, server)
+    held = await hold(session, server)
+    ws = None
+    async with asyncio.timeout(30):
+        while ws is None:
+            with contextlib.suppress(PoolTimeoutError):
+                ws = await session.ws_connect(server.url(), acquire_timeout=0.01)
+    assert not ws.reused
+    await release(ws, *held)
+
+
+async def test_prewarm_opens_what_callers_wait_for(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(limit=8)
+    await learn(session, server)
+    held = await hold(session, server)
+    callers = [await wait_for_a_release(session, server) for _ in range(3)]
+    assert await session.prewarm(server.url(), 8) == 3
+    await release(*held, *await asyncio.gather(*callers))
+
+
+async def test_callers_that_wait_for_a_release_are_spread_over_servers(
+    server: Server, make_session: SessionFactory
+) -> None:
+    async with serving(Server()) as other:
+        session = make_session()
+        await asyncio.gather(learn(session, server), learn(session, other))
+        balanced = session.balanced([server.url(), other.url()])
+        held = [*await hold(session, server), *await hold(session, other)]
+        # It is as busy as the other until callers wait.
+        callers = [asyncio.create_task(acquire(balanced)) for _ in range(10)]
+        await until(lambda: session.stats().waiting == 10, pause=0)
+        for each in session.stats_by_endpoint().values():
+            assert each.waiting == 5
+        for caller in callers:
+            caller.cancel()
+        await release(*held)
+
+
+async def test_a_fleet_keeps_places_for_who_waits_for_a_release(
+    server: Server, make_session: SessionFactory
+) -> None:
+    engine = Engine()
+    session = make_session(fleet=engine)
+    await learn(session, server)
+    held = await hold(session, server)
+    server.gate.clear()
+    caller = asyncio.create_task(session.ws_connect(server.url()))
+    # First it has no place, then it waits for a release, and then its handshake begins.
+    await until(lambda: session.stats().connecting == 1)
+    # The place was not given back meanwhile, or another session might have got it.
+    assert min(report.demand for report in engine.reports if report.held) == 6
+    server.gate.set()
+    await release(*held, await caller)
 
 
 async def test_the_session_may_close(server: Server, make_session: SessionFactory) -> None:
