@@ -451,8 +451,9 @@ def _is_switching(response: aiohttp.ClientResponse) -> bool:
     )
 
 
-# Tasks that make a handshake with a connector that is not the pool's own.
-_sharing_tasks: Final[set[asyncio.Task[Any] | None]] = set()
+# Tasks that make a handshake with a connector that is not the pool's own, and the TLS contexts that
+# it uses: a connector may create one for each connection.
+_sharing_tasks: Final[dict[asyncio.Task[Any] | None, list[Any]]] = {}
 
 
 @contextmanager
@@ -466,11 +467,11 @@ def _sharing_buffers(connector: Any) -> Iterator[None]:
             # another context separately.
             setattr(connector, name, partial(_context_of_task, find, ref(connector)))
     task = asyncio.current_task()
-    _sharing_tasks.add(task)
+    _sharing_tasks[task] = []
     try:
         yield
     finally:
-        _sharing_tasks.discard(task)
+        _sharing_tasks.pop(task, None)
 
 
 def _context_of_task(
@@ -478,7 +479,11 @@ def _context_of_task(
 ) -> Any:
     """Return the TLS context of a connection, as the connector itself does."""
     context = find(connector(), *args)
-    return sharing(context) if asyncio.current_task() in _sharing_tasks else context
+    used = _sharing_tasks.get(asyncio.current_task())
+    if used is None:
+        return context
+    used.append(context)
+    return sharing(context)
 
 
 class _Socket(socket.socket):
