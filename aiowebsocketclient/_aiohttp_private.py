@@ -185,6 +185,7 @@ TLS_NAMES: Final[dict[str, str]] = {
     "_do_write": "encrypts all that is to be sent",
     "_extra": "contains the TLS context for get_extra_info()",
     "_fatal_error": "ends the connection after an error",
+    "_get_write_buffer_size": "is how much is to be sent for the protocol above",
     "_incoming": "is the BIO of received data, which grows to the largest read",
     "_loop": "runs a callback before the next read",
     "_outgoing": "is the BIO of data to send, which grows to the largest message",

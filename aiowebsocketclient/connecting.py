@@ -9,7 +9,7 @@ import math
 import socket
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import Context
 from functools import partial
 from http import HTTPStatus
@@ -28,7 +28,7 @@ from ._aiohttp_private import LOG_ON_EXCEPTION, check_client_session
 from .deadlines import Bound
 from .exceptions import PoolClosedError, WebSocketPoolError, in_session
 from .hooks import run_hook
-from .keys import Target, version_of
+from .keys import Target, is_tls_in_tls, version_of
 from .logs import log
 from .resolving import RandomOrder
 from .settings import Settings
@@ -387,10 +387,16 @@ class _Attempt:
         noting = (
             connector.noting(self._transports)
             if isinstance(connector, _Connector)
+            else nullcontext()
+        )
+        # Inside another TLS connection, a connection stays as it is, and sharing only takes time.
+        sharing_buffers = (
+            nullcontext()
+            if is_tls_in_tls(target.url, target.options, self._session)
             else _sharing_buffers(connector)
         )
         try:
-            with noting:
+            with noting, sharing_buffers:
                 ws: aiohttp.ClientWebSocketResponse = await connect(self, url, **target.options)
         except asyncio.CancelledError:
             _leave_lookups_unlogged(connector)
@@ -451,34 +457,43 @@ def _is_switching(response: aiohttp.ClientResponse) -> bool:
     )
 
 
-# Tasks that make a handshake with a connector that is not the pool's own.
-_sharing_tasks: Final[set[asyncio.Task[Any] | None]] = set()
+# Tasks that make a handshake whose TLS connections share buffers, and the TLS contexts that they
+# use: a connector may create one for each connection.
+_sharing_tasks: Final[dict[asyncio.Task[Any] | None, list[Any]]] = {}
 
 
 @contextmanager
 def _sharing_buffers(connector: Any) -> Iterator[None]:
     """Let TLS connections that the current task opens share the buffers of the loop."""
     name = "_get_ssl_context"
-    if isinstance(connector, aiohttp.TCPConnector) and name not in vars(connector):
+    is_users = isinstance(connector, aiohttp.TCPConnector) and not isinstance(connector, _Connector)
+    if is_users and name not in vars(connector):
         find = getattr(type(connector), name, None)
         if find is not None:
             # Not by ssl= of the request: aiohttp's limit_per_host would count the connections of
             # another context separately.
             setattr(connector, name, partial(_context_of_task, find, ref(connector)))
     task = asyncio.current_task()
-    _sharing_tasks.add(task)
+    _sharing_tasks[task] = []
     try:
         yield
     finally:
-        _sharing_tasks.discard(task)
+        _sharing_tasks.pop(task, None)
 
 
 def _context_of_task(
     find: Callable[..., Any], connector: "ref[aiohttp.TCPConnector]", *args: Any
 ) -> Any:
     """Return the TLS context of a connection, as the connector itself does."""
-    context = find(connector(), *args)
-    return sharing(context) if asyncio.current_task() in _sharing_tasks else context
+    return _sharing_in_task(find(connector(), *args))
+
+
+def _sharing_in_task(context: Any) -> Any:
+    used = _sharing_tasks.get(asyncio.current_task())
+    if used is None:
+        return context
+    used.append(context)
+    return sharing(context)
 
 
 class _Socket(socket.socket):
@@ -568,7 +583,7 @@ class _Connector(aiohttp.TCPConnector):
         return connection
 
     def _get_ssl_context(self, *args: Any) -> Any:
-        return sharing(super()._get_ssl_context(*args))
+        return _sharing_in_task(super()._get_ssl_context(*args))
 
     async def _connect(self, *args: Any, **kwargs: Any) -> Any:
         task = asyncio.current_task()

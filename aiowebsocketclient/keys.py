@@ -27,6 +27,7 @@ __all__ = (
     "HandshakeKey",
     "Target",
     "Variant",
+    "is_tls_in_tls",
     "is_with",
     "parse_url",
     "resolve",
@@ -568,6 +569,12 @@ def _proxy_url(options: dict[str, Any], client_session: aiohttp.ClientSession | 
     if not url.raw_host:
         raise aiohttp.InvalidUrlClientError("<proxy>", "proxy has no host")
     return url
+
+
+def is_tls_in_tls(url: URL, options: dict[str, Any], client_session: aiohttp.ClientSession) -> bool:
+    """Return whether a call uses TLS inside TLS to a proxy; not of a proxy of the environment."""
+    proxy = _proxy_url(options, client_session) if url.scheme in _TLS_SCHEMES else None
+    return proxy is not None and proxy.scheme in _TLS_SCHEMES
 
 
 def _to_proxy(

@@ -28,7 +28,7 @@ import os
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import partial
 from threading import RLock
 from typing import Any, Final, Self, TypeVar
 from weakref import WeakKeyDictionary, ref
@@ -51,7 +51,7 @@ _IS_OFF: Final = bool(os.environ.get("AIOWEBSOCKETCLIENT_NO_TLS_MEMORY"))
 _BUFFER: Final = 256 << 10
 # The plaintext of a TLS record has at most 16 KiB. OpenSSL decrypts no more at once.
 _RECORD: Final = 1 << 14
-# Bytes to decrypt at once before shrink(): a record, and what encryption adds.
+# Bytes to give to OpenSSL at once before shrink(): a record, and what encryption adds.
 _PIECE: Final = _RECORD + 128
 _NOTHING: Final = memoryview(b"")
 # Bytes to encrypt, and to pass to the transport at once.
@@ -90,22 +90,27 @@ class _Workspace:
 
 _workspaces: Final["WeakKeyDictionary[asyncio.AbstractEventLoop, _Workspace]"] = WeakKeyDictionary()
 
-# Sharing contexts by the contexts of users.
-_contexts: Final["WeakKeyDictionary[ssl.SSLContext, _SharingContext]"] = WeakKeyDictionary()
+# Sharing contexts by the id() of the contexts of users. A subclass may define its own equality, or
+# have no hash.
+_contexts: Final[dict[int, "_SharingContext"]] = {}
 
 
 def sharing(context: Any) -> Any:
     """Return a context like ``context``, whose connections share the buffers of the running loop.
 
-    Returns ``context`` itself where that is not possible.
+    The caller must keep ``context`` until the connection is open.  Returns ``context`` itself where
+    sharing is not possible.
     """
     if _IS_OFF or not makes_known_tls(get_running_loop()):
         return context
     if not isinstance(context, ssl.SSLContext) or isinstance(context, _SharingContext):
         return context
-    found = _contexts.get(context)
+    # Somebody may replace ssl.SSLContext, and asyncio checks the class.
+    if not issubclass(_SharingContext, ssl.SSLContext):
+        return context
+    found = _contexts.get(id(context))
     if found is None:
-        found = _contexts[context] = _SharingContext(context)
+        found = _contexts[id(context)] = _SharingContext(context)
     return found
 
 
@@ -115,6 +120,7 @@ def shrink(transport: Any) -> bool:
     Returns whether that was possible: only with a context from :func:`sharing`.  Must not be called
     while data is received: between ``get_buffer()`` and ``buffer_updated()`` of asyncio's protocol.
     """
+    _restore_context(transport)
     if not has_known_tls(transport):
         return False
     protocol = transport._ssl_protocol
@@ -131,9 +137,23 @@ def shrink(transport: Any) -> bool:
         # Sends nothing. A connection that has just failed ends by itself.
         with contextlib.suppress(ssl.SSLError):
             sslobj.write(b"")
-    protocol._sslcontext = protocol._extra["sslcontext"] = sslobj.context
     protocol.__class__ = _SmallProtocol
+    # The protocol above may already pause.
+    protocol._control_ssl_reading()
     return True
+
+
+def _restore_context(transport: Any) -> None:
+    """Let a connection show the context of the user."""
+    protocol = getattr(transport, "_ssl_protocol", None)
+    stand_in = getattr(protocol, "_sslcontext", None)
+    if protocol is None or not isinstance(stand_in, _SharingContext):
+        return
+    context = stand_in.context()
+    if context is None:
+        # The connector has made it for this connection.
+        context = protocol._sslobj.context
+    protocol._sslcontext = protocol._extra["sslcontext"] = context
 
 
 # -- before and during the handshake ---------------------------------------------------------------
@@ -142,19 +162,23 @@ def shrink(transport: Any) -> bool:
 class _SharingContext(ssl.SSLContext):
     """Stands in for a user's context when asyncio opens a connection."""
 
-    _context: "ref[ssl.SSLContext]"
+    #: The user's context.  Weakly: this context lives as long as the other.
+    context: "ref[ssl.SSLContext]"
 
     def __new__(cls, context: ssl.SSLContext) -> Self:
         self = super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
-        # Weakly: this context lives as long as the other.
-        self._context = ref(context)
+        self.context = ref(context, partial(_forget_context, id(context)))
         return self
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        # ssl.SSLContext may have been replaced by a class whose __init__() takes a protocol.
+        pass
 
     def wrap_bio(
         self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *args: Any, **options: Any
     ) -> ssl.SSLObject:
         """Return a connection of the user's context."""
-        context = self._context()
+        context = self.context()
         assert context is not None
         loop = get_running_loop()
         if loop is None or not makes_known_tls(loop):
@@ -165,14 +189,21 @@ class _SharingContext(ssl.SSLContext):
         made: Any = context.wrap_bio(workspace.incoming, workspace.outgoing, *args, **options)
         try:
             kind: type[ssl.SSLObject] = type(made)
-            made.__class__ = _sharing_kind(kind)  # type: ignore[arg-type]
+            made.__class__ = _sharing_kind(kind)
         except TypeError:
             # A class of the user's, which may do more.
             return context.wrap_bio(incoming, outgoing, *args, **options)
         made.workspace, made.rest = workspace, _NOTHING
         made.incoming, made.outgoing = incoming, outgoing
+        if made.context is not context:
+            # OpenSSL's connection does not keep it.
+            made.given = context
         sslobj: ssl.SSLObject = made
         return sslobj
+
+
+def _forget_context(key: int, _: object) -> None:
+    _contexts.pop(key, None)
 
 
 class _SharingObject(ssl.SSLObject):
@@ -186,6 +217,8 @@ class _SharingObject(ssl.SSLObject):
     outgoing: ssl.MemoryBIO
     # What was read from ``incoming``, and not by OpenSSL.
     rest: memoryview
+    #: A context that has had another one make this connection.
+    given: ssl.SSLContext
 
     def do_handshake(self) -> None:
         """Begin or continue the handshake."""
@@ -193,15 +226,7 @@ class _SharingObject(ssl.SSLObject):
 
     def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002
         """Decrypt at most ``len`` bytes."""
-        read = super().read
-        while True:
-            before = self._left()
-            try:
-                return self._run(read, len, buffer)
-            except _AGAIN:
-                # If OpenSSL has taken a part of a record, it gets the next part.
-                if self._left() in (0, before):
-                    raise
+        return self._run(super().read, len, buffer)
 
     def write(self, data: Any) -> int:
         """Encrypt data."""
@@ -215,33 +240,50 @@ class _SharingObject(ssl.SSLObject):
         return len(self.rest) + self.incoming.pending
 
     def _run(self, operation: Callable[..., _T], *args: Any) -> _T:
+        while True:
+            before = self._left()
+            try:
+                return self._run_on_piece(operation, *args)
+            except _AGAIN:
+                # If OpenSSL has taken a piece and needs more, it gets the next piece.
+                if self._left() in (0, before):
+                    raise
+
+    def _run_on_piece(self, operation: Callable[..., _T], *args: Any) -> _T:
         workspace = self.workspace
         incoming, outgoing = workspace.incoming, workspace.outgoing
         with workspace.lock:
             user, workspace.user = workspace.user, self
-            interrupted = incoming.read(), outgoing.read()
+            interrupted = None if user is None else (incoming.read(), outgoing.read())
             given = 0
             try:
-                if not self.rest:
+                if not self.rest and self.incoming.pending:
                     self.rest = memoryview(self.incoming.read())
-                given = incoming.write(self.rest[:_PIECE])
+                if self.rest:
+                    given = incoming.write(self.rest[:_PIECE])
                 return operation(*args)
             finally:
-                self.rest = self.rest[given - incoming.pending :] or _NOTHING
-                incoming.read()
-                self.outgoing.write(outgoing.read())
-                incoming.write(interrupted[0])
-                outgoing.write(interrupted[1])
+                if given:
+                    self.rest = self.rest[given - incoming.pending :] or _NOTHING
+                    incoming.read()
+                if outgoing.pending:
+                    self.outgoing.write(outgoing.read())
+                if interrupted is not None:
+                    incoming.write(interrupted[0])
+                    outgoing.write(interrupted[1])
                 workspace.user = user
 
 
-@cache
 def _sharing_kind(kind: type[ssl.SSLObject]) -> type[_SharingObject]:
     """Return a subclass of a class of TLS connections that shares buffers."""
     if kind is ssl.SSLObject:
         return _SharingObject
     if (kind.read, kind.write) != (ssl.SSLObject.read, ssl.SSLObject.write):
         raise TypeError
+    # A cache would keep it: some contexts have a class of their own.
+    for found in kind.__subclasses__():
+        if found.__bases__ == (_SharingObject, kind):
+            return found  # type: ignore[return-value]
     return type(kind.__name__, (_SharingObject, kind), {"__module__": kind.__module__})
 
 
@@ -261,6 +303,10 @@ class _SmallProtocol(TLS_PROTOCOL):  # type: ignore[misc]
 
     # Whether the protocol above is taking data.
     _is_delivering = False
+
+    # How much of what is to be sent has come while the transport was full. asyncio passes all that
+    # comes before at once to the transport, which takes any amount, and counts only the rest.
+    _late_size = 0
 
     # -- receiving -------------------------------------------------------------------------------
 
@@ -343,6 +389,7 @@ class _SmallProtocol(TLS_PROTOCOL):  # type: ignore[misc]
             self._transport.pause_reading()
 
     def _control_ssl_reading(self) -> None:
+        self._pause_socket()
         if self._ssl_reading_paused and not self._may_pause_socket() and self._transport:
             self._ssl_reading_paused = False
             self._transport.resume_reading()
@@ -363,8 +410,11 @@ class _SmallProtocol(TLS_PROTOCOL):  # type: ignore[misc]
                 if type(data) is memoryview:
                     # Its items may be larger than a byte.
                     data = data.cast("B")
+                size = len(data)
                 self._write_backlog.append(data)
-                self._write_buffer_size += len(data)
+                self._write_buffer_size += size
+                if self._ssl_writing_paused:
+                    self._late_size += size
             self._do_write()
         except Exception as exc:
             self._fatal_error(exc, "Fatal error on SSL protocol")
@@ -386,8 +436,12 @@ class _SmallProtocol(TLS_PROTOCOL):  # type: ignore[misc]
             # asyncio logs repeated writes to a socket that has failed.
             while backlog and not (self._ssl_writing_paused or transport.is_closing()):
                 transport.write(self._encrypt(sslobj, backlog))
+                if self._late_size >= self._write_buffer_size:
+                    # The transport has taken all that came before.
+                    self._late_size = 0
         except _AGAIN:
             # The server wants a handshake first.
+            self._late_size = self._write_buffer_size
             self._process_outgoing()
         else:
             self._control_app_writing()
@@ -416,6 +470,10 @@ class _SmallProtocol(TLS_PROTOCOL):  # type: ignore[misc]
                 raise
             finally:
                 workspace.user = None
+
+    def _get_write_buffer_size(self) -> int:
+        size: int = min(self._late_size, self._write_buffer_size) + self._outgoing.pending
+        return size
 
     def resume_writing(self) -> None:
         """Go on with what waits for the transport."""

@@ -27,6 +27,7 @@ from weakref import ref
 import aiohttp
 import pytest
 import pytest_asyncio
+import trustme
 from aiohttp import WSMsgType, web
 
 from aiowebsocketclient import WebSocketClientSession, tls_memory
@@ -254,6 +255,93 @@ async def test_a_server_that_does_not_read(
         assert not any(bio.most for bio in bios)
 
 
+class Counted(asyncio.Protocol):
+    """Records when it must not write, and how much it had written by then."""
+
+    def __init__(self) -> None:
+        self.written = 0
+        self.paused: list[int] = []
+        self.resumed: list[int] = []
+
+    def pause_writing(self) -> None:
+        self.paused.append(self.written)
+
+    def resume_writing(self) -> None:
+        self.resumed.append(self.written)
+
+
+@pytest.mark.parametrize("size", [1_000_000, 24_000_000])
+async def test_a_sender_waits_as_with_asyncio_alone(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, size: int
+) -> None:
+    """asyncio takes any amount, until the transport is full, and then what its limit allows."""
+    if not is_asyncio():
+        pytest.skip("nothing is replaced on this loop")
+    go_on = asyncio.Event()
+    received = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal received
+        await go_on.wait()
+        while data := await reader.read(MB):
+            received += len(data)
+        writer.close()
+
+    async def use(port: int, context: ssl.SSLContext) -> None:
+        transport: Any
+        transport, protocol = await asyncio.get_running_loop().create_connection(
+            Counted, "127.0.0.1", port, ssl=context
+        )
+        if context is not client_tls:
+            assert tls_memory.shrink(transport)
+        found = transport._ssl_protocol
+        while not found._ssl_writing_paused:
+            protocol.written += size
+            transport.write(bytes(size))
+            # All of it counts as sent.
+            assert transport.get_write_buffer_size() == 0
+        for _ in range(2):
+            assert not protocol.paused
+            protocol.written += 300_000
+            transport.write(bytes(300_000))
+        assert protocol.paused == [protocol.written]
+        assert 600_000 <= transport.get_write_buffer_size() < 610_000
+        go_on.set()
+        await until(lambda: received == protocol.written)
+        assert protocol.resumed == protocol.paused
+        assert transport.get_write_buffer_size() == 0
+        # Also from here on.
+        go_on.clear()
+        protocol.written += size
+        transport.write(bytes(size))
+        assert transport.get_write_buffer_size() == 0
+        assert protocol.resumed == protocol.paused
+        go_on.set()
+        await until(lambda: received == protocol.written)
+        transport.abort()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_tls) as server:
+        port = server.sockets[0].getsockname()[1]
+        for context in (client_tls, tls_memory.sharing(client_tls)):
+            received = 0
+            go_on.clear()
+            await use(port, context)
+
+
+async def test_a_large_message_to_a_server_that_does_not_read(
+    echo: Echo, make_session: SessionFactory, client_tls: ssl.SSLContext
+) -> None:
+    """The sender need not wait, as with aiohttp alone; the server may want to send first."""
+    if not is_asyncio():
+        pytest.skip("nothing is replaced on this loop")
+    echo.gate.clear()
+    async with make_session().ws_connect(echo.url("/slow"), ssl=client_tls, max_msg_size=0) as ws:
+        await ws.send_bytes(bytes(24 * MB))
+        assert protocol_of(ws)._write_backlog
+        echo.gate.set()
+        assert await ws.receive_bytes() == bytes(24 * MB)
+
+
 @pytest.mark.parametrize("size", [1, MB])
 async def test_what_is_sent_before_the_end_arrives(
     echo: Echo, make_session: SessionFactory, client_tls: ssl.SSLContext, size: int
@@ -450,6 +538,26 @@ async def test_every_version_of_tls(
         await check(ws, *SIZES)
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_handshake_of_many_certificates(
+    authority: trustme.CA, make_session: SessionFactory, tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    """The answer of the server is larger than a piece."""
+    chain = tmp_path / "chain.pem"
+    issued = authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.bytes()
+    chain.write_bytes(issued + 60 * authority.cert_pem.bytes())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(chain)
+    mine = ssl.create_default_context()
+    authority.configure_trust(mine)
+    mine.maximum_version = version
+    async with (
+        serving(Echo(), ssl_context=context) as server,
+        make_session(conn_timeout=30.0).ws_connect(server.url(), ssl=mine) as ws,
+    ):
+        await check(ws, MB, 1)
+
+
 # What OpenSSL's server does for a letter: agrees on new keys for both directions, or for one (RFC
 # 8446, 4.6.3), or on all by a new handshake.
 ORDERS = [("-tls1_3", "K"), ("-tls1_3", "k"), ("-tls1_2", "r")]
@@ -558,7 +666,7 @@ async def test_through_a_forward_proxy(
     client_tls: ssl.SSLContext,
     proxy_is_tls: bool,
 ) -> None:
-    """TLS begins on an open connection; or inside TLS, where the buffers cannot be replaced."""
+    """TLS begins on an open connection; or inside TLS, where the connection stays as it is."""
     session = make_session()
     async with AsyncExitStack() as stack:
         if proxy_is_tls:
@@ -573,10 +681,10 @@ async def test_through_a_forward_proxy(
                 await check(ws, *SIZES)
                 if is_asyncio():
                     protocol = protocol_of(ws)
-                    assert isinstance(protocol._sslobj, _SharingObject)
+                    assert ws.get_extra_info("sslcontext") is client_tls
                     assert isinstance(protocol, _SmallProtocol) != proxy_is_tls
-                    # OpenSSL has read everything, and nothing of it is kept.
-                    assert protocol._sslobj.rest is tls_memory._NOTHING
+                    # Sharing would only take time.
+                    assert isinstance(protocol._sslobj, _SharingObject) != proxy_is_tls
         assert ws.reused
         await session.close()
 
@@ -679,7 +787,7 @@ async def test_a_context_is_collected(
     session = make_session()
     ws = await session.ws_connect(echo.url(), ssl=context)
     seen = ref(context)
-    assert (context in tls_memory._contexts) == is_asyncio()
+    assert (id(context) in tls_memory._contexts) == is_asyncio()
     await ws.close()
     await session.close()
     del ws, context, session
@@ -991,6 +1099,27 @@ async def test_a_pause_between_reads(
         await writer.wait_closed()
 
 
+async def test_a_pause_before_the_connection_is_made_small(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    if not is_asyncio():
+        pytest.skip("nothing is replaced on this loop")
+    async with echoing(server_tls) as port:
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=tls_memory.sharing(client_tls)
+        )
+        transport: Any = writer.transport
+        transport.pause_reading()
+        assert tls_memory.shrink(transport)
+        assert not transport._ssl_protocol._transport.is_reading()
+        writer.write(b"x")
+        transport.resume_reading()
+        assert await reader.readexactly(1) == b"x"
+        assert transport._ssl_protocol._transport.is_reading()
+        writer.close()
+        await writer.wait_closed()
+
+
 @pytest.mark.parametrize("delay", [False, True])
 async def test_an_end_during_a_pause(
     server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, delay: bool
@@ -1247,6 +1376,159 @@ async def test_other_requests_of_a_users_session(
 
         for _ in range(3):
             await asyncio.gather(*(use_pool() for _ in range(5)), *(use() for _ in range(5)))
+
+
+async def test_a_connection_that_becomes_no_websocket(
+    server_tls: ssl.SSLContext, make_session: SessionFactory, client_tls: ssl.SSLContext
+) -> None:
+    """The user's connector keeps it for the user's own requests."""
+    sent = random.Random(0).randbytes(900_000)
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        if request.method == "PUT":
+            return web.Response(body=await request.read())
+        return web.Response(status=401)
+
+    app = web.Application(client_max_size=0)
+    app.router.add_route("*", "/", handle)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=server_tls)
+    await site.start()
+    url = f"https://127.0.0.1:{runner.addresses[0][1]}/"
+    async with aiohttp.ClientSession() as client_session:
+        session = make_session(limit=1, client_session=client_session, client_session_owner=False)
+        with pytest.raises(aiohttp.WSServerHandshakeError):
+            await session.ws_connect(url, ssl=client_tls)
+        for _ in range(2):
+            async with client_session.put(url, data=sent, ssl=client_tls) as response:
+                found = response.connection.transport.get_extra_info("ssl_object")  # type: ignore[union-attr]
+                assert isinstance(found, _SharingObject) == is_asyncio()
+                assert await response.read() == sent
+        await session.close()
+    await runner.cleanup()
+
+
+class Unhashable(ssl.SSLContext):
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Equal(ssl.SSLContext):
+    """Equal to all others, whomever they trust."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Equal)
+
+    def __hash__(self) -> int:
+        return 1
+
+
+def trusting(authority: trustme.CA, kind: type[ssl.SSLContext]) -> ssl.SSLContext:
+    context = kind(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(context)
+    return context
+
+
+@pytest.mark.parametrize("kind", [Unhashable, Equal])
+async def test_equality_of_contexts(
+    echo: Echo, make_session: SessionFactory, authority: trustme.CA, kind: type[ssl.SSLContext]
+) -> None:
+    good, bad = trusting(authority, kind), kind(ssl.PROTOCOL_TLS_CLIENT)
+    sessions = [
+        make_session(client_session=aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=tls)))
+        for tls in (good, bad)
+    ]
+    async with sessions[0].ws_connect(echo.url()) as ws:
+        await check(ws, 1)
+        assert ws.get_extra_info("sslcontext") is good
+    with pytest.raises(aiohttp.ClientConnectorCertificateError):
+        await sessions[1].ws_connect(echo.url())
+    for session in sessions:
+        await session.close()
+
+
+async def test_a_context_for_each_connection(
+    echo: Echo, make_session: SessionFactory, authority: trustme.CA
+) -> None:
+    """Only the connection keeps it."""
+    made: list[ref[ssl.SSLContext]] = []
+
+    class Connector(aiohttp.TCPConnector):
+        def _get_ssl_context(self, req: Any) -> ssl.SSLContext:
+            context = trusting(authority, ssl.SSLContext)
+            made.append(ref(context))
+            return context
+
+    session = make_session(client_session=aiohttp.ClientSession(connector=Connector()))
+    async with session.ws_connect(echo.url()) as ws:
+        await check(ws, MB, 1)
+        context = ws.get_extra_info("sslcontext")
+        assert context is made[0]() is not None
+    del ws, context
+    await session.close()
+    await until(lambda: gc.collect() + 1 and made[0]() is None)
+
+
+class Wrapping(ssl.SSLContext):
+    """Like that of truststore: another context makes its connections, with a class of its own."""
+
+    def __init__(self, protocol: int) -> None:
+        self.inner = ssl.SSLContext(protocol)
+        self.inner.sslobject_class = type("Own", (ssl.SSLObject,), {})
+
+    def wrap_bio(self, *args: Any, **options: Any) -> ssl.SSLObject:
+        return self.inner.wrap_bio(*args, **options)
+
+
+async def test_a_context_that_wraps_another(
+    echo: Echo, make_session: SessionFactory, authority: trustme.CA
+) -> None:
+    context: Any = Wrapping(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(context.inner)
+    session = make_session()
+    async with session.ws_connect(echo.url(), ssl=context) as ws:
+        await check(ws, MB, 1)
+        assert ws.get_extra_info("sslcontext") is context
+        if is_asyncio():
+            assert isinstance(protocol_of(ws), _SmallProtocol)
+    seen = ref(context.inner.sslobject_class)
+    await session.close()
+    del ws, context, session
+    await until(lambda: gc.collect() + 1 and seen() is None)
+
+
+async def test_a_class_that_replaces_pythons_later(
+    client_tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncio accepts only contexts of the new class."""
+    context = Wrapping(ssl.PROTOCOL_TLS_CLIENT)
+    with monkeypatch.context() as patch:
+        patch.setattr(ssl, "SSLContext", Wrapping)
+        for each in (context, client_tls):
+            assert tls_memory.sharing(each) is each
+    assert (tls_memory.sharing(context) is context) is not is_asyncio()
+
+
+def test_a_class_that_has_replaced_pythons() -> None:
+    """Its connections are made small, too."""
+    script = (
+        "import ssl, asyncio, aiohttp\n"
+        "class Wrapping(ssl.SSLContext):\n"
+        "    def __init__(self, protocol):\n"
+        "        self.number = int(protocol)\n"
+        "ssl.SSLContext = Wrapping\n"
+        "from aiowebsocketclient import tls_memory\n"
+        "async def main():\n"
+        "    context = Wrapping(ssl.PROTOCOL_TLS_CLIENT)\n"
+        "    found = tls_memory.sharing(context)\n"
+        "    print(found is context, isinstance(found, ssl.SSLContext))\n"
+        "asyncio.Runner(loop_factory=asyncio.SelectorEventLoop).run(main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("False True\n", "")
 
 
 class Verifying(ssl.SSLObject):
