@@ -60,8 +60,8 @@ class PooledWebsocketsTransport(AIOHTTPWebsocketsTransport):
     :param session: the pool, which stays open.
     :param options: options of ``gql.transport.aiohttp_websockets.AIOHTTPWebsocketsTransport``,
         without ``session`` and ``subprotocols``.  ``connect_args`` may have any option of
-        :meth:`WebSocketClientSession.ws_connect`.  ``connect_timeout`` includes the wait for a
-        connection.  ``ack_timeout`` has no effect: ``hook_timeout`` of ``session`` bounds the wait
+        :meth:`WebSocketClientSession.ws_connect` but ``configure`` and ``on_idle_message``.
+        ``connect_timeout`` includes the wait for a connection.  ``ack_timeout`` has no effect: ``hook_timeout`` of ``session`` bounds the wait
         for the acknowledgement.
     """
 
@@ -69,6 +69,9 @@ class PooledWebsocketsTransport(AIOHTTPWebsocketsTransport):
         connect_args = options.get("connect_args") or {}
         if not isinstance(connect_args, Mapping):
             raise TypeError(f"connect_args must be a mapping, not {type(connect_args).__name__}")
+        for name in ("configure", "on_idle_message"):
+            if name in connect_args:
+                raise TypeError(f"connect_args must not have {name}: the transport uses this hook")
         if "subprotocols" in options:
             raise TypeError(
                 "PooledWebsocketsTransport() takes no subprotocols: it speaks"

@@ -338,6 +338,9 @@ async def test_options_of_the_pool(make_session: SessionFactory, graphql: GraphQ
         PooledWebsocketsTransport(url, pool, subprotocols=["graphql-ws"])
     with pytest.raises(TypeError, match="connect_args must be a mapping, not int"):
         PooledWebsocketsTransport(url, pool, connect_args=3)
+    for name in ("configure", "on_idle_message"):
+        with pytest.raises(TypeError, match=f"connect_args must not have {name}"):
+            PooledWebsocketsTransport(url, pool, connect_args={name: None})
 
 
 async def test_callers_wait_for_a_place(
