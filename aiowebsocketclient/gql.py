@@ -61,8 +61,8 @@ class PooledWebsocketsTransport(AIOHTTPWebsocketsTransport):
     :param options: options of ``gql.transport.aiohttp_websockets.AIOHTTPWebsocketsTransport``,
         without ``session`` and ``subprotocols``.  ``connect_args`` may have any option of
         :meth:`WebSocketClientSession.ws_connect` but ``configure`` and ``on_idle_message``.
-        ``connect_timeout`` includes the wait for a connection.  ``ack_timeout`` has no effect: ``hook_timeout`` of ``session`` bounds the wait
-        for the acknowledgement.
+        ``connect_timeout`` includes the wait for a connection.  ``ack_timeout`` has no effect:
+        ``hook_timeout`` of ``session`` bounds the wait for the acknowledgement.
     """
 
     def __init__(self, url: StrOrURL, session: WebSocketClientSession[Any], **options: Any) -> None:
