@@ -63,6 +63,14 @@ async def hold(
     return [await session.ws_connect(server.url()) for _ in range(count)]
 
 
+async def learn_and_hold(
+    session: WebSocketClientSession, server: Server
+) -> list[ClientWebSocketResponse]:
+    """Return all connections, in use, of a pool that expects uses to be short."""
+    await learn(session, server)
+    return await hold(session, server)
+
+
 async def release(*held: ClientWebSocketResponse) -> None:
     for ws in held:
         await ws.release()
@@ -160,8 +168,7 @@ async def test_a_release_serves_who_waits_for_it(
     server: Server, make_session: SessionFactory
 ) -> None:
     session = make_session()
-    await learn(session, server)
-    held = await hold(session, server)
+    held = await learn_and_hold(session, server)
     caller = await wait_for_a_release(session, server)
     await held[0].release()
     ws = await caller
@@ -175,8 +182,7 @@ async def test_who_waits_for_a_release_may_give_up(
     server: Server, make_session: SessionFactory
 ) -> None:
     session = make_session(limit=6)
-    await learn(session, server)
-    held = await hold(session, server)
+    held = await learn_and_hold(session, server)
     caller = await wait_for_a_release(session, server)
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -191,8 +197,7 @@ async def test_who_waits_for_a_release_may_give_up(
 
 async def test_acquire_timeout_holds(server: Server, make_session: SessionFactory) -> None:
     session = make_session()
-    await learn(session, server)
-    held = await hold(session, server)
+    held = await learn_and_hold(session, server)
     server.gate.clear()
     with pytest.raises(PoolTimeoutError) as caught:
         await session.ws_connect(server.url(), acquire_timeout=0.01)
@@ -214,8 +219,7 @@ async def test_errors_tell_of_reserved_places(
 ) -> None:
     [(name, limit)] = limits.items()
     session = make_session(**limits, max_waiting=0)
-    await learn(session, server)
-    held = await hold(session, server)
+    held = await learn_and_hold(session, server)
     server.gate.clear()
     free = limit if name == "max_connecting" else limit - 5
     callers = [await wait_for_a_release(session, server) for _ in range(free)]
@@ -233,8 +237,7 @@ async def test_who_tries_again_and_again_for_a_short_time_is_served(
     server: Server, make_session: SessionFactory
 ) -> None:
     session = make_session()
-    await learn(session, server)
-    held = await hold(session, server)
+    held = await learn_and_hold(session, server)
     ws = None
     async with asyncio.timeout(30):
         while ws is None:
@@ -248,8 +251,7 @@ async def test_prewarm_opens_what_callers_wait_for(
     server: Server, make_session: SessionFactory
 ) -> None:
     session = make_session(limit=8)
-    await learn(session, server)
-    held = await hold(session, server)
+    held = await learn_and_hold(session, server)
     callers = [await wait_for_a_release(session, server) for _ in range(3)]
     assert await session.prewarm(server.url(), 8) == 3
     await release(*held, *await asyncio.gather(*callers))
@@ -278,8 +280,7 @@ async def test_a_fleet_keeps_places_for_who_waits_for_a_release(
 ) -> None:
     engine = Engine()
     session = make_session(fleet=engine)
-    await learn(session, server)
-    held = await hold(session, server)
+    held = await learn_and_hold(session, server)
     server.gate.clear()
     caller = asyncio.create_task(session.ws_connect(server.url()))
     # First it has no place, then it waits for a release, and then its handshake begins.
@@ -292,8 +293,7 @@ async def test_a_fleet_keeps_places_for_who_waits_for_a_release(
 
 async def test_the_session_may_close(server: Server, make_session: SessionFactory) -> None:
     session = make_session()
-    await learn(session, server)
-    held = await hold(session, server)
+    held = await learn_and_hold(session, server)
     caller = await wait_for_a_release(session, server)
     await session.close()
     with pytest.raises(PoolClosedError):
@@ -316,8 +316,7 @@ async def test_what_is_in_use_may_die(server: Server, make_session: SessionFacto
 
 async def test_reserved_places_count(server: Server, make_session: SessionFactory) -> None:
     session = make_session(limit=7, max_waiting=1)
-    await learn(session, server)
-    held = await hold(session, server)
+    held = await learn_and_hold(session, server)
     server.gate.clear()
     callers = [asyncio.create_task(session.ws_connect(server.url())) for _ in range(4)]
     # Two of them could connect, and one may queue.
@@ -335,8 +334,7 @@ async def test_after_drain_all_connect_at_once(
     server: Server, make_session: SessionFactory
 ) -> None:
     session = make_session()
-    await learn(session, server)
-    held = await hold(session, server)
+    held = await learn_and_hold(session, server)
     session.drain()
     server.gate.clear()
     caller = asyncio.create_task(session.ws_connect(server.url()))

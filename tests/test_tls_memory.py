@@ -124,12 +124,19 @@ def recorded(protocol: Any) -> tuple[Bio, Bio]:
     return protocol._incoming, protocol._outgoing
 
 
+async def sharing_connection(
+    port: int, context: ssl.SSLContext, **options: Any
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Open a connection that is no WebSocket, with the context that the pool uses."""
+    sharing = tls_memory.sharing(context)
+    return await asyncio.open_connection("127.0.0.1", port, ssl=sharing, **options)
+
+
 async def small_connection(
-    port: int, context: ssl.SSLContext, limit: int = 1 << 16
+    port: int, context: ssl.SSLContext, **options: Any
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Open a connection that is no WebSocket, as the pool does."""
-    sharing = tls_memory.sharing(context)
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=sharing, limit=limit)
+    reader, writer = await sharing_connection(port, context, **options)
     assert tls_memory.shrink(writer.transport)
     return reader, writer
 
@@ -1105,9 +1112,7 @@ async def test_a_pause_before_the_connection_is_made_small(
     if not is_asyncio():
         pytest.skip("nothing is replaced on this loop")
     async with echoing(server_tls) as port:
-        reader, writer = await asyncio.open_connection(
-            "127.0.0.1", port, ssl=tls_memory.sharing(client_tls)
-        )
+        reader, writer = await sharing_connection(port, client_tls)
         transport: Any = writer.transport
         transport.pause_reading()
         assert tls_memory.shrink(transport)
@@ -1129,11 +1134,8 @@ async def test_an_end_during_a_pause(
         pytest.skip("nothing is replaced on this loop")
     async with echoing(server_tls) as port:
         # It must not end because of the time.
-        reader, writer = await asyncio.open_connection(
-            "127.0.0.1", port, ssl=tls_memory.sharing(client_tls), ssl_shutdown_timeout=3600
-        )
+        reader, writer = await small_connection(port, client_tls, ssl_shutdown_timeout=3600)
         transport: Any = writer.transport
-        assert tls_memory.shrink(transport)
         writer.write(b"x")
         assert await reader.readexactly(1) == b"x"
         transport.pause_reading()
@@ -1150,9 +1152,7 @@ async def test_a_connection_that_has_just_failed(
     if not is_asyncio():
         pytest.skip("nothing is replaced on this loop")
     async with echoing(server_tls) as port:
-        reader, writer = await asyncio.open_connection(
-            "127.0.0.1", port, ssl=tls_memory.sharing(client_tls)
-        )
+        reader, writer = await sharing_connection(port, client_tls)
         transport: Any = writer.transport
         protocol = transport._ssl_protocol
         fail, made_small = protocol._fatal_error, []
@@ -1177,9 +1177,7 @@ async def test_what_has_arrived_before_comes_first(
     if not is_asyncio():
         pytest.skip("nothing is replaced on this loop")
     async with echoing(server_tls) as port:
-        reader, writer = await asyncio.open_connection(
-            "127.0.0.1", port, ssl=tls_memory.sharing(client_tls)
-        )
+        reader, writer = await sharing_connection(port, client_tls)
         transport: Any = writer.transport
         protocol = transport._ssl_protocol
         sent = random.Random(0).randbytes(60_000)
@@ -1225,9 +1223,7 @@ async def test_many_tickets(authority: Any, client_tls: ssl.SSLContext) -> None:
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context) as server:
         port = server.sockets[0].getsockname()[1]
-        reader, writer = await asyncio.open_connection(
-            "127.0.0.1", port, ssl=tls_memory.sharing(client_tls)
-        )
+        reader, writer = await sharing_connection(port, client_tls)
         assert await reader.readexactly(RECORD) == sent
         writer.close()
         await writer.wait_closed()
