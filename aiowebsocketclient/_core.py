@@ -50,7 +50,6 @@ if not cython.compiled:
         Slot,
         Waiter,
         first_waiter,
-        new_waiter,
     )
 
 #: How often the oldest waiter that could use a place is passed over by a younger one of the
@@ -132,12 +131,12 @@ def _first_dispensable(orphans: OrderedSlots, longest_idle: Slot | None) -> Slot
     First an orphan that serves nobody, then an idle connection, then an orphan that may yet serve
     the waiter who needs the place.
     """
+    if not orphans:
+        return longest_idle
     slot = _first_to_go(orphans)
     if slot is not None:
         return slot
-    if longest_idle is None and orphans:
-        return next(iter(orphans))
-    return longest_idle
+    return next(iter(orphans)) if longest_idle is None else longest_idle
 
 
 @cython.final
@@ -318,7 +317,8 @@ class Pool:
         endpoint.released += 1
         if not slot.drained:
             seconds: cython.double = now - slot.since
-            if handshake.use < 0 or seconds > handshake.use + _LONGER:
+            # Before the first release, use is -1.
+            if seconds > handshake.use + _LONGER:
                 handshake.use = seconds
             else:
                 handshake.use += (seconds - handshake.use) * _NEWEST_USE_SHARE
@@ -352,7 +352,6 @@ class Pool:
         self,
         endpoint_key: Hashable,
         key: Hashable,
-        token: Any,
         now: cython.double,
         may_wait: cython.bint = True,
         handshake: Handshake | None = None,
@@ -363,17 +362,40 @@ class Pool:
         place: the line at this endpoint is full, or it would have to wait and may not.
         ``handshake`` is as for :meth:`acquire`.
         """
+        plan = Plan()
+        waiter = Waiter()
+        if self.queue(waiter, plan, endpoint_key, key, now, may_wait, handshake):
+            return waiter, plan
+        return None, plan
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def queue(
+        self,
+        waiter: Waiter,
+        plan: Plan,
+        endpoint_key: Hashable,
+        key: Hashable,
+        now: cython.double,
+        may_wait: cython.bint,
+        handshake: Handshake | None,
+    ) -> cython.bint:
+        """Do what :meth:`request` does, with a waiter and a plan of the caller's making.
+
+        False: the waiter may not wait.
+        """
         if handshake is None:
             handshake = self._handshake(endpoint_key, key)
-        plan = Plan()
         self._close_stale(handshake, plan, now)
         if handshake.dropped:
             # It had only stale connections.
             handshake = self._handshake(endpoint_key, key)
         endpoint = handshake.endpoint
         endpoint.requests += 1
-        waiter = new_waiter(handshake, token, self._ticket, now)
+        waiter.handshake = handshake
+        waiter.ticket = self._ticket
         waiter.may_wait = may_wait
+        waiter.since = now
         self._ticket += 1
         slot: Slot | None = handshake.idle.top
         if slot is not None:
@@ -384,18 +406,19 @@ class Pool:
             endpoint.timeouts += 1
             self._clear_places(plan)
             self._drop_dead(handshake)
-            return None, plan
+            return False
         elif self._is_full(handshake):
             endpoint.rejected += 1
             self._clear_places(plan)
             self._drop_dead(handshake)
-            return None, plan
+            return False
         else:
             endpoint.queued += 1
             self._line_up(waiter, now)
             self._settle(endpoint, plan, now)
-        return waiter, plan
+        return True
 
+    @cython.ccall
     def take(self, waiter: Waiter) -> Slot | None:
         """Return the connection given to a waiter, who must now release or discard it.
 
@@ -2078,7 +2101,8 @@ class Pool:
         if not self._has_total:
             while endpoint.waiting.head is not None and self._has_room(endpoint):
                 self._open_for(endpoint.waiting.head, plan, now)
-            self._open_beside(endpoint, plan, now)
+            if endpoint.leaning.head is not None:
+                self._open_beside(endpoint, plan, now)
             return
         self._index(endpoint)
         self._give_places(endpoint, plan, now)
@@ -2208,12 +2232,11 @@ class Pool:
     @cython.cfunc
     def _make_room(self, endpoint: Endpoint, plan: Plan) -> None:
         if endpoint.waiting.head is not None and self._is_at_limit(endpoint):
-            wanted: cython.Py_ssize_t = self._wanted(endpoint)
-            while endpoint.being_cleared < wanted:
-                victim = self._dispensable(endpoint)
-                if victim is None:
-                    break
+            # Most often nothing can give way, and so nothing is counted.
+            victim = self._dispensable(endpoint)
+            while victim is not None and endpoint.being_cleared < self._wanted(endpoint):
                 self._give_way(victim, FOR_LIMIT, plan)
+                victim = self._dispensable(endpoint)
         self._clear_places(plan)
 
     @cython.cfunc

@@ -5,16 +5,16 @@ Compiled as a part of ``_pool.pyx``; see ``_cython.py``.
 
 import asyncio
 import sys
-from asyncio.events import _get_running_loop
 from collections.abc import Awaitable, Hashable
-from contextvars import Context, copy_context
-from functools import partial
+from contextvars import Context
 from typing import Any, Protocol, Self
 
 from . import _cython as cython
 from ._plain import Completion
 
 if not cython.compiled:
+    from contextvars import copy_context
+
     from ._core import Pool
     from ._plain import (
         DONE,
@@ -25,6 +25,8 @@ if not cython.compiled:
         ensure_room,
         finalize_quickly,
         is_on,
+        make_future,
+        running_loop,
     )
     from ._records import INFINITY, Handshake, Plan, Route, Slot, Timeout, Waiter
 
@@ -313,17 +315,17 @@ if not cython.compiled:
             """Return the error of a caller that may not queue."""
             ...
 
-        def _time_out(self, waiter: Waiter, acquire_timeout: float, /) -> None:
+        def _time_out(self, caller: "Caller", acquire_timeout: float, /) -> None:
             """End the wait of a caller whose time is over."""
 
-        def _check(self, waiter: Waiter, /) -> Awaitable[None]:
-            """Check the connection of a waiter."""
+        def _check(self, caller: "Caller", /) -> Awaitable[None]:
+            """Check the connection of a caller."""
             ...
 
-        def _raise_if_overdue(self, waiter: Waiter, acquire_timeout: Timeout, /) -> None:
+        def _raise_if_overdue(self, caller: "Caller", acquire_timeout: Timeout, /) -> None:
             """Raise if a caller may not queue again."""
 
-        def _give_up(self, waiter: Waiter, /) -> None:
+        def _give_up(self, caller: "Caller", /) -> None:
             """End a wait without a connection."""
 
 
@@ -389,26 +391,29 @@ class Handle:
             self._owner._handle_lost(self)
 
 
-@cython.freelist(64)
 @cython.final
 @cython.cclass
-class Caller:
-    """A caller that waits: the token of a waiter in the core."""
+class Caller(Waiter):
+    """A caller that waits: what the core knows of it, and what the session knows."""
 
     __slots__ = ("check_deadline", "context", "error", "future", "overdue", "route", "timer")
 
-    def __init__(self, route: Route, future: Any) -> None:
-        self.route = route
-        self.future = future
+    # In C, all of this is so without a constructor, as in Plan.
+    if not cython.compiled:
+        route: Route
+        future: Any
         #: The context for traces and logs of a handshake made for this caller.
-        self.context = copy_context()
-        self.error: BaseException | None = None
-        #: The timeout error, if the time ran out after the caller was given a connection.
-        self.overdue: BaseException | None = None
-        #: The deadline of a check that runs on the connection it was given.
-        self.check_deadline: Any = None
-        #: The timer of its acquire_timeout.
-        self.timer: Any = None
+        context: Context
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.error: BaseException | None = None
+            #: The timeout error, if the time ran out after the caller was given a connection.
+            self.overdue: BaseException | None = None
+            #: The deadline of a check that runs on the connection it was given.
+            self.check_deadline: Any = None
+            #: The timer of its acquire_timeout.
+            self.timer: Any = None
 
     @cython.ccall
     def wake(self) -> None:
@@ -440,6 +445,21 @@ class Caller:
             self.timer.cancel()
 
 
+@cython.cfunc
+def new_caller(route: Route, future: Any) -> Caller:
+    """Return a caller; in C, a constructor with arguments would parse them."""
+    caller: Caller = Caller()
+    caller.route = route
+    caller.future = future
+    caller.context = copy_context()
+    return caller
+
+
+@cython.cfunc
+def _wake(caller: Caller) -> None:
+    caller.wake()
+
+
 #: How many frames below the recursion limit a hit needs, and a release to the pool, where nothing
 #: is asked of asyncio.  C has no frames to save.
 HIT_ROOM = cython.declare(cython.int, ROOM if cython.compiled else 8)
@@ -460,6 +480,7 @@ class Express:
     __slots__ = (
         "_cls",
         "_create_future",
+        "_future_options",
         "_has_thread_id",
         "_loop",
         "_pool",
@@ -477,6 +498,8 @@ class Express:
         finalize_quickly(cls)
         self._loop: Any = None
         self._create_future: Any = None
+        # For a future without the frame of the loop's method; None: the loop has one of its own.
+        self._future_options: dict[str, Any] | None = None
         self._has_thread_id = False
         self.thread: cython.ulong = 0
         # Whether a caller need not ask the session, and whether a release need not.
@@ -493,9 +516,8 @@ class Express:
         """Set the loop, and the thread that it runs in."""
         self._loop = loop
         self._create_future = loop.create_future
-        if getattr(type(loop), "create_future", None) is asyncio.BaseEventLoop.create_future:
-            # What that does, without its frame.
-            self._create_future = partial(asyncio.Future, loop=loop)
+        is_plain = getattr(type(loop), "create_future", None) is asyncio.BaseEventLoop.create_future
+        self._future_options = {"loop": loop} if is_plain else None
         # asyncio's is_running() reads this attribute; to read it here costs a third.
         self._has_thread_id = (
             getattr(type(loop), "is_running", None) is asyncio.BaseEventLoop.is_running
@@ -503,20 +525,25 @@ class Express:
         self.thread = thread
 
     @cython.cfunc
+    def _new_future(self) -> Any:
+        options: dict[str, Any] | None = self._future_options
+        return self._create_future() if options is None else make_future(options)
+
+    @cython.cfunc
     @cython.exceptval(-1)
     def is_usable(self) -> cython.bint:
         """Return whether a caller need not ask the session."""
-        # A loop that runs, in the thread that asks, is the running loop.
         if not self.open or current_thread() != self.thread:
             return False
+        if _KNOWS_RUNNING_LOOP:
+            return running_loop() is self._loop
+        # A loop that runs, in the thread that asks, is the running loop.
         if self._has_thread_id:
             thread_id = self._loop._thread_id
             if thread_id is None:
                 return False
             number: cython.ulong = thread_id
             return number == self.thread
-        if _KNOWS_RUNNING_LOOP:
-            return _get_running_loop() is self._loop
         # The loop may run in another thread than before.
         return bool(self._loop.is_running())
 
@@ -552,51 +579,49 @@ class Express:
             conn.end_held_back()
 
     @cython.ccall
-    def line_up(self, owner: Lender, route: Route, acquire_timeout: Timeout) -> Waiter:
+    def line_up(self, owner: Lender, route: Route, acquire_timeout: Timeout) -> Caller:
         """Queue a caller for a released or a new connection; it may have one at once."""
         ensure_room()
-        caller = Caller(route, self._create_future())
+        caller = new_caller(route, self._new_future())
         handshake = route.record() or self._pool.find(route.key)
         if handshake is not None:
             self._end_held_back(handshake)
         may_wait = acquire_timeout is None or acquire_timeout != 0
-        waiter: Waiter | None
-        plan: Plan
-        waiter, plan = self._pool.request(
-            route.endpoint, route.key, caller, clock(), may_wait, route.record()
+        plan = Plan()
+        is_queued: cython.bint = self._pool.queue(
+            caller, plan, route.endpoint, route.key, clock(), may_wait, route.record()
         )
         if self.led or self._pool._is_look_new or not plan.is_empty():
             owner._carry_out(plan)
-        if waiter is None:
+        if not is_queued:
             raise owner._refusal(route, acquire_timeout)
-        route.handshake = waiter.handshake
+        route.handshake = caller.handshake
         # With 0 there is no wait; a check has its own timeout.
-        if acquire_timeout and (waiter.slot is None or route.is_checked):
+        if acquire_timeout and (caller.slot is None or route.is_checked):
             caller.timer = self._loop.call_later(
-                acquire_timeout, owner._time_out, waiter, acquire_timeout, context=Context()
+                acquire_timeout, owner._time_out, caller, acquire_timeout, context=Context()
             )
-        return waiter
+        return caller
 
-    async def wait(self, owner: Lender, waiter: Waiter, acquire_timeout: Timeout) -> Any:
-        """Return a handle on the connection that a waiter is given."""
-        caller: Caller = waiter.token
+    async def wait(self, owner: Lender, caller: Caller, acquire_timeout: Timeout) -> Any:
+        """Return a handle on the connection that a caller is given."""
         try:
             while True:
-                if waiter.slot is None:
+                if caller.slot is None:
                     await caller.future
-                end_if_held_back(waiter)
-                if caller.route.is_checked and waiter.slot is not None:
-                    await owner._check(waiter)
-                slot = self._pool.take(waiter)
+                end_if_held_back(caller)
+                if caller.route.is_checked and caller.slot is not None:
+                    await owner._check(caller)
+                slot = self._pool.take(caller)
                 if slot is not None:
                     return hand_out(self, owner, slot)
                 if caller.error is not None:
                     raise caller.error
-                owner._raise_if_overdue(waiter, acquire_timeout)
+                owner._raise_if_overdue(caller, acquire_timeout)
                 # Its connection died before it woke. It is at the head of its line again.
-                caller.future = self._create_future()
+                caller.future = self._new_future()
         except BaseException:
-            owner._give_up(waiter)
+            owner._give_up(caller)
             raise
         finally:
             caller.finish()
@@ -620,15 +645,17 @@ class Express:
         if conn is None or conn.resets or not park(conn):
             return False
         spend(handle)
-        plan = self._pool.release(slot, now)
+        plan: Plan | None = self._pool.release(slot, now)
         # The timer must stop a handshake that nobody waits for any more, and look at the deferred.
         pool = self._pool
         if plan is None or pool._fading or pool._is_look_new or not plan.is_to_wake_only():
             return plan
-        waiter: Waiter
-        for waiter in plan.woken:
-            caller: Caller = waiter.token
-            caller.wake()
+        # The waiters of a session are callers.
+        waiter: Any = plan._first_woken
+        if waiter is not None:
+            _wake(waiter)
+            for waiter in plan._others_woken or ():
+                _wake(waiter)
         return None
 
 

@@ -1,5 +1,7 @@
 """What the core asks of C where it is compiled, for the interpreter, and what both cores share."""
 
+import asyncio
+from asyncio.events import _get_running_loop
 from collections.abc import Coroutine, Iterator
 from functools import partial
 from threading import get_ident
@@ -68,6 +70,15 @@ clock: Final = partial(monotonic)
 coarse_clock: Final = clock
 
 current_thread: Final = get_ident
+
+#: The loop that runs in this thread, or None.  C calls the function of C behind it.
+running_loop: Final = _get_running_loop
+
+
+def make_future(options: dict[str, Any]) -> asyncio.Future[None]:
+    """Return a future; C need not copy the options."""
+    return asyncio.Future(**options)
+
 
 #: How many frames below the recursion limit an operation needs: from its call to the last of what
 #: it asks of asyncio, in debug mode too.

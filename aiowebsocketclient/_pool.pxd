@@ -47,7 +47,6 @@ cdef class Slot(Node):
 
 cdef class Waiter(Node):
     cdef readonly Handshake handshake
-    cdef public object token
     cdef readonly double since
     cdef readonly Slot opening, slot
     cdef readonly bint queued
@@ -59,7 +58,8 @@ cdef class Waiter(Node):
 
 
 cdef class Plan:
-    cdef list _opened, _closing, _woken
+    cdef list _opened, _closing, _others_woken
+    cdef Waiter _first_woken
     cdef open(self, Slot slot)
     cdef close(self, Slot slot)
     cdef wake(self, Waiter waiter)
@@ -105,7 +105,6 @@ cdef class Route:
     cdef readonly Handshake handshake
     cdef Handshake record(self)
 
-cdef Waiter new_waiter(Handshake handshake, token, Py_ssize_t ticket, double now)
 cdef Waiter first_waiter(Handshake handshake)
 
 
@@ -135,7 +134,12 @@ cdef class Pool:
     cpdef Slot acquire(self, key, double now, Handshake handshake=*)
     cpdef Handshake find(self, key)
     cpdef Plan release(self, Slot slot, double now)
-    cpdef object request(self, endpoint_key, key, token, double now, bint may_wait=*, Handshake handshake=*)
+    cpdef object request(self, endpoint_key, key, double now, bint may_wait=*, Handshake handshake=*)
+    cdef bint queue(
+        self, Waiter waiter, Plan plan, endpoint_key, key, double now, bint may_wait,
+        Handshake handshake
+    ) except? -1
+    cpdef Slot take(self, Waiter waiter)
     cpdef Slot decline(self, Waiter waiter)
     cdef str _total_reached(self)
     cdef _records(self)
@@ -268,17 +272,21 @@ cpdef object spend(Handle handle, dict state=*)
 cdef end_if_held_back(Waiter waiter)
 
 
-cdef class Caller:
+cdef class Caller(Waiter):
     cdef readonly Route route
     cdef public object check_deadline, context, error, future, overdue, timer
     cpdef object wake(self)
     cpdef object finish(self)
+
+cdef Caller new_caller(Route route, future)
 
 
 cdef class Express:
     cdef Pool _pool
     cdef type _cls
     cdef object _create_future, _loop
+    cdef dict _future_options
+    cdef _new_future(self)
     cdef bint _has_thread_id
     cdef public unsigned long thread
     cdef public bint led, open, direct_release, plain_exit
@@ -286,7 +294,7 @@ cdef class Express:
     cdef bint is_usable(self) except? -1
     cpdef object acquire(self, owner, Route route)
     cdef _end_held_back(self, Handshake handshake)
-    cpdef Waiter line_up(self, owner, Route route, acquire_timeout)
+    cpdef Caller line_up(self, owner, Route route, acquire_timeout)
     cpdef object release(self, Handle handle)
 
 

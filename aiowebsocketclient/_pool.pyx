@@ -8,9 +8,11 @@ that nothing is made on the way to an idle connection.
 
 cimport cython
 from cpython.dict cimport PyDict_GetItemWithError
-from cpython.object cimport PyObject
+from cpython.object cimport PyObject, PyObject_Call
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.time cimport monotonic
+
+from asyncio.events import _get_running_loop
 
 from ._plain import NO_HEADERS, ROOM, UNSET
 
@@ -20,6 +22,7 @@ IMPLEMENTATION = "c"
 cdef extern from "Python.h":
     int PyObject_GenericSetDict(object obj, object value, void *context) except -1
     unsigned long PyThread_get_thread_ident()
+    object copy_context "PyContext_CopyCurrent"()
 
     ctypedef enum PySendResult:
         PYGEN_RETURN
@@ -33,7 +36,17 @@ cdef extern from "Python.h":
     ) except PYGEN_ERROR
     ctypedef PyObject *(*iternextfunc)(PyObject *this) except NULL
 
+    ctypedef object (*unaryfunc)(object this)
+
+    ctypedef object (*nullary "PyCFunction")(PyObject *this, PyObject *nothing)
+    nullary PyCFunction_GetFunction(object function) except NULL
+    PyObject *PyCFunction_GetSelf(object function) except? NULL
+    int PyCFunction_GetFlags(object function) except -1
+    bint PyCFunction_Check(object function) noexcept
+    int METH_NOARGS
+
     ctypedef struct PyAsyncMethods:
+        unaryfunc am_await
         sendfunc am_send
 
     ctypedef void (*destructor)(PyObject *this) noexcept
@@ -44,6 +57,12 @@ cdef extern from "Python.h":
         iternextfunc tp_iternext
         destructor tp_dealloc
         destructor tp_finalize
+        int (*tp_clear)(PyObject *this) noexcept
+        void (*tp_free)(void *this) noexcept
+
+    PyTypeObject *Py_TYPE(PyObject *this) noexcept
+    int PyObject_CallFinalizerFromDealloc(PyObject *this) noexcept
+    void PyObject_GC_UnTrack(void *this) noexcept
 
 
 cdef extern from *:
@@ -347,125 +366,56 @@ cdef bint is_on(dict state, str name) except -1:
     return value is <PyObject *> True or bool(<object> value)
 
 
+cdef object _running_loop = _get_running_loop
+cdef nullary _ask_for_running_loop = NULL
+cdef PyObject *_asked = NULL
+if PyCFunction_Check(_running_loop) and PyCFunction_GetFlags(_running_loop) == METH_NOARGS:
+    _ask_for_running_loop = PyCFunction_GetFunction(_running_loop)
+    _asked = PyCFunction_GetSelf(_running_loop)
+
+
+cdef object running_loop():
+    if _ask_for_running_loop is NULL:
+        return _running_loop()
+    return _ask_for_running_loop(_asked, NULL)
+
+
+cdef object _Future = asyncio.Future
+
+
+cdef object make_future(dict options):
+    return PyObject_Call(_Future, (), options)
+
+
+cdef object _steps_of(object awaitable):
+    """Return what ``await`` steps, without a look at the names of the type."""
+    cdef PyAsyncMethods *methods = Py_TYPE(<PyObject *> awaitable).tp_as_async
+    if methods is NULL or methods.am_await is NULL:
+        return awaitable.__await__()
+    return methods.am_await(awaitable)
+
+
 cdef unsigned long current_thread():
     return PyThread_get_thread_ident()
 
 
-cdef class Wait:
-    """:meth:`Express.wait` for one that waits once and is served: a coroutine's part of memory.
-
-    Whoever is woken otherwise goes on with the coroutine.
-    """
-
-    cdef Express _express
-    # None: this has ended, or goes on with the coroutine.
-    cdef Waiter _waiter
-    # None: this has ended. (That of a future says nothing when it is stepped again.)
-    cdef object _owner, _acquire_timeout, _steps
-
-    def __await__(self):
-        # What it is stepped by hangs where this is.
-        return self
-
-    def throw(self, error):
-        """Throw into it; where it waits for its future, that ends it."""
-        self._check_ended()
-        try:
-            return self._steps.throw(error)
-        except BaseException:
-            self._end()
-            raise
-
-    def close(self):
-        """End it where it stands."""
-        if self._steps is not None:
-            self._steps.close()
-        self._end()
-
-    cdef int _check_ended(self) except -1:
-        if self._steps is None:
-            raise RuntimeError("what ws_connect() returned can be awaited only once")
-        return 0
-
-    cdef int _end(self) except -1:
-        cdef Waiter waiter = self._waiter
-        cdef Caller caller
-        self._steps = None
-        if waiter is not None:
-            self._waiter = None
-            caller = waiter.token
-            caller.finish()
-            self._owner._give_up(waiter)
-        return 0
-
-    def __del__(self):
-        if self._waiter is not None:
-            self._end()
-
-
-cdef object _wait(Express express, owner, Waiter waiter, acquire_timeout):
-    cdef Caller caller = waiter.token
-    cdef Wait self
-    if caller.route.is_checked or waiter.slot is not None:
-        return express.wait(owner, waiter, acquire_timeout)
-    self = Wait.__new__(Wait)
-    self._express = express
-    self._owner = owner
-    self._waiter = waiter
-    self._acquire_timeout = acquire_timeout
-    self._steps = caller.future.__await__()
-    return self
-
-
-cdef PySendResult _step_wait(
-    PyObject *this, PyObject *value, PyObject **result
-) except PYGEN_ERROR:
-    cdef Wait self = <Wait> this
-    cdef Waiter waiter
-    cdef Caller caller
-    cdef Slot slot
-    cdef PySendResult how
-    # As in _step_acquisition().
-    result[0] = NULL
-    self._check_ended()
-    try:
-        how = PyIter_Send(self._steps, <object> value, result)
-    except BaseException:
-        self._end()
-        raise
-    if how != PYGEN_RETURN or self._waiter is None:
-        return how
-    Py_DECREF(<object> result[0])
-    waiter = self._waiter
-    end_if_held_back(waiter)
-    self._waiter = None
-    slot = self._express._pool.take(waiter)
-    if slot is None:
-        self._steps = self._express.wait(self._owner, waiter, self._acquire_timeout)
-        return PyIter_Send(self._steps, None, result)
-    caller = waiter.token
-    caller.finish()
-    handle = hand_out(self._express, self._owner, slot)
-    Py_INCREF(handle)
-    result[0] = <PyObject *> handle
-    return PYGEN_RETURN
-
-
-(<PyTypeObject *> Wait).tp_as_async.am_send = _step_wait
-
-
 @cython.freelist(16)
+@cython.final
 cdef class Acquisition:
     """What ``ws_connect`` returns: a coroutine to asyncio, and an asynchronous context manager.
 
-    It goes by :class:`Express` where that is usable; for all else it runs the owner's ``_acquire``.
+    It goes by :class:`Express` where that is usable, and does itself what :meth:`Express.wait` does
+    for a caller that waits once and is served, which saves a coroutine; for all else it runs that,
+    or the owner's ``_acquire``.
     """
 
     # None: hooks run on the connection before it goes out or after it comes back.
     cdef Express _express
     cdef Route _route
+    # A caller that waits without a coroutine: then the steps are those of its future.
+    cdef Caller _caller
     cdef object _owner, _acquire_timeout, _handle, _steps
-    cdef bint _begun
+    cdef bint _begun, _is_finalized
 
     def __init__(self, Express express, owner, Route route not None, acquire_timeout):
         self._express = express
@@ -507,8 +457,10 @@ cdef class Acquisition:
 
     def throw(self, typ, val=None, tb=None):
         """Throw into it, as ``asyncio.Task`` does on cancellation."""
-        self._begun = True
         if self._steps is None:
+            # It has ended, or has not begun.
+            self._check_begun()
+            self._begun = True
             self._steps = self._owner._acquire(self._route, self._acquire_timeout)
         try:
             return self._steps.throw(typ if val is None else val)
@@ -516,12 +468,30 @@ cdef class Acquisition:
             # A check was told to stop, and something else could be had.
             self._handle = stop.value
             raise
+        except BaseException:
+            self._give_up()
+            raise
 
     def close(self):
         """End it where it stands, or before it began."""
         self._begun = True
         if self._steps is not None:
             self._steps.close()
+        self._give_up()
+
+    cdef int _give_up(self) except -1:
+        """End a wait without a coroutine; nothing more can be had from it."""
+        cdef Caller caller = self._caller
+        if caller is not None:
+            self._caller = None
+            self._steps = None
+            caller.finish()
+            self._owner._give_up(caller)
+        return 0
+
+    def __del__(self):
+        self._is_finalized = True
+        self._give_up()
 
     def __aenter__(self):
         return self
@@ -538,12 +508,20 @@ cdef destructor _dealloc_acquisition = (<PyTypeObject *> Acquisition).tp_dealloc
 cdef void _end_acquisition(PyObject *this) noexcept:
     """Warn of what was never awaited, and end it.
 
-    Not by ``__del__``, which CPython runs once in the life of an object: one that comes from a free
-    list has had a life before.  Nor by ``__dealloc__``, before which exceptions are put aside.
+    Not by ``__dealloc__``, before which exceptions are put aside.  CPython runs ``__del__`` once in
+    the life of an object, so what it has run for must not have another life by the free list.
     """
+    if (<Acquisition> this)._caller is not None and PyObject_CallFinalizerFromDealloc(this) < 0:
+        # Somebody keeps it.
+        return
     if not (<Acquisition> this)._begun:
         warn_unawaited()
-    _dealloc_acquisition(this)
+    if (<Acquisition> this)._is_finalized:
+        PyObject_GC_UnTrack(this)
+        Py_TYPE(this).tp_clear(this)
+        Py_TYPE(this).tp_free(this)
+    else:
+        _dealloc_acquisition(this)
 
 
 (<PyTypeObject *> Acquisition).tp_dealloc = _end_acquisition
@@ -555,10 +533,12 @@ cdef PySendResult _step_acquisition(
     """Go on to the next suspension, or to the end, with nothing made on the way to an idle one."""
     cdef Acquisition self = <Acquisition> this
     cdef Express express
-    cdef Waiter waiter
+    cdef Caller caller
     cdef PySendResult how
     # Asked for together with an error; a debug build of CPython looks.
     result[0] = NULL
+    if self._caller is not None:
+        return _step_wait(self, value, result)
     if self._steps is None:
         self._check_begun()
         self._begun = True
@@ -569,8 +549,12 @@ cdef PySendResult _step_acquisition(
                 Py_INCREF(self._handle)
                 result[0] = <PyObject *> self._handle
                 return PYGEN_RETURN
-            waiter = express.line_up(self._owner, self._route, self._acquire_timeout)
-            self._steps = _wait(express, self._owner, waiter, self._acquire_timeout)
+            caller = express.line_up(self._owner, self._route, self._acquire_timeout)
+            if caller.slot is None and not caller.route.is_checked:
+                self._caller = caller
+                self._steps = _steps_of(caller.future)
+                return _step_wait(self, value, result)
+            self._steps = express.wait(self._owner, caller, self._acquire_timeout)
         else:
             self._steps = self._owner._acquire(self._route, self._acquire_timeout)
     elif self._handle is not None:
@@ -579,6 +563,39 @@ cdef PySendResult _step_acquisition(
     if how == PYGEN_RETURN:
         self._handle = <object> result[0]
     return how
+
+
+cdef PySendResult _step_wait(
+    Acquisition self, PyObject *value, PyObject **result
+) except PYGEN_ERROR:
+    """Step a wait without a coroutine, and hand out the connection that the caller was given."""
+    cdef Caller caller
+    cdef Slot slot
+    cdef PySendResult how
+    try:
+        how = PyIter_Send(self._steps, <object> value, result)
+    except BaseException:
+        self._give_up()
+        raise
+    if how != PYGEN_RETURN:
+        return how
+    Py_DECREF(<object> result[0])
+    result[0] = NULL
+    caller = self._caller
+    end_if_held_back(caller)
+    slot = self._express._pool.take(caller)
+    self._caller = None
+    if slot is None:
+        self._steps = self._express.wait(self._owner, caller, self._acquire_timeout)
+        how = PyIter_Send(self._steps, None, result)
+        if how == PYGEN_RETURN:
+            self._handle = <object> result[0]
+        return how
+    caller.finish()
+    self._handle = hand_out(self._express, self._owner, slot)
+    Py_INCREF(self._handle)
+    result[0] = <PyObject *> self._handle
+    return PYGEN_RETURN
 
 
 cdef PyObject *_next_of_acquisition(PyObject *this) except NULL:

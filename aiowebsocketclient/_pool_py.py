@@ -129,8 +129,8 @@ class Acquisition(Coroutine[Any, Any, Any]):
         if self._express is not None and self._express.is_usable():
             handle = self._express.acquire(self._owner, self._route)
             if handle is None:
-                waiter = self._express.line_up(self._owner, self._route, self._acquire_timeout)
-                waits = self._express.wait(self._owner, waiter, self._acquire_timeout)
+                caller = self._express.line_up(self._owner, self._route, self._acquire_timeout)
+                waits = self._express.wait(self._owner, caller, self._acquire_timeout)
                 handle = yield from waits.__await__()
         else:
             asks = self._owner._acquire(self._route, self._acquire_timeout)

@@ -340,10 +340,9 @@ class Slot(Node):
 OrderedSlots = OrderedDict[Slot, None]
 
 
-@cython.final
 @cython.cclass
 class Waiter(Node):
-    """A caller that found nothing idle."""
+    """A caller that found nothing idle; what else is known of it, a subclass knows."""
 
     __slots__ = (
         "deferred",
@@ -356,45 +355,29 @@ class Waiter(Node):
         "queued",
         "since",
         "slot",
-        "token",
     )
 
+    # In C, all of this is so without a constructor, as in Plan.
     if not cython.compiled:
         handshake: Handshake
         since: float
         deferred_at: float
-
-    def __init__(self) -> None:
-        if not cython.compiled:
-            super().__init__()
-        #: The session's; the core never looks.
-        self.token: Any = None
-        #: The handshake under way that belongs to the waiter; without one it waits for a place.
-        self.opening: Slot | None = None
-        #: The connection given to the waiter and not yet taken.
-        self.slot: Slot | None = None
-        self.queued = False
-        self.returned = False
         #: Whether the waiter goes back into the line if its connection dies and nothing is idle.
-        self.may_wait = True
-        self.passed = 0
-        #: Whether its handshake is deferred, and since when.
-        self.deferred = False
-        #: How many handshakes of the waiter were late, so that it got another.
-        self.hedges = 0
+        may_wait: bool
 
-
-@cython.cfunc
-def new_waiter(
-    handshake: Handshake, token: Any, ticket: cython.Py_ssize_t, now: cython.double
-) -> Waiter:
-    """Return a waiter; a constructor with these arguments would make objects of the numbers."""
-    waiter: Waiter = Waiter()
-    waiter.handshake = handshake
-    waiter.token = token
-    waiter.ticket = ticket
-    waiter.since = now
-    return waiter
+        def __init__(self) -> None:
+            super().__init__()
+            #: The handshake under way that belongs to the waiter; without one it waits for a place.
+            self.opening: Slot | None = None
+            #: The connection given to the waiter and not yet taken.
+            self.slot: Slot | None = None
+            self.queued = False
+            self.returned = False
+            self.passed = 0
+            #: Whether its handshake is deferred, and since when.
+            self.deferred = False
+            #: How many handshakes of the waiter were late, so that it got another.
+            self.hedges = 0
 
 
 @cython.cfunc
@@ -415,13 +398,17 @@ def first_waiter(handshake: Handshake) -> Waiter | None:
 class Plan:
     """What the session must do, in this order, before anything else happens to the pool."""
 
-    __slots__ = ("_closing", "_opened", "_woken")
+    __slots__ = ("_closing", "_first_woken", "_opened", "_others_woken")
 
-    def __init__(self) -> None:
-        # Most plans are empty, or wake one waiter.
-        self._opened: list[Slot] | None = None
-        self._closing: list[Slot] | None = None
-        self._woken: list[Waiter] | None = None
+    # In C, all of this is so without a constructor, whose call costs as much as the object.
+    if not cython.compiled:
+
+        def __init__(self) -> None:
+            # Most plans are empty, or wake one waiter; neither needs a list.
+            self._opened: list[Slot] | None = None
+            self._closing: list[Slot] | None = None
+            self._first_woken: Waiter | None = None
+            self._others_woken: list[Waiter] | None = None
 
     @property
     def opened(self) -> list[Slot]:
@@ -440,9 +427,9 @@ class Plan:
     @property
     def woken(self) -> list[Waiter]:
         """Waiters that were given a connection."""
-        if self._woken is None:
-            self._woken = []
-        return self._woken
+        if self._first_woken is None:
+            return []
+        return [self._first_woken, *(self._others_woken or ())]
 
     @cython.cfunc
     def open(self, slot: Slot) -> None:
@@ -458,14 +445,17 @@ class Plan:
 
     @cython.cfunc
     def wake(self, waiter: Waiter) -> None:
-        if self._woken is None:
-            self._woken = []
-        self._woken.append(waiter)
+        if self._first_woken is None:
+            self._first_woken = waiter
+            return
+        if self._others_woken is None:
+            self._others_woken = []
+        self._others_woken.append(waiter)
 
     @cython.cfunc
     @cython.exceptval(-1)
     def is_empty(self) -> cython.bint:
-        return not (self._opened or self._closing or self._woken)
+        return not (self._opened or self._closing or self._first_woken)
 
     @cython.cfunc
     @cython.exceptval(-1)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any, Final, Protocol
 
-from ._compat import Caller, Express, Plan, Pool, Slot, Waiter, clock
+from ._compat import Caller, Express, Plan, Pool, Slot, clock
 from ._pool_py import ACQUIRED
 from .connection import Connection, reason_after
 from .exceptions import WebSocketPoolError
@@ -73,28 +73,26 @@ class Acquiring:
             return self._refusals.at_once(target.key.endpoint)
         return self._refusals.too_many(target.key.endpoint)
 
-    def raise_if_overdue(self, waiter: Waiter, acquire_timeout: float | None) -> None:
+    def raise_if_overdue(self, caller: Caller, acquire_timeout: float | None) -> None:
         """Raise if a caller may not queue again: its time is over, or it must not wait."""
-        caller: Caller = waiter.token
         if acquire_timeout == 0:
             endpoint: Any = caller.route.endpoint
             caller.overdue = self._refusals.at_once(endpoint)
         if caller.overdue is not None:
-            self._lifecycle.carry_out(self._lifecycle.pool.give_up(waiter, clock(), True))
+            self._lifecycle.carry_out(self._lifecycle.pool.give_up(caller, clock(), True))
             raise caller.overdue
 
-    async def check(self, waiter: Waiter) -> None:
-        """Check the connection of a waiter; if the check fails, try the next connection.
+    async def check(self, caller: Caller) -> None:
+        """Check the connection of a caller; if the check fails, try the next connection.
 
-        If there is no other connection, the waiter is at the head of its queue again.
+        If there is no other connection, the caller is at the head of its queue again.
         """
-        caller: Caller = waiter.token
-        while (slot := waiter.slot) is not None and not slot.conn.fresh:
+        while (slot := caller.slot) is not None and not slot.conn.fresh:
             if caller.overdue is not None:
-                self._lifecycle.pool.give_up(waiter, clock(), True)
+                self._lifecycle.pool.give_up(caller, clock(), True)
                 raise caller.overdue
-            reason = await self._fails_check(waiter, slot)
-            if waiter.slot is slot:
+            reason = await self._fails_check(caller, slot)
+            if caller.slot is slot:
                 if reason is None:
                     return
                 # Before others are set aside: what was set aside is not retired.
@@ -103,11 +101,11 @@ class Acquiring:
                 self._set_aside_like(slot)
                 self._lifecycle.close_acquired(slot, reason)
 
-    async def _fails_check(self, waiter: Waiter, slot: Slot) -> str | None:
+    async def _fails_check(self, caller: Caller, slot: Slot) -> str | None:
         conn: Connection = slot.conn
         begun = clock()
         deadline = asyncio.timeout(self._lifecycle.settings.hook_timeout)
-        waiter.token.check_deadline = deadline
+        caller.check_deadline = deadline
         try:
             await run_hook("check", self._lifecycle.express, conn, deadline)
         except Exception:
@@ -119,15 +117,15 @@ class Acquiring:
             if isinstance(exc, asyncio.CancelledError) and not is_being_cancelled():
                 return "failed"
             # A reply may be on the way, so the next caller cannot have it, either.
-            if waiter.slot is slot:
-                self._lifecycle.pool.decline(waiter)
+            if caller.slot is slot:
+                self._lifecycle.pool.decline(caller)
                 if conn.heard < begun <= clock() - _SILENCE:
                     conn.is_silent = True
                     self._set_aside_like(slot)
                 self._lifecycle.close_acquired(slot, reason_after(type(exc)))
             raise
         finally:
-            waiter.token.check_deadline = None
+            caller.check_deadline = None
             # It refers to its task, which keeps the exception, whose traceback keeps this frame.
             del deadline
         return None if conn.clear() and not conn.is_held_back() else conn.why_unfit()
@@ -164,23 +162,23 @@ class Acquiring:
             self._lifecycle.carry_out(plan)
         self._check_set_aside()
 
-    def time_out(self, waiter: Waiter, acquire_timeout: float) -> None:
+    def time_out(self, caller: Caller, acquire_timeout: float) -> None:
         """Fail a caller whose ``acquire_timeout`` has passed, after the end of its check."""
-        error = self._refusals.timed_out(waiter, acquire_timeout)
-        if waiter.queued:
-            plan = self._lifecycle.pool.give_up(waiter, clock(), True)
-            fail_waiter(waiter, error)
+        error = self._refusals.timed_out(caller, acquire_timeout)
+        if caller.queued:
+            plan = self._lifecycle.pool.give_up(caller, clock(), True)
+            fail_waiter(caller, error)
             self._lifecycle.carry_out(plan)
         else:
-            waiter.may_wait = False
-            waiter.token.overdue = error
-            waiter.token.stop_check()
+            caller.may_wait = False
+            caller.overdue = error
+            caller.stop_check()
 
-    def give_up(self, waiter: Waiter) -> None:
+    def give_up(self, caller: Caller) -> None:
         """End a wait without a connection, after a cancellation or a failure."""
-        slot = self._lifecycle.pool.decline(waiter)
+        slot = self._lifecycle.pool.decline(caller)
         if slot is None:
-            self._lifecycle.carry_out(self._lifecycle.pool.give_up(waiter, clock(), False))
+            self._lifecycle.carry_out(self._lifecycle.pool.give_up(caller, clock(), False))
             return
         # It already had a connection, which goes to the next caller.
         conn: Connection = slot.conn
@@ -205,20 +203,20 @@ async def wait(
     session: Any,
     target: Target,
     acquire_timeout: float | None,
-    lined_up: Callable[[Waiter], None] | None = None,
+    lined_up: Callable[[Caller], None] | None = None,
 ) -> Any:
-    """Wait for a connection; ``lined_up`` is called with the waiter of the core."""
+    """Wait for a connection; ``lined_up`` is called with the caller, as the core knows it."""
     tracer: Tracer | None = session._tracer
     express: Express = session._express
     trace = None if tracer is None else tracer.waiting(target.key.endpoint)
-    waiter = express.line_up(session, target, acquire_timeout)
+    caller = express.line_up(session, target, acquire_timeout)
     if lined_up is not None:
-        lined_up(waiter)
-    if tracer is None or trace is None or waiter.slot is not None:
-        return await express.wait(session, waiter, acquire_timeout)
+        lined_up(caller)
+    if tracer is None or trace is None or caller.slot is not None:
+        return await express.wait(session, caller, acquire_timeout)
     tracer.queued_start(trace)
     try:
-        handle = await express.wait(session, waiter, acquire_timeout)
+        handle = await express.wait(session, caller, acquire_timeout)
     except BaseException as exc:
         tracer.queued_end(trace, exc)
         raise

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Final
 
 from ._aiohttp_private import check_connection
-from ._compat import DONE, Caller, Express, Plan, Pool, Slot, Waiter, clock
+from ._compat import DONE, Express, Plan, Pool, Slot, Waiter, clock
 from ._pool_py import ACQUIRED, CLOSE_REASONS, CLOSING, GAUGES, IDLE, Completion
 from .connecting import Client, abort, connect
 from .connection import Connection, failure_of
@@ -183,12 +183,14 @@ class Lifecycle:
             except BaseException as exc:
                 error = exc
                 self._do_soon(self.start_closing, slot)
-        for waiter in plan.woken:
+        # The waiters of a session are callers.
+        callers: list[Any] = plan.woken
+        for caller in callers:
             try:
-                waiter.token.wake()
+                caller.wake()
             except BaseException as exc:
                 error = exc
-                self._do_soon(waiter.token.wake)
+                self._do_soon(caller.wake)
         try:
             self.arm()
             if self._limiter_line is not None:
@@ -201,9 +203,8 @@ class Lifecycle:
 
     def _open_for_owner(self, slot: Slot) -> None:
         # The plan has opened it for a waiter.
-        assert slot.owner is not None
-        caller: Caller = slot.owner.token
-        target: Any = caller.route
+        caller: Any = slot.owner
+        target: Target = caller.route
         self.start_connecting(slot, target, caller.context)
 
     def _do_soon(self, function: Callable[..., object], *arguments: object) -> None:
@@ -716,7 +717,7 @@ def _end_held_back(slots: list[Slot], key: Hashable) -> None:
 
 def fail_waiter(waiter: Waiter, error: BaseException) -> None:
     """Make a waiting caller raise ``error``."""
-    caller: Caller = waiter.token
+    caller: Any = waiter
     caller.error = error
     caller.wake()
 

@@ -29,7 +29,7 @@ class Driver:
         return self.core.acquire(key, self.now)
 
     def request(self, key: Any, may_wait: bool = True) -> Any:
-        waiter, plan = self.core.request(key[0], key, None, self.now, may_wait)
+        waiter, plan = self.core.request(key[0], key, self.now, may_wait)
         self._plan(plan)
         return waiter
 

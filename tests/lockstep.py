@@ -355,7 +355,7 @@ class Lockstep:
 
     def request(self, key: str, may_wait: bool, is_known: bool) -> None:
         waiter, plan = self.model.request(key, self.now, may_wait)
-        arguments = (key[0], key, None, self.now, may_wait)
+        arguments = (key[0], key, self.now, may_wait)
         self.call("request", Known(key) if is_known else None, (waiter, plan), *arguments)
         if waiter is not None:
             self.waiters[waiter.number] = waiter

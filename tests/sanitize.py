@@ -18,7 +18,7 @@ PACKAGE = "aiowebsocketclient"
 DRIVE = Path(__file__).with_name("isolated") / "drive.py"
 
 # One reference too few, once, to what is taken soon after.
-FAULT = ("            if slot.uses > 1:\n", "            Py_DECREF(waiter.token)\n")
+FAULT = ("            if slot.uses > 1:\n", "            Py_DECREF(waiter.handshake)\n")
 
 
 def libasan() -> str | None:

@@ -460,7 +460,7 @@ def test_every_private_name_is_listed() -> None:
             elif isinstance(node, ast.Name):
                 own.add(node.id)
             elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("asyncio."):
-                assert path.name in ("_aiohttp_private.py", "_lending.py")
+                assert path.name in ("_aiohttp_private.py", "_plain.py")
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
                 own.add(node.attr)
     listed = {name for names in (*NAMES.values(), *HTTP_NAMES.values()) for name in names}

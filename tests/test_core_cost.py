@@ -49,7 +49,7 @@ class Crowd:
         self.queued: list[Waiter] = []
 
     def request(self, key: tuple[str, ...]) -> tuple[Waiter, list[Slot]]:
-        waiter, plan = self.pool.request(key[0], key, None, 0.0)
+        waiter, plan = self.pool.request(key[0], key, 0.0)
         assert waiter is not None
         for slot in plan.closing:
             self.pool.closed(slot, 0.0)
@@ -219,7 +219,7 @@ def day(crowd: Crowd, numbers: "count[int]") -> None:
     """Do a little of everything, beside the crowd and in it."""
     pool = crowd.pool
     for key in (("a", "1"), ("a", "new"), (f"new{next(numbers)}", "1")):
-        waiter, plan = pool.request(key[0], key, None, 1.0)
+        waiter, plan = pool.request(key[0], key, 1.0)
         assert waiter is not None
         carry_out(pool, plan)
         slot = pool.take(waiter)

@@ -307,8 +307,8 @@ def test_keys_must_be_hashable(drive: Drive) -> None:
     pool = drive()
     for call in (
         lambda: pool.core.acquire([], 0.0),
-        lambda: pool.core.request([], "a1", None, 0.0),
-        lambda: pool.core.request("a", [], None, 0.0),
+        lambda: pool.core.request([], "a1", 0.0),
+        lambda: pool.core.request("a", [], 0.0),
         lambda: pool.core.open("a", [], 0.0),
         lambda: pool.core.open_count([]),
         lambda: pool.core.spare_count([], 1),
@@ -323,7 +323,7 @@ def test_time_must_be_a_number(drive: Drive) -> None:
     held, slot = pool.hold("a1"), pool.idle("a1")
     for call in (
         lambda: pool.core.acquire("a1", None),
-        lambda: pool.core.request("a", "a1", None, None),
+        lambda: pool.core.request("a", "a1", None),
         lambda: pool.core.release(held, "now"),
         lambda: pool.core.expire(None),
     ):
@@ -346,7 +346,7 @@ def test_what_was_never_set_up_is_refused(core: ModuleType) -> None:
     slot = core.Slot.__new__(core.Slot)
     for call in (
         lambda: blank.acquire("a1", 0.0),
-        lambda: blank.request("a", "a1", None, 0.0),
+        lambda: blank.request("a", "a1", 0.0),
         lambda: core.Pool().connected(slot, 0.0),
         lambda: core.Pool().connect_failed(slot, 0.0),
         lambda: slot.key,
@@ -377,7 +377,7 @@ def test_a_record_that_is_known_need_not_be_looked_up(core: ModuleType) -> None:
     pool.connected(slot, 0.0)
     key.looked_up = 0
     assert pool.acquire(key, 0.0, slot.handshake) is slot
-    waiter, _ = pool.request("a", key, None, 0.0, True, slot.handshake)
+    waiter, _ = pool.request("a", key, 0.0, True, slot.handshake)
     pool.release(slot, 0.0)
     assert pool.take(waiter) is slot
     pool.release(slot, 0.0)
@@ -388,7 +388,7 @@ def test_a_record_that_is_known_need_not_be_looked_up(core: ModuleType) -> None:
 
 def test_a_stale_connection_takes_its_record_along(core: ModuleType) -> None:
     pool = core.Pool(max_idle=1.0)
-    waiter, plan = pool.request("a", "a1", None, 0.0)
+    waiter, plan = pool.request("a", "a1", 0.0)
     (slot,) = plan.opened
     pool.connected(slot, 0.0)
     pool.release(pool.take(waiter), 0.0)
@@ -396,7 +396,7 @@ def test_a_stale_connection_takes_its_record_along(core: ModuleType) -> None:
     assert pool.acquire("a1", 5.0, record) is None
     assert not record.dropped
     # Closed for being stale, while another record is made for who asks.
-    waiter, plan = pool.request("a", "a1", None, 5.0, True, record)
+    waiter, plan = pool.request("a", "a1", 5.0, True, record)
     assert record.dropped
     assert len(plan.closing) == len(plan.opened) == 1
     assert waiter.handshake is plan.opened[0].handshake is not record

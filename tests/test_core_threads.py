@@ -17,7 +17,7 @@ ENDPOINTS = GAUGES.index("endpoints")
 
 
 def open_one(pool: Any, endpoint: str) -> Any:
-    waiter, plan = pool.request(endpoint, endpoint + "/", None, 0.0)
+    waiter, plan = pool.request(endpoint, endpoint + "/", 0.0)
     (slot,) = plan.opened
     pool.connected(slot, 0.0, sys.float_info.max, endpoint + "/")
     return pool.take(waiter)
@@ -178,9 +178,9 @@ def test_no_counter_falls_between_two_lines() -> None:
             assert pool.acquire("host/", now) is prewarmed
             assert pool.release(prewarmed, now) is None
         assert pool.acquire("host/", 4.0) is prewarmed
-        second, plan = pool.request("host", "host/", None, 5.0)
-        third, _ = pool.request("host", "host/", None, 6.0)
-        fourth, _ = pool.request("host", "host/", None, 7.0)
+        second, plan = pool.request("host", "host/", 5.0)
+        third, _ = pool.request("host", "host/", 6.0)
+        fourth, _ = pool.request("host", "host/", 7.0)
         assert second is not None
         assert third is not None
         assert fourth is None
@@ -188,14 +188,14 @@ def test_no_counter_falls_between_two_lines() -> None:
         pool.release(prewarmed, 9.0)
         slot = pool.take(third)
         assert slot is prewarmed
-        timed, plan = pool.request("other", "other/", None, 10.0)
+        timed, plan = pool.request("other", "other/", 10.0)
         assert timed is not None
         pool.give_up(timed, 11.0, True)
         pool.connected(plan.opened[0], 12.0)
         pool.detach(slot, 13.0)
         pool.expire(14.0)
         drop(pool, plan.opened[0])
-        pool.request("gone", "gone/", None, 15.0, False)
+        pool.request("gone", "gone/", 15.0, False)
         pool.shutdown(LOST, 16.0)
 
     sys.settrace(read)

@@ -56,8 +56,7 @@ def cycles(core: Any) -> dict[str, Any]:
 
     def pool_with_slot() -> tuple[Any, Any, Any]:
         pool = core.Pool()
-        token = Canary()
-        waiter, _ = pool.request("endpoint", "key", token, 0.0)
+        waiter, _ = pool.request("endpoint", Canary(), 0.0)
         slot = waiter.opening
         pool.connected(slot, 0.0)
         return pool, slot, waiter
@@ -69,14 +68,17 @@ def cycles(core: Any) -> dict[str, Any]:
     slot.task = canary("Slot.task")
     slot.task.back = slot
     pool, _, waiter = pool_with_slot()
-    waiter.token = canary("Waiter.token")
-    waiter.token.back = waiter
+    key = canary("Waiter.handshake")
+    key.back = pool.request("endpoint", key, 0.0)[0]
+    caller = core.Caller()
+    caller.future = canary("Caller")
+    caller.future.back = caller
     # Through the pool, its dictionaries, heaps and lists.
     pool = core.Pool(limit=2, limit_total=2)
     thing = canary("Pool")
     thing.back = pool
     for number in range(6):
-        pool.request(f"endpoint {number % 2}", ("key", number % 3), thing, 0.0)
+        pool.request((f"endpoint {number % 2}", thing), ("key", number % 3), 0.0)
     pool = core.Pool()
     key = canary("key")
     key.back = pool
@@ -97,7 +99,7 @@ def cycles(core: Any) -> dict[str, Any]:
     express = core.Express(pool, Response)
     express.begin(canary("Express"), 0)
     express_pool = core.Pool()
-    express_pool.request("endpoint", "key", (express_pool, made["Express"]), 0.0)
+    express_pool.request("endpoint", (express_pool, made["Express"]), 0.0)
     made["Express"].back = express
     # Handles that never told anybody, and one that is in its own attributes.
     handle = Response()
@@ -141,7 +143,7 @@ def drop_long_lists(core: Any) -> None:
     for limit in (0, 1):
         pool = core.Pool(limit=limit)
         for number in range(NODES):
-            pool.request("endpoint", number % 2, None, 0.0)
+            pool.request("endpoint", number % 2, 0.0)
         del pool
         gc.collect()
     for how in ("collected", "shut down", "expired"):

@@ -60,10 +60,9 @@ class Driver:
 
     def request(self) -> None:
         key = self.key()
-        waiter, plan = self.pool.request(key[0], key, [], self.now, self.random.random() < 0.9)
+        waiter, plan = self.pool.request(key[0], key, self.now, self.random.random() < 0.9)
         self.carry_out(plan)
         if waiter is not None:
-            waiter.token.append(waiter)
             self.waiters.append(waiter)
 
     def take(self) -> None:

@@ -83,7 +83,7 @@ async def core_queued(url: str, stack: AsyncExitStack) -> Loop:
     async def loop(cycles: int) -> None:
         nonlocal slot
         for _ in repeat(None, cycles):
-            waiter, _plan = pool.request(key.endpoint, key, None, now)
+            waiter, _plan = pool.request(key.endpoint, key, now)
             pool.release(slot, now)
             slot = pool.take(waiter)
 

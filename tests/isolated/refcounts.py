@@ -21,7 +21,7 @@ WARM_UP, TIMES = 10, 160
 
 
 class Conn:
-    """Stands for a key or a token: the core asks nothing of it."""
+    """Stands for a key: the core asks nothing of it."""
 
 
 class Drive:
@@ -33,7 +33,6 @@ class Drive:
         self.now = 1.5
         self.endpoint = Conn()
         self.keys = [Conn() for _ in range(3)]
-        self.tokens = [Conn() for _ in range(8)]
         self.conns = [core.Parkable() for _ in range(8)]
         self.slots: list[Any] = []
         self.waiters: list[Any] = []
@@ -41,7 +40,7 @@ class Drive:
 
     def note(self, step: str) -> None:
         gc.collect()
-        watched = (self.endpoint, *self.keys, *self.tokens, *self.conns, *self.slots, *self.waiters)
+        watched = (self.endpoint, *self.keys, *self.conns, *self.slots, *self.waiters)
         self.steps.append((step, [sys.getrefcount(thing) for thing in watched]))
 
     def do(self, name: str, *arguments: Any) -> Any:
@@ -57,10 +56,8 @@ class Drive:
             if not any(slot is known for known in self.slots):
                 self.slots.append(slot)
 
-    def request(self, key: int, token: int, *, may_wait: bool = True) -> Any:
-        waiter, plan = self.do(
-            "request", self.endpoint, self.keys[key], self.tokens[token], self.now, may_wait
-        )
+    def request(self, key: int, *, may_wait: bool = True) -> Any:
+        waiter, plan = self.do("request", self.endpoint, self.keys[key], self.now, may_wait)
         self.take(plan)
         if waiter is not None:
             self.waiters.append(waiter)
@@ -73,9 +70,9 @@ def walk(core: Any) -> list[tuple[str, list[int]]]:
     pool, do = drive.pool, drive.do
     drive.note("made")
     # Refused, and without a place.
-    drive.request(0, 0, may_wait=False)
+    drive.request(0, may_wait=False)
     # Opened for a waiter, and taken.
-    first = drive.request(0, 0)
+    first = drive.request(0)
     slot = drive.slots[0]
     slot.conn, slot.task = drive.conns[0], drive.conns[1]
     drive.note("conn set")
@@ -92,8 +89,8 @@ def walk(core: Any) -> list[tuple[str, list[int]]]:
     assert do("acquire", drive.keys[0], drive.now) is None
     assert do("acquire", drive.keys[2], drive.now) is None
     # The line: of two handshakes, one that gives up, one that times out, one too many.
-    waiters = [drive.request(number % 2, number) for number in range(1, 5)]
-    assert drive.request(0, 7) is None
+    waiters = [drive.request(number % 2) for number in range(1, 5)]
+    assert drive.request(0) is None
     drive.take(do("give_up", waiters[2], drive.now, False))
     drive.take(do("give_up", waiters[2], drive.now, False))
     drive.take(do("give_up", waiters[3], drive.now, True))
@@ -125,9 +122,9 @@ def walk(core: Any) -> list[tuple[str, list[int]]]:
     assert do("open_count", drive.keys[1]) == 1
     assert do("spare_count", drive.keys[1], 9) == 1
     # Idle too long, looked for and found out.
-    drive.request(1, 5)
+    drive.request(1)
     drive.take(do("expire", drive.now + 20.0))
-    drive.request(0, 6)
+    drive.request(0)
     waiters_left, plan = do("shutdown", 5, drive.now)
     drive.take(plan)
     del waiters_left, plan
@@ -213,7 +210,7 @@ def walk_handles(core: Any) -> list[tuple[str, list[int]]]:
 
 
 def _walk_handles(core: Any, loop: Any) -> list[tuple[str, list[int]]]:
-    pool, key, token = core.Pool(), Conn(), Conn()
+    pool, key = core.Pool(), Conn()
 
     class Response(core.Handle):  # type: ignore[misc, name-defined]
         pass
@@ -227,7 +224,7 @@ def _walk_handles(core: Any, loop: Any) -> list[tuple[str, list[int]]]:
     conn._protocol = protocol = Protocol()
     conn._parser = parser = object()
     conn.busy = conn.closing = conn.failed = conn.gone = conn.parked = conn.resets = False
-    waiter, _ = pool.request("endpoint", key, token, 0.0)
+    waiter, _ = pool.request("endpoint", key, 0.0)
     slot = waiter.opening
     slot.conn = conn
     pool.connected(slot, 0.0)
@@ -239,7 +236,7 @@ def _walk_handles(core: Any, loop: Any) -> list[tuple[str, list[int]]]:
     owner = Owner(express, slot, core.lend)
     target = core.Route("endpoint", key)
     steps: list[tuple[str, list[int]]] = []
-    watched = (pool, key, token, conn, state, buffer, protocol, parser, slot, express, owner)
+    watched = (pool, key, conn, state, buffer, protocol, parser, slot, express, owner)
     watched += (target, Response, transport, loop)
 
     def note(step: str) -> None:
