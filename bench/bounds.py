@@ -127,6 +127,12 @@ BOUNDS: Final = (
     _by_floor("public cycle on a live socket / floor", "cycle", 5),
     _by_floor("async with / floor", "async-with", 6),
     _by_floor("with headers and protocols / floor", "options", 16),
+    Bound(
+        "with a new header in each call / the same header",
+        Reading("new-header"),
+        Reading("new-header", "known_ns"),
+        at_most=3,
+    ),
     _flat("held", "held", 100_000, 0),
     _flat("endpoints, one of them cycled", "endpoints", 10_000, 1),
     _flat("handshakes, one of them cycled", "handshakes", 1000, 1),
@@ -145,6 +151,12 @@ BOUNDS: Final = (
         "request/reply through the pool / raw connection",
         Reading("request-reply"),
         Reading("request-reply", "raw_ns"),
+        at_most=1.05,
+    ),
+    Bound(
+        "64 MB each way over TLS, through the pool / raw connection",
+        Reading("transfer-tls", point=64),
+        Reading("transfer-tls", "raw_ns", 64),
         at_most=1.05,
     ),
     Bound(

@@ -53,6 +53,7 @@ METRICS = {
     "cycle": PER_CYCLE,
     "async-with": PER_CYCLE,
     "options": PER_CYCLE,
+    "new-header": PER_CYCLE | {"known_ns"},
     "cycle-held": PER_CYCLE,
     "hand-over": PER_CYCLE,
     "contended": PER_CYCLE,
@@ -62,7 +63,7 @@ METRICS = {
 #: Those that only this library can do.
 ALONE = {
     *("core", "held", "endpoints", "endpoints-in-turn", "handshakes", "handshakes-in-turn"),
-    *("async-with", "options"),
+    *("async-with", "options", "new-header"),
 }
 
 

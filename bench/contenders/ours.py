@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import count as count_from
 from itertools import repeat
 from pathlib import Path
 from time import perf_counter_ns
@@ -28,6 +29,7 @@ class Ours(Contender):
         self.session = session
         self.url = url
         self._opened = 0
+        self._traces = 2
 
     @classmethod
     def about(cls) -> dict[str, Any]:
@@ -149,6 +151,40 @@ class Ours(Contender):
                 },
                 # The echo server accepts the first of them.
                 protocols=["bench.v2", "bench.v1"],
+            )
+            await ws.release()
+        return perf_counter_ns() - started
+
+    async def open_traced(self) -> None:
+        """Open the connection that :meth:`traced` and :meth:`untraced` cycle."""
+        await self.untraced(1)
+        self._opened += 1
+
+    async def traced(self, cycles: int) -> int:
+        """Pass a header that is new in each call, as for a trace."""
+        session, url = self.session, self.url
+        token, traces = "qW3v9xLp0aTz7RkY", count_from(self._traces)
+        self._traces += cycles
+        started = perf_counter_ns()
+        for _ in repeat(None, cycles):
+            ws = await session.ws_connect(
+                url,
+                headers={"Authorization": f"Bearer {token}", "X-Trace": f"{next(traces):032x}"},
+                reuse_key="user 17",
+            )
+            await ws.release()
+        return perf_counter_ns() - started
+
+    async def untraced(self, cycles: int) -> int:
+        """Do the same with a header that is the same in each call."""
+        session, url = self.session, self.url
+        token, trace = "qW3v9xLp0aTz7RkY", 1
+        started = perf_counter_ns()
+        for _ in repeat(None, cycles):
+            ws = await session.ws_connect(
+                url,
+                headers={"Authorization": f"Bearer {token}", "X-Trace": f"{trace:032x}"},
+                reuse_key="user 17",
             )
             await ws.release()
         return perf_counter_ns() - started

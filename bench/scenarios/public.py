@@ -43,6 +43,13 @@ async def _options(contender: "type[Ours]", url: str, point: int) -> AsyncIterat
         yield per_cycle(pool.with_options)
 
 
+@asynccontextmanager
+async def _new_header(contender: "type[Ours]", url: str, point: int) -> AsyncIterator[Measure]:
+    async with contender.filled(url, limit=0, connections=0) as pool:
+        await pool.open_traced()
+        yield per_cycle(pool.traced, known_ns=pool.untraced)
+
+
 SCENARIOS = (
     Scenario("cycle", "acquire and release an idle connection", _cycle, needs=("cycle",)),
     Scenario("async-with", "the same with async with", _async_with, needs=("async_with",)),
@@ -51,6 +58,12 @@ SCENARIOS = (
         "the same with three headers and two protocols, built in each call",
         _options,
         needs=("with_options",),
+    ),
+    Scenario(
+        "new-header",
+        "the same with reuse_key and a header that is new in each call, or known",
+        _new_header,
+        needs=("traced", "untraced"),
     ),
     Scenario(
         "cycle-held",

@@ -1,4 +1,4 @@
-"""A request and its reply: through the pool, over a raw connection, over a new connection."""
+"""Messages both ways: through the pool, over a raw connection, over a new connection."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,6 +18,8 @@ from ..timing import per_cycle
 
 #: 32 bytes, like the reply.
 _REQUEST: Final = "a request or a reply: 32 bytes.."
+#: 1 MB.
+_LARGE: Final = "x" * 1_000_000
 
 
 @asynccontextmanager
@@ -37,6 +39,26 @@ async def _prepare(
             slices=10,
             raw_ns=partial(_raw, ws),
             connecting_ns=partial(_connecting, client_session, server.url),
+        )
+        assert session.stats().connects == 1
+
+
+@asynccontextmanager
+async def _prepare_transfer(
+    contender: type[Many], url: str, megabytes: int
+) -> AsyncIterator[Measure]:
+    async with (
+        serving(tls=True) as (server, client_session),
+        WebSocketClientSession(
+            client_session=client_session, client_session_owner=False
+        ) as session,
+        client_session.ws_connect(server.url) as ws,
+    ):
+        yield per_cycle(
+            partial(_transfer_pooled, session, server.url, megabytes),
+            step=1,
+            slices=4,
+            raw_ns=partial(_transfer_raw, ws, megabytes),
         )
         assert session.stats().connects == 1
 
@@ -69,6 +91,30 @@ async def _connecting(client_session: aiohttp.ClientSession, url: str, cycles: i
     return perf_counter_ns() - started
 
 
+async def _transfer_pooled(
+    session: WebSocketClientSession, url: str, megabytes: int, cycles: int
+) -> int:
+    started = perf_counter_ns()
+    for _ in repeat(None, cycles):
+        ws = await session.ws_connect(url)
+        await _transfer(ws, megabytes)
+        await ws.release()
+    return perf_counter_ns() - started
+
+
+async def _transfer_raw(ws: aiohttp.ClientWebSocketResponse, megabytes: int, cycles: int) -> int:
+    started = perf_counter_ns()
+    for _ in repeat(None, cycles):
+        await _transfer(ws, megabytes)
+    return perf_counter_ns() - started
+
+
+async def _transfer(ws: aiohttp.ClientWebSocketResponse, megabytes: int) -> None:
+    for _ in repeat(None, megabytes):
+        await ws.send_str(_LARGE)
+        await ws.receive_str()
+
+
 def _scenario(name: str, about: str, tls: bool) -> Scenario:
     # Only the cores of this library have key().
     return Scenario(name, about, partial(_prepare, tls), needs=("key",))
@@ -81,4 +127,14 @@ SCENARIOS = (
         tls=False,
     ),
     _scenario("request-reply-tls", "the same over TLS", tls=True),
+    Scenario(
+        "transfer-tls",
+        "messages of 1 MB each way over TLS: through the pool and over a raw connection",
+        _prepare_transfer,
+        needs=("key",),
+        axis="MB",
+        points=(64,),
+        smoke_points=(1,),
+        max_rounds=5,
+    ),
 )
