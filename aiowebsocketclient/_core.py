@@ -73,6 +73,9 @@ _LONGER = cython.declare(cython.double, 0.01)
 #: A handshake is deferred while a released connection is expected within this share of a
 #: handshake's duration.
 DEFER_SHARE = cython.declare(cython.double, 0.5)
+#: Where a waiter is expected to wait for more seconds than this, one handshake at a time begins all
+#: the same: what is known of handshakes may be out of date.
+LONG_WAIT = cython.declare(cython.double, 0.1)
 #: The core looks at deferred handshakes when connections should have been released, after so many
 #: times a use; at the latest after this share of a handshake's duration, and not before half of
 #: that.  It does not look after fewer seconds than a timer is exact to.
@@ -99,6 +102,13 @@ def _cools_after(reason: cython.int, is_used: cython.bint) -> cython.bint:
         # A connection that was not in use has ended for the server, too.
         return is_used
     return reason not in (REASON_IDLE, REASON_LIFETIME, REASON_EVICTED, REASON_FORCED)
+
+
+@cython.cfunc
+@cython.exceptval(-1)
+def _longest_deferral(endpoint: Endpoint) -> cython.double:
+    """Return for how many seconds a handshake may be deferred."""
+    return DEFER_SHARE * endpoint.shortest
 
 
 @cython.cfunc
@@ -543,6 +553,11 @@ class Pool:
             self._give_to_first(slot)
         owner = slot.owner
         self._turn_open(slot, now, retires)
+        if handshake.deferred.head is not None and handshake.look_at > now + _look_interval(
+            handshake
+        ):
+            # Handshakes have become faster.
+            self._plan_look(handshake, now)
         first: Waiter | None
         if is_another:
             first = self._rekey(slot, key, owner, moves, plan, now)
@@ -1545,6 +1560,10 @@ class Pool:
         With 5 connections in use for 10 ms each and handshakes of 100 ms, the 20th waiter is
         expected to be served after 40 ms: its handshake is deferred; the 21st waiter's begins.
 
+        While all are deferred, nothing is learnt of handshakes.  After a first one of 3 s, which
+        started the server, callers would wait for up to 1.5 s where the next handshake takes 50 ms.
+        So one begins where a waiter is expected to wait for long and none is under way.
+
         Not where there have been such waiters all the time that a waiter may be deferred, one
         after another: with 2 callers that come again and again to 1 connection, each would be
         served soon, and both together only half as often as with 2 connections.
@@ -1557,7 +1576,7 @@ class Pool:
         used: cython.Py_ssize_t = self._count_open(handshake)
         if used <= 0 or handshake.use > used * _look_interval(handshake):
             return False
-        longest: cython.double = DEFER_SHARE * endpoint.shortest
+        longest: cython.double = _longest_deferral(endpoint)
         if (
             handshake.deferred.head is None
             and self._goes_on(handshake, now)
@@ -1565,7 +1584,8 @@ class Pool:
         ):
             return False
         rounds: cython.Py_ssize_t = 1 + (handshake.opening.size + handshake.deferred.size) // used
-        return rounds * handshake.use < longest
+        wait: cython.double = rounds * handshake.use
+        return wait < longest and (wait <= LONG_WAIT or endpoint.connecting > 0)
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -1686,7 +1706,7 @@ class Pool:
     def _judge(self, handshake: Handshake, plan: Plan, now: cython.double) -> None:
         """Begin deferred handshakes that are not expected to be needless any more."""
         endpoint = handshake.endpoint
-        longest: cython.double = DEFER_SHARE * endpoint.shortest
+        longest: cython.double = _longest_deferral(endpoint)
         # Where the process was held up, little could fall free; once, that is no reason to connect.
         is_late: cython.bint = now > handshake.look_at + _look_interval(handshake)
         handshake.postponed = is_late and not handshake.postponed
@@ -1715,7 +1735,7 @@ class Pool:
         Where there have been such waiters all the time that a waiter may be deferred, the
         connections in use are too few for the load: begin handshakes for half of them.
         """
-        longest: cython.double = DEFER_SHARE * handshake.endpoint.shortest
+        longest: cython.double = _longest_deferral(handshake.endpoint)
         waiter: Waiter | None
         rate: cython.double = handshake.fallen_free / (now - handshake.counted_from)
         while waiter := handshake.deferred.tail:

@@ -109,6 +109,7 @@ cdef Waiter first_waiter(Handshake handshake)
 
 
 cdef bint _cools_after(int reason, bint is_used) except? -1
+cdef double _longest_deferral(Endpoint endpoint) except? -1
 cdef double _look_interval(Handshake handshake) except? -1
 cdef Slot _first_to_go(orphans)
 cdef Slot _first_dispensable(orphans, Slot longest_idle)

@@ -42,6 +42,7 @@ NEWEST_SHARE = 0.125
 NEWEST_USE_SHARE = 0.0625
 LONGER = 0.01
 DEFER_SHARE = 0.5
+LONG_WAIT = 0.1
 LOOK_FACTOR = 1.25
 LOOK_SHARE = 0.09
 SHORTEST_LOOK = 0.001
@@ -314,6 +315,10 @@ class Model:
             # Rule: what is usual rises at once, and falls slowly.
             self.usual[slot.endpoint] = max(took, usual + (took - usual) * NEWEST_SHARE)
         self.end_connecting(slot, ACQUIRED)
+        waiting = self.deferrals.get(slot.key)
+        # Rule: if they have become faster, who waits for a release is looked at sooner.
+        if waiting and self.deferred(slot.key) and waiting.look_at > now + self.interval(slot.key):
+            self.plan_look(slot.key, now)
         slot.cools = False
         if not slot.is_drained:
             slot.retires = retires
@@ -571,7 +576,11 @@ class Model:
             return False
         opening = [slot for slot in self.slots if slot.key == key and slot.owner is not None]
         rounds = 1 + (len(opening) + len(self.deferred(key))) // len(used)
-        return rounds * self.uses[key] < self.longest_deferral(endpoint)
+        wait = rounds * self.uses[key]
+        # Rule: for a long wait one begins at a time, since handshakes may have become faster.
+        if wait > LONG_WAIT and not self.at(endpoint, CONNECTING):
+            return False
+        return wait < self.longest_deferral(endpoint)
 
     def longest_deferral(self, endpoint: str) -> float:
         return DEFER_SHARE * self.shortest[endpoint]

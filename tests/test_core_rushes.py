@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from aiowebsocketclient._core import DEFER_SHARE, LOOK_FACTOR, LOOK_SHARE
+from aiowebsocketclient._core import DEFER_SHARE, LONG_WAIT, LOOK_FACTOR, LOOK_SHARE
 from aiowebsocketclient._pool_py import CLOSE_REASONS, CLOSING
 
 from .driver import NEVER, Drive, Driver
@@ -40,6 +40,16 @@ def busy(drive: Drive, count: int = 5, **options: Any) -> tuple[Driver, list[Any
     """Return the same with all connections in use."""
     pool = learnt(drive, count, **options)
     return pool, [pool.acquire("a1") for _ in range(count)]
+
+
+def slow(drive: Drive, use: float) -> tuple[Driver, list[Any]]:
+    """Return the same with long uses, and with a handshake under way that nobody below waits for.
+
+    Without that one, a handshake would begin for a caller that is expected to wait for long.
+    """
+    pool, slots = busy(drive, use=use)
+    pool.beginning("a9")
+    return pool, slots
 
 
 def defer(pool: Driver, count: int = 1) -> list[Any]:
@@ -130,7 +140,7 @@ def test_all_begin_where_connections_of_another_handshake_are_in_use(drive: Driv
 def test_who_would_wait_too_long_has_a_handshake_begun_for_the_oldest(drive: Drive) -> None:
     # 4 rounds of 1/8 s end after half a handshake.
     assert DEFER_SHARE * HANDSHAKE == 4 * 0.125
-    pool, slots = busy(drive, use=0.125)
+    pool, slots = slow(drive, 0.125)
     waiters = defer(pool, 3 * 5)
     last = pool.request("a1")
     assert begun(pool) == [waiters[0]]
@@ -144,7 +154,7 @@ def test_who_would_wait_too_long_has_a_handshake_begun_for_the_oldest(drive: Dri
 
 
 def test_who_has_a_handshake_stands_before_who_has_none(drive: Drive) -> None:
-    pool, _ = busy(drive, use=0.125)
+    pool, _ = slow(drive, 0.125)
     waiters = defer(pool, 3 * 5)
     pool.request("a1")
     assert begun(pool) == waiters[:1]
@@ -156,12 +166,13 @@ def test_who_has_a_handshake_stands_before_who_has_none(drive: Drive) -> None:
 def test_all_begin_where_a_use_takes_longer_than_looks_would_notice(drive: Drive) -> None:
     pool, _ = busy(drive, use=5 * LOOK_SHARE + USE)
     pool.opening("a1")
-    pool, _ = busy(drive, use=5 * LOOK_SHARE - USE)
+    pool, _ = slow(drive, 5 * LOOK_SHARE - USE)
     defer(pool)
 
 
 def test_a_long_use_counts_at_once_and_is_forgotten_slowly(drive: Drive) -> None:
     pool = learnt(drive)
+    pool.beginning("a9")
 
     def use(seconds: float) -> None:
         slot = pool.acquire("a1")
@@ -175,7 +186,7 @@ def test_a_long_use_counts_at_once_and_is_forgotten_slowly(drive: Drive) -> None
         pool.give_up(waiter)
         for slot in slots:
             pool.core.put_back(slot, pool.now)
-        for slot in [slot for slot in pool.core.slots() if slot not in slots]:
+        for slot in [s for s in pool.core.slots() if s.key == "a1" and s not in slots]:
             pool.stop(slot)
             pool.closed(slot)
         return is_deferred
@@ -210,6 +221,75 @@ def test_who_has_lost_a_connection_waits_for_no_other(drive: Drive) -> None:
     assert begun(pool) == [waiter]
 
 
+# -- one handshake at a time for a long wait -----------------------------------------------------
+
+#: Seconds of uses of which the second is expected to end too late.
+HALF_LONG = 0.0625
+
+
+def test_for_a_long_wait_a_handshake_begins_for_the_oldest(drive: Drive) -> None:
+    assert HALF_LONG < LONG_WAIT < 2 * HALF_LONG
+    pool, _ = busy(drive, use=HALF_LONG)
+    waiters = defer(pool, 5)
+    last = pool.request("a1")
+    assert begun(pool) == waiters[:1]
+    assert last.deferred
+    # One at a time.
+    defer(pool, 5)
+
+
+def test_for_a_long_wait_a_handshake_begins_for_who_comes_first(drive: Drive) -> None:
+    pool, _ = busy(drive, use=2 * HALF_LONG)
+    pool.opening("a1")
+    defer(pool)
+
+
+def test_where_a_handshake_of_another_key_is_under_way_none_begins(drive: Drive) -> None:
+    pool, _ = busy(drive, use=2 * HALF_LONG)
+    pool.beginning("a2")
+    defer(pool)
+
+
+def test_where_the_next_handshake_failed_another_begins(drive: Drive) -> None:
+    pool, _ = busy(drive, use=2 * HALF_LONG)
+    waiter, slot = pool.opening("a1")
+    defer(pool)
+    assert pool.failed(slot) is waiter
+    pool.request("a1")
+    assert len(pool.opened) == 1
+
+
+def test_where_handshakes_have_become_faster_all_begin(drive: Drive) -> None:
+    pool, slots = busy(drive, use=HALF_LONG)
+    waiters = defer(pool, 5)
+    waiters.append(pool.request("a1"))
+    (slot,) = pool.opened
+    waiters += defer(pool, 20)
+    pool.begin(slot)
+    fast = HANDSHAKE / 32
+    pool.now += fast
+    pool.connected(slot)
+    assert pool.take(waiters[0]) is slot
+    # Not when it would have been looked at: by what is known now.
+    assert pool.core.next_deadline() == pool.now + LOOK_SHARE * fast
+    look(pool)
+    assert begun(pool) == waiters[1:]
+    for slot in slots:
+        pool.release(slot)
+
+
+def test_where_handshakes_are_as_slow_as_ever_nothing_is_looked_at_anew(drive: Drive) -> None:
+    pool, _ = busy(drive, use=HALF_LONG)
+    defer(pool, 5)
+    due = pool.core.next_deadline()
+    pool.request("a1")
+    (slot,) = pool.opened
+    pool.begin(slot)
+    pool.now += LOOK_SHARE / 4
+    defer(pool)
+    assert pool.core.next_deadline() == due
+
+
 # -- looks ---------------------------------------------------------------------------------------
 
 
@@ -236,7 +316,7 @@ def test_a_look_is_due_after_a_share_of_a_handshake(drive: Drive) -> None:
 def test_a_look_is_due_when_something_should_have_been_released(
     drive: Drive, use: float, due: float
 ) -> None:
-    pool, _ = busy(drive, use=use)
+    pool, _ = slow(drive, use)
     defer(pool)
     assert pool.core.next_deadline() == pool.now + due
 
@@ -286,6 +366,7 @@ def test_where_enough_falls_free_nothing_begins(drive: Drive) -> None:
 
 def test_where_too_little_falls_free_so_many_begin_as_it_will_not_serve(drive: Drive) -> None:
     pool, (slot,) = busy(drive, 1)
+    pool.beginning("a9")
     waiters = defer(pool, 24)
     pool.now += LOOK / 4
     waiters += defer(pool)
@@ -500,7 +581,7 @@ def test_a_handshake_of_prewarm_goes_to_who_waits_longest(drive: Drive) -> None:
 
 
 def test_who_moves_to_another_key_waits_for_no_release(drive: Drive) -> None:
-    pool, _ = busy(drive, use=0.125)
+    pool, _ = slow(drive, 0.125)
     waiters = defer(pool, 3 * 5)
     last = pool.request("a1")
     (slot,) = pool.opened
@@ -511,7 +592,7 @@ def test_who_moves_to_another_key_waits_for_no_release(drive: Drive) -> None:
 
 
 def test_a_failure_leaves_those_alone_that_wait_for_a_release(drive: Drive) -> None:
-    pool, _ = busy(drive, use=0.125)
+    pool, _ = slow(drive, 0.125)
     waiters = defer(pool, 3 * 5)
     pool.request("a1")
     (slot,) = pool.opened
@@ -533,7 +614,7 @@ def test_shutdown_returns_who_waits_for_a_release(drive: Drive) -> None:
 
 
 def test_who_gives_up_a_handshake_leaves_it_to_no_waiter_with_a_place(drive: Drive) -> None:
-    pool, _ = busy(drive, use=0.125)
+    pool, _ = slow(drive, 0.125)
     waiters = defer(pool, 3 * 5)
     waiters.append(pool.request("a1"))
     (slot,) = pool.opened
@@ -542,7 +623,7 @@ def test_who_gives_up_a_handshake_leaves_it_to_no_waiter_with_a_place(drive: Dri
     for waiter in waiters:
         pool.give_up(waiter)
         assert pool.did_nothing()
-    assert pool.gauge("connecting") == 1
+    assert pool.gauge("connecting") == 1 + 1
     assert pool.core.next_deadline() <= pool.now + LOOK_SHARE
 
 
