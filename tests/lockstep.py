@@ -17,7 +17,7 @@ import json
 import math
 import sys
 import traceback
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
@@ -937,8 +937,11 @@ class Lockstep:
     def check_inside(self) -> None:
         """Look into the reference, for what will only show later."""
         pool = next(side.pool for side in self.sides if side.core is reference)
+        idle_of: defaultdict[Any, set[Any]] = defaultdict(set)
         for endpoint in pool._endpoints.values():
             idle = through(endpoint.idle, "outer")
+            for slot in idle:
+                idle_of[slot.handshake].add(slot)
             assert [slot.since for slot in idle] == sorted(slot.since for slot in idle)
             numbers = [
                 self.sides[0].number(waiter) for waiter in through(endpoint.waiting, "outer")
@@ -951,12 +954,7 @@ class Lockstep:
         assert pool._being_cleared == self.model.cleared(OVER_ALL)
         assert pool._claims == sum(endpoint.claim for endpoint in pool._endpoints.values())
         for handshake in pool._handshakes.values():
-            stacked = down(handshake.idle.top)
-            assert {*stacked} == {
-                slot
-                for slot in through(handshake.endpoint.idle, "outer")
-                if slot.handshake is handshake
-            }
+            assert {*down(handshake.idle.top)} == idle_of[handshake]
             for queue in (handshake.placeless, handshake.opening):
                 tickets = [waiter.ticket for waiter in through(queue, "inner")]
                 assert tickets == sorted(tickets)

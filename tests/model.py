@@ -912,21 +912,20 @@ class Model:
 
     def placeless(self, key: str) -> list[Waiter]:
         """Return the waiters of a handshake that have none under way, the oldest first."""
-        found = [w for w in self.waiters if w.key == key and not self.under_way_for(w)]
-        return sorted(found, key=lambda waiter: waiter.ticket)
+        waiters = [waiter for waiter in self.waiters if waiter.key == key]
+        return sorted(self.without_handshake(waiters), key=lambda waiter: waiter.ticket)
+
+    def without_handshake(self, waiters: list[Waiter]) -> list[Waiter]:
+        owners = {id(slot.owner) for slot in self.slots} if waiters else ()
+        return [waiter for waiter in waiters if id(waiter) not in owners]
 
     def line(self, endpoint: str) -> list[Waiter]:
         """Return who waits for a place.
 
         Rule: who lost what it had stands in front of all others, among such in order of arrival.
         """
-        found = [
-            waiter
-            for waiter in self.waiters
-            if waiter.endpoint == endpoint
-            and not self.under_way_for(waiter)
-            and waiter not in self.deferring
-        ]
+        waiters = [w for w in self.waiters if w.endpoint == endpoint and w.deferred_at is None]
+        found = self.without_handshake(waiters)
         return sorted(found, key=lambda waiter: (not waiter.has_returned, waiter.ticket))
 
     def is_stale(self, slot: Slot, now: float) -> bool:
