@@ -28,6 +28,8 @@ SOURCES := LICENSE MANIFEST.in README.rst pyproject.toml setup.py pytest_aiowebs
 # target below says otherwise.
 COMPILED := env -u AIOWEBSOCKETCLIENT_NO_EXTENSIONS
 unexport PYTHONPATH PYTHONHOME
+# Each process that runs tests would rewrite and compile them all, which takes longer than most tests.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
