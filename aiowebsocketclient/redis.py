@@ -121,7 +121,7 @@ class RedisFleet:
 
     @property
     def lost(self) -> Literal["keep", "close"]:
-        """``"keep"`` or ``"close"``: open connections if Redis was not reached for a lease."""
+        """Action on open connections after a lease without Redis: ``"keep"`` or ``"close"``."""
         return self._lost
 
     @property
