@@ -257,7 +257,7 @@ def summary(result: dict[str, Any]) -> str:
     if result["peak_connections"] is not None:
         peak = f"the server saw at most {result['peak_connections']:,} connections at once\n"
     return (
-        f"\n{sum(requests):,} requests, least to most served process: {shares:.2f}\n{peak}"
+        f"\n{sum(requests):,} requests; fewest of a process: {shares:.0%} of the most\n{peak}"
         f"{result['handshakes']:,} handshakes, {result['calls_to_redis']:,} calls to Redis"
-        f" ({each:.1f} per handshake; a reuse asks nobody)"
+        f" ({each:.1f} per handshake, none per reuse)"
     )

@@ -364,14 +364,16 @@ class Handle:
             return self
 
     def release(self) -> Completion:
-        """Give the connection back.
+        """Return the connection to the pool.
 
         The call takes effect at once.  A connection fit for reuse goes to the pool, or straight to
         the caller that has waited longest.  A connection with an unread message, a pending
-        ``receive()``, an error or the beginning of a close is closed.
+        ``receive()``, an error or the beginning of a close is closed.  A second call changes
+        nothing.
 
-        The result can be awaited, by several tasks and more than once.  It ends when the connection
-        is pooled or closed: at most ``close_timeout`` seconds later, or after the reset hook.
+        Awaiting the result is optional; several tasks may await it, more than once.  It completes
+        when the connection is pooled or closed: at most ``close_timeout`` seconds later, or after
+        the ``reset`` hook.
         """
         owner = self._owner
         if owner is None:

@@ -437,7 +437,9 @@ cdef class Acquisition:
 
     cdef int _check_begun(self) except -1:
         if self._begun:
-            raise RuntimeError("what ws_connect() returned can be awaited only once")
+            raise RuntimeError(
+                "the result of ws_connect() can be awaited only once: call it again for each use"
+            )
         return 0
 
     @property

@@ -124,7 +124,9 @@ class Acquisition(Coroutine[Any, Any, Any]):
 
     def __await__(self) -> Generator[Any, Any, Any]:
         if self._begun:
-            raise RuntimeError("what ws_connect() returned can be awaited only once")
+            raise RuntimeError(
+                "the result of ws_connect() can be awaited only once: call it again for each use"
+            )
         self._begun = True
         if self._express is not None and self._express.is_usable():
             handle = self._express.acquire(self._owner, self._route)

@@ -232,7 +232,8 @@ def session_name(name: str, value: Any) -> str | None:
 # -- of ws_connect() ------------------------------------------------------------------------------
 
 
-# Options of websockets and websocket-client, with what to use instead.
+# Options of websockets, websocket-client, psycopg_pool and aiohttp's connectors, with what to use
+# instead.
 _ELSEWHERE: Final = {
     "additional_headers": "headers=",
     "compression": "compress=",
@@ -242,7 +243,9 @@ _ELSEWHERE: Final = {
     "http_proxy_auth": "proxy_auth=",
     "http_proxy_host": "proxy=",
     "http_proxy_port": "proxy=",
+    "limit_per_host": "limit= of WebSocketClientSession",
     "max_size": "max_msg_size=",
+    "min_size": "prewarm() or set_min_idle()",
     "open_timeout": "conn_timeout= of WebSocketClientSession",
     "ping_interval": "heartbeat=",
     "ping_timeout": "heartbeat= (the PONG must arrive within half of it)",
@@ -251,12 +254,40 @@ _ELSEWHERE: Final = {
     "user_agent_header": 'headers={"User-Agent": ...}',
 }
 
+# Options with another meaning for the constructor of psycopg_pool or of aiohttp.ClientSession.
+_ELSEWHERE_OF_SESSION: Final = {
+    "max_size": (
+        "limit= for the number of connections, or max_msg_size= of ws_connect() for the bytes of a"
+        " message"
+    ),
+    "timeout": (
+        "acquire_timeout= for the wait for a connection, conn_timeout= for one handshake, or"
+        " timeout= of ws_connect() for the wait for a message"
+    ),
+}
+
+# Options of aiohttp.ClientSession that the pool does not have.
+_OF_CLIENT_SESSION: Final = frozenset(
+    {
+        "base_url",
+        "connector",
+        "cookie_jar",
+        "cookies",
+        "middlewares",
+        "trust_env",
+    }
+)
+
 # Options of WebSocketClientSession; hinting() adds them.
 _OF_SESSION: Final[set[str]] = set()
 
 
 def _hint_for_session(name: str) -> str | None:
     """Return what to do about an unexpected keyword argument of the constructor of a session."""
+    if name in _ELSEWHERE_OF_SESSION:
+        return f"use {_ELSEWHERE_OF_SESSION[name]}"
+    if name in _OF_CLIENT_SESSION:
+        return f"use client_session=aiohttp.ClientSession({name}=...) instead"
     if name in DEFAULTS or name == "reuse_key":
         return "it is an option of ws_connect(), not of WebSocketClientSession"
     hint = _ELSEWHERE.get(name)

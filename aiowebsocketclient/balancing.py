@@ -132,6 +132,9 @@ class Balanced(Generic[WS_co]):
     def set_urls(self, urls: Iterable[StrOrURL]) -> None:
         """Replace the URLs of the servers; a URL that stays keeps its state.
 
+        :param urls: as for :meth:`WebSocketClientSession.balanced`, with the same errors;
+            :exc:`PoolClosedError` if the session is closed.
+
         Connections to a URL that is removed are retired as by
         :meth:`WebSocketClientSession.drain`, whoever else uses that URL in the session: idle
         connections now, connections in use when they are released.  Calls that wait there get the

@@ -132,7 +132,7 @@ class PooledClientSession(_ClientSession, Generic[WS_co]):
         self._is_closed = True
 
     async def close(self) -> None:
-        """Close the stand-in, and the pool if the stand-in owns it.
+        """Close the stand-in, and the pool if ``session_owner`` is True.
 
         Otherwise the connections of the library stay open until it closes them.
         """

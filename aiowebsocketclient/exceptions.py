@@ -127,8 +127,8 @@ class PoolTimeoutError(AcquireError, asyncio.TimeoutError):
 class FleetUnavailableError(PoolTimeoutError):
     """The session could not reach its fleet for a whole lease, so it may open no connection.
 
-    The caller gets it at once if no connection with its URL and options is open either.  Of the
-    attributes, it has ``session_name``, ``endpoint`` and ``waited_for``.  See ``fleet=`` of
+    The caller gets it at once if no connection with its URL and options is open either.  Only the
+    attributes ``session_name``, ``endpoint`` and ``waited_for`` have values.  See ``fleet=`` of
     :class:`WebSocketClientSession`.
     """
 
@@ -152,7 +152,7 @@ class PrewarmError(WebSocketPoolError, ExceptionGroup[Exception]):
     group.
     """
 
-    #: Number of handshakes that succeeded; these connections stay open.
+    #: Number of handshakes of the call that succeeded; these connections stay open.
     opened: int
 
     def __new__(cls, message: str, exceptions: Sequence[Exception], opened: int = 0) -> Self:

@@ -17,17 +17,17 @@ TURN_GRACE: Final = 2.0
 
 
 class EngineError(Exception):
-    """The engine refuses a report, and will go on doing so: it lacks a permission, for example.
+    """The engine refuses reports until its setup changes: for example, a permission is missing.
 
-    A session logs its text, which must contain no secret, as an error.
+    The session logs the text of the exception as an error.  The text must contain no secret.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class FleetStats:
-    """What a session knows of its fleet: as of the engine's last answer, and counters of its own.
+    """Snapshot of a session's fleet: the engine's last answer, and counters of the session.
 
-    The first six fields are gauges, the others count since the session was created.
+    The first six fields are gauges.  The others count since the session was created.
     """
 
     #: Maximum number of connections of all sessions.
@@ -83,19 +83,20 @@ METRICS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one session says to the engine.  All numbers are absolute: a report may be lost.
+    """A session's message to the engine.  All numbers are absolute, because a report may be lost.
 
-    :param seq: number of the report, growing.  The engine ignores a report whose number is not
-        greater than the greatest that it has seen of this member.
+    :param seq: number of the report; each report of a member has a greater number.  The engine
+        ignores a report if it has seen the same or a greater number of this member.
     :param held: open sockets, and sockets being opened or closed, in places of the fleet.
-    :param cap: the session holds no more than so many until it hears from the engine again.
+    :param cap: maximum number of places that the session holds until the engine's next answer.
     :param known: ``places`` of the last answer.
-    :param until: ``until`` of the last answer, unchanged; 0: there is none, or its lease has run
-        out.
-    :param demand: ``held``, and the places that callers wait for.
-    :param like: as ``demand``, for connections that nobody waits for.
-    :param spare: of ``held``, the idle connections that others may have.
-    :param handshakes: handshakes that want a turn of ``connect_rate``.
+    :param until: ``until`` of the last answer, unchanged; 0: there was no answer, or its lease has
+        ended.
+    :param demand: ``held`` plus the number of places that callers wait for.
+    :param like: ``held`` plus the number of places for connections that no caller waits for, as of
+        ``prewarm()``; 0: there are none.
+    :param spare: the part of ``held`` that other sessions may have: idle connections.
+    :param handshakes: number of handshakes that wait for a turn of ``connect_rate``.
     """
 
     seq: int
@@ -113,18 +114,18 @@ class Report:
 class Grant:
     """The engine's answer to a report.
 
-    :param places: the session may hold so many connections until its lease runs out.
-    :param target: the session is asked to go down to so many: idle connections at once, connections
-        in use at their release.  At most ``places``.
-    :param until: end of the lease, for the next report.  The engine's own time: a session does
-        nothing else with it.
-    :param waiting: sessions that lack places.
-    :param used: places granted to all sessions.
-    :param learning: seconds for which the engine gives nobody more, because it may have forgotten
-        what it gave; 0.0 normally.
-    :param turns: seconds to wait for the handshakes of the report; may be fewer than asked for, and
-        the session asks again for the rest.
-    :param limit: ``limit`` of the call before this call, of any session; 0: there was none.
+    :param places: maximum number of connections of the session until its lease ends.
+    :param target: number of connections to which the engine asks the session to go down, by idle
+        connections at once and by connections in use at their release.  At most ``places``.
+    :param until: end of the lease, in the engine's own time.  The session only returns it in the
+        next report.
+    :param waiting: number of sessions that lack places.
+    :param used: number of places granted to all sessions.
+    :param learning: seconds for which the engine grants no session more places, because it may have
+        forgotten earlier grants; 0.0 normally.
+    :param turns: for each handshake of the report, the seconds until its turn.  There may be fewer
+        turns than handshakes: the session then asks again.
+    :param limit: ``limit`` of the previous call of any session; 0: there was no call.
     """
 
     places: int
@@ -138,38 +139,42 @@ class Grant:
 
 
 class Fleet(Protocol):
-    """An engine: what sessions with ``fleet=`` need of it.
+    """The interface of an engine, for ``fleet=`` of sessions.  A *member* is a session.
 
-    It has to give out at most :attr:`limit` places, and to count a member's places until the lease
-    of its last report ends, or the member reports that it holds fewer.  A member holds, whatever
-    the engine remembers, ``max(report.held, report.cap)``.  The lease of an answer begins no sooner
-    than the call: the session reckons from the time before it.
+    The engine grants at most :attr:`limit` places.  It counts the places of a member until the
+    lease of the member's last report ends, or until the member reports fewer.  Whatever the engine
+    remembers, a member holds ``max(report.held, report.cap)`` places.  The lease of an answer must
+    not end before :attr:`lease` seconds after the call of :meth:`sync`: the session measures from
+    the time before the call.
 
-    The docstrings of the attributes name the defaults of the engine in this package.
+    The descriptions of the attributes end with the defaults of ``RedisFleet``.
     """
 
     @property
     def limit(self) -> int:
-        """Connections of all sessions; at least 1."""
+        """Maximum number of connections of all sessions; at least 1."""
         ...
 
     @property
     def lease(self) -> float:
-        """Seconds after which the places of a session that is not heard of are free; 30.0."""
+        """Seconds after which the places of a session without reports are free; 30.0."""
         ...
 
     @property
     def lost(self) -> Literal["keep", "close"]:
-        """What a session does with its connections if it gets no answer for a lease; ``"keep"``.
+        """The action of a session that gets no answer for a lease; ``"keep"``.
 
-        ``"keep"``: open none and go on using those that are open.  ``"close"``: abort all before
-        others can get the places.
+        ``"keep"``: use open connections, and open no more.  ``"close"``: abort all connections
+        before other sessions can get the places.
         """
         ...
 
     @property
     def connect_rate(self) -> tuple[int, float] | None:
-        """Handshakes of all sessions in any window of so many seconds; None: no limit."""
+        """Maximum number of handshakes of all sessions, and the seconds of the window; None.
+
+        The maximum holds in any window.  None: no limit.
+        """
         ...
 
     @property
@@ -181,27 +186,29 @@ class Fleet(Protocol):
     def keep_idle(self) -> float | None:
         """Seconds after which an idle connection is offered to other sessions.
 
-        None: as long as this session's handshakes take on average, at least 0.05 and at most 1.
+        None, the default: the average duration of this session's handshakes, at least 0.05 and at
+        most 1 second.
         """
         ...
 
     async def sync(self, member: str, report: Report) -> Grant | None:
-        """Deliver one report, in one try, and return the answer.
+        """Deliver a report once, without retries, and return the answer.
 
-        It may raise anything, and it may be cancelled: the session then takes the report as lost
-        and sends another later.  A report that was taken as lost may still arrive.
+        The method may raise any exception, and the session may cancel it.  In both cases the
+        session assumes that the report is lost, and sends another report later.  The lost report
+        may still arrive.  :exc:`EngineError` means that the engine refuses reports.
 
         :param member: name of the session, unique in the fleet and never used again.
-        :return: None if the lease of ``report.until`` had run out when the report arrived.  Nothing
-            has changed then.
+        :return: the answer; None if the lease of ``report.until`` had ended when the report
+            arrived.  Then the engine has changed nothing.
         """
         ...
 
     async def listen(self, member: str, nudge: Callable[[], None]) -> NoReturn:
-        """Call ``nudge`` when the engine has granted this member places, or asks some back.
+        """Call ``nudge`` when the engine grants this member places, or asks it to give some back.
 
-        It runs until it is cancelled, and may raise if the engine cannot be reached: the session
-        then calls it again.  A nudge that is lost costs a second: sessions that lack places look
-        that often.
+        The method runs until it is cancelled.  It may raise if the engine cannot be reached: the
+        session then calls it again.  If a nudge is lost, the session notices the change up to a
+        second later, because a session that lacks places reports every second.
         """
         ...

@@ -666,7 +666,7 @@ class GremlinPool:
         """The session of the pool, for statistics and metrics.
 
         ``session.stats()``, ``session.stats_by_endpoint()``, ``PoolCollector(session)`` and the
-        like are thread-safe.  All else belongs to the loop of the pool.
+        like are thread-safe.  Use everything else only in the event loop of the pool.
         """
         return self._session
 

@@ -115,8 +115,9 @@ _EVENTS: Final = {
     "nothing_reused": (
         WARNING,
         "%(connections)d connections to %(endpoint)s went idle and none was reused, because the"
-        " calls differ in %(differs)s. Leave these out or make them the same in all calls; if only"
-        " headers or cookies differ, and do not matter, pass the same reuse_key= in all calls",
+        " calls differ in %(differs)s. Leave these out or make them the same in all calls. If only"
+        " headers or cookies differ, pass the same reuse_key= in all calls that may share"
+        " connections: one key per user if they contain the token of a user",
     ),
     "min_idle_failing": (
         WARNING,

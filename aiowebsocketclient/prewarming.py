@@ -9,7 +9,7 @@ import aiohttp
 
 from ._compat import Pool, Slot, clock, ensure_room
 from ._pool_py import LATE_FLOOR, Completion
-from .exceptions import PoolClosedError, PrewarmError, in_session
+from .exceptions import HandshakeFailure, PoolClosedError, PrewarmError, in_session
 from .keys import HandshakeKey, Target
 from .lessee import Lessee
 from .lifecycle import Failure
@@ -209,7 +209,10 @@ class Prewarm:
             # A connect_limiter may raise a BaseException, which must not be hidden in a group.
             return next(error for error in errors if not isinstance(error, Exception))
         number = len(errors) + self._opened
-        said = f"{len(errors)} of {number} handshakes with {self._target.endpoint} failed"
+        # Each reason once: a log often shows only this text, not the exceptions of the group.
+        reasons = "; ".join(dict.fromkeys(str(HandshakeFailure.of(each)) for each in exceptions))
+        endpoint = self._target.endpoint
+        said = f"{len(errors)} of {number} handshakes with {endpoint} failed: {reasons}"
         said = in_session(self._lifecycle.settings.name, said)
         return PrewarmError(said, exceptions, self._opened)
 

@@ -106,7 +106,7 @@ class RedisFleet:
 
     @property
     def key(self) -> str:
-        """What the keys in Redis begin with; it has a hash of the name in place of the name."""
+        """The prefix of the keys in Redis, with a hash of ``name`` in place of ``name``."""
         return f"awc:{{{self._hash}}}"
 
     @property
@@ -121,12 +121,12 @@ class RedisFleet:
 
     @property
     def lost(self) -> Literal["keep", "close"]:
-        """What happens to open connections when Redis was not reached for a lease."""
+        """Action on open connections after a lease without Redis: ``"keep"`` or ``"close"``."""
         return self._lost
 
     @property
     def connect_rate(self) -> tuple[int, float] | None:
-        """Maximum number of handshakes, and the seconds of the window."""
+        """Maximum number of handshakes, and the seconds of the window; None: no limit."""
         return self._connect_rate
 
     @property
@@ -136,7 +136,7 @@ class RedisFleet:
 
     @property
     def keep_idle(self) -> float | None:
-        """Seconds for which an idle connection is kept although another process waits."""
+        """Seconds for which an idle connection is kept although another process waits, or None."""
         return self._keep_idle
 
     def __repr__(self) -> str:
@@ -148,6 +148,9 @@ class RedisFleet:
 
         It takes effect with the next reports, within a third of the lease.  Sessions above a lower
         limit give idle connections back at once, and others at their release.
+
+        :param limit: maximum number of connections of all sessions together, >= 1; otherwise
+            ``TypeError`` or ``ValueError``.
         """
         self._limit = arguments.at_least_one("limit", limit)
 

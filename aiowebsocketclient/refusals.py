@@ -44,8 +44,8 @@ class Refusals:
     def too_many(self, endpoint: EndpointKey) -> TooManyWaitersError:
         """Return the error of a caller that finds ``max_waiting`` callers queued."""
         said = (
-            f"max_waiting callers are already queued for {endpoint}: try again later, or raise"
-            " limit or max_waiting"
+            f"{endpoint} has as many queued callers as max_waiting allows"
+            f" ({self._settings.max_waiting}): try again later, or raise limit or max_waiting"
         )
         return self._make(TooManyWaitersError, endpoint, said)
 

@@ -275,7 +275,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
     def client_session(self) -> aiohttp.ClientSession:
         """The ``aiohttp.ClientSession`` used to connect.
 
-        The first use creates the session's own, which needs a running event loop.
+        The first use creates the session's own.  This raises ``RuntimeError`` without a running
+        event loop, and :exc:`PoolClosedError` after :meth:`close`.
         """
         if self._pool_client.session is None:
             self._bind()
@@ -289,12 +290,12 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         return PoolStats.from_core(self._pool.gauges(), self._pool.counters())
 
     def stats_by_endpoint(self) -> dict[EndpointKey, PoolStats]:
-        """Return the same for each endpoint with a connection, handshake or waiting caller."""
+        """Return the statistics of each endpoint with a connection, handshake or waiting caller."""
         by_endpoint: Any = self._pool.by_endpoint()
         return {key: PoolStats.from_core(*numbers) for key, numbers in by_endpoint.items()}
 
     def fleet_stats(self) -> FleetStats | None:
-        """Return what the session knows of its fleet; None: it has no ``fleet``."""
+        """Return the numbers of the session's fleet; None: the session has no ``fleet``."""
         lessee = self._lifecycle.lessee
         return None if lessee is None else lessee.stats()
 
@@ -335,7 +336,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         :param url: a ``str`` or a ``yarl.URL``.
         :param reuse_key: any hashable object; replaces headers and cookies in the comparison that
             decides which open connections fit.
-        :param acquire_timeout: overrides the option of the session.
+        :param acquire_timeout: seconds to wait for a connection, in place of the session's
+            ``acquire_timeout``.  None: no timeout.  0: only an idle connection, at once.
         :param options: options of :meth:`aiohttp.ClientSession.ws_connect`, with its defaults; and
             ``configure``, ``check``, ``reset``, ``on_idle_message``, ``keepalive`` and ``goodbye``,
             which default to those of the session.
@@ -351,7 +353,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
 
         Create it once and keep it: it knows which servers are down.
 
-        :param urls: of the servers: at least one ``str`` or ``yarl.URL``, none twice.
+        :param urls: the URLs of the servers: at least one ``str`` or ``yarl.URL``, and no server
+            twice; otherwise ``ValueError`` or ``TypeError``.
         """
         return Balanced(self, urls)
 
@@ -371,15 +374,18 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         caller that arrives meanwhile gets a connection that is being opened.  After a
         :meth:`drain`, ``prewarm()`` starts again.
 
+        :param count: number of connections with this handshake that are open at the end, idle or in
+            use; >= 0.
         :param progress: called with the number of connections opened so far, and the number opened
             or under way.
-        :return: the number of connections opened.
+        :return: the number of connections opened by this call.
 
         After a failed handshake it starts no more, waits for the handshakes under way, and raises
         :exc:`PrewarmError` with the exceptions of all failed handshakes; opened connections stay
         open.  It does not wait for a handshake that takes several times as long as usual at its
         endpoint: it starts another one, up to ``count`` in total.  If these are late, too, they
-        count as failed.  Other arguments and exceptions are those of :meth:`ws_connect`.
+        count as failed.  ``conn_timeout`` bounds each handshake; to bound the whole call, use
+        ``asyncio.timeout()``.  Other arguments and exceptions are those of :meth:`ws_connect`.
         """
         wanted = arguments.count(count)
         if progress is not None and not callable(progress):
@@ -519,6 +525,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
 
         :param limit: maximum number of connections to one endpoint; None or 0: no limit.
         :param limit_total: maximum number of connections to all endpoints; None or 0: no limit.
+
+        Raises ``TypeError`` or ``ValueError`` for an invalid limit, :exc:`PoolClosedError` after
+        :meth:`close`, and ``RuntimeError`` outside of the session's event loop.
         """
         ensure_room()
         settings = self._pool_settings
@@ -550,6 +559,9 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
 
         The result can be awaited, also several times.  It completes when the sockets of the idle
         connections are closed: at most ``close_timeout`` seconds later.
+
+        Raises :exc:`PoolClosedError` after :meth:`close`, ``RuntimeError`` outside of the session's
+        event loop, and the errors of :meth:`ws_connect` for an invalid URL.
         """
         ensure_room()
         parsed = None if url is None else parse_url(url, self._pool_client.session)
@@ -572,7 +584,7 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         self._returning.handle_lost(handle)
 
     def detach(self) -> None:
-        """Leave the client session open when this session is closed."""
+        """Leave ``client_session`` open when :meth:`close` is called."""
         self._pool_client.is_owned = False
 
     async def close(self, *, wait: float = 0.0) -> None:
@@ -582,8 +594,11 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         concurrently; after ``close_timeout`` seconds, connections whose servers do not answer are
         aborted.  If the call is cancelled, closing continues in the background.
 
-        :param wait: seconds after which connections in use are closed, too, if they were not
-            released before.  A further call can shorten it.
+        :param wait: seconds to wait until connections in use are released; then they are closed,
+            too.  A further call can shorten it.
+
+        Raises ``RuntimeError`` in another event loop than that of the session.  Further calls wait
+        for the same end.
         """
         arguments.some_seconds("wait", wait)
         if self._ending.task is None:

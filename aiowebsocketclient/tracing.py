@@ -116,6 +116,7 @@ class TraceConnectExceptionParams:
 
     endpoint: EndpointKey
     time: float
+    #: Seconds since the start, including ``connect_limiter`` and ``configure``.
     seconds: float
     #: The exception of aiohttp, ``connect_limiter`` or ``configure``; ``asyncio.CancelledError`` if
     #: the handshake was stopped.  Not in the ``repr``: it may contain a query or headers.

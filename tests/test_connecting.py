@@ -441,7 +441,9 @@ async def test_failed_prewarm(server: Server, make_session: SessionFactory) -> N
     assert session.stats().connecting == 0
     assert session.stats().idle == 1
     error = caught.value
-    assert error.message == f"2 of 3 handshakes with 127.0.0.1:{server.port} failed"
+    assert error.message == (
+        f"2 of 3 handshakes with 127.0.0.1:{server.port} failed: WSServerHandshakeError, status 403"
+    )
     assert error.opened == 1
     assert [type(each) for each in error.exceptions] == [aiohttp.WSServerHandshakeError] * 2
 

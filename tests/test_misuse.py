@@ -697,6 +697,8 @@ async def call(session: WebSocketClientSession, method: str, **options: Any) -> 
         ("max_size", "max_msg_size="),
         ("ping_interval", "heartbeat="),
         ("open_timeout", "conn_timeout= of WebSocketClientSession"),
+        ("limit_per_host", "limit= of WebSocketClientSession"),
+        ("min_size", "prewarm() or set_min_idle()"),
         ("additional_headers", "headers="),
         ("extra_headers", "headers="),
         ("subprotocols", "protocols="),
@@ -718,13 +720,15 @@ async def test_names_of_other_libraries_are_translated(
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("max_size", "max_msg_size= of ws_connect()"),
         ("ping_interval", "heartbeat= of ws_connect()"),
         (
             "ping_timeout",
             "heartbeat= of ws_connect() (the PONG must arrive within half of it)",
         ),
         ("open_timeout", "conn_timeout="),
+        ("limit_per_host", "limit="),
+        ("min_size", "prewarm() or set_min_idle()"),
+        ("trust_env", "client_session=aiohttp.ClientSession(trust_env=...)"),
         ("additional_headers", "headers="),
         ("extra_headers", "headers="),
         ("header", "headers="),
@@ -746,6 +750,30 @@ def test_the_constructor_translates_them_too(name: str, hint: str, of_its_own: b
     assert str(caught.value) == (
         f"WebSocketClientSession.__init__() got an unexpected keyword argument {name!r}:"
         f" use {hint} instead"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        (
+            "max_size",
+            "limit= for the number of connections, or max_msg_size= of ws_connect() for the bytes"
+            " of a message",
+        ),
+        (
+            "timeout",
+            "acquire_timeout= for the wait for a connection, conn_timeout= for one handshake, or"
+            " timeout= of ws_connect() for the wait for a message",
+        ),
+    ],
+)
+def test_names_with_several_meanings(name: str, hint: str) -> None:
+    options: dict[str, Any] = {name: 5}
+    with pytest.raises(TypeError) as caught:
+        WebSocketClientSession(**options)
+    assert str(caught.value) == (
+        f"WebSocketClientSession.__init__() got an unexpected keyword argument {name!r}: use {hint}"
     )
 
 
@@ -851,3 +879,6 @@ def test_each_translation_names_an_option_that_there_is() -> None:
     for name, hint in arguments._ELSEWHERE.items():
         assert name not in arguments.DEFAULTS
         assert "=" not in hint or hint.partition("=")[0] in options, name
+    # aiohttp has middlewares since 3.12.
+    of_aiohttp = {"middlewares", *inspect.signature(aiohttp.ClientSession).parameters}
+    assert of_aiohttp - options >= arguments._OF_CLIENT_SESSION
