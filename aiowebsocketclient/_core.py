@@ -204,6 +204,7 @@ class Pool:
         "_slots",
         "_ticket",
         "_turn",
+        "_unplaced",
         "_waiters",
         "_watched",
     )
@@ -264,9 +265,11 @@ class Pool:
         # Handshakes that have begun and are not late, oldest first; when to look for late ones.
         self._watched: OrderedDict[Slot, None] = OrderedDict()
         self._next_look = -INFINITY
-        # Waiters whose handshakes are deferred; when to look at them: (look_at, ., handshake);
-        # whether the first of these times may be earlier than next_deadline() last said.
+        # Waiters whose handshakes are deferred, with a place and without; when to look at them:
+        # (look_at, ., handshake); whether the first of these times may be earlier than
+        # next_deadline() last said.
         self._deferred = 0
+        self._unplaced = 0
         self._look_heap: list[tuple[float, int, Handshake]] = []
         self._is_look_new = False
         self._turn = 0
@@ -425,6 +428,9 @@ class Pool:
         else:
             endpoint.queued += 1
             self._line_up(waiter, now)
+            if self._spares_idle(waiter, now):
+                endpoint.waiting.remove(waiter)
+                self._defer(waiter, now, reserves=False)
             self._settle(endpoint, plan, now)
         return True
 
@@ -484,7 +490,8 @@ class Pool:
         handshake = self._handshake(endpoint_key, key)
         endpoint = handshake.endpoint
         has_room: cython.bint
-        if handshake.deferred.head is not None:
+        deferred: Waiter | None = handshake.deferred.head
+        if deferred is not None and not deferred.unplaced:
             has_room = not 0 < self._max_connecting <= endpoint.connecting
         else:
             busy: cython.Py_ssize_t = endpoint.connecting + endpoint.deferred
@@ -495,7 +502,7 @@ class Pool:
         slot = self._new_slot(handshake, now)
         slot.kept = True
         self._orphan(slot, now)
-        if handshake.deferred.head is not None:
+        if deferred is not None:
             self._give_orphans(handshake)
         return slot
 
@@ -1080,6 +1087,7 @@ class Pool:
             "cooling": len(self._cooling),
             "leaning": len(self._leaning),
             "deferred": self._deferred,
+            "unplaced": self._unplaced,
             "look_heap": len(self._look_heap),
             "place_heap": len(self._place_heap),
             "idle_heap": len(self._idle_heap),
@@ -1601,13 +1609,45 @@ class Pool:
         return now <= handshake.ended_at + handshake.use
 
     @cython.cfunc
-    def _defer(self, waiter: Waiter, now: cython.double) -> None:
-        """Reserve a place for a waiter that has left the line of its endpoint."""
+    @cython.exceptval(-1)
+    def _spares_idle(self, waiter: Waiter, now: cython.double) -> cython.bint:
+        """Whether a waiter that a release will serve soon lets an idle connection be.
+
+        The connection is of another handshake and would give way for the waiter, which is the
+        first in line.  Where the line is bounded, it would not be in order any more.
+        """
+        endpoint = waiter.handshake.endpoint
+        if self._idle == 0 or endpoint.waiting.head is not waiter or self._max_waiting >= 0:
+            return False
+        if self._is_connecting_full(endpoint):
+            return False
+        orphans: OrderedSlots
+        unplaced: cython.Py_ssize_t
+        idle: cython.Py_ssize_t
+        if self._is_at_limit(endpoint):
+            orphans, unplaced, idle = endpoint.orphans, endpoint.unplaced, endpoint.idle.size
+        elif self._is_at_total() and not self._is_beyond_total():
+            orphans, unplaced, idle = self._orphans, self._unplaced, self._idle
+        else:
+            return False
+        return not orphans and unplaced < idle and self._may_defer(waiter, now)
+
+    @cython.cfunc
+    def _defer(self, waiter: Waiter, now: cython.double, reserves: cython.bint) -> None:
+        """Defer the handshake of a waiter that has left the line of its endpoint.
+
+        With ``reserves``, a place is reserved for the handshake.
+        """
         handshake = waiter.handshake
         waiter.deferred = True
         waiter.deferred_at = now
-        handshake.endpoint.deferred += 1
-        self._deferred += 1
+        if reserves:
+            handshake.endpoint.deferred += 1
+            self._deferred += 1
+        else:
+            waiter.unplaced = True
+            handshake.endpoint.unplaced += 1
+            self._unplaced += 1
         handshake.deferred.append(waiter)
         if handshake.deferred.size > 1:
             return
@@ -1640,6 +1680,8 @@ class Pool:
     @cython.cfunc
     def _undefer(self, waiter: Waiter) -> None:
         handshake = waiter.handshake
+        if waiter.unplaced:
+            self._place(waiter)
         waiter.deferred = False
         handshake.endpoint.deferred -= 1
         self._deferred -= 1
@@ -1648,11 +1690,22 @@ class Pool:
             handshake.look_at = INFINITY
 
     @cython.cfunc
+    def _place(self, waiter: Waiter) -> None:
+        """Reserve a place for a waiter whose handshake was deferred without."""
+        endpoint = waiter.handshake.endpoint
+        waiter.unplaced = False
+        endpoint.unplaced -= 1
+        self._unplaced -= 1
+        endpoint.deferred += 1
+        self._deferred += 1
+
+    @cython.cfunc
     def _stop_deferring(self) -> None:
         """Let all waiters whose handshakes are deferred stand at the heads of their lines."""
         handshake: Handshake
         waiter: Waiter | None
-        for handshake in list(self._handshakes.values()) if self._deferred else ():
+        is_any: cython.bint = self._deferred > 0 or self._unplaced > 0
+        for handshake in list(self._handshakes.values()) if is_any else ():
             # The last first, so that each is put before those that came back so far.
             while (waiter := handshake.deferred.tail) is not None:
                 self._undefer(waiter)
@@ -2157,7 +2210,12 @@ class Pool:
         defers: cython.bint = self._may_defer(waiter, now)
         if defers or (handshake.deferred.head is not None and not waiter.returned):
             endpoint.waiting.remove(waiter)
-            self._defer(waiter, now)
+            first: Waiter | None = handshake.deferred.head
+            # The place is for the waiter that has waited longest.
+            passes_on: cython.bint = first is not None and first.unplaced
+            if first is not None and passes_on:
+                self._place(first)
+            self._defer(waiter, now, not passes_on)
             if not defers:
                 # A handshake belongs to the waiter that has waited longest.
                 self._begin_deferred(handshake, plan, now)

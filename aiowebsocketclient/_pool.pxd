@@ -53,7 +53,7 @@ cdef class Waiter(Node):
     cdef public bint may_wait
     cdef readonly int passed
     cdef readonly int hedges
-    cdef readonly bint deferred
+    cdef readonly bint deferred, unplaced
     cdef double deferred_at
 
 
@@ -89,7 +89,7 @@ cdef class Endpoint:
     cdef OuterList idle, waiting, leaning, under_way
     cdef object failure
     cdef double usual, patience, shortest
-    cdef Py_ssize_t deferred
+    cdef Py_ssize_t deferred, unplaced
     cdef Py_ssize_t claim, indexed
     cdef object orphans
     cdef bint in_idle_heap
@@ -130,7 +130,7 @@ cdef class Pool:
     cdef dict _leaning
     cdef double _next_look
     cdef bint _defers, _is_look_new
-    cdef Py_ssize_t _deferred, _turn
+    cdef Py_ssize_t _deferred, _unplaced, _turn
     cdef list _look_heap
     cpdef Slot acquire(self, key, double now, Handshake handshake=*)
     cpdef Handshake find(self, key)
@@ -181,7 +181,9 @@ cdef class Pool:
     cdef bint _may_defer(self, Waiter waiter, double now) except? -1
     cdef Py_ssize_t _count_open(self, Handshake handshake) except? -1
     cdef bint _goes_on(self, Handshake handshake, double now) except? -1
-    cdef _defer(self, Waiter waiter, double now)
+    cdef bint _spares_idle(self, Waiter waiter, double now) except? -1
+    cdef _defer(self, Waiter waiter, double now, bint reserves)
+    cdef _place(self, Waiter waiter)
     cdef _undefer(self, Waiter waiter)
     cdef _leave_deferred(self, Waiter waiter, double now, bint gave_up)
     cdef _stop_deferring(self)

@@ -108,6 +108,7 @@ class Endpoint:
         "shortest",
         "timeouts",
         "under_way",
+        "unplaced",
         "usual",
         "wait_seconds",
         "waiting",
@@ -142,6 +143,9 @@ class Endpoint:
         self.shortest = -1.0
         #: Waiters for whom a place is reserved in which no handshake has begun.
         self.deferred = 0
+        #: Waiters whose handshakes are deferred without a place: an idle connection of another
+        #: handshake gives way for them if they are not served before.
+        self.unplaced = 0
         #: How many more places the endpoint could use if ``limit_total`` had room.
         self.claim = 0
         #: Its ticket in the pool's queue for such room; -1: it is not queued.
@@ -182,7 +186,7 @@ class Endpoint:
     def gauges(self) -> tuple[int, ...]:
         """Return them in the order of ``GAUGES``."""
         idle = self.idle.size
-        waiting = self.waiting.size + self.deferred
+        waiting = self.waiting.size + self.deferred + self.unplaced
         return (self.connecting, self.acquired, idle, self.closing, waiting, 1)
 
 
@@ -235,7 +239,7 @@ class Handshake:
         self.doubts = 0
         #: Seconds for which connections are in use when it takes long, -1 before the first release.
         self.use = -1.0
-        #: Waiters whose handshake is deferred, in order of arrival: each has a place reserved.
+        #: Waiters whose handshake is deferred, in order of arrival.
         self.deferred = OuterList()
         #: While there are any: since when, when the core looks at them next, and how many
         #: connections have fallen free to waiters since when.
@@ -355,6 +359,7 @@ class Waiter(Node):
         "queued",
         "since",
         "slot",
+        "unplaced",
     )
 
     # In C, all of this is so without a constructor, as in Plan.
@@ -374,8 +379,9 @@ class Waiter(Node):
             self.queued = False
             self.returned = False
             self.passed = 0
-            #: Whether its handshake is deferred, and since when.
+            #: Whether its handshake is deferred, and since when; and whether no place is reserved.
             self.deferred = False
+            self.unplaced = False
             #: How many handshakes of the waiter were late, so that it got another.
             self.hedges = 0
 

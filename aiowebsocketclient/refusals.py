@@ -56,7 +56,7 @@ class Refusals:
             waited_for = "check"
         elif waiter.opening is not None or waiter.hedges:
             waited_for = "handshake"
-        elif waiter.deferred:
+        elif waiter.deferred and not waiter.unplaced:
             waited_for = "release"
         else:
             waited_for = ""

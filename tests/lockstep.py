@@ -89,6 +89,14 @@ OPERATIONS: dict[str, dict[str, Sequence[Any]]] = {
         "pauses": tuple(product((0.0, 0.03125, 0.125, 0.5), repeat=3)),
         "falls_free": tuple(product((0, 1, 4), repeat=3)),
     },
+    "spare": {
+        "key": KEYS,
+        "seconds": (1.0, 4.0),
+        "callers": (2, 5, 9),
+        "pauses": tuple(product((0.0, 0.03125, 0.125, 0.5), repeat=3)),
+        "falls_free": tuple(product((0, 1, 4), repeat=3)),
+        "others": (0, 0, 1),
+    },
     "relay": {
         "key": KEYS,
         "seconds": (1.0, 4.0),
@@ -126,7 +134,11 @@ WEIGHTS = dict.fromkeys(OPERATIONS, 2) | {
     "hog": 1,
     "rush": 1,
     "relay": 0.5,
+    "spare": 2,
 }
+
+# As many slots as a limit allows, or as are enough where there is none.
+MANY = 12
 LIMITS: dict[str, Sequence[Any]] = {
     "limit": (0, 1, 2, 3, 9),
     "limit_total": (0, 0, 1, 2, 3, 4, 5, 6, 12),
@@ -219,7 +231,7 @@ class Side:
         return (
             (waiter.handshake.key, waiter.queued, waiter.since, waiter.ticket, waiter.passed),
             (self.number(waiter.opening), self.number(waiter.slot), waiter.hedges),
-            waiter.deferred,
+            (waiter.deferred, waiter.unplaced),
         )
 
 
@@ -587,6 +599,39 @@ class Lockstep:
     ) -> None:
         """Let callers come at once, where connections are used for a shorter time than opened."""
         self.learn(key, seconds)
+        self.come_at_once(key, callers, pauses, falls_free)
+
+    def spare(
+        self,
+        key: str,
+        seconds: float,
+        callers: int,
+        pauses: tuple[float, ...],
+        falls_free: tuple[int, ...],
+        others: int,
+    ) -> None:
+        """Do the same where idle connections of another handshake have all other places."""
+        for waiter in list(self.model.waiters):
+            self.step(self.give_up, waiter, False)
+        self.learn(key, seconds)
+        other = next(each for each in HANDSHAKES if each[0] == key[0] and each != key)
+        while self.model.has_room(key[0]) and len(self.model.slots) < MANY:
+            before = len(self.model.slots)
+            self.step(self.open, other)
+            for slot in self.model.slots[before:]:
+                self.step(self.connected, slot, None, None, True)
+            if len(self.model.slots) == before:
+                break
+        for _ in self.model.idle(key=key):
+            self.step(self.acquire, key, False)
+        for _ in range(others):
+            self.step(self.request, key, True, False)
+            self.step(self.request, other, True, False)
+        self.come_at_once(key, callers, pauses, falls_free)
+
+    def come_at_once(
+        self, key: str, callers: int, pauses: tuple[float, ...], falls_free: tuple[int, ...]
+    ) -> None:
         for _ in range(callers):
             self.step(self.request, key, True, False)
         for pause, times in zip(pauses, falls_free, strict=True):
@@ -728,7 +773,8 @@ class Lockstep:
                 "watched": len(model.watched()),
                 "cooling": len(model.cooling()),
                 "leaning": len([e for e in ENDPOINTS if model.leaning(e)]),
-                "deferred": len(model.deferring),
+                "deferred": len(model.reserved()),
+                "unplaced": len(model.deferring) - len(model.reserved()),
             },
             "next_deadline": model.next_deadline(),
             "lacking": model.lacking(),
@@ -749,7 +795,7 @@ class Lockstep:
         return (
             (waiter.key, waiter.is_queued, waiter.since, waiter.ticket, waiter.passed),
             (opening and opening.number, slot and slot.number, waiter.hedges),
-            waiter in self.model.deferring,
+            (waiter in self.model.deferring, waiter.is_unplaced),
         )
 
     def seen(self, side: Side) -> dict[str, Any]:
@@ -910,7 +956,7 @@ class Lockstep:
             slots = [slot for slot in self.pool.slots() if slot.endpoint == endpoint]
             owned = sum(slot.state == CONNECTING and slot.owner is not None for slot in slots)
             queued = [w for w in self.queued() if w.handshake.key[0] == endpoint]
-            deferred = sum(w.deferred for w in queued)
+            deferred = sum(w.deferred and not w.unplaced for w in queued)
             line = sum(not (w.opening or w.deferred) for w in queued)
             wanted = min(line, (limits.max_connecting or math.inf) - owned - deferred)
             if wanted <= 0:

@@ -76,6 +76,8 @@ class Waiter:
     leant: int = 0
     #: Since when its handshake is deferred: it has a place, and waits for what falls free.
     deferred_at: float | None = None
+    #: Whether it has no place, but is expected to be served before what is idle must give way.
+    is_unplaced: bool = False
 
     @property
     def endpoint(self) -> str:
@@ -228,6 +230,9 @@ class Model:
             self.number(waiter)
             self.count(endpoint, "queued")
             self.line_up(waiter, now)
+            if self.spares_idle(waiter, now):
+                waiter.is_unplaced = True
+                self.defer(waiter, now)
             self.settle(endpoint, now)
         return waiter, self.plan()
 
@@ -260,9 +265,9 @@ class Model:
     def open(self, key: str, now: float) -> Slot | None:
         endpoint = key[0]
         # Rule: what nobody waits for does not begin at the cost of another such handshake.
-        connecting = len(self.at(endpoint, CONNECTING)) + len(self.deferred(endpoint=endpoint))
+        connecting = len(self.at(endpoint, CONNECTING)) + len(self.reserved(endpoint=endpoint))
         # Rule: but it begins in a place that is reserved for such a handshake.
-        if self.deferred(key):
+        if any(not waiter.is_unplaced for waiter in self.deferred(key)[:1]):
             if 0 < self.max_connecting <= len(self.at(endpoint, CONNECTING)):
                 return None
         elif 0 < self.max_connecting <= connecting or not self.has_room(endpoint):
@@ -551,8 +556,31 @@ class Model:
 
     # -- handshakes that are deferred ------------------------------------------------------------
 
-    def deferred(self, key: str | None = None, endpoint: str | None = None) -> list[Waiter]:
+    def reserved(self, key: str | None = None, endpoint: str | None = None) -> list[Waiter]:
         """Return who has a place in which nothing has begun, in the order of this."""
+        return [waiter for waiter in self.deferred(key, endpoint) if not waiter.is_unplaced]
+
+    def spares_idle(self, waiter: Waiter, now: float) -> bool:
+        """Rule: who comes first, and will soon be served by a release, lets what is idle be.
+
+        Not more of them than there are idle connections to give way, and not where the line is
+        bounded.
+        """
+        endpoint = waiter.endpoint
+        if self.max_waiting >= 0 or self.line(endpoint) != [waiter]:
+            return False
+        if self.has_room(endpoint) or self.is_connecting_full(endpoint):
+            return False
+        where = endpoint if self.is_at_limit(endpoint) else None
+        if where is None and self.is_beyond_total():
+            return False
+        unplaced = [each for each in self.deferred(endpoint=where) if each.is_unplaced]
+        if self.orphans(where) or len(unplaced) >= len(self.idle(where)):
+            return False
+        return self.may_defer(waiter, now)
+
+    def deferred(self, key: str | None = None, endpoint: str | None = None) -> list[Waiter]:
+        """Return whose handshakes are deferred, in the order of this."""
         return [
             waiter
             for waiter in self.deferring
@@ -624,6 +652,7 @@ class Model:
     def undefer(self, waiter: Waiter) -> None:
         if waiter.deferred_at is not None:
             waiter.deferred_at = None
+            waiter.is_unplaced = False
             self.deferring.remove(waiter)
             if not self.deferred(waiter.key):
                 del self.deferrals[waiter.key]
@@ -698,7 +727,7 @@ class Model:
 
     def lead(self, places: float, keep: float, now: float, holds: bool) -> Plan:
         self.places, self.keep, self.holds = places, keep, holds
-        if min(self.limit_total or math.inf, places) < len(self.slots) + len(self.deferring):
+        if min(self.limit_total or math.inf, places) < self.taken_over_all():
             self.stop_deferring()
         self.trim_to_total()
         if self.has_total():
@@ -935,15 +964,15 @@ class Model:
 
     def taken(self, endpoint: str) -> int:
         """Rule: who has a place in which nothing has begun counts as what it may have begun."""
-        deferred = len(self.deferred(endpoint=endpoint))
-        return deferred + sum(slot.endpoint == endpoint for slot in self.slots)
+        reserved = len(self.reserved(endpoint=endpoint))
+        return reserved + sum(slot.endpoint == endpoint for slot in self.slots)
 
     def taken_over_all(self) -> int:
-        return len(self.slots) + len(self.deferring)
+        return len(self.slots) + len(self.reserved())
 
     def owned(self, endpoint: str) -> int:
         """Return how many handshakes are under way, or may be, and belong to somebody."""
-        connecting = len(self.at(endpoint, CONNECTING)) + len(self.deferred(endpoint=endpoint))
+        connecting = len(self.at(endpoint, CONNECTING)) + len(self.reserved(endpoint=endpoint))
         return connecting - len(self.orphans(endpoint))
 
     def is_at_limit(self, endpoint: str) -> bool:
@@ -963,7 +992,7 @@ class Model:
         """Rule: then no place is cleared over all: a waiter could not use it."""
         if self.holds_idle():
             return True
-        staying = sum(slot.state != CLOSING for slot in self.slots) + len(self.deferring)
+        staying = sum(slot.state != CLOSING for slot in self.slots) + len(self.reserved())
         return min(self.limit_total or math.inf, self.places) < staying
 
     def is_connecting_full(self, endpoint: str) -> bool:
@@ -977,7 +1006,7 @@ class Model:
 
     def has_free_room(self, endpoint: str) -> bool:
         """Whether a handshake can begin although nothing gives way, and nobody waits for that."""
-        connecting = len(self.at(endpoint, CONNECTING)) + len(self.deferred(endpoint=endpoint))
+        connecting = len(self.at(endpoint, CONNECTING)) + len(self.reserved(endpoint=endpoint))
         return not (
             self.line(endpoint)
             or 0 < self.max_connecting <= connecting
@@ -1136,6 +1165,8 @@ class Model:
         first = self.deferred(waiter.key)[:1]
         # Rule: what begins belongs to who waits longest.
         if defers or (first and not waiter.has_returned):
+            if first and first[0].is_unplaced:
+                first[0].is_unplaced, waiter.is_unplaced = False, True
             self.defer(waiter, now)
             if not defers:
                 self.begin_deferred(first[0], now)
@@ -1247,7 +1278,7 @@ class Model:
             return False
         here = [slot for slot in self.orphans(waiter.endpoint) if slot not in mine]
         connecting = len(self.at(waiter.endpoint, CONNECTING)) - len(here)
-        connecting += len(self.deferred(endpoint=waiter.endpoint))
+        connecting += len(self.reserved(endpoint=waiter.endpoint))
         if 0 < self.max_connecting <= connecting:
             return True
         if self.is_at_limit(waiter.endpoint):

@@ -290,6 +290,127 @@ def test_where_handshakes_are_as_slow_as_ever_nothing_is_looked_at_anew(drive: D
     assert pool.core.next_deadline() == due
 
 
+# -- where an idle connection of another handshake would give way --------------------------------
+
+
+def crowded(drive: Drive, spare: int = 1, **options: Any) -> tuple[Driver, list[Any], list[Any]]:
+    """Return a pool at its limit: connections in use, and idle ones of another handshake."""
+    options = options or {"limit": 5 + spare}
+    pool, slots = busy(drive, **options)
+    held = [pool.hold("a2") for _ in range(spare)]
+    for slot in held:
+        pool.release(slot)
+    return pool, slots, held
+
+
+def wait_unplaced(pool: Driver, count: int = 1) -> list[Any]:
+    """Return callers for whom nothing gives way yet."""
+    waiters = []
+    for _ in range(count):
+        waiters.append(pool.request("a1"))
+        assert pool.did_nothing()
+        assert waiters[-1].unplaced
+    return waiters
+
+
+@pytest.mark.parametrize("name", ["limit", "limit_total"])
+def test_what_is_idle_stays_for_who_is_served_soon(drive: Drive, name: str) -> None:
+    pool, (slot, *_), (idle,) = crowded(drive, **{name: 6})
+    (waiter,) = wait_unplaced(pool)
+    assert pool.gauge("waiting") == 1
+    assert pool.core.reserved_count() == pool.size("deferred") == 0
+    pool.release(slot)
+    assert pool.woken == [waiter]
+    assert pool.take(waiter) is slot
+    assert pool.acquire("a2") is idle
+    assert pool.size("unplaced") == 0
+    assert pool.core.next_deadline() == NEVER
+
+
+@pytest.mark.parametrize("name", ["limit", "limit_total"])
+def test_what_is_idle_gives_way_where_nothing_falls_free(drive: Drive, name: str) -> None:
+    pool, _, (idle,) = crowded(drive, **{name: 6})
+    (waiter,) = wait_unplaced(pool)
+    look(pool)
+    assert pool.closing == [idle]
+    assert not waiter.deferred
+    pool.closed(idle)
+    assert begun(pool) == [waiter]
+
+
+def test_as_many_wait_so_as_can_have_what_is_idle(drive: Drive) -> None:
+    pool, _, idle = crowded(drive, 2)
+    wait_unplaced(pool, 2)
+    pool.request("a1")
+    assert pool.closing == idle[:1]
+
+
+def test_what_is_idle_gives_way_at_once_for_who_would_wait_too_long(drive: Drive) -> None:
+    pool, _, (idle,) = crowded(drive, limit=6, use=0.125)
+    pool.request("a1")
+    assert pool.closing == [idle]
+
+
+def test_what_is_idle_gives_way_at_once_for_who_stands_behind_others(drive: Drive) -> None:
+    pool, _, idle = crowded(drive, 2)
+    pool.request("a3")
+    assert pool.closing == idle[:1]
+    # It would stand before the first, were it sent back to the line.
+    pool.request("a1")
+    assert pool.closing == idle[1:]
+
+
+def test_what_is_idle_gives_way_at_once_where_the_line_is_bounded(drive: Drive) -> None:
+    pool, _, (idle,) = crowded(drive, limit=6, max_waiting=3)
+    pool.request("a1")
+    assert pool.closing == [idle]
+
+
+def test_a_handshake_that_belongs_to_nobody_is_stopped_as_ever(drive: Drive) -> None:
+    pool, _ = busy(drive, limit=6)
+    orphan = pool.open("a2")
+    pool.request("a1")
+    assert pool.closing == [orphan]
+
+
+def test_a_place_that_falls_free_is_for_who_has_waited_longest(drive: Drive) -> None:
+    pool, slots, (idle,) = crowded(drive)
+    (first,) = wait_unplaced(pool)
+    pool.lose(idle)
+    # It has room, but a release will serve it soon.
+    assert pool.did_nothing()
+    second = pool.request("a1")
+    assert pool.did_nothing()
+    assert (first.unplaced, second.unplaced) == (False, True)
+    look(pool)
+    assert begun(pool) == [first]
+    for slot in slots:
+        pool.release(slot)
+
+
+def test_who_waits_so_may_give_up(drive: Drive) -> None:
+    pool, _, (idle,) = crowded(drive)
+    (waiter,) = wait_unplaced(pool)
+    pool.give_up(waiter)
+    assert pool.did_nothing()
+    assert pool.size("unplaced") == pool.gauge("waiting") == 0
+    assert pool.acquire("a2") is idle
+
+
+def test_prewarm_has_no_place_of_who_waits_without(drive: Drive) -> None:
+    pool, _, _ = crowded(drive)
+    wait_unplaced(pool)
+    assert pool.core.open("a", "a1", pool.now) is None
+
+
+def test_resize_sends_who_waits_so_back_to_the_line(drive: Drive) -> None:
+    pool, _, (idle,) = crowded(drive)
+    (waiter,) = wait_unplaced(pool)
+    pool.resize(limit=6)
+    assert not waiter.unplaced
+    assert pool.closing == [idle]
+
+
 # -- looks ---------------------------------------------------------------------------------------
 
 
