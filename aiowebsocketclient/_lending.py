@@ -466,6 +466,9 @@ def _wake(caller: Caller) -> None:
 #: is asked of asyncio.  C has no frames to save.
 HIT_ROOM = cython.declare(cython.int, ROOM if cython.compiled else 8)
 
+# As asyncio has it, whatever is put in its place later.
+_PLAIN_CREATE_FUTURE = cython.declare(object, asyncio.BaseEventLoop.create_future)
+
 # To ask for the running loop costs a system call on CPython 3.11.
 _KNOWS_RUNNING_LOOP = cython.declare(cython.bint, sys.version_info >= (3, 12))
 
@@ -518,7 +521,8 @@ class Express:
         """Set the loop, and the thread that it runs in."""
         self._loop = loop
         self._create_future = loop.create_future
-        is_plain = getattr(type(loop), "create_future", None) is asyncio.BaseEventLoop.create_future
+        # Not by the type: a loop may have been given one of its own.
+        is_plain = getattr(loop.create_future, "__func__", None) is _PLAIN_CREATE_FUTURE
         self._future_options = {"loop": loop} if is_plain else None
         # asyncio's is_running() reads this attribute; to read it here costs a third.
         self._has_thread_id = (

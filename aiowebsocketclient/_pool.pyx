@@ -8,6 +8,7 @@ that nothing is made on the way to an idle connection.
 
 cimport cython
 from cpython.dict cimport PyDict_GetItemWithError
+from cpython.exc cimport PyErr_Fetch, PyErr_Restore
 from cpython.object cimport PyObject, PyObject_Call
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.time cimport monotonic
@@ -50,6 +51,7 @@ cdef extern from "Python.h":
         sendfunc am_send
 
     ctypedef void (*destructor)(PyObject *this) noexcept
+    ctypedef int (*visitproc)(PyObject *thing, void *arg) noexcept
 
     ctypedef struct PyTypeObject:
         object (*tp_new)(PyTypeObject *cls, tuple args, void *kwargs)
@@ -58,10 +60,10 @@ cdef extern from "Python.h":
         destructor tp_dealloc
         destructor tp_finalize
         int (*tp_clear)(PyObject *this) noexcept
+        int (*tp_traverse)(PyObject *this, visitproc visit, void *arg) noexcept
         void (*tp_free)(void *this) noexcept
 
     PyTypeObject *Py_TYPE(PyObject *this) noexcept
-    int PyObject_CallFinalizerFromDealloc(PyObject *this) noexcept
     void PyObject_GC_UnTrack(void *this) noexcept
 
 
@@ -387,12 +389,8 @@ cdef object make_future(dict options):
     return PyObject_Call(_Future, (), options)
 
 
-cdef object _steps_of(object awaitable):
-    """Return what ``await`` steps, without a look at the names of the type."""
-    cdef PyAsyncMethods *methods = Py_TYPE(<PyObject *> awaitable).tp_as_async
-    if methods is NULL or methods.am_await is NULL:
-        return awaitable.__await__()
-    return methods.am_await(awaitable)
+# What ``await`` steps, without a look at the names of the type.
+cdef unaryfunc _steps_of_future = (<PyTypeObject *> _Future).tp_as_async.am_await
 
 
 cdef unsigned long current_thread():
@@ -450,6 +448,8 @@ cdef class Acquisition:
     def send(self, value):
         """Step it, as ``asyncio.Task`` does."""
         cdef PyObject *result
+        if value is not None and not self._begun:
+            raise TypeError("can't send non-None value to a just-started coroutine")
         how = _step_acquisition(<PyObject *> self, <PyObject *> value, &result)
         step = <object> result
         Py_DECREF(step)
@@ -466,18 +466,17 @@ cdef class Acquisition:
             self._steps = self._owner._acquire(self._route, self._acquire_timeout)
         try:
             return self._steps.throw(typ if val is None else val)
-        except StopIteration as stop:
-            # A check was told to stop, and something else could be had.
-            self._handle = stop.value
-            raise
-        except BaseException:
+        except BaseException as error:
+            if self._caller is None and isinstance(error, StopIteration):
+                # A check was told to stop, and something else could be had.
+                self._handle = error.value
             self._give_up()
             raise
 
     def close(self):
         """End it where it stands, or before it began."""
         self._begun = True
-        if self._steps is not None:
+        if self._caller is None and self._steps is not None:
             self._steps.close()
         self._give_up()
 
@@ -487,11 +486,11 @@ cdef class Acquisition:
         if caller is not None:
             self._caller = None
             self._steps = None
-            caller.finish()
-            self._owner._give_up(caller)
+            _end_wait(self._owner, caller)
         return 0
 
     def __del__(self):
+        # For what is in a cycle, before its parts are taken from each other.
         self._is_finalized = True
         self._give_up()
 
@@ -504,23 +503,48 @@ cdef class Acquisition:
         return self._handle.__aexit__(exc_type, exc_val, exc_tb)
 
 
+cdef int _end_wait(owner, Caller caller) except -1:
+    caller.finish()
+    owner._give_up(caller)
+    return 0
+
+
+cdef void _try_to_end_wait(owner, Caller caller) noexcept:
+    """Do the same, and print what fails."""
+    _end_wait(owner, caller)
+
+
+cdef int _drop_reference(PyObject *thing, void *arg) noexcept:
+    Py_DECREF(<object> thing)
+    return 0
+
+
 cdef destructor _dealloc_acquisition = (<PyTypeObject *> Acquisition).tp_dealloc
 
 
 cdef void _end_acquisition(PyObject *this) noexcept:
     """Warn of what was never awaited, and end it.
 
-    Not by ``__dealloc__``, before which exceptions are put aside.  CPython runs ``__del__`` once in
-    the life of an object, so what it has run for must not have another life by the free list.
+    Not by ``__dealloc__``, before which exceptions are put aside.  Nor by ``__del__``, which the
+    collector runs once in the life of an object, so what it has run for must not have another life
+    by the free list.
     """
-    if (<Acquisition> this)._caller is not None and PyObject_CallFinalizerFromDealloc(this) < 0:
-        # Somebody keeps it.
-        return
+    cdef PyObject *kind
+    cdef PyObject *error
+    cdef PyObject *traceback
+    # To warn runs Python code: a collection that found an object without references would drop it
+    # once more.
+    PyObject_GC_UnTrack(this)
     if not (<Acquisition> this)._begun:
         warn_unawaited()
+    if (<Acquisition> this)._caller is not None:
+        PyErr_Fetch(&kind, &error, &traceback)
+        _try_to_end_wait((<Acquisition> this)._owner, (<Acquisition> this)._caller)
+        PyErr_Restore(kind, error, traceback)
     if (<Acquisition> this)._is_finalized:
-        PyObject_GC_UnTrack(this)
+        # To clear leaves None in each field, which has to be counted until CPython 3.12.
         Py_TYPE(this).tp_clear(this)
+        Py_TYPE(this).tp_traverse(this, _drop_reference, NULL)
         Py_TYPE(this).tp_free(this)
     else:
         _dealloc_acquisition(this)
@@ -552,9 +576,13 @@ cdef PySendResult _step_acquisition(
                 result[0] = <PyObject *> self._handle
                 return PYGEN_RETURN
             caller = express.line_up(self._owner, self._route, self._acquire_timeout)
-            if caller.slot is None and not caller.route.is_checked:
+            # What else a loop's future might do when it is stepped, a coroutine knows.
+            if (
+                caller.slot is None
+                and not caller.route.is_checked
+                and type(caller.future) is _Future
+            ):
                 self._caller = caller
-                self._steps = _steps_of(caller.future)
                 return _step_wait(self, value, result)
             self._steps = express.wait(self._owner, caller, self._acquire_timeout)
         else:
@@ -570,29 +598,38 @@ cdef PySendResult _step_acquisition(
 cdef PySendResult _step_wait(
     Acquisition self, PyObject *value, PyObject **result
 ) except PYGEN_ERROR:
-    """Step a wait without a coroutine, and hand out the connection that the caller was given."""
-    cdef Caller caller
-    cdef Slot slot
+    """Step a wait without a coroutine; whatever fails ends it."""
     cdef PySendResult how
     try:
+        if self._steps is None:
+            self._steps = _steps_of_future(self._caller.future)
         how = PyIter_Send(self._steps, <object> value, result)
+        if how != PYGEN_RETURN:
+            return how
+        Py_DECREF(<object> result[0])
+        result[0] = NULL
+        return _end_of_wait(self, result)
     except BaseException:
         self._give_up()
         raise
-    if how != PYGEN_RETURN:
-        return how
-    Py_DECREF(<object> result[0])
-    result[0] = NULL
-    caller = self._caller
+
+
+cdef PySendResult _end_of_wait(Acquisition self, PyObject **result) except PYGEN_ERROR:
+    """Hand out the connection that a caller was given."""
+    cdef Caller caller = self._caller
+    cdef Slot slot
+    cdef PySendResult how
     end_if_held_back(caller)
     slot = self._express._pool.take(caller)
-    self._caller = None
     if slot is None:
         self._steps = self._express.wait(self._owner, caller, self._acquire_timeout)
+        self._caller = None
         how = PyIter_Send(self._steps, None, result)
         if how == PYGEN_RETURN:
             self._handle = <object> result[0]
         return how
+    self._caller = None
+    self._steps = None
     caller.finish()
     self._handle = hand_out(self._express, self._owner, slot)
     Py_INCREF(self._handle)

@@ -93,6 +93,10 @@ __all__ = (
 
 IMPLEMENTATION: Final = "py"
 
+_ONLY_ONCE: Final = (
+    "the result of ws_connect() can be awaited only once: call it again for each use"
+)
+
 
 class Acquisition(Coroutine[Any, Any, Any]):
     """What ``ws_connect`` returns: a coroutine to asyncio, and an asynchronous context manager.
@@ -124,9 +128,7 @@ class Acquisition(Coroutine[Any, Any, Any]):
 
     def __await__(self) -> Generator[Any, Any, Any]:
         if self._begun:
-            raise RuntimeError(
-                "the result of ws_connect() can be awaited only once: call it again for each use"
-            )
+            raise RuntimeError(_ONLY_ONCE)
         self._begun = True
         if self._express is not None and self._express.is_usable():
             handle = self._express.acquire(self._owner, self._route)
@@ -145,19 +147,25 @@ class Acquisition(Coroutine[Any, Any, Any]):
         # For the repr of tasks.
         return "ws_connect"
 
+    def _find_steps(self) -> Any:
+        """Return what is stepped by hand, unless this has ended."""
+        if self._steps is None and not self._begun:
+            self._steps = self.__await__()
+        # A generator that has ended would say that it returns None.
+        if self._steps is None or self._steps.gi_frame is None:
+            raise RuntimeError(_ONLY_ONCE)
+        return self._steps
+
     def send(self, value: Any) -> Any:
         """Step it, as ``asyncio.Task`` does."""
-        if self._steps is None or self._handle is not None:
-            self._steps = self.__await__()
-        return self._steps.send(value)
+        return self._find_steps().send(value)
 
     def throw(self, typ: Any, val: Any = None, tb: Any = None) -> Any:
         """Throw into it, as ``asyncio.Task`` does on cancellation."""
+        steps = self._find_steps()
         self._begun = True
-        if self._steps is None:
-            self._steps = self.__await__()
         try:
-            return self._steps.throw(typ if val is None else val)
+            return steps.throw(typ if val is None else val)
         finally:
             # It comes out again, and its traceback has this frame.
             del typ, val

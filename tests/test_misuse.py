@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import aiohttp
 import pytest
@@ -30,6 +30,7 @@ import aiowebsocketclient
 from aiowebsocketclient import (
     ClientWebSocketResponse,
     PoolClosedError,
+    PoolTimeoutError,
     WebSocketClientSession,
     arguments,
 )
@@ -443,13 +444,250 @@ async def test_awaited_after_its_end(server: Server, make_session: SessionFactor
                 assert session.stats().waiting == 0
                 with pytest.raises(RuntimeError, match="only once"):
                     await call
-                # The steps of what awaits it, without what that checks.
-                with pytest.raises((RuntimeError, StopIteration)):
-                    call.send(None)
-                with pytest.raises((RuntimeError, ZeroDivisionError)):
-                    call.throw(ZeroDivisionError)
-                call.close()
+                assert_it_has_ended(call)
     await assert_nothing_happened(session, server.url())
+
+
+def assert_it_has_ended(call: Any) -> None:
+    """Step it without what ``await`` checks: it does as a coroutine of Python's."""
+    for step in (
+        lambda: call.send(None),
+        lambda: call.throw(ZeroDivisionError),
+        lambda: call.throw(StopIteration(1)),
+    ):
+        with pytest.raises(RuntimeError, match="awaited"):
+            step()
+    call.close()
+
+
+@pytest.mark.parametrize("way", ["idle", "waited", "connected", "refused", "timed out"])
+async def test_stepped_after_its_end(
+    server: Server, make_session: SessionFactory, way: str
+) -> None:
+    session = make_session(limit=1)
+    if way != "connected":
+        await (await session.ws_connect(server.url())).release()
+    held = None if way in ("idle", "connected") else await session.ws_connect(server.url())
+    timeout = {"refused": 0, "timed out": 0.001}.get(way)
+    call = session.ws_connect(server.url(), acquire_timeout=timeout)
+    task = asyncio.ensure_future(call)
+    await asyncio.sleep(0)
+    if way == "waited":
+        assert held is not None
+        await held.release()
+    if held is None or way == "waited":
+        held = await task
+    else:
+        with pytest.raises(PoolTimeoutError):
+            await task
+    assert_it_has_ended(call)
+    with pytest.raises(RuntimeError, match="only once"):
+        await call
+    await held.release()
+    await assert_nothing_happened(session, server.url())
+
+
+async def test_a_value_before_it_began(server: Server, make_session: SessionFactory) -> None:
+    session = make_session()
+    call = session.ws_connect(server.url())
+    with pytest.raises(TypeError, match="just-started"):
+        call.send(1)
+    await (await call).release()
+    await assert_nothing_happened(session, server.url())
+
+
+#: More often than there are places in a list of what may be used again.
+OFTEN = 50
+
+
+async def test_dropped_while_it_waits(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(limit=1)
+    held = await session.ws_connect(server.url())
+    for timeout in (None, 600.0):
+        for _ in range(OFTEN):
+            call = session.ws_connect(server.url(), acquire_timeout=timeout)
+            call.send(None)
+            assert session.stats().waiting == 1
+            del call
+            gc.collect()
+            assert session.stats().waiting == 0
+    await held.release()
+    await assert_nothing_happened(session, server.url())
+
+
+async def test_dropped_with_a_connection_given_to_it(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(limit=1)
+    for is_in_cycle in (False, True):
+        for _ in range(5):
+            held = await session.ws_connect(server.url())
+            call = session.ws_connect(server.url())
+            call.send(None)
+            await held.release()
+            assert session.stats().acquired == 1
+            if is_in_cycle:
+                cycle: list[Any] = [call]
+                cycle.append(cycle)
+                del cycle
+            del call
+            gc.collect()
+            assert session.stats().idle == 1
+    await assert_nothing_happened(session, server.url())
+
+
+async def test_collected_while_it_waits(server: Server, make_session: SessionFactory) -> None:
+    session = make_session(limit=1)
+    held = await session.ws_connect(server.url())
+    counts = []
+    for begin in (True, False):
+        for _ in range(2):
+            for _ in range(OFTEN):
+                call = session.ws_connect(server.url())
+                if begin:
+                    call.send(None)
+                else:
+                    call.close()
+                cycle: list[Any] = [call]
+                cycle.append(cycle)
+                del call, cycle
+            gc.collect()
+            assert session.stats().waiting == 0
+            # Before CPython 3.12, it counts.
+            counts.append(sys.getrefcount(None))
+    assert counts[1] - counts[0] < OFTEN
+    assert counts[3] - counts[2] < OFTEN
+    await held.release()
+    await assert_nothing_happened(session, server.url())
+
+
+async def test_dropped_while_something_is_raised(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(limit=1)
+    held = await session.ws_connect(server.url())
+
+    def fail(call: Any) -> None:
+        call.send(None)
+        raise ZeroDivisionError
+
+    for _ in range(OFTEN):
+        with pytest.raises(ZeroDivisionError):
+            fail(session.ws_connect(server.url()))
+        gc.collect(0)
+        assert session.stats().waiting == 0
+    await held.release()
+    await assert_nothing_happened(session, server.url())
+
+
+async def test_what_fails_when_it_is_dropped_is_told(
+    server: Server, make_session: SessionFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = make_session(limit=1)
+    held = await session.ws_connect(server.url())
+    told: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(unraisable.exc_type))
+    give_up = session._give_up
+
+    def fail(caller: Any) -> None:
+        give_up(caller)
+        raise ZeroDivisionError
+
+    session._give_up = fail
+
+    def drop() -> None:
+        call = session.ws_connect(server.url())
+        call.send(None)
+        # It is dropped when this is on its way.
+        raise LookupError
+
+    with contextlib.suppress(LookupError):
+        drop()
+    gc.collect()
+    session._give_up = give_up
+    assert told == [ZeroDivisionError]
+    assert session.stats().waiting == 0
+    await held.release()
+    await assert_nothing_happened(session, server.url())
+
+
+async def test_brought_back_by_a_finalizer(server: Server, make_session: SessionFactory) -> None:
+    """What the collector has finalized, and left, may yet be awaited, and dropped."""
+    session = make_session(limit=1)
+    held = await session.ws_connect(server.url())
+    kept: list[Any] = []
+
+    class Keeper:
+        def __del__(self) -> None:
+            kept.append(self.call)
+
+    keeper: Any = Keeper()
+    keeper.call = session.ws_connect(server.url())
+    keeper.itself = keeper
+    del keeper
+    with warnings.catch_warnings():
+        # The plain core warns where it is finalized.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        gc.collect()
+    call = kept.pop()
+    call.send(None)
+    assert session.stats().waiting == 1
+    del call
+    gc.collect()
+    assert session.stats().waiting == 0
+    await held.release()
+    await assert_nothing_happened(session, server.url())
+
+
+class OddFuture(asyncio.Future[None]):
+    """What a loop of its own makes."""
+
+    fails: ClassVar[bool] = False
+
+    def __await__(self) -> Any:
+        if self.fails:
+            raise MemoryError
+        if not self.done():
+            self._asyncio_future_blocking = True
+            # It takes what is thrown for its end.
+            with contextlib.suppress(ZeroDivisionError):
+                yield self
+
+
+@pytest.mark.parametrize("of_its_own", ["class", "instance"])
+def test_a_loop_with_futures_of_its_own(monkeypatch: pytest.MonkeyPatch, of_its_own: str) -> None:
+    class Loop(asyncio.SelectorEventLoop):
+        if of_its_own == "class":
+
+            def create_future(self) -> Any:
+                return OddFuture(loop=self)
+
+    async def main() -> None:
+        async with serving(Server()) as server, WebSocketClientSession(limit=1) as session:
+            held = await session.ws_connect(server.url())
+            call = session.ws_connect(server.url())
+            with monkeypatch.context() as patch:
+                patch.setattr(OddFuture, "fails", True)
+                with pytest.raises(MemoryError):
+                    call.send(None)
+            assert session.stats().waiting == 0
+            call = session.ws_connect(server.url())
+            future = call.send(None)
+            # It waits for another.
+            assert call.throw(ZeroDivisionError) is not future
+            assert session.stats().waiting == 1
+            call.close()
+            assert session.stats().waiting == 0
+            task = asyncio.create_task(session.ws_connect(server.url()))
+            await until(lambda: session.stats().waiting)
+            await held.release()
+            await (await task).release()
+
+    loop: Any = Loop()
+    if of_its_own == "instance":
+        loop.create_future = lambda: OddFuture(loop=loop)
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(main())
 
 
 async def test_stepped_when_what_it_waits_for_was_cancelled(

@@ -207,6 +207,24 @@ async def test_ws_connect_that_is_never_awaited(make_session: SessionFactory) ->
         gc.collect()
 
 
+async def test_a_collection_while_it_warns(
+    make_session: SessionFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = make_session()
+    shown: list[str] = []
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        gc.collect()
+        shown.append(str(message))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        monkeypatch.setattr(warnings, "showwarning", show)
+        for _ in range(40):
+            session.ws_connect(URL)
+    assert shown == ["ws_connect() was never awaited"] * 40
+
+
 async def test_repr(server: Server, make_session: SessionFactory) -> None:
     session = make_session()
     async with session.ws_connect(server.url("/?token=hidden")):
