@@ -40,7 +40,8 @@ async def learn(
     await asyncio.sleep(seconds)
     server.gate.set()
     assert await opening == count
-    target: Any = session._resolve(server.url(), options, None)
+    plain = {name: value for name, value in options.items() if name != "reuse_key"}
+    target: Any = session._resolve(server.url(), plain, options.get("reuse_key"))
     await use(session, server, **options)
     # On a busy machine some take long.
     while session._pool.find(target.key).use > seconds / 100:
@@ -97,9 +98,30 @@ async def test_released_connections_serve_a_rush(
 ) -> None:
     session = make_session()
     await learn_for_a_rush(session, make_session(limit=5), server)
+    # Where uses take long, one handshake begins; were it faster than those before, others would.
+    server.gate.clear()
     await rush(session, server)
     assert session.stats().connects <= 8
     assert server.handshakes <= 5 + 8
+
+
+async def test_the_connection_of_another_user_outlasts_a_short_wait(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(limit=3)
+    await learn(session, server, 1, reuse_key="another")
+    await learn(session, server, 2, reuse_key="user")
+    held = [await session.ws_connect(server.url(), reuse_key="user") for _ in range(2)]
+    waiting = asyncio.create_task(session.ws_connect(server.url(), reuse_key="user"))
+    await until(lambda: session.stats().waiting)
+    await release(held[0])
+    held[0] = await waiting
+    assert session.stats().closed_evicted == 0
+    # Not if none is released in time.
+    waiting = asyncio.create_task(session.ws_connect(server.url(), reuse_key="user"))
+    await until(lambda: session.stats().closed_evicted)
+    await release(await waiting, *held)
+    assert session.stats().connects == 4
 
 
 async def test_released_connections_serve_a_rush_over_tls(
@@ -107,6 +129,7 @@ async def test_released_connections_serve_a_rush_over_tls(
 ) -> None:
     session = make_session()
     await learn_for_a_rush(session, make_session(limit=5), tls_server, ssl=client_tls)
+    tls_server.gate.clear()
     await rush(session, tls_server, ssl=client_tls)
     assert session.stats().connects <= 8
 
