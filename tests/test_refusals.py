@@ -4,6 +4,7 @@ import asyncio
 import copy
 import pickle
 import re
+import socket
 from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -146,6 +147,25 @@ def test_what_is_known_of_a_failure_keeps_no_text_of_a_caller() -> None:
     assert "s3cret" not in str(refused)
     assert str(HandshakeFailure.of(ValueError("s3cret"))) == "ValueError"
     assert HandshakeFailure.of(OSError(-2, "Name or service not known")).errno is None
+    assert HandshakeFailure.of(OSError(2**40, "s3cret")).errno is None
+
+
+async def test_a_failure_has_no_number_that_means_something_else(
+    server: Server, make_session: SessionFactory
+) -> None:
+    """The numbers of OpenSSL and resolvers, and the status 0 of an error that has none."""
+    with pytest.raises(aiohttp.ClientConnectorSSLError) as caught:
+        await make_session().ws_connect(server.url().replace("http:", "https:"))
+    assert caught.value.errno is not None
+    assert str(HandshakeFailure.of(caught.value)) == "ClientConnectorSSLError"
+    unknown = socket.gaierror(8, "nodename nor servname provided, or not known")
+    assert str(HandshakeFailure.of(unknown)) == "gaierror"
+    request: Any = None
+    redirected = aiohttp.TooManyRedirects(request, ())
+    assert redirected.status == 0
+    assert str(HandshakeFailure.of(redirected)) == "TooManyRedirects"
+    proxys = aiohttp.ClientHttpProxyError(request, (), status=407)
+    assert str(HandshakeFailure.of(proxys)) == "ClientHttpProxyError, status 407"
 
 
 @pytest.mark.parametrize("kind", [PoolTimeoutError, TooManyWaitersError])
