@@ -98,7 +98,7 @@ _EVENTS: Final = {
     ),
     "hook_not_async": (
         ERROR,
-        "The %(hook)s hook %(function)s must be async: define it with async def",
+        "The %(hook)s hook %(function)s must be async: define it with async def%(detail)s",
     ),
     "keepalive_answered": (
         WARNING,
