@@ -30,7 +30,8 @@ __all__ = ("PEAK", "DemoError", "measure", "summary", "work")
 #: Path of the built-in server that tells the largest number of connections it had.
 PEAK: Final = "/peak"
 
-# Seconds between two lines of a process, and until a server that does not start has failed.
+# Seconds between two lines of a process, and until a server or a fleet that does not start has
+# failed.
 _PERIOD: Final = 0.5
 _START: Final = 10.0
 # Seconds of a run without --duration.
@@ -77,6 +78,7 @@ async def _work(task: dict[str, Any]) -> None:
     try:
         async with WebSocketClientSession(fleet=fleet) as session:
             calls = [asyncio.create_task(call(session)) for _ in range(task["callers"])]
+            await _until_ready(session, calls)
             end = perf_counter() + task["duration"]
             while perf_counter() < end and not any(each.done() for each in calls):
                 await asyncio.sleep(min(_PERIOD, max(0.0, end - perf_counter())))
@@ -90,6 +92,21 @@ async def _work(task: dict[str, Any]) -> None:
         if isinstance(error, Exception):
             print(json.dumps({"failed": type(error).__name__}), flush=True)
             return
+
+
+async def _until_ready(
+    session: WebSocketClientSession[Any], calls: list[asyncio.Task[None]]
+) -> None:
+    """Wait until the fleet may give places: one whose Redis is new gives none for a lease."""
+    latest = perf_counter() + _START
+    while perf_counter() < latest and not any(each.done() for each in calls):
+        of_fleet = session.fleet_stats()
+        assert of_fleet is not None
+        if of_fleet.syncs:
+            if not of_fleet.learning:
+                return
+            _tell(session, 0)
+        await asyncio.sleep(_PERIOD)
 
 
 def _tell(session: WebSocketClientSession[Any], done: int) -> None:
@@ -138,7 +155,7 @@ async def measure(args: argparse.Namespace, url: str, say: Callable[[str], None]
                 say(_line(number, latest[number], args.limit))
 
         try:
-            async with asyncio.timeout(task["duration"] + _START + _ENDING):
+            async with asyncio.timeout(_START + task["duration"] + _START + _ENDING):
                 await _all(follow(number) for number in range(len(workers)))
                 for worker in workers:
                     await worker.wait()
@@ -250,14 +267,18 @@ def _wait_for(path: Path, server: "subprocess.Popen[bytes]") -> None:
 
 def summary(result: dict[str, Any]) -> str:
     """Return the last lines of the demonstration."""
-    requests = result["requests"]
-    each = result["calls_to_redis"] / max(1, result["handshakes"])
-    shares = min(requests) / max(1, *requests)
-    peak = ""
+    requests, handshakes, calls = (
+        result[name] for name in ("requests", "handshakes", "calls_to_redis")
+    )
+    # Without a request or a handshake there is no share to tell.
+    share = each = peak = ""
+    if any(requests):
+        share = f"; fewest of a process: {min(requests) / max(requests):.0%} of the most"
+    if handshakes:
+        each = f" ({calls / handshakes:.1f} per handshake, none per reuse)"
     if result["peak_connections"] is not None:
         peak = f"the server saw at most {result['peak_connections']:,} connections at once\n"
     return (
-        f"\n{sum(requests):,} requests; fewest of a process: {shares:.0%} of the most\n{peak}"
-        f"{result['handshakes']:,} handshakes, {result['calls_to_redis']:,} calls to Redis"
-        f" ({each:.1f} per handshake, none per reuse)"
+        f"\n{sum(requests):,} requests{share}\n{peak}"
+        f"{handshakes:,} handshakes, {calls:,} calls to Redis{each}"
     )

@@ -10,6 +10,7 @@ import operator
 import re
 import ssl
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import update_wrapper, wraps
@@ -43,6 +44,7 @@ __all__ = (
     "seconds",
     "session_name",
     "some_seconds",
+    "warn_of_deprecated",
 )
 
 #: The options of the installed aiohttp, with their defaults.
@@ -361,6 +363,17 @@ def options_of_ws_connect(options: dict[str, Any], method: str) -> dict[str, Any
         if check is not None and value is not DEFAULTS[name]:
             options[name] = check(name, value)
     return options
+
+
+def warn_of_deprecated(said: str) -> None:
+    """Warn of an option that aiohttp deprecates, at the line that calls the package."""
+    frame = sys._getframe(1)
+    # 1 would be the line below.
+    level = 2
+    while frame.f_back is not None and frame.f_globals.get("__package__") == __package__:
+        frame = frame.f_back
+        level += 1
+    warnings.warn(said, DeprecationWarning, stacklevel=level)
 
 
 def header_dict(name: str, headers: Any) -> CIMultiDict[str]:

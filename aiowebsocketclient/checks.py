@@ -13,6 +13,7 @@ import aiohttp
 from aiohttp import WSMsgType
 
 from . import arguments
+from .arity import factory
 from .deadlines import Bound
 from .exceptions import WebSocketPoolError
 from .hooks import Hook
@@ -25,6 +26,7 @@ _ENDED: Final = frozenset({WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED,
 _numbers: Final = count(1)
 
 
+@factory
 def check_ping(timeout: float | None = 5.0) -> Hook:
     """Return a hook that sends a PING and waits for the PONG.
 

@@ -8,11 +8,13 @@ waiting for a place from failing to connect.
 import asyncio
 import copy
 import os
+import socket
+import ssl
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import aiohttp
 
@@ -35,6 +37,17 @@ __all__ = (
 )
 
 
+# Classes whose errno is not one of the operating system.
+_OTHER_NUMBERS: Final = (
+    ssl.SSLError,
+    socket.gaierror,
+    aiohttp.ClientSSLError,
+    aiohttp.ClientConnectorDNSError,
+)
+# The largest number that os.strerror() takes.
+_LARGEST_INT: Final = 0x7FFFFFFF
+
+
 class WebSocketPoolError(aiohttp.ClientError):
     """Base class of all exceptions of the pool."""
 
@@ -49,7 +62,7 @@ class HandshakeFailure:
 
     #: Name of the exception class, such as ``"WSServerHandshakeError"``.
     error: str
-    #: HTTP status with which the server refused the handshake; or None.
+    #: HTTP status with which the server or a proxy refused the handshake; or None.
     status: int | None
     #: ``errno`` of the operating system; or None.
     errno: int | None
@@ -74,15 +87,17 @@ def in_session(name: str | None, text: str) -> str:
 
 
 def status_of(error: BaseException) -> int | None:
-    """Return the HTTP status with which a server refused a handshake, or None."""
+    """Return the HTTP status with which a server or a proxy refused a handshake, or None."""
     status = error.status if isinstance(error, aiohttp.ClientResponseError) else None
-    return status if isinstance(status, int) else None
+    # Without a status, as after too many redirects, aiohttp says 0.
+    return status if isinstance(status, int) and status > 0 else None
 
 
 def _errno_of(error: BaseException) -> int | None:
-    errno: Any = error.errno if isinstance(error, OSError) else None
-    # The errno of a resolver is negative, and os.strerror() does not know it.
-    return errno if isinstance(errno, int) and errno > 0 else None
+    if not isinstance(error, OSError) or isinstance(error, _OTHER_NUMBERS):
+        return None
+    errno: Any = error.errno
+    return errno if isinstance(errno, int) and 0 < errno <= _LARGEST_INT else None
 
 
 class AcquireError(WebSocketPoolError):
@@ -186,7 +201,7 @@ def twin_of(error: BaseException) -> BaseException:
             twin = make(error)
             if type(twin) is type(error) and twin is not error:
                 return _with_causes_of(error, twin)
-    said = f"a handshake failed: {type(error).__name__}"
+    said = f"a handshake failed: {HandshakeFailure.of(error)}"
     return _with_causes_of(error, WebSocketPoolError(said))
 
 

@@ -20,6 +20,7 @@ from aiohttp import WSMsgType
 
 from . import arguments
 from ._compat import Express, Slot, lend
+from .arity import check_arity, name_of
 from .exceptions import WebSocketPoolError, in_session
 from .logs import is_debugging, log
 from .typedefs import Hook, IdleMessageHook, Keepalive
@@ -75,8 +76,15 @@ NO_HOOKS: Final = Hooks()
 class NotAsyncError(TypeError):
     """A hook is not an async function; this shows only when the hook is called."""
 
-    def __init__(self, hook: Hook[Any]) -> None:
-        super().__init__(f"the hook {_name_of(hook)} must be async: define it with async def")
+    def __init__(self, hook: Hook[Any], result: object) -> None:
+        #: What to do if the hook has returned a function.
+        self.detail = ""
+        if callable(result):
+            self.detail = (
+                f", or pass {name_of(hook)}(...), with parentheses, if it returns the hook"
+            )
+        said = f"the hook {name_of(hook)} must be async: define it with async def"
+        super().__init__(said + self.detail)
 
 
 def hooks_of(options: dict[str, Any], defaults: Hooks) -> Hooks:
@@ -93,6 +101,7 @@ def _function(name: str, hook: Any) -> Any:
         raise TypeError(
             f"{name} must be an async function of one argument, or None, not {type(hook).__name__}"
         )
+    check_arity(name, hook, "the connection")
     return _hashable(name, hook)
 
 
@@ -116,6 +125,7 @@ def _plain_function(name: str, hook: Any) -> Any:
         raise TypeError(
             f"{name} must be an ordinary function, not an async function: it returns the answer"
         )
+    check_arity(name, hook, "the message")
     return _hashable(name, hook)
 
 
@@ -135,6 +145,8 @@ def _keepalive(name: str, value: Any) -> Any:
         )
     if isinstance(word, str):
         _message(name, word)
+    elif not isinstance(word, bytes):
+        check_arity(f"the hook of {name}", word, "the connection")
     return seconds, _hashable(f"the hook of {name}", word)
 
 
@@ -269,22 +281,23 @@ async def run_hook(name: str, express: Express, conn: Hooked, deadline: asyncio.
         async with deadline:
             awaitable = hook(ws)
             if not isinstance(awaitable, Awaitable):
-                raise NotAsyncError(hook)
+                raise NotAsyncError(hook, awaitable)
             await awaitable
         if deadline.expired():
             # The hook ignored its cancellation.
             raise TimeoutError
         if conn.state["_waiting"]:
             # That receive() would take a message of the next user.
-            said = f"the hook {_name_of(hook)} returned while a receive() was still under way"
+            said = f"the hook {name_of(hook)} returned while a receive() was still under way"
             raise WebSocketPoolError(in_session(express.session_name, said))
-    except NotAsyncError:
+    except NotAsyncError as exc:
         # Without this error, the only symptom would be that no connection is ever reused.
         log(
             "hook_not_async",
             session_name=express.session_name,
             hook=name,
-            function=_name_of(hook),
+            function=name_of(hook),
+            detail=exc.detail,
         )
         raise
     except asyncio.CancelledError:
@@ -338,15 +351,10 @@ def _log_failure(name: str, express: Express, conn: Hooked, error: BaseException
         session_name=express.session_name,
         endpoint=str(conn.slot.endpoint),
         hook=name,
-        function=_name_of(conn.hooks.function(name)),
+        function=name_of(conn.hooks.function(name)),
         error=type(error).__name__,
         exc_info=error if is_debugging() else None,
     )
-
-
-def _name_of(hook: Hook[Any]) -> str:
-    name: str = getattr(hook, "__qualname__", type(hook).__name__)
-    return name
 
 
 def is_being_cancelled() -> bool:

@@ -14,10 +14,11 @@ from typing import Any, Final, Protocol
 
 from ._compat import Pool, Slot, clock
 from ._pool_py import CLOSE_REASONS, CLOSING, GONE, IDLE
+from .exceptions import HandshakeFailure
 from .keys import HandshakeKey, Target
 from .lessee import Lessee
 from .lifecycle import Failure
-from .logs import log
+from .logs import fields_of_failure, log
 from .pausing import Pauses
 from .settings import Settings
 
@@ -108,7 +109,7 @@ class Keeping:
             target = lifecycle.with_cookies(keeper.target)
         except Exception as exc:
             # The cookie jar of client_session failed.
-            keeper.failed(type(exc).__name__, clock())
+            keeper.failed(HandshakeFailure.of(exc), clock())
             return
         last = keeper.rotated
         if last is not None and last.state == IDLE and not last.uses and last.key != target.key:
@@ -262,16 +263,20 @@ class Keeper:
         self._under_way[slot] = slot.key
         finished.add_done_callback(partial(_call_ended, weakref.ref(self), slot))
 
-    def failed(self, error: str, begun: float) -> None:
+    def failed(self, failure: HandshakeFailure | str, begun: float) -> None:
         """Record that a handshake failed or is late, or that a new connection ended at once."""
         pause = self._pauses.failed(begun, clock())
         if pause is None:
             return
+        if isinstance(failure, str):
+            fields = {"error": failure, "status": None, "detail": ""}
+        else:
+            fields = fields_of_failure(failure)
         failures = self._pauses.failures
         if failures == 1:
-            self._log("min_idle_failing", error=error, retry_in=pause)
+            self._log("min_idle_failing", retry_in=pause, **fields)
         else:
-            self._log("min_idle_unchanged", error=error, failures=failures, retry_in=pause)
+            self._log("min_idle_unchanged", failures=failures, retry_in=pause, **fields)
 
     def _ended(self, slot: Slot, finished: "asyncio.Future[Any]") -> None:
         if slot not in self._under_way:
@@ -285,7 +290,7 @@ class Keeper:
                 self.rotated = slot if key.cookies and key != slot.key else None
                 self._on_probation.append((clock(), slot))
             else:
-                self.failed(type(failure.error).__name__, slot.born)
+                self.failed(HandshakeFailure.of(failure.error), slot.born)
         self.wake()
 
     def _judge(self, now: float) -> None:

@@ -19,7 +19,13 @@ from yarl import URL
 
 from ._aiohttp_private import DEFAULT_WS_CLIENT_TIMEOUT
 from ._compat import Route
-from .arguments import DEFAULTS, encoded_auth, header_dict, options_of_ws_connect
+from .arguments import (
+    DEFAULTS,
+    encoded_auth,
+    header_dict,
+    options_of_ws_connect,
+    warn_of_deprecated,
+)
 from .hooks import NO_HOOKS, Hooks, hooks_of
 
 __all__ = (
@@ -77,7 +83,8 @@ _FOLDED: Final = frozenset(
 # Characters that would break the first line of a request, or the header Host.
 _NO_URL: Final = re.compile(r"[\x00-\x20\x7f\ud800-\udfff]")
 
-_TLS_OPTIONS: Final = frozenset({"ssl", "verify_ssl", "ssl_context", "fingerprint"})
+_OLD_TLS_OPTIONS: Final = frozenset({"verify_ssl", "ssl_context", "fingerprint"})
+_TLS_OPTIONS: Final = _OLD_TLS_OPTIONS | {"ssl"}
 
 
 class EndpointKey(NamedTuple):
@@ -253,6 +260,7 @@ def resolve(
         hash(key)
     except TypeError as exc:
         raise TypeError(f"options of {method}() must be hashable: {exc}") from None
+    _replace_deprecated(options)
     version = None if client_session is None else version_of(client_session.headers)
     return Target(key, url, options, reuse_key is not None, hooks, version)
 
@@ -657,6 +665,45 @@ def _timeout(options: dict[str, Any]) -> aiohttp.ClientWSTimeout:
             ws_close=timeout.ws_close,  # pyright: ignore[reportCallIssue]
         )
     return timeout
+
+
+def _replace_deprecated(options: dict[str, Any]) -> None:
+    """Replace options that aiohttp deprecates by their equivalents, and warn.
+
+    aiohttp itself would warn in the task of the handshake, at a line of this package.
+    """
+    plain = options.get("timeout", DEFAULTS["timeout"])
+    is_plain = not (plain is DEFAULTS["timeout"] or isinstance(plain, aiohttp.ClientWSTimeout))
+    is_for_receive = options.get("receive_timeout") is not None
+    timeout = _timeout(options)
+    if is_plain:
+        warn_of_deprecated(
+            f"aiohttp deprecates a number as timeout=: pass timeout=aiohttp.{timeout}. It bounds"
+            " only the closing handshake; conn_timeout= and acquire_timeout= bound the wait for a"
+            " connection"
+        )
+    if is_for_receive:
+        warn_of_deprecated(f"aiohttp deprecates receive_timeout=: pass timeout=aiohttp.{timeout}")
+    if is_plain or is_for_receive:
+        options["timeout"] = timeout
+        options.pop("receive_timeout", None)
+    for name in _OLD_TLS_OPTIONS & options.keys():
+        _replace_old_tls(options, name)
+
+
+def _replace_old_tls(options: dict[str, Any], name: str) -> None:
+    """Replace one of the three options for TLS that ``ssl`` has replaced."""
+    value = options.pop(name)
+    if value is None or (name == "verify_ssl" and value):
+        return
+    new, shown = value, "context"
+    if name == "verify_ssl":
+        new, shown = False, "False"
+    elif name == "fingerprint":
+        new, shown = aiohttp.Fingerprint(value), "aiohttp.Fingerprint(...)"
+    warn_of_deprecated(f"aiohttp deprecates {name}=: pass ssl={shown}")
+    # At most one of them is set, or their key had been refused.
+    options["ssl"] = new
 
 
 def _ssl(options: dict[str, Any]) -> Hashable:

@@ -22,6 +22,7 @@ from .fleet import TURN_GRACE, EngineError, Fleet, FleetStats, Grant, Report
 from .keys import EndpointKey
 from .lease import Lease, Need
 from .logs import log
+from .refusals import Situation
 from .settings import Settings
 from .tracing import Tracer
 
@@ -262,20 +263,24 @@ class Lessee:
             losses=self._losses,
         )
 
-    def situation(self) -> str:
-        """Return, for the error of a caller, whose places are taken."""
-        if self._last is None:
-            return "the fleet has not answered yet"
+    def situation(self) -> Situation:
+        """Return, for the error of a caller, whose places are taken, and what to do."""
         if self._failed_as:
-            return "the fleet cannot be reached, or refuses reports: see the log"
+            said = "the fleet cannot be reached, or refuses reports"
+            return Situation(said, ("look at its server and the log",))
+        if self._last is None:
+            return Situation("the fleet has not answered yet", ("allow it more time",))
         held = len(self._lifecycle.pool)
         said = (
             f"the fleet's limit is {self._fleet.limit}: {self._last.used} places are taken, {held}"
             f" of them here; sessions that wait: {self._last.waiting}"
         )
         if self._last.learning:
-            said += f"; its server has restarted, and gives no more for {self._last.learning:.1f} s"
-        return said
+            seconds = self._last.learning
+            said += f"; its server is new or was restarted, and gives no more for {seconds:.1f} s"
+            return Situation(said, ("wait until its server knows all sessions",))
+        remedies = ("release connections sooner in all its sessions", "raise its limit")
+        return Situation(said, remedies)
 
     # -- one step --------------------------------------------------------------------------------
 

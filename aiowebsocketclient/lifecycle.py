@@ -24,7 +24,6 @@ from .exceptions import (
     PoolClosedError,
     WebSocketPoolError,
     in_session,
-    status_of,
     twin_of,
 )
 from .http_memory import forget_handshake
@@ -33,7 +32,7 @@ from .keepalive import Keepalives
 from .keys import HandshakeKey, Target
 from .lessee import Lessee
 from .limiter import LimiterLine
-from .logs import is_debugging, log
+from .logs import fields_of_failure, is_debugging, log
 from .response import Pending
 from .reuse import ReuseWatch
 from .settings import Settings
@@ -412,7 +411,8 @@ class Lifecycle:
         begun_for: Waiter | None,
     ) -> None:
         """Pass the exception of a handshake to its caller, if there is one."""
-        owner, plan = self.pool.connect_failed(slot, clock(), HandshakeFailure.of(error))
+        failure = HandshakeFailure.of(error)
+        owner, plan = self.pool.connect_failed(slot, clock(), failure)
         # The twin is made before the caller raises the original, which adds frames and a context.
         # Only prewarm() and set_min_idle(), which begin handshakes for no waiter, look at it.
         is_shared = owner is not None and begun_for is None
@@ -424,7 +424,7 @@ class Lifecycle:
             self._fail_if_timed_out(begun_for, error)
         # Only after the core knows: a log handler may call drain().
         if is_debugging():
-            self.log(slot, "connect_failed", **_fields_of_failure(error))
+            self.log(slot, "connect_failed", **fields_of_failure(failure))
 
     def _fail_if_timed_out(self, waiter: Waiter, error: BaseException) -> None:
         """Fail a waiter whose first, late handshake has timed out, even if it has another one.
@@ -720,12 +720,6 @@ def fail_waiter(waiter: Waiter, error: BaseException) -> None:
     caller: Any = waiter
     caller.error = error
     caller.wake()
-
-
-def _fields_of_failure(error: BaseException) -> dict[str, Any]:
-    status = status_of(error)
-    detail = "" if status is None else f", status {status}"
-    return {"error": type(error).__name__, "status": status, "detail": detail}
 
 
 def _fields_of_end(slot: Slot, close: tuple[int, str] | None) -> dict[str, Any]:

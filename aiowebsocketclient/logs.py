@@ -33,9 +33,10 @@ Event                  Level   Fields
                                handshakes (``"headers: X-Request-Id; path"``); once per endpoint
 ``min_idle_failing``   WARNING ``endpoint``, ``error`` (or the reason why a new connection was
                                closed, or ``"late"`` for a handshake that takes several times as
-                               long as usual), ``retry_in`` seconds; only the first failure
-``min_idle_unchanged`` DEBUG   ``endpoint``, ``error``, ``retry_in`` and ``failures`` so far; each
-                               further failure
+                               long as usual), ``status`` (HTTP) or None, ``retry_in`` seconds; only
+                               the first failure
+``min_idle_unchanged`` DEBUG   ``endpoint``, ``error``, ``status``, ``retry_in`` and ``failures`` so
+                               far; each further failure
 ``min_idle_recovered`` INFO    ``endpoint``, ``failures``, ``seconds`` since the first
 ``fleet_lost``         WARNING ``held`` connections, ``policy`` (``lost`` of the fleet)
 ``fleet_restored``     INFO    ``seconds`` since the loss
@@ -64,9 +65,12 @@ enabled for DEBUG: the text of aiohttp's exceptions may contain secrets.
 import logging
 import traceback
 from logging import DEBUG, ERROR, INFO, WARNING
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-__all__ = ("is_debugging", "log")
+if TYPE_CHECKING:
+    from .exceptions import HandshakeFailure
+
+__all__ = ("fields_of_failure", "is_debugging", "log")
 
 logger = logging.getLogger("aiowebsocketclient")
 # Without a handler, Python would write warnings to stderr if logging is not configured.
@@ -94,7 +98,7 @@ _EVENTS: Final = {
     ),
     "hook_not_async": (
         ERROR,
-        "The %(hook)s hook %(function)s must be async: define it with async def",
+        "The %(hook)s hook %(function)s must be async: define it with async def%(detail)s",
     ),
     "keepalive_answered": (
         WARNING,
@@ -121,13 +125,13 @@ _EVENTS: Final = {
     ),
     "min_idle_failing": (
         WARNING,
-        "Cannot open idle connections to %(endpoint)s (%(error)s): trying again in %(retry_in).2f"
-        " s, then at growing intervals",
+        "Cannot open idle connections to %(endpoint)s (%(error)s%(detail)s): trying again in"
+        " %(retry_in).2f s, then at growing intervals",
     ),
     "min_idle_unchanged": (
         DEBUG,
-        "Still cannot open idle connections to %(endpoint)s (%(error)s, %(failures)d failures):"
-        " trying again in %(retry_in).2f s",
+        "Still cannot open idle connections to %(endpoint)s (%(error)s%(detail)s, %(failures)d"
+        " failures): trying again in %(retry_in).2f s",
     ),
     "min_idle_recovered": (
         INFO,
@@ -192,6 +196,12 @@ _EVENTS: Final = {
 def is_debugging() -> bool:
     """Return whether DEBUG records are logged, so that their fields are worth computing."""
     return logger.isEnabledFor(DEBUG)
+
+
+def fields_of_failure(failure: "HandshakeFailure") -> dict[str, Any]:
+    """Return the fields of each event that names a failed handshake."""
+    detail = str(failure).removeprefix(failure.error)
+    return {"error": failure.error, "status": failure.status, "detail": detail}
 
 
 def log(

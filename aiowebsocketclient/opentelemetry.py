@@ -60,7 +60,7 @@ fleet, ``server.address``, ``server.port`` and ``url.scheme``.  There is no ``id
 The spans are ``WebSocket connect`` (of kind client) and ``WebSocket wait`` (internal), with the
 same attributes; a reuse has no span.  Their parent is the span in which ``ws_connect()`` was
 called.  A span that ended with an exception has the status "error".  Its ``error.type`` is the name
-of the exception class, or the HTTP status of the server's refusal (also in
+of the exception class, or the HTTP status of the server's or a proxy's refusal (also in
 ``http.response.status_code``).  The text of the exception is not recorded, because aiohttp's
 exceptions contain URLs and headers.  If the pool stopped a handshake because no caller needed it
 any more, this is not an error: the span has ``aiowebsocketclient.stopped``.
@@ -80,10 +80,8 @@ from functools import partial
 from threading import RLock
 from typing import Any, Final
 
-import aiohttp
-
 from . import __version__, arguments
-from .exceptions import PoolTimeoutError
+from .exceptions import PoolTimeoutError, status_of
 from .fleet import METRICS
 from .keys import EndpointKey
 from .session import WebSocketClientSession
@@ -326,9 +324,8 @@ def _nanoseconds(seconds: float) -> int:
 
 
 def _error_type(exception: BaseException) -> str:
-    if isinstance(exception, aiohttp.WSServerHandshakeError):
-        return str(exception.status)
-    return type(exception).__qualname__
+    status = status_of(exception)
+    return type(exception).__qualname__ if status is None else str(status)
 
 
 def _end(
@@ -344,8 +341,9 @@ def _end(
         span.set_attribute("aiowebsocketclient.stopped", True)
     if exception is not None:
         span.set_attribute("error.type", _error_type(exception))
-        if isinstance(exception, aiohttp.WSServerHandshakeError):
-            span.set_attribute("http.response.status_code", exception.status)
+        status = status_of(exception)
+        if status is not None:
+            span.set_attribute("http.response.status_code", status)
         span.set_status(StatusCode.ERROR)
     span.end(_nanoseconds(time))
 

@@ -24,7 +24,7 @@ from .connecting import is_answer, is_failure_of_server
 from .exceptions import HandshakeFailure, in_session, twin_of
 from .keys import HandshakeKey, Target
 from .lifecycle import Failure, Lifecycle
-from .logs import log
+from .logs import fields_of_failure, log
 from .pausing import Pauses
 from .stats import BalancedStats
 
@@ -254,16 +254,14 @@ class Servers:
         failure = server.last_failure = HandshakeFailure.of(error)
         server.last_error = _for_others(error, server)
         server.is_silent = isinstance(error, TimeoutError)
-        fields = {
-            "error": name or failure.error,
-            "status": failure.status,
-            "detail": "" if failure.status is None else f", status {failure.status}",
-            "retry_in": pause,
-        }
-        if server.pauses.failures == 1:
+        fields = fields_of_failure(failure) | {"retry_in": pause}
+        if name:
+            fields["error"] = name
+        failures = server.pauses.failures
+        if failures == 1:
             self._log("endpoint_out", server, **fields)
         else:
-            self._log("endpoint_still_out", server, failures=server.pauses.failures, **fields)
+            self._log("endpoint_still_out", server, failures=failures, **fields)
 
     def late(self, server: Server, begun: float) -> None:
         """Put a server out, because a handshake takes several times as long as usual."""

@@ -23,6 +23,7 @@ from ._aiohttp_private import get_running_loop
 from ._compat import DONE, UNSET, SessionBase, clock, ensure_room
 from ._pool_py import Completion
 from .acquiring import Acquiring, note_acquired, take_idle, wait
+from .arity import check_arity
 from .balancing import Balanced
 from .connecting import Client, check_open
 from .ending import Ending
@@ -390,6 +391,8 @@ class WebSocketClientSession(SessionBase, Generic[WS_co]):
         wanted = arguments.count(count)
         if progress is not None and not callable(progress):
             raise TypeError(f"progress must be callable, not {type(progress).__name__}")
+        if progress is not None:
+            check_arity("progress", progress, "opened so far", "opened or under way")
         self._bind()
         target = self._resolve(url, dict(options), reuse_key, "prewarm")
         target = self._lifecycle.with_cookies(target)

@@ -90,6 +90,8 @@ class TraceQueuedEndParams:
     #: The exception that the caller got: ``PoolTimeoutError``, ``asyncio.CancelledError``, that of
     #: the handshake, ...; None: it got a connection.  Not in the ``repr``: it may contain secrets.
     exception: BaseException | None = field(repr=False)
+    #: The HTTP status with which the server or a proxy refused the caller's handshake, or None.
+    status: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ class TraceConnectExceptionParams:
     #: The exception of aiohttp, ``connect_limiter`` or ``configure``; ``asyncio.CancelledError`` if
     #: the handshake was stopped.  Not in the ``repr``: it may contain a query or headers.
     exception: BaseException = field(repr=False)
-    #: The HTTP status with which the server refused the handshake, or None.
+    #: The HTTP status with which the server or a proxy refused the handshake, or None.
     status: int | None = None
 
 
@@ -339,7 +341,8 @@ class Tracer:
     def queued_end(self, trace: Trace, exception: BaseException | None = None) -> None:
         """Record that the caller stopped waiting."""
         seconds = clock() - trace.began
-        params = TraceQueuedEndParams(trace.endpoint, time.time(), seconds, exception)
+        status = None if exception is None else status_of(exception)
+        params = TraceQueuedEndParams(trace.endpoint, time.time(), seconds, exception, status)
         self._emit(trace, "on_queued_end", params)
 
     # -- connections -----------------------------------------------------------------------------

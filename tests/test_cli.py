@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -20,7 +21,7 @@ import pytest
 import trustme
 from aiohttp import web
 
-from aiowebsocketclient import IMPLEMENTATION, __version__
+from aiowebsocketclient import IMPLEMENTATION, __version__, _fleet_demo
 from aiowebsocketclient.__main__ import Latencies, _echo
 
 from .conftest import until
@@ -574,11 +575,54 @@ async def test_processes_that_share_a_redis(server: Server, redis_server: RedisS
 @one_loop
 async def test_processes_with_a_redis_of_their_own() -> None:
     require_redis()
-    end = await cli("--fleet", "--json", *FLEET)
+    # The last of an option counts.
+    end = await cli("--fleet", "--json", *FLEET, "--duration", "1")
     assert (end.code, end.err) == (0, "")
     assert 0 < end.result["peak_connections"] <= end.result["limit"] == 4
     assert len(end.result["requests"]) == end.result["processes"] == 3
     assert sum(end.result["requests"]) > 0
+
+
+@one_loop
+async def test_a_short_time_begins_when_the_fleet_gives_places() -> None:
+    """A Redis that has just started gives none for a lease."""
+    told = []
+    stats = [(0, 0.0), (1, 2.0), (2, 0.5), (3, 0.0), (4, 0.0)]
+
+    class Session:
+        def fleet_stats(self) -> Any:
+            syncs, learning = stats.pop(0)
+            return SimpleNamespace(syncs=syncs, learning=learning)
+
+    session: Any = Session()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_fleet_demo, "_PERIOD", 0.0)
+        patch.setattr(_fleet_demo, "_tell", lambda *args: told.append(args))
+        call: Any = asyncio.get_running_loop().create_future()
+        await _fleet_demo._until_ready(session, [call])
+        assert stats == [(4, 0.0)]
+        assert told == [(session, 0)] * 2
+        # The callers of a process without a fleet have failed.
+        call.set_result(None)
+        await _fleet_demo._until_ready(session, [call])
+    assert stats == [(4, 0.0)]
+
+
+def test_the_summary_divides_by_nothing() -> None:
+    result = {
+        "requests": [0, 0],
+        "peak_connections": 0,
+        "handshakes": 0,
+        "calls_to_redis": 6,
+    }
+    assert _fleet_demo.summary(result) == (
+        "\n0 requests\nthe server saw at most 0 connections at once\n0 handshakes, 6 calls to Redis"
+    )
+    result |= {"requests": [5, 10], "peak_connections": None, "handshakes": 4}
+    assert _fleet_demo.summary(result) == (
+        "\n15 requests; fewest of a process: 50% of the most\n"
+        "4 handshakes, 6 calls to Redis (1.5 per handshake, none per reuse)"
+    )
 
 
 @one_loop

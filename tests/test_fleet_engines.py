@@ -189,7 +189,7 @@ async def test_the_error_says_that_the_fleet_does_not_answer(
     async with session.ws_connect(server.url()):
         engine.answers += [ConnectionError() for _ in range(1000)]
         with pytest.raises(
-            PoolTimeoutError, match=r"no more places .* cannot be reached"
+            PoolTimeoutError, match=r"no more places, so look at its server .* cannot be reached"
         ) as caught:
             await session.ws_connect(server.url())
     # It knows nothing of the others now.

@@ -233,7 +233,8 @@ async def test_the_error_says_whose_places_are_taken(
     with pytest.raises(PoolTimeoutError, match="second") as caught:
         await second.ws_connect(server.url())
     assert caught.value.waited_for == "fleet"
-    assert "the fleet grants no more places" in str(caught.value)
+    said = "the fleet grants no more places, so release connections sooner in all its sessions or"
+    assert f"{said} raise its limit (" in str(caught.value)
     assert "the fleet's limit is 3: 3 places are taken, 1 of them here" in str(caught.value)
     assert "sessions that wait: 1" in str(caught.value)
 

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import errno
 import inspect
 import json
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -131,6 +133,36 @@ async def test_a_handshake_that_fails(
     (failed,) = records.of("connect_failed")
     assert failed["error"] == "WSServerHandshakeError"
     assert records.events == ["connect_failed"]
+
+
+async def test_each_event_about_a_refused_handshake_has_its_status(
+    server: Server, make_session: SessionFactory, records: Records
+) -> None:
+    """So that a token that has expired does not look like an outage."""
+    session = make_session()
+    url = server.url("/refuse").replace("//", "//user:sesame@") + "?token=sesame"
+    session.set_min_idle(url, 1, headers={"X-Key": "sesame"})
+    await until(lambda: {"min_idle_failing", "min_idle_unchanged"} <= {*records.events})
+    session.set_min_idle(url, 0, headers={"X-Key": "sesame"})
+    balanced = session.balanced(["ws://127.0.0.1:1/"])
+    with pytest.raises(aiohttp.ClientConnectorError):
+        await balanced.ws_connect()
+    failed = [record for record in records.all if hasattr(record, "error")]
+    assert {record.event for record in failed} == {  # type: ignore[attr-defined]
+        "connect_failed",
+        "min_idle_failing",
+        "min_idle_unchanged",
+        "endpoint_out",
+    }
+    for record in failed:
+        said = record.getMessage()
+        if record.error == "WSServerHandshakeError":
+            assert record.status == 403  # type: ignore[attr-defined]
+            assert "WSServerHandshakeError, status 403" in said
+        else:
+            assert record.status is None  # type: ignore[attr-defined]
+            assert f"ClientConnectorError, {os.strerror(errno.ECONNREFUSED)}" in said
+        assert "sesame" not in said + str(vars(record))
 
 
 async def test_a_handshake_that_is_stopped_has_not_failed(

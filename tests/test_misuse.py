@@ -30,6 +30,7 @@ import aiowebsocketclient
 from aiowebsocketclient import (
     ClientWebSocketResponse,
     PoolClosedError,
+    PooledClientSession,
     PoolTimeoutError,
     WebSocketClientSession,
     arguments,
@@ -304,6 +305,69 @@ async def test_options_that_exclude_each_other(
 ) -> None:
     with pytest.raises(ValueError, match="ssl_context"):
         make_session().ws_connect(UNUSED, ssl_context=ssl.create_default_context(), **given)
+
+
+CONTEXT = ssl.create_default_context()
+DEPRECATED: list[tuple[dict[str, Any], str, dict[str, Any]]] = [
+    (
+        {"timeout": 5},
+        r"number as timeout=: pass timeout=aiohttp.ClientWSTimeout\(ws_receive=None, ws_close=5\)",
+        {"timeout": aiohttp.ClientWSTimeout(ws_close=5)},
+    ),
+    ({"timeout": None}, "number as timeout=", {"timeout": aiohttp.ClientWSTimeout(ws_close=None)}),
+    (
+        {"receive_timeout": 5},
+        r"receive_timeout=: pass timeout=aiohttp.ClientWSTimeout\(ws_receive=5, ws_close=10.0\)",
+        {"timeout": aiohttp.ClientWSTimeout(ws_receive=5, ws_close=10.0)},
+    ),
+    ({"verify_ssl": False}, "verify_ssl=: pass ssl=False", {"ssl": False}),
+    ({"ssl_context": CONTEXT}, "ssl_context=: pass ssl=context", {"ssl": CONTEXT}),
+    (
+        {"fingerprint": bytes(32)},
+        r"fingerprint=: pass ssl=aiohttp.Fingerprint\(",
+        {"ssl": aiohttp.Fingerprint(bytes(32))},
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("given", "said", "instead"), DEPRECATED, ids=[str({*given}) for given, *_ in DEPRECATED]
+)
+async def test_the_line_with_a_deprecated_option_is_warned_of(
+    server: Server,
+    make_session: SessionFactory,
+    given: dict[str, Any],
+    said: str,
+    instead: dict[str, Any],
+) -> None:
+    """Not a line of the package, in the task of the handshake; and aiohttp does not warn, too."""
+    session = make_session()
+    url = server.url()
+    balanced = session.balanced([url])
+    calls: list[Any] = [session, balanced, PooledClientSession(session, session_owner=False)]
+    for call in calls:
+        urls = () if call is balanced else (url,)
+        with pytest.warns(DeprecationWarning, match=said) as caught:
+            async with call.ws_connect(*urls, **given):
+                pass
+        assert [warning.filename for warning in caught] == [__file__]
+        session._targets.clear()
+    with pytest.warns(DeprecationWarning, match=said) as caught:
+        await session.prewarm(url, 1, **given)
+    with pytest.warns(DeprecationWarning, match=said) as caught_too:
+        session.set_min_idle(url, 0, **given)
+    assert [warning.filename for warning in [*caught, *caught_too]] == [__file__, __file__]
+    # aiohttp makes the same of it.
+    handshakes = server.handshakes
+    async with session.ws_connect(url, **instead):
+        assert server.handshakes == handshakes
+
+
+def test_options_that_are_not_deprecated_are_not_warned_of() -> None:
+    session = WebSocketClientSession()
+    options: Any = dict.fromkeys(("receive_timeout", "ssl_context", "fingerprint"))
+    session.ws_connect(UNUSED, timeout=aiohttp.ClientWSTimeout(), **options).close()
+    session.ws_connect(UNUSED, timeout=arguments.DEFAULTS["timeout"], verify_ssl=True).close()
 
 
 async def test_after_bad_calls_the_pool_is_as_before(

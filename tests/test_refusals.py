@@ -4,6 +4,7 @@ import asyncio
 import copy
 import pickle
 import re
+import socket
 from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -18,6 +19,7 @@ from aiowebsocketclient import (
     PoolTimeoutError,
     TooManyWaitersError,
 )
+from aiowebsocketclient.refusals import Refusals, Situation
 
 from .conftest import SessionFactory, until
 from .servers import Server
@@ -41,7 +43,8 @@ async def test_all_places_are_in_use(server: Server, make_session: SessionFactor
             waiter.cancel()
     assert str(error) == (
         f"no connection to 127.0.0.1:{server.port} within acquire_timeout (0.05 s): limit is"
-        " reached (limit 2: 2 in use, 0 idle, 0 connecting; 4 waiting)"
+        " reached, so release connections sooner or raise limit (limit 2: 2 in use, 0 idle, 0"
+        " connecting; 4 waiting)"
     )
     assert vars(error) == {
         "endpoint": EndpointKey("127.0.0.1", server.port, False),
@@ -71,7 +74,8 @@ async def test_the_handshake_does_not_end(server: Server, make_session: SessionF
     assert error.connecting == 2
     assert error.oldest_handshake > SHORT
     assert re.search(
-        r": the handshake is still under way \(no limit: 0 in use, 0 idle, 2 connecting; 0 waiting;"
+        r": the handshake is still under way, so see why the server takes so long or raise"
+        r" acquire_timeout \(no limit: 0 in use, 0 idle, 2 connecting; 0 waiting;"
         r" oldest handshake: \d+\.\d s\)$",
         str(error),
     )
@@ -97,7 +101,13 @@ async def test_which_limit_it_was(
         assert error.waited_for == name
         assert getattr(error, name) == 1
         assert error.connecting == 1
-        assert f": {name} is reached" in str(error) or name == "max_connecting"
+        value = "" if name == "limit" else " (1)"
+        assert f": {name}{value} is reached, " in str(error)
+        sentence = str(error).removeprefix(str(error.endpoint)).rpartition(" (")[0]
+        assert sentence.count(": ") == 1
+        advice = {*re.findall(r"raise (\w+)", sentence)}
+        assert advice == ({name, "max_waiting"} if error is rejected else {name})
+        assert ("try again later" in sentence) is (error is rejected)
     assert "max_waiting" in str(rejected)
     assert "acquire_timeout is 0" in str(at_once)
 
@@ -122,6 +132,37 @@ async def test_the_check_does_not_end(server: Server, make_session: SessionFacto
     await (await session.ws_connect(server.url())).release()
     error = await refused(session.ws_connect(server.url(), acquire_timeout=SHORT))
     assert error.waited_for == "check"
+    assert ", so shorten the timeout of the check or raise acquire_timeout (" in str(error)
+
+
+async def test_the_handshake_waits_for_the_limiter(
+    server: Server, make_session: SessionFactory
+) -> None:
+    session = make_session(connect_limiter=asyncio.Semaphore(0))
+    error = await refused(session.ws_connect(server.url(), acquire_timeout=SHORT))
+    said = "so see whether the server or connect_limiter takes so long or raise acquire_timeout ("
+    assert said in str(error)
+
+
+async def test_callers_wait_for_a_release_and_no_limit_is_reached(make_session: Any) -> None:
+    session = make_session(max_waiting=3)
+    endpoint = EndpointKey("example.com", 443, True)
+    error = Refusals(session._pool, session._pool_settings).too_many(endpoint)
+    assert str(error) == (
+        "example.com:443 has as many queued callers as max_waiting (3) allows, so try again later"
+        " or raise max_waiting (no limit: 0 in use, 0 idle, 0 connecting; 0 waiting)"
+    )
+
+
+async def test_if_the_fleet_is_the_bound_its_limit_is_to_be_raised(make_session: Any) -> None:
+    """And not that of the session."""
+    session = make_session(max_waiting=3)
+    refusals = Refusals(session._pool, session._pool_settings)
+    fleet = Situation("what it knows", ("raise its limit",))
+    assert refusals._why("fleet", fleet, is_later=True) == (
+        ": the fleet grants no more places, so try again later, raise its limit or raise"
+        " max_waiting"
+    )
 
 
 async def test_the_last_handshake_that_failed(server: Server, make_session: SessionFactory) -> None:
@@ -146,6 +187,25 @@ def test_what_is_known_of_a_failure_keeps_no_text_of_a_caller() -> None:
     assert "s3cret" not in str(refused)
     assert str(HandshakeFailure.of(ValueError("s3cret"))) == "ValueError"
     assert HandshakeFailure.of(OSError(-2, "Name or service not known")).errno is None
+    assert HandshakeFailure.of(OSError(2**40, "s3cret")).errno is None
+
+
+async def test_a_failure_has_no_number_that_means_something_else(
+    server: Server, make_session: SessionFactory
+) -> None:
+    """The numbers of OpenSSL and resolvers, and the status 0 of an error that has none."""
+    with pytest.raises(aiohttp.ClientConnectorSSLError) as caught:
+        await make_session().ws_connect(server.url().replace("http:", "https:"))
+    assert caught.value.errno is not None
+    assert str(HandshakeFailure.of(caught.value)) == "ClientConnectorSSLError"
+    unknown = socket.gaierror(8, "nodename nor servname provided, or not known")
+    assert str(HandshakeFailure.of(unknown)) == "gaierror"
+    request: Any = None
+    redirected = aiohttp.TooManyRedirects(request, ())
+    assert redirected.status == 0
+    assert str(HandshakeFailure.of(redirected)) == "TooManyRedirects"
+    proxys = aiohttp.ClientHttpProxyError(request, (), status=407)
+    assert str(HandshakeFailure.of(proxys)) == "ClientHttpProxyError, status 407"
 
 
 @pytest.mark.parametrize("kind", [PoolTimeoutError, TooManyWaitersError])

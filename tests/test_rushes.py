@@ -226,7 +226,8 @@ async def test_acquire_timeout_holds(server: Server, make_session: SessionFactor
         await session.ws_connect(server.url(), acquire_timeout=0.01)
     assert caught.value.waited_for == "release"
     assert str(caught.value).endswith(
-        ": a released connection was expected sooner than a handshake would end (no limit: 5 in"
+        ": a released connection was expected sooner than a handshake would end, so raise"
+        " acquire_timeout or keep more connections idle with set_min_idle() (no limit: 5 in"
         " use, 0 idle, 0 connecting, 1 reserved for callers that wait for a release; 1 waiting)"
     )
     assert session.stats().waiting == session.stats().connecting == 0

@@ -191,6 +191,7 @@ async def test_a_handshake_that_fails(
     for name in ("connect_exception", "queued_end"):
         (params,) = trace.of(name)
         assert params.exception is caught.value
+        assert params.status == (None if path is None else 403)
 
 
 async def test_a_handshake_that_is_stopped(
