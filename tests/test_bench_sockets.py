@@ -59,6 +59,12 @@ def test_request_and_reply_are_timed_three_ways(scenario: str) -> None:
     assert all(found.values())
 
 
+def test_a_transfer_is_timed_through_the_pool_and_without() -> None:
+    found = medians(smoke("transfer-tls", CORE)[CORE])
+    assert found.keys() == {"ns", "raw_ns", "floor_ns"}
+    assert all(found.values())
+
+
 def test_idle_watcher_tells_looking_after_from_leaving_alone() -> None:
     results = smoke("idle-watcher", CORE, "unread", "readers")
     found = {name: medians(result) for name, result in results.items()}
