@@ -67,11 +67,15 @@ WebSocketClientSession(ws_response_class=MyWS, check=lambda ws: ws.log_in())
 WebSocketClientSession(configure=of_no_response)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
 WebSocketClientSession(configure=not_async)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 WebSocketClientSession(ws_response_class=MyWS, reset=not_async)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-WebSocketClientSession(ws_response_class=MyWS, reset=of_two)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 WebSocketClientSession(ws_response_class=ClientWebSocketResponse, check=of_mine)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 # mypy takes the class from the hook, and finds the mistake where the session is used as another.
 WebSocketClientSession(check=of_mine)  # pyright: ignore[reportArgumentType]
 plain: WebSocketClientSession = WebSocketClientSession(check=of_mine)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def refused() -> None:
+    """It fails when it runs, too."""
+    WebSocketClientSession(ws_response_class=MyWS, reset=of_two)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 async def per_call(session: WebSocketClientSession[MyWS], plain: WebSocketClientSession) -> None:
