@@ -6,6 +6,7 @@ import gc
 import importlib
 import importlib.util
 import re
+import socket
 import ssl
 import subprocess
 import sys
@@ -159,6 +160,14 @@ def client_tls(authority: trustme.CA) -> ssl.SSLContext:
     context = ssl.create_default_context()
     authority.configure_trust(context)
     return context
+
+
+@pytest.fixture
+def refusing_port() -> Iterator[int]:
+    """Return a port that refuses connections; meanwhile no server of another test can have it."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

@@ -33,16 +33,9 @@ from .proxy import NO_LINGER
 from .servers import Server
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
-async def test_connection_refused(server: Server, make_session: SessionFactory) -> None:
+async def test_connection_refused(make_session: SessionFactory, refusing_port: int) -> None:
     session = make_session(limit=1)
-    url = f"ws://127.0.0.1:{free_port()}/"
+    url = f"ws://127.0.0.1:{refusing_port}/"
     for _ in range(3):
         with pytest.raises(aiohttp.ClientConnectorError):
             await session.ws_connect(url)

@@ -25,7 +25,7 @@ from aiowebsocketclient import (
 
 from .conftest import SessionFactory, until
 from .fleet.counting import CountingServer
-from .redis_server import RedisServer, free_port, require_redis
+from .redis_server import RedisServer, require_redis
 from .servers import Server
 
 redis = pytest.importorskip("redis.asyncio")
@@ -643,9 +643,13 @@ async def test_close_as_the_answer_to_a_lost_lease(
 
 
 async def test_a_fleet_that_was_never_there(
-    own: Fleets, make_session: SessionFactory, server: Server, records: Records
+    own: Fleets,
+    make_session: SessionFactory,
+    server: Server,
+    records: Records,
+    refusing_port: int,
 ) -> None:
-    client = own.client(f"redis://127.0.0.1:{free_port()}")
+    client = own.client(f"redis://127.0.0.1:{refusing_port}")
     session = make_session(fleet=own(client=client, lease=1.0), acquire_timeout=PATIENCE)
     with pytest.raises(FleetUnavailableError, match="could not be reached for a whole lease"):
         await session.ws_connect(server.url())
@@ -655,9 +659,9 @@ async def test_a_fleet_that_was_never_there(
 
 
 async def test_fallback_without_a_fleet(
-    own: Fleets, make_session: SessionFactory, server: Server
+    own: Fleets, make_session: SessionFactory, server: Server, refusing_port: int
 ) -> None:
-    client = own.client(f"redis://127.0.0.1:{free_port()}")
+    client = own.client(f"redis://127.0.0.1:{refusing_port}")
     fleet = own(client=client, lease=1.0, fallback=2)
     session = make_session(fleet=fleet, acquire_timeout=PATIENCE)
     for ws in await hold(session, server, 2):
