@@ -108,7 +108,7 @@ class Lessee:
         self._connect_seconds = 0.0
         # What was logged of failures since the last answer.
         self._failed_as: set[str] = set()
-        # The limits of the last two reports, and of the last two warnings of others.
+        # The limits reported since the last answer and just before, and the last two warnings.
         self._limits: tuple[int, ...] = ()
         self._warned_of: tuple[tuple[int, int], ...] = ()
         self._syncs = self._sync_errors = self._yielded = self._losses = 0
@@ -377,7 +377,8 @@ class Lessee:
         self._awaited, self._unanswered = self._unanswered, []
         self._report_began = now
         self._overdue_at = now + 2 * self._lease.timeout
-        self._limits = (*self._limits[-1:], self._fleet.limit)
+        if self._limits[-1:] != (self._fleet.limit,):
+            self._limits = (*self._limits, self._fleet.limit)
         self._reporting = self._run(self._sync(report))
         self._reporting.add_done_callback(self._reported, context=Context())
         if self._listening is None or self._listening.done():
@@ -437,6 +438,8 @@ class Lessee:
         self._yielded += max(0, min(self._led[0], grant.places) - grant.target)
         self._give_turns(grant, now)
         self._compare_limits(grant.limit)
+        # Until the next answer, those of reports that may not have arrived are kept beside it.
+        self._limits = self._limits[-1:]
         if self.is_lost and not self._lease.is_lost(now):
             self._restore(now)
 
