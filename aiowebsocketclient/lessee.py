@@ -377,8 +377,6 @@ class Lessee:
         self._awaited, self._unanswered = self._unanswered, []
         self._report_began = now
         self._overdue_at = now + 2 * self._lease.timeout
-        if self._limits[-1:] != (self._fleet.limit,):
-            self._limits = (*self._limits, self._fleet.limit)
         self._reporting = self._run(self._sync(report))
         self._reporting.add_done_callback(self._reported, context=Context())
         if self._listening is None or self._listening.done():
@@ -391,6 +389,9 @@ class Lessee:
 
     async def _sync(self, report: Report) -> Grant | None:
         async with asyncio.timeout(self._lease.timeout):
+            # As late as this: the engine reads it now, and it may have changed since the report.
+            if self._limits[-1:] != (self._fleet.limit,):
+                self._limits = (*self._limits, self._fleet.limit)
             grant = await self._fleet.sync(self._member, report)
         if not isinstance(grant, Grant | None):
             raise EngineError(f"sync() must return a Grant or None, not {type(grant).__name__}")

@@ -29,6 +29,58 @@ async def _used(session: Any, url: str) -> None:
         pass
 
 
+# -- limits --------------------------------------------------------------------------------------
+
+
+async def _report(session: Any) -> None:
+    """Begin a report; it is sent in the next turn of the loop."""
+    lessee = session._lifecycle.lessee
+    await until(lambda: lessee._reporting is None)
+    now = time.monotonic()
+    lessee._report(lessee._need(now), now)
+
+
+async def _answered(session: Any, engine: Engine, count: int) -> None:
+    lessee = session._lifecycle.lessee
+    await until(lambda: len(engine.reports) == count and lessee._reporting is None)
+
+
+async def test_a_limit_changed_before_the_report_is_sent_is_its_own(
+    make_session: SessionFactory, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = Engine(limit=10)
+    session = make_session(fleet=engine)
+    await _used(session, server.url())
+    count = len(engine.reports)
+    await _report(session)
+    engine.limit = 30
+    await _answered(session, engine, count + 1)
+    engine.limit = 10
+    await _report(session)
+    await _answered(session, engine, count + 2)
+    assert "disagree" not in caplog.text
+
+
+async def test_a_limit_before_reports_that_were_lost_is_its_own(
+    make_session: SessionFactory, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = Engine(limit=30)
+    session = make_session(fleet=engine)
+    await _used(session, server.url())
+    count = len(engine.reports)
+    engine.limit = 10
+    engine.answers += [ConnectionError(), ConnectionError()]
+    for number in (1, 2, 3):
+        await _report(session)
+        await _answered(session, engine, count + number)
+    assert "disagree" not in caplog.text
+    # Its own of then is not its own any more.
+    engine.said = 30
+    await _report(session)
+    await _answered(session, engine, count + 4)
+    assert "10 here, 30 in another session" in caplog.text
+
+
 # -- answers -------------------------------------------------------------------------------------
 
 

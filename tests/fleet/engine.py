@@ -18,6 +18,8 @@ class Engine:
         self.connect_rate: tuple[int, float] | None = None
         self.keep_idle: float | None = None
         self.reports: list[Report] = []
+        #: The limit of the last call.
+        self.said = 0
         #: What the next calls return or raise in place of a grant.
         self.answers: list[Any] = []
         self.listeners = 0
@@ -29,8 +31,9 @@ class Engine:
             if isinstance(answer, BaseException):
                 raise answer
             return answer  # type: ignore[no-any-return]
+        before, self.said = self.said, self.limit
         places = min(self.limit, max(report.demand, report.like))
-        return Grant(places, places, report.seq, 0, places, 0.0)
+        return Grant(places, places, report.seq, 0, places, 0.0, limit=before)
 
     async def listen(self, member: str, nudge: Callable[[], None]) -> NoReturn:
         self.listeners += 1
