@@ -3,7 +3,7 @@
 import asyncio
 import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from itertools import count as count_from
 from itertools import repeat
@@ -162,28 +162,22 @@ class Ours(Contender):
 
     async def traced(self, cycles: int) -> int:
         """Pass a header that is new in each call, as for a trace."""
-        session, url = self.session, self.url
-        token, traces = "qW3v9xLp0aTz7RkY", count_from(self._traces)
+        traces = count_from(self._traces)
         self._traces += cycles
+        return await self._with_traces(traces, cycles)
+
+    async def untraced(self, cycles: int) -> int:
+        """Do the same with a header that is the same in each call."""
+        return await self._with_traces(repeat(1), cycles)
+
+    async def _with_traces(self, traces: Iterator[int], cycles: int) -> int:
+        session, url = self.session, self.url
+        token = "qW3v9xLp0aTz7RkY"
         started = perf_counter_ns()
         for _ in repeat(None, cycles):
             ws = await session.ws_connect(
                 url,
                 headers={"Authorization": f"Bearer {token}", "X-Trace": f"{next(traces):032x}"},
-                reuse_key="user 17",
-            )
-            await ws.release()
-        return perf_counter_ns() - started
-
-    async def untraced(self, cycles: int) -> int:
-        """Do the same with a header that is the same in each call."""
-        session, url = self.session, self.url
-        token, trace = "qW3v9xLp0aTz7RkY", 1
-        started = perf_counter_ns()
-        for _ in repeat(None, cycles):
-            ws = await session.ws_connect(
-                url,
-                headers={"Authorization": f"Bearer {token}", "X-Trace": f"{trace:032x}"},
                 reuse_key="user 17",
             )
             await ws.release()

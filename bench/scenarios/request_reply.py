@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from itertools import repeat
 from time import perf_counter_ns
-from typing import Final
+from typing import Final, NamedTuple
 
 import aiohttp
 
@@ -22,10 +22,17 @@ _REQUEST: Final = "a request or a reply: 32 bytes.."
 _LARGE: Final = "x" * 1_000_000
 
 
+class _Ways(NamedTuple):
+    """The ways of a message: through a pool, and over a raw connection of the same client."""
+
+    url: str
+    client_session: aiohttp.ClientSession
+    pool: WebSocketClientSession
+    raw: aiohttp.ClientWebSocketResponse
+
+
 @asynccontextmanager
-async def _prepare(
-    tls: bool, contender: type[Many], url: str, point: int
-) -> AsyncIterator[Measure]:
+async def _ways(tls: bool) -> AsyncIterator[_Ways]:
     async with (
         serving(tls=tls) as (server, client_session),
         WebSocketClientSession(
@@ -33,34 +40,35 @@ async def _prepare(
         ) as session,
         client_session.ws_connect(server.url) as ws,
     ):
+        yield _Ways(server.url, client_session, session, ws)
+        assert session.stats().connects == 1
+
+
+@asynccontextmanager
+async def _prepare(
+    tls: bool, contender: type[Many], url: str, point: int
+) -> AsyncIterator[Measure]:
+    async with _ways(tls) as ways:
         yield per_cycle(
-            partial(_pooled, session, server.url),
+            partial(_pooled, ways.pool, ways.url),
             step=5,
             slices=10,
-            raw_ns=partial(_raw, ws),
-            connecting_ns=partial(_connecting, client_session, server.url),
+            raw_ns=partial(_raw, ways.raw),
+            connecting_ns=partial(_connecting, ways.client_session, ways.url),
         )
-        assert session.stats().connects == 1
 
 
 @asynccontextmanager
 async def _prepare_transfer(
     contender: type[Many], url: str, megabytes: int
 ) -> AsyncIterator[Measure]:
-    async with (
-        serving(tls=True) as (server, client_session),
-        WebSocketClientSession(
-            client_session=client_session, client_session_owner=False
-        ) as session,
-        client_session.ws_connect(server.url) as ws,
-    ):
+    async with _ways(tls=True) as ways:
         yield per_cycle(
-            partial(_transfer_pooled, session, server.url, megabytes),
+            partial(_transfer_pooled, ways.pool, ways.url, megabytes),
             step=1,
             slices=4,
-            raw_ns=partial(_transfer_raw, ws, megabytes),
+            raw_ns=partial(_transfer_raw, ways.raw, megabytes),
         )
-        assert session.stats().connects == 1
 
 
 async def _pooled(session: WebSocketClientSession, url: str, cycles: int) -> int:
