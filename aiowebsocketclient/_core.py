@@ -2210,12 +2210,13 @@ class Pool:
         defers: cython.bint = self._may_defer(waiter, now)
         if defers or (handshake.deferred.head is not None and not waiter.returned):
             endpoint.waiting.remove(waiter)
+            reserves: cython.bint = True
             first: Waiter | None = handshake.deferred.head
-            # The place is for the waiter that has waited longest.
-            passes_on: cython.bint = first is not None and first.unplaced
-            if first is not None and passes_on:
+            if first is not None and first.unplaced:
+                # The place is for the waiter that has waited longest.
                 self._place(first)
-            self._defer(waiter, now, not passes_on)
+                reserves = False
+            self._defer(waiter, now, reserves)
             if not defers:
                 # A handshake belongs to the waiter that has waited longest.
                 self._begin_deferred(handshake, plan, now)
