@@ -38,6 +38,15 @@ KEYS = ("a1", "a2", "a1", "a2", "a3", "b1", "b2", "c1", "c2")
 ENDPOINTS = ("a", "b", "c")
 ANY = tuple(range(100))
 
+# Of callers that come at once.
+RUSH: dict[str, Sequence[Any]] = {
+    "key": KEYS,
+    "seconds": (1.0, 4.0),
+    "callers": (2, 5, 9),
+    "pauses": tuple(product((0.0, 0.03125, 0.125, 0.5), repeat=3)),
+    "falls_free": tuple(product((0, 1, 4), repeat=3)),
+}
+
 #: What can be done, with what: ``which`` is counted round those with which it can be done.
 OPERATIONS: dict[str, dict[str, Sequence[Any]]] = {
     "tick": {"seconds": (0.03125, 0.03125, 0.25, 1.0, 3.0, ORPHAN_GRACE)},
@@ -82,21 +91,8 @@ OPERATIONS: dict[str, dict[str, Sequence[Any]]] = {
     "misuse": {"which": ANY},
     "churn": {"times": (2, 30)},
     "hog": {"which": ANY, "times": (2, 20)},
-    "rush": {
-        "key": KEYS,
-        "seconds": (1.0, 4.0),
-        "callers": (2, 5, 9),
-        "pauses": tuple(product((0.0, 0.03125, 0.125, 0.5), repeat=3)),
-        "falls_free": tuple(product((0, 1, 4), repeat=3)),
-    },
-    "spare": {
-        "key": KEYS,
-        "seconds": (1.0, 4.0),
-        "callers": (2, 5, 9),
-        "pauses": tuple(product((0.0, 0.03125, 0.125, 0.5), repeat=3)),
-        "falls_free": tuple(product((0, 1, 4), repeat=3)),
-        "others": (0, 0, 1),
-    },
+    "rush": RUSH,
+    "spare": RUSH | {"others": (0, 0, 1)},
     "relay": {
         "key": KEYS,
         "seconds": (1.0, 4.0),
@@ -139,6 +135,7 @@ WEIGHTS = dict.fromkeys(OPERATIONS, 2) | {
 
 # As many slots as a limit allows, or as are enough where there is none.
 MANY = 12
+
 LIMITS: dict[str, Sequence[Any]] = {
     "limit": (0, 1, 2, 3, 9),
     "limit_total": (0, 0, 1, 2, 3, 4, 5, 6, 12),

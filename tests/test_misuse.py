@@ -564,6 +564,12 @@ async def test_a_value_before_it_began(server: Server, make_session: SessionFact
 OFTEN = 50
 
 
+def put_in_cycle(call: Any) -> None:
+    """Let nothing but the collector drop it."""
+    cycle = [call]
+    cycle.append(cycle)
+
+
 async def test_dropped_while_it_waits(server: Server, make_session: SessionFactory) -> None:
     session = make_session(limit=1)
     held = await session.ws_connect(server.url())
@@ -591,9 +597,7 @@ async def test_dropped_with_a_connection_given_to_it(
             await held.release()
             assert session.stats().acquired == 1
             if is_in_cycle:
-                cycle: list[Any] = [call]
-                cycle.append(cycle)
-                del cycle
+                put_in_cycle(call)
             del call
             gc.collect()
             assert session.stats().idle == 1
@@ -612,9 +616,8 @@ async def test_collected_while_it_waits(server: Server, make_session: SessionFac
                     call.send(None)
                 else:
                     call.close()
-                cycle: list[Any] = [call]
-                cycle.append(cycle)
-                del call, cycle
+                put_in_cycle(call)
+                del call
             gc.collect()
             assert session.stats().waiting == 0
             # Before CPython 3.12, it counts.
