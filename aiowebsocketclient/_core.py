@@ -25,6 +25,7 @@ from typing import Any
 from . import _cython as cython
 
 if not cython.compiled:
+    from ._plain import size
     from ._records import (
         ACQUIRED,
         CLOSING,
@@ -141,7 +142,7 @@ def _first_dispensable(orphans: OrderedSlots, longest_idle: Slot | None) -> Slot
     First an orphan that serves nobody, then an idle connection, then an orphan that may yet serve
     the waiter who needs the place.
     """
-    if not orphans:
+    if not size(orphans):
         return longest_idle
     slot = _first_to_go(orphans)
     if slot is not None:
@@ -1822,9 +1823,9 @@ class Pool:
         handshake.live += 1
         self._waiters += 1
         theirs = handshake.orphans
-        if not theirs and self._leans(handshake, waiter.ticket):
+        if not size(theirs) and self._leans(handshake, waiter.ticket):
             theirs = handshake.doubted
-        if theirs:
+        if size(theirs):
             slot: Slot = next(iter(theirs))
             self._adopt(slot)
             self._own(waiter, slot)
@@ -1842,7 +1843,7 @@ class Pool:
         Not if an earlier waiter lacks a place and may get this one, and not if there is room or
         something else can give way.
         """
-        if not handshake.doubted or self._has_come_earlier(handshake.endpoint, ticket):
+        if not size(handshake.doubted) or self._has_come_earlier(handshake.endpoint, ticket):
             return False
         endpoint = handshake.endpoint
         others: cython.Py_ssize_t = len(endpoint.orphans) - len(handshake.doubted)
@@ -2051,9 +2052,11 @@ class Pool:
     @cython.cfunc
     @cython.exceptval(-1)
     def _is_connecting_full(self, endpoint: Endpoint) -> cython.bint:
+        if self._max_connecting == 0:
+            return False
         # An orphan is stopped for a waiter that needs its place.
-        busy: cython.Py_ssize_t = endpoint.connecting - len(endpoint.orphans) + endpoint.deferred
-        return 0 < self._max_connecting <= busy
+        busy: cython.Py_ssize_t = endpoint.connecting - size(endpoint.orphans) + endpoint.deferred
+        return self._max_connecting <= busy
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -2166,6 +2169,13 @@ class Pool:
         if self._lowered:
             self._trim_to_limit(endpoint, plan)
             self._trim_to_total(plan)
+        if (
+            self._is_at_limit(endpoint)
+            and not self._has_total
+            and self._dispensable(endpoint) is None
+        ):
+            # The usual state under load: no place is free, and none can be cleared.
+            return
         self._grant(endpoint, plan, now)
         self._make_room(endpoint, plan)
 

@@ -27,6 +27,7 @@ if not cython.compiled:
         is_on,
         make_future,
         running_loop,
+        size,
     )
     from ._records import INFINITY, Handshake, Plan, Route, Slot, Timeout, Waiter
 
@@ -563,10 +564,11 @@ class Express:
             if handshake is None:
                 return None
         top: Slot | None = handshake.idle.top
-        if top is not None:
-            conn: Parkable = top.conn
-            if is_held_back(conn):
-                self._end_held_back(handshake)
+        if top is None:
+            return None
+        conn: Parkable = top.conn
+        if is_held_back(conn):
+            self._end_held_back(handshake)
         slot = self._pool.acquire(route.key, coarse_clock(), handshake)
         return None if slot is None else lend(self, owner, slot)
 
@@ -654,7 +656,7 @@ class Express:
         plan: Plan | None = self._pool.release(slot, now)
         # The timer must stop a handshake that nobody waits for any more, and look at the deferred.
         pool = self._pool
-        if plan is None or pool._fading or pool._is_look_new or not plan.is_to_wake_only():
+        if plan is None or size(pool._fading) or pool._is_look_new or not plan.is_to_wake_only():
             return plan
         # The waiters of a session are callers.
         waiter: Any = plan._first_woken

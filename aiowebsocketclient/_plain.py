@@ -61,6 +61,9 @@ def finalize_quickly(_cls: type) -> None:
 #: Whether a value of a dict is true.  In C, this costs less than to get the value.
 is_on: Final = dict.__getitem__
 
+#: The number of items of a dict of any kind.  C reads it where an ``OrderedDict`` has to be called.
+size: Final = len
+
 #: What the session asks for the time.  Tools that freeze the time of tests (freezegun) replace each
 #: attribute of a module that is the function itself; sockets and servers do not stand still.
 clock: Final = partial(monotonic)

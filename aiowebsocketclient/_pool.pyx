@@ -24,6 +24,8 @@ cdef extern from "Python.h":
     int PyObject_GenericSetDict(object obj, object value, void *context) except -1
     unsigned long PyThread_get_thread_ident()
     object copy_context "PyContext_CopyCurrent"()
+    # Of a dict of any kind: to ask an OrderedDict costs three calls.
+    Py_ssize_t size "PyDict_GET_SIZE"(object mapping) noexcept
 
     ctypedef enum PySendResult:
         PYGEN_RETURN
