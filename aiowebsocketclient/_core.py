@@ -266,11 +266,11 @@ class Pool:
         # Handshakes that have begun and are not late, oldest first; when to look for late ones.
         self._watched: OrderedDict[Slot, None] = OrderedDict()
         self._next_look = -INFINITY
-        # Waiters whose handshakes are deferred, with a place and without; when to look at them:
-        # (look_at, ., handshake); whether the first of these times may be earlier than
-        # next_deadline() last said.
+        # How many waiters whose handshakes are deferred have a place, and those without, in order
+        # of arrival; when to look at them: (look_at, ., handshake); whether the first of these
+        # times may be earlier than next_deadline() last said.
         self._deferred = 0
-        self._unplaced = 0
+        self._unplaced: OrderedDict[Waiter, None] = OrderedDict()
         self._look_heap: list[tuple[float, int, Handshake]] = []
         self._is_look_new = False
         self._turn = 0
@@ -1088,7 +1088,7 @@ class Pool:
             "cooling": len(self._cooling),
             "leaning": len(self._leaning),
             "deferred": self._deferred,
-            "unplaced": self._unplaced,
+            "unplaced": len(self._unplaced),
             "look_heap": len(self._look_heap),
             "place_heap": len(self._place_heap),
             "idle_heap": len(self._idle_heap),
@@ -1457,6 +1457,8 @@ class Pool:
         """Give waiters that rely on doubted handshakes others, as far as there is room."""
         waiter: Waiter | None
         while (waiter := endpoint.leaning.head) is not None and self._has_free_room(endpoint):
+            if self._unplaced and self._places_older(endpoint, waiter):
+                continue
             doubted = waiter.opening
             assert doubted is not None
             self._disown(waiter, doubted)
@@ -1626,9 +1628,9 @@ class Pool:
         unplaced: cython.Py_ssize_t
         idle: cython.Py_ssize_t
         if self._is_at_limit(endpoint):
-            orphans, unplaced, idle = endpoint.orphans, endpoint.unplaced, endpoint.idle.size
+            orphans, unplaced, idle = endpoint.orphans, len(endpoint.unplaced), endpoint.idle.size
         elif self._is_at_total() and not self._is_beyond_total():
-            orphans, unplaced, idle = self._orphans, self._unplaced, self._idle
+            orphans, unplaced, idle = self._orphans, len(self._unplaced), self._idle
         else:
             return False
         return not orphans and unplaced < idle and self._may_defer(waiter, now)
@@ -1647,8 +1649,8 @@ class Pool:
             self._deferred += 1
         else:
             waiter.unplaced = True
-            handshake.endpoint.unplaced += 1
-            self._unplaced += 1
+            handshake.endpoint.unplaced[waiter] = None
+            self._unplaced[waiter] = None
         handshake.deferred.append(waiter)
         if handshake.deferred.size > 1:
             return
@@ -1695,17 +1697,48 @@ class Pool:
         """Reserve a place for a waiter whose handshake was deferred without."""
         endpoint = waiter.handshake.endpoint
         waiter.unplaced = False
-        endpoint.unplaced -= 1
-        self._unplaced -= 1
+        del endpoint.unplaced[waiter]
+        del self._unplaced[waiter]
         endpoint.deferred += 1
         self._deferred += 1
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _places_older(self, endpoint: Endpoint, younger: Waiter | None) -> cython.bint:
+        """Reserve a free place for a waiter that came before the one that would get the place.
+
+        An unplaced waiter counts on an idle connection.  That may have been used or lost since, or
+        have given way to the younger waiter, which would then get the place of the older.
+        """
+        older = self._first_bare(endpoint)
+        if older is None or younger is None or older.ticket > younger.ticket:
+            return False
+        self._place(older)
+        self._index(older.handshake.endpoint)
+        return True
+
+    @cython.cfunc
+    def _first_bare(self, endpoint: Endpoint) -> Waiter | None:
+        """Return the first unplaced waiter for which no idle connection is left to give way.
+
+        At the endpoint, if fewer connections are idle there than waiters are unplaced; if that is
+        so over all, the first whose endpoint has room.
+        """
+        waiter: Waiter
+        if self._limit and len(endpoint.unplaced) > endpoint.idle.size:
+            return next(iter(endpoint.unplaced))
+        if self._has_total and len(self._unplaced) > self._idle:
+            for waiter in self._unplaced:
+                if self._has_room(waiter.handshake.endpoint):
+                    return waiter
+        return None
 
     @cython.cfunc
     def _stop_deferring(self) -> None:
         """Let all waiters whose handshakes are deferred stand at the heads of their lines."""
         handshake: Handshake
         waiter: Waiter | None
-        is_any: cython.bint = self._deferred > 0 or self._unplaced > 0
+        is_any: cython.bint = self._deferred > 0 or len(self._unplaced) > 0
         for handshake in list(self._handshakes.values()) if is_any else ():
             # The last first, so that each is put before those that came back so far.
             while (waiter := handshake.deferred.tail) is not None:
@@ -2183,6 +2216,8 @@ class Pool:
     def _grant(self, endpoint: Endpoint, plan: Plan, now: cython.double) -> None:
         if not self._has_total:
             while endpoint.waiting.head is not None and self._has_room(endpoint):
+                if self._unplaced and self._places_older(endpoint, self._oldest_waiting(endpoint)):
+                    continue
                 self._open_for(endpoint.waiting.head, plan, now)
             if endpoint.leaning.head is not None:
                 self._open_beside(endpoint, plan, now)
@@ -2200,6 +2235,8 @@ class Pool:
             claimant = self._oldest_claimant()
             if claimant is None:
                 break
+            if self._unplaced and self._places_older(claimant, self._oldest_waiting(claimant)):
+                continue
             self._open_for(claimant.waiting.head, plan, now)
             self._index(claimant)
             if claimant is not endpoint:

@@ -89,9 +89,9 @@ cdef class Endpoint:
     cdef OuterList idle, waiting, leaning, under_way
     cdef object failure
     cdef double usual, patience, shortest
-    cdef Py_ssize_t deferred, unplaced
+    cdef Py_ssize_t deferred
     cdef Py_ssize_t claim, indexed
-    cdef object orphans
+    cdef object orphans, unplaced
     cdef bint in_idle_heap
     cdef Py_ssize_t hits, requests, reused, queued, timeouts, rejected
     cdef Py_ssize_t connects, connect_errors, released, detached
@@ -130,7 +130,8 @@ cdef class Pool:
     cdef dict _leaning
     cdef double _next_look
     cdef bint _defers, _is_look_new
-    cdef Py_ssize_t _deferred, _unplaced, _turn
+    cdef Py_ssize_t _deferred, _turn
+    cdef object _unplaced
     cdef list _look_heap
     cpdef Slot acquire(self, key, double now, Handshake handshake=*)
     cpdef Handshake find(self, key)
@@ -184,6 +185,8 @@ cdef class Pool:
     cdef bint _spares_idle(self, Waiter waiter, double now) except? -1
     cdef _defer(self, Waiter waiter, double now, bint reserves)
     cdef _place(self, Waiter waiter)
+    cdef bint _places_older(self, Endpoint endpoint, Waiter younger) except? -1
+    cdef Waiter _first_bare(self, Endpoint endpoint)
     cdef _undefer(self, Waiter waiter)
     cdef _leave_deferred(self, Waiter waiter, double now, bint gave_up)
     cdef _stop_deferring(self)

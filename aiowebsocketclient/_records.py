@@ -143,9 +143,9 @@ class Endpoint:
         self.shortest = -1.0
         #: Waiters for whom a place is reserved in which no handshake has begun.
         self.deferred = 0
-        #: Waiters whose handshakes are deferred without a place: an idle connection of another
-        #: handshake gives way for them if they are not served before.
-        self.unplaced = 0
+        #: Waiters whose handshakes are deferred without a place, in order of arrival: an idle
+        #: connection of another handshake gives way for them if they are not served before.
+        self.unplaced: OrderedDict[Waiter, None] = OrderedDict()
         #: How many more places the endpoint could use if ``limit_total`` had room.
         self.claim = 0
         #: Its ticket in the pool's queue for such room; -1: it is not queued.
@@ -186,7 +186,7 @@ class Endpoint:
     def gauges(self) -> tuple[int, ...]:
         """Return them in the order of ``GAUGES``."""
         idle = self.idle.size
-        waiting = self.waiting.size + self.deferred + self.unplaced
+        waiting = self.waiting.size + self.deferred + len(self.unplaced)
         return (self.connecting, self.acquired, idle, self.closing, waiting, 1)
 
 

@@ -92,7 +92,12 @@ OPERATIONS: dict[str, dict[str, Sequence[Any]]] = {
     "churn": {"times": (2, 30)},
     "hog": {"which": ANY, "times": (2, 20)},
     "rush": RUSH,
-    "spare": RUSH | {"others": (0, 0, 1)},
+    "spare": RUSH
+    | {
+        "limits": (None, (4, 0), (0, 4), (3, 6)),
+        "others": (0, 0, 1),
+        "idle": ("", "", "acquire", "lose", "free"),
+    },
     "relay": {
         "key": KEYS,
         "seconds": (1.0, 4.0),
@@ -605,11 +610,19 @@ class Lockstep:
         callers: int,
         pauses: tuple[float, ...],
         falls_free: tuple[int, ...],
+        limits: tuple[int, int] | None,
         others: int,
+        idle: str,
     ) -> None:
-        """Do the same where idle connections of another handshake have all other places."""
+        """Do the same where idle connections of another handshake have all other places.
+
+        These may be used or lost before callers of other handshakes come.
+        """
         for waiter in list(self.model.waiters):
             self.step(self.give_up, waiter, False)
+        self.clear(key[0])
+        if limits:
+            self.step(self.resize, *limits)
         self.learn(key, seconds)
         other = next(each for each in HANDSHAKES if each[0] == key[0] and each != key)
         while self.model.has_room(key[0]) and len(self.model.slots) < MANY:
@@ -624,7 +637,31 @@ class Lockstep:
         for _ in range(others):
             self.step(self.request, key, True, False)
             self.step(self.request, other, True, False)
+        for _ in self.model.idle(other[0]) if idle else ():
+            self.step(self.request, key, True, False)
+        for slot in self.model.idle() if idle else ():
+            if idle == "acquire":
+                self.step(self.acquire, slot.key, False)
+            elif slot.state == IDLE:
+                self.step(self.lose_idle, slot)
+                if idle == "free":
+                    self.step(self.closed, slot)
+        for late in ("a3", "b2", "c2") if idle else ():
+            self.step(self.request, late, True, False)
         self.come_at_once(key, callers, pauses, falls_free)
+
+    def clear(self, endpoint: str) -> None:
+        """End handshakes that belong to nobody, and all connections of an endpoint."""
+        for slot in self.model.orphans():
+            self.step(self.connect_failed, slot)
+        for waiter in list(self.given):
+            self.step(self.take, waiter)
+        for slot in self.model.at(endpoint, ACQUIRED):
+            self.step(self.release, slot)
+        for slot in self.model.at(endpoint, IDLE):
+            self.step(self.lose_idle, slot)
+        for slot in list(self.subjects("closed")):
+            self.step(self.closed, slot)
 
     def come_at_once(
         self, key: str, callers: int, pauses: tuple[float, ...], falls_free: tuple[int, ...]
@@ -928,6 +965,28 @@ class Lockstep:
                     for waiter in self.queued()
                 )
             assert served.slot.retires > self.now or served.slot.uses == 1
+        self.check_unplaced(plan)
+
+    def check_unplaced(self, plan: Plan | None) -> None:
+        """No place is given to a waiter before an older one for whom nothing could give way."""
+        if plan is None or plan.closing:
+            # What gives way now may have been left when the place was given.
+            return
+        model = self.model
+        unplaced = [waiter for waiter in self.queued() if waiter.unplaced]
+        idle = self.living(IDLE)
+        for number in plan.opened if unplaced else ():
+            owner = self.side.slots[number].owner
+            endpoint = owner.handshake.key[0]
+            bare: list[Any] = []
+            if model.has_total() and len(unplaced) > len(idle):
+                bare = [w for w in unplaced if not model.is_at_limit(w.handshake.key[0])]
+            here = [waiter for waiter in unplaced if waiter.handshake.key[0] == endpoint]
+            if model.limit and len(here) > sum(slot.endpoint == endpoint for slot in idle):
+                bare += here
+            for waiter in bare:
+                is_full = model.is_connecting_full(waiter.handshake.key[0])
+                assert is_full or owner.returned or waiter.ticket > owner.ticket
 
     def check_fresh(self, slot: naive.Slot | None) -> None:
         """What is handed out at once has been idle, and has lived, not too long."""

@@ -574,10 +574,28 @@ class Model:
         where = endpoint if self.is_at_limit(endpoint) else None
         if where is None and self.is_beyond_total():
             return False
-        unplaced = [each for each in self.deferred(endpoint=where) if each.is_unplaced]
-        if self.orphans(where) or len(unplaced) >= len(self.idle(where)):
+        if self.orphans(where) or len(self.unplaced(where)) >= len(self.idle(where)):
             return False
         return self.may_defer(waiter, now)
+
+    def unplaced(self, endpoint: str | None = None) -> list[Waiter]:
+        return [waiter for waiter in self.deferred(endpoint=endpoint) if waiter.is_unplaced]
+
+    def places_older(self, endpoint: str, rivals: list[Waiter]) -> bool:
+        """Rule: a place that is free is reserved for who let be what is not idle any more.
+
+        But not before those that came earlier.
+        """
+        here, over_all = self.unplaced(endpoint), self.unplaced()
+        found: list[Waiter] = []
+        if self.limit and len(here) > len(self.idle(endpoint)):
+            found = here
+        elif self.has_total() and len(over_all) > len(self.idle()):
+            found = [waiter for waiter in over_all if self.has_room(waiter.endpoint)]
+        if not found or found[0].ticket > min(rival.ticket for rival in rivals):
+            return False
+        found[0].is_unplaced = False
+        return True
 
     def deferred(self, key: str | None = None, endpoint: str | None = None) -> list[Waiter]:
         """Return whose handshakes are deferred, in the order of this."""
@@ -732,8 +750,9 @@ class Model:
         self.trim_to_total()
         if self.has_total():
             while (chosen := self.next_with_room("")) is not None:
-                self.open_for(self.line(chosen)[0], now)
-                self.make_room(chosen)
+                if not self.places_older(chosen, self.line(chosen)):
+                    self.open_for(self.line(chosen)[0], now)
+                    self.make_room(chosen)
             self.open_beside_all("", now)
             self.make_room_over_all()
         return self.plan()
@@ -1124,6 +1143,8 @@ class Model:
         self.trim_to_limit(endpoint)
         self.trim_to_total()
         while (chosen := self.next_with_room(endpoint)) is not None:
+            if self.places_older(chosen, self.line(chosen)):
+                continue
             self.open_for(self.line(chosen)[0], now)
             if chosen != endpoint:
                 self.make_room(chosen)
@@ -1140,6 +1161,8 @@ class Model:
 
     def open_beside(self, endpoint: str, now: float) -> None:
         while (leaning := self.leaning(endpoint)) and self.has_free_room(endpoint):
+            if self.places_older(endpoint, leaning[:1]):
+                continue
             slot = self.under_way_for(leaning[0])
             assert slot is not None
             self.leave_to_nobody(slot, now)

@@ -374,9 +374,9 @@ def test_a_handshake_that_belongs_to_nobody_is_stopped_as_ever(drive: Drive) -> 
 
 
 def test_a_place_that_falls_free_is_for_who_has_waited_longest(drive: Drive) -> None:
-    pool, slots, (idle,) = crowded(drive)
+    pool, slots, _ = crowded(drive)
     (first,) = wait_unplaced(pool)
-    pool.lose(idle)
+    pool.lose(slots.pop())
     # It has room, but a release will serve it soon.
     assert pool.did_nothing()
     second = pool.request("a1")
@@ -386,6 +386,89 @@ def test_a_place_that_falls_free_is_for_who_has_waited_longest(drive: Drive) -> 
     assert begun(pool) == [first]
     for slot in slots:
         pool.release(slot)
+
+
+def begins_in_the_end(pool: Driver, waiter: Any) -> bool:
+    """Return whether a handshake begins for a waiter although nothing is ever released."""
+    while pool.core.next_deadline() < NEVER:
+        look(pool)
+        for slot in pool.closing:
+            pool.closed(slot)
+    return waiter.opening is not None
+
+
+#: A limit that is reached, and the handshake of a caller that comes later.
+LATER = [("limit", "a3"), ("limit_total", "a3"), ("limit_total", "b1")]
+
+
+@pytest.mark.parametrize(("name", "later"), LATER)
+@pytest.mark.parametrize("is_used", [False, True])
+def test_a_free_place_is_not_for_who_comes_later(
+    drive: Drive, name: str, later: str, is_used: bool
+) -> None:
+    pool, _, (idle,) = crowded(drive, **{name: 6})
+    (first,) = wait_unplaced(pool)
+    if is_used:
+        assert pool.acquire("a2") is idle
+    # Nothing is left that could give way.
+    pool.lose(idle)
+    second = pool.request(later)
+    assert pool.did_nothing()
+    assert begins_in_the_end(pool, first)
+    pool.lose(first.opening)
+    assert second.opening is None
+
+
+@pytest.mark.parametrize(("name", "later"), LATER)
+def test_what_gives_way_for_who_comes_later_is_not_for_it(
+    drive: Drive, name: str, later: str
+) -> None:
+    pool, _, (idle,) = crowded(drive, **{name: 6})
+    (first,) = wait_unplaced(pool)
+    pool.request(later)
+    assert pool.closing == [idle]
+    pool.closed(idle)
+    assert pool.did_nothing()
+    assert begins_in_the_end(pool, first)
+
+
+@pytest.mark.parametrize(("name", "later"), LATER)
+def test_what_gives_way_is_for_who_comes_later_once_the_first_is_served(
+    drive: Drive, name: str, later: str
+) -> None:
+    pool, (slot, *_), (idle,) = crowded(drive, **{name: 6})
+    (first,) = wait_unplaced(pool)
+    second = pool.request(later)
+    pool.closed(idle)
+    pool.release(slot)
+    assert pool.woken == [first]
+    assert begun(pool) == [second]
+
+
+@pytest.mark.parametrize(("name", "later"), LATER)
+def test_who_comes_later_has_what_is_more_than_enough(drive: Drive, name: str, later: str) -> None:
+    pool, _, idle = crowded(drive, 2, **{name: 7})
+    (first,) = wait_unplaced(pool)
+    second = pool.request(later)
+    assert pool.closing == idle[:1]
+    pool.closed(idle[0])
+    assert begun(pool) == [second]
+    assert not pool.closing
+    assert begins_in_the_end(pool, first)
+
+
+def test_a_free_place_is_not_for_who_leans_on_a_doubted_handshake(drive: Drive) -> None:
+    pool, _, (idle, other) = crowded(drive, 2)
+    pool.lose(other)
+    gone, _ = pool.beginning("a3")
+    (first,) = wait_unplaced(pool)
+    pool.give_up(gone)
+    assert pool.acquire("a2") is idle
+    second = pool.request("a3")
+    assert second.opening.doubted
+    pool.lose(idle)
+    assert pool.did_nothing()
+    assert begins_in_the_end(pool, first)
 
 
 def test_who_waits_so_may_give_up(drive: Drive) -> None:
