@@ -406,8 +406,9 @@ local mine = record_of(me)
 if mine.is_new and report.valid > 0 then start_learning(report.lease) end
 local is_learning = state.learn > now
 drop_dead_members()
--- An older report that comes late, or the same once more, changes nothing.
+-- An older report that comes late, or the same once more, changes nothing, nor does its limit.
 local is_current = report.seq > mine.seq
+if not is_current and state.limit > 0 then report.limit = state.limit end
 if is_current then take_report(mine, is_learning) end
 if not is_learning then
   serve_line()

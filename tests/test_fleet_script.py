@@ -637,6 +637,22 @@ def test_a_higher_limit_serves_the_line(make_fleet: MakeFleet) -> None:
     assert b.says(0, 3).places == 3
 
 
+def test_an_older_report_that_comes_late_brings_no_old_limit(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(9)
+    a, b = fleet.members("a b")
+    a.says(0, 1)
+    lost = a.make(1)
+    fleet.script.limit = 2
+    a.says(1)
+    b.says(0, 9)
+    fleet.script.limit = 9
+    # Nobody is served beyond the new limit, nor told of the old one.
+    a.send(lost)
+    fleet.script.limit = 2
+    grant = b.has(9)
+    assert (grant.limit, grant.used) == (2, 2)
+
+
 def test_the_first_call_had_none_before(make_fleet: MakeFleet) -> None:
     fleet = make_fleet(3)
     assert [fleet.member("a").says(0).limit for _ in range(2)] == [0, 3]
