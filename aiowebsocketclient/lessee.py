@@ -64,6 +64,59 @@ class Governed(Protocol):
         """Close all connections, in use or not, without a closing handshake."""
 
 
+class _Said:
+    """The limits that sessions with the same fleet object have reported lately.
+
+    The engine may name any of these as the limit of the call before.  Each session reports the
+    limit that the object has then, so these sessions never disagree.
+    """
+
+    __slots__ = ("_limits", "_number", "_unanswered")
+
+    def __init__(self) -> None:
+        # Each with a number, in order.  Replaced at once: sessions may be in several threads.
+        self._limits: tuple[tuple[int, int], ...] = ()
+        self._number = 0
+        # By session, the number at the first of its reports without an answer.
+        self._unanswered: dict[str, int] = {}
+
+    def __contains__(self, limit: int) -> bool:
+        return any(limit == said for _, said in self._limits)
+
+    def sent(self, member: str, limit: int) -> int:
+        """Take down the limit of a report that is sent now; return a number for its answer.
+
+        Reports of limits with smaller numbers have been answered, so the engine had them before.
+        """
+        if not self._limits or self._limits[-1][1] != limit:
+            self._number += 1
+            self._limits = (*self._limits, (self._number, limit))
+        number = self._limits[-1][0]
+        others = [at for other, at in tuple(self._unanswered.items()) if other != member]
+        self._unanswered.setdefault(member, number)
+        return min([number, *others])
+
+    def answered(self, member: str, first: int) -> None:
+        """Forget the limits before ``first``, which :meth:`sent` returned for the report."""
+        self.left(member)
+        self._limits = tuple(each for each in self._limits if each[0] >= first)
+
+    def left(self, member: str) -> None:
+        """Wait for no answer to an earlier report of the session."""
+        self._unanswered.pop(member, None)
+
+
+_said: "weakref.WeakKeyDictionary[Fleet, _Said]" = weakref.WeakKeyDictionary()
+
+
+def _said_of(fleet: Fleet) -> _Said:
+    try:
+        return _said.setdefault(fleet, _Said())
+    except TypeError:
+        # An engine that is not hashable, or to which there are no weak references.
+        return _Said()
+
+
 #: A handshake that waits for its turn: done with the first and the last time at which it may begin.
 _Turn = asyncio.Future[tuple[float, float]]
 
@@ -108,8 +161,9 @@ class Lessee:
         self._connect_seconds = 0.0
         # What was logged of failures since the last answer.
         self._failed_as: set[str] = set()
-        # The limits reported since the last answer and just before, and the last two warnings.
-        self._limits: tuple[int, ...] = ()
+        # The limit of the last report, what sent() returned for it, and the last two warnings.
+        self._said = _said_of(fleet)
+        self._limit = self._first_said = 0
         self._warned_of: tuple[tuple[int, int], ...] = ()
         self._syncs = self._sync_errors = self._yielded = self._losses = 0
         self._sync_seconds = 0.0
@@ -211,14 +265,17 @@ class Lessee:
             held = len(self._lifecycle.pool)
             async with asyncio.timeout(LEAVING):
                 report = self._lease.begin(Need(held, held, closing=held), clock())
-                await self._fleet.sync(self._member, report)
+                await self._send(report)
         except Exception as exc:
             # The lease ends it.
             self._log_failure(exc)
+        finally:
+            self._said.left(self._member)
 
     def stop(self) -> None:
         """Report nothing more; the lease ends by itself."""
         self._has_stopped = True
+        self._said.left(self._member)
         self._tell_answered(self._awaited)
         self._tell_answered(self._unanswered)
         if self._timer is not None:
@@ -389,13 +446,16 @@ class Lessee:
 
     async def _sync(self, report: Report) -> Grant | None:
         async with asyncio.timeout(self._lease.timeout):
-            # As late as this: the engine reads it now, and it may have changed since the report.
-            if self._limits[-1:] != (self._fleet.limit,):
-                self._limits = (*self._limits, self._fleet.limit)
-            grant = await self._fleet.sync(self._member, report)
+            grant = await self._send(report)
         if not isinstance(grant, Grant | None):
             raise EngineError(f"sync() must return a Grant or None, not {type(grant).__name__}")
         return grant
+
+    async def _send(self, report: Report) -> Grant | None:
+        # As late as this: the engine reads it now, and it may have changed since the report.
+        self._limit = self._fleet.limit
+        self._first_said = self._said.sent(self._member, self._limit)
+        return await self._fleet.sync(self._member, report)
 
     def _reported(self, task: "asyncio.Task[Grant | None]") -> None:
         """Take the answer to a report, or its failure."""
@@ -439,17 +499,16 @@ class Lessee:
         self._yielded += max(0, min(self._led[0], grant.places) - grant.target)
         self._give_turns(grant, now)
         self._compare_limits(grant.limit)
-        # Until the next answer, those of reports that may not have arrived are kept beside it.
-        self._limits = self._limits[-1:]
+        self._said.answered(self._member, self._first_said)
         if self.is_lost and not self._lease.is_lost(now):
             self._restore(now)
 
     def _compare_limits(self, other: int) -> None:
         """Warn, once of each, of another limit in the call before this session's."""
-        own = self._limits[-1]
-        if other not in (0, *self._limits) and (own, other) not in self._warned_of:
-            self._warned_of = (*self._warned_of[-1:], (own, other))
-            log("fleet_disagrees", session_name=self._name, limit=own, other=other)
+        told = (self._limit, other)
+        if other and other not in self._said and told not in self._warned_of:
+            self._warned_of = (*self._warned_of[-1:], told)
+            log("fleet_disagrees", session_name=self._name, limit=self._limit, other=other)
 
     def _log_failure(self, error: BaseException) -> None:
         """Log the first failure of its kind in a row; the text of an exception may name a user."""

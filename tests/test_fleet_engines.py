@@ -81,6 +81,92 @@ async def test_a_limit_before_reports_that_were_lost_is_its_own(
     assert "10 here, 30 in another session" in caplog.text
 
 
+async def _says(session: Any) -> None:
+    """Let a session report once, and wait for the answer."""
+    await _report(session)
+    lessee = session._lifecycle.lessee
+    await until(lambda: lessee._reporting is None)
+
+
+async def _two(make_session: SessionFactory, url: str, engine: Engine) -> list[Any]:
+    """Return two sessions of one engine that have reported."""
+    # They report nothing by themselves.
+    engine.keep_idle = 10 * PATIENCE
+    sessions = [make_session(fleet=engine) for _ in range(2)]
+    for session in sessions:
+        await _used(session, url)
+        await _says(session)
+    return sessions
+
+
+async def test_sessions_of_one_engine_do_not_disagree(
+    make_session: SessionFactory, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = Engine(limit=10)
+    first, second = await _two(make_session, server.url(), engine)
+    engine.limit = 20
+    await _says(first)
+    engine.limit = 30
+    await _says(second)
+    await _says(first)
+    assert "disagree" not in caplog.text
+    # None of them has said that since.
+    engine.said = 10
+    await _says(first)
+    assert "30 here, 10 in another session" in caplog.text
+
+
+async def test_a_session_does_not_disagree_with_one_of_its_engine_that_has_left(
+    make_session: SessionFactory, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = Engine(limit=10)
+    async with make_session(fleet=engine) as session:
+        await _used(session, server.url())
+        # It says this last.
+        engine.limit = 20
+    engine.limit = 30
+    await _used(make_session(fleet=engine), server.url())
+    assert "disagree" not in caplog.text
+
+
+async def test_a_limit_that_is_on_its_way_is_its_own(
+    make_session: SessionFactory, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Slow(Engine):
+        """Gets the next report late, as it was."""
+
+        held: asyncio.Event | None = None
+
+        async def sync(self, member: str, report: Report) -> Grant | None:
+            limit, held, self.held = self.limit, self.held, None
+            if held is not None:
+                await held.wait()
+            now, self.limit = self.limit, limit
+            try:
+                return await super().sync(member, report)
+            finally:
+                self.limit = now
+
+    engine = Slow(limit=10)
+    first, second = await _two(make_session, server.url(), engine)
+    engine.held = held = asyncio.Event()
+    await _report(first)
+    await until(lambda: engine.held is None)
+    engine.limit = 30
+    await _says(second)
+    held.set()
+    await until(lambda: first._lifecycle.lessee._reporting is None)
+    await _says(second)
+    assert "disagree" not in caplog.text
+
+
+async def test_an_engine_need_not_be_hashable(make_session: SessionFactory, server: Server) -> None:
+    class Unhashable(Engine):
+        __hash__ = None  # type: ignore[assignment]
+
+    await _used(make_session(fleet=Unhashable()), server.url())
+
+
 # -- answers -------------------------------------------------------------------------------------
 
 
