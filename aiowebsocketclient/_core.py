@@ -486,13 +486,14 @@ class Pool:
         A caller that comes meanwhile takes the handshake over.  The handshake gives way to a caller
         that needs the place, but is not stopped for lack of a waiter until :meth:`abandon`.
 
-        If a handshake with ``key`` is deferred, this one begins in the place reserved for it.
+        If the first waiter with ``key`` that has no handshake has a place reserved, this one begins
+        there, and is the waiter's.
         """
         handshake = self._handshake(endpoint_key, key)
         endpoint = handshake.endpoint
         has_room: cython.bint
-        deferred: Waiter | None = handshake.deferred.head
-        if deferred is not None and not deferred.unplaced:
+        first: Waiter | None = handshake.placeless.head
+        if first is not None and first.deferred and not first.unplaced:
             has_room = not 0 < self._max_connecting <= endpoint.connecting
         else:
             busy: cython.Py_ssize_t = endpoint.connecting + endpoint.deferred
@@ -503,7 +504,7 @@ class Pool:
         slot = self._new_slot(handshake, now)
         slot.kept = True
         self._orphan(slot, now)
-        if deferred is not None:
+        if first is not None:
             self._give_orphans(handshake)
         return slot
 

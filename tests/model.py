@@ -266,8 +266,8 @@ class Model:
         endpoint = key[0]
         # Rule: what nobody waits for does not begin at the cost of another such handshake.
         connecting = len(self.at(endpoint, CONNECTING)) + len(self.reserved(endpoint=endpoint))
-        # Rule: but it begins in a place that is reserved for such a handshake.
-        if any(not waiter.is_unplaced for waiter in self.deferred(key)[:1]):
+        # Rule: but it begins in a place that is reserved for who will have it.
+        if any(waiter in self.reserved(key) for waiter in self.placeless(key)[:1]):
             if 0 < self.max_connecting <= len(self.at(endpoint, CONNECTING)):
                 return None
         elif 0 < self.max_connecting <= connecting or not self.has_room(endpoint):
@@ -281,8 +281,7 @@ class Model:
         slot = self.new_slot(key, now)
         slot.kept = True
         self.orphan(slot, now)
-        if self.deferred(key):
-            self.adopt(key)
+        self.adopt(key)
         return slot
 
     def abandon(self, slot: Slot, now: float) -> None:

@@ -723,6 +723,23 @@ def test_prewarm_begins_in_a_place_that_is_reserved_for_its_handshake(
     assert pool.gauge("connecting") == 6
 
 
+@pytest.mark.parametrize("name", ["limit", "limit_total"])
+def test_prewarm_gives_nobody_a_place_that_is_reserved_for_another(drive: Drive, name: str) -> None:
+    pool, (slot, _) = busy(drive, 2, **{name: 3})
+    (first,) = defer(pool)
+    pool.release(slot)
+    assert slot.waiter is first
+    (second,) = defer(pool)
+    # The first is back in line, and the place of its connection is not free yet.
+    pool.discard(slot)
+    assert pool.did_nothing()
+    assert pool.core.open("a", "a1", pool.now) is None
+    assert len(pool.core) + pool.core.reserved_count() == 3
+    pool.closed(slot)
+    assert begun(pool) == [first]
+    assert second.deferred
+
+
 def test_reserved_places_are_counted(drive: Drive) -> None:
     pool, _ = busy(drive)
     defer(pool, 3)
