@@ -45,6 +45,7 @@ RUSH: dict[str, Sequence[Any]] = {
     "callers": (2, 5, 9),
     "pauses": tuple(product((0.0, 0.03125, 0.125, 0.5), repeat=3)),
     "falls_free": tuple(product((0, 1, 4), repeat=3)),
+    "opens": (0, 0, 2),
 }
 
 #: What can be done, with what: ``which`` is counted round those with which it can be done.
@@ -598,10 +599,11 @@ class Lockstep:
         callers: int,
         pauses: tuple[float, ...],
         falls_free: tuple[int, ...],
+        opens: int,
     ) -> None:
         """Let callers come at once, where connections are used for a shorter time than opened."""
         self.learn(key, seconds)
-        self.come_at_once(key, callers, pauses, falls_free)
+        self.come_at_once(key, callers, pauses, falls_free, opens)
 
     def spare(
         self,
@@ -610,6 +612,7 @@ class Lockstep:
         callers: int,
         pauses: tuple[float, ...],
         falls_free: tuple[int, ...],
+        opens: int,
         limits: tuple[int, int] | None,
         others: int,
         idle: str,
@@ -648,7 +651,7 @@ class Lockstep:
                     self.step(self.closed, slot)
         for late in ("a3", "b2", "c2") if idle else ():
             self.step(self.request, late, True, False)
-        self.come_at_once(key, callers, pauses, falls_free)
+        self.come_at_once(key, callers, pauses, falls_free, opens)
 
     def clear(self, endpoint: str) -> None:
         """End handshakes that belong to nobody, and all connections of an endpoint."""
@@ -664,10 +667,24 @@ class Lockstep:
             self.step(self.closed, slot)
 
     def come_at_once(
-        self, key: str, callers: int, pauses: tuple[float, ...], falls_free: tuple[int, ...]
+        self,
+        key: str,
+        callers: int,
+        pauses: tuple[float, ...],
+        falls_free: tuple[int, ...],
+        opens: int,
     ) -> None:
+        """Let callers come; with ``opens``, one comes back to the line, and then the pool opens."""
         for _ in range(callers):
             self.step(self.request, key, True, False)
+        used = [s for s in self.model.slots if (s.key, s.state, s.given) == (key, ACQUIRED, None)]
+        for slot in used[:1] if opens else ():
+            self.step(self.release, slot)
+            self.step(self.request, key, True, False)
+            if slot.given is not None:
+                self.step(self.lose_given, slot)
+        for _ in range(opens):
+            self.step(self.open, key)
         for pause, times in zip(pauses, falls_free, strict=True):
             self.step(self.tick, pause)
             for _ in range(times):
@@ -877,9 +894,12 @@ class Lockstep:
         return [self.side.waiters[waiter.number] for waiter in self.model.waiters]
 
     def taken(self) -> Counter[str]:
-        """Return how many places are taken, by endpoint and over all."""
-        slots = self.pool.slots()
-        return Counter(slot.endpoint for slot in slots) + Counter({OVER_ALL: len(slots)})
+        """Return how many places are taken or reserved, by endpoint and over all."""
+        taken = Counter(slot.endpoint for slot in self.pool.slots())
+        for endpoint in ENDPOINTS:
+            taken[endpoint] += self.pool.reserved_count(endpoint)
+        taken[OVER_ALL] = taken.total()
+        return taken
 
     def check_limits(self) -> None:
         """There are never more than allowed; what a lowered limit leaves over only gets less."""
