@@ -155,8 +155,8 @@ BOUNDS: Final = (
     ),
     Bound(
         "64 MB each way over TLS, through the pool / raw connection",
-        Reading("transfer-tls", point=64),
-        Reading("transfer-tls", "raw_ns", 64),
+        Reading("transfer-tls", "ms_pool", 64),
+        Reading("transfer-tls", "ms_raw", 64),
         at_most=1.05,
     ),
     Bound(

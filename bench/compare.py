@@ -33,8 +33,8 @@ _ROUNDS: Final = 6
 
 # Metrics of which more is better.
 _MERITS: Final = {"fewest_by_most"}
-# Metrics that depend on the length of the run, and are not compared.
-_NEITHER: Final = {"fewest_uses", "most_uses"}
+# Metrics that are not compared: they depend on the length of the run, or are not of a pool.
+_NEITHER: Final = {"fewest_uses", "most_uses", "ms_raw"}
 
 
 # Metrics of which more is slower; of other metrics more is worse.

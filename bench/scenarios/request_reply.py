@@ -13,13 +13,15 @@ from aiowebsocketclient import WebSocketClientSession
 
 from ..contender import Many
 from ..fleet import serving
-from ..scenario import Measure, Scenario
-from ..timing import per_cycle
+from ..scenario import Measure, Sample, Scenario
+from ..timing import per_cycle, quiet
 
 #: 32 bytes, like the reply.
 _REQUEST: Final = "a request or a reply: 32 bytes.."
 #: 1 MB.
 _LARGE: Final = "x" * 1_000_000
+#: The messages of a turn: other work on the machine makes both ways slower alike.
+_TURN: Final = 4
 
 
 class _Ways(NamedTuple):
@@ -63,12 +65,9 @@ async def _prepare_transfer(
     contender: type[Many], url: str, megabytes: int
 ) -> AsyncIterator[Measure]:
     async with _ways(tls=True) as ways:
-        yield per_cycle(
-            partial(_transfer_pooled, ways.pool, ways.url, megabytes),
-            step=1,
-            slices=4,
-            raw_ns=partial(_transfer_raw, ways.raw, megabytes),
-        )
+        # Warms up.
+        await _transfer_both_ways(ways, megabytes, 0)
+        yield partial(_transfer_both_ways, ways, megabytes)
 
 
 async def _pooled(session: WebSocketClientSession, url: str, cycles: int) -> int:
@@ -99,28 +98,29 @@ async def _connecting(client_session: aiohttp.ClientSession, url: str, cycles: i
     return perf_counter_ns() - started
 
 
-async def _transfer_pooled(
-    session: WebSocketClientSession, url: str, megabytes: int, cycles: int
-) -> int:
+async def _transfer_both_ways(ways: _Ways, messages: int, _seconds: float) -> Sample:
+    """Time both ways beside each other; that through the pool with acquire and release."""
+    await quiet()
     started = perf_counter_ns()
-    for _ in repeat(None, cycles):
-        ws = await session.ws_connect(url)
-        await _transfer(ws, megabytes)
-        await ws.release()
-    return perf_counter_ns() - started
-
-
-async def _transfer_raw(ws: aiohttp.ClientWebSocketResponse, megabytes: int, cycles: int) -> int:
+    acquired = await ways.pool.ws_connect(ways.url)
+    times = {"pool": perf_counter_ns() - started, "raw": 0}
+    turns = [("pool", acquired), ("raw", ways.raw)]
+    for sent in range(0, messages, _TURN):
+        for name, ws in turns:
+            times[name] += await _transfer(ws, min(_TURN, messages - sent))
+        turns.reverse()
     started = perf_counter_ns()
-    for _ in repeat(None, cycles):
-        await _transfer(ws, megabytes)
-    return perf_counter_ns() - started
+    await acquired.release()
+    times["pool"] += perf_counter_ns() - started
+    return {f"ms_{name}": ns / 1e6 for name, ns in times.items()}
 
 
-async def _transfer(ws: aiohttp.ClientWebSocketResponse, megabytes: int) -> None:
-    for _ in repeat(None, megabytes):
+async def _transfer(ws: aiohttp.ClientWebSocketResponse, messages: int) -> int:
+    started = perf_counter_ns()
+    for _ in repeat(None, messages):
         await ws.send_str(_LARGE)
         await ws.receive_str()
+    return perf_counter_ns() - started
 
 
 def _scenario(name: str, about: str, tls: bool) -> Scenario:
@@ -143,6 +143,6 @@ SCENARIOS = (
         axis="MB",
         points=(64,),
         smoke_points=(1,),
-        max_rounds=5,
+        max_rounds=9,
     ),
 )
