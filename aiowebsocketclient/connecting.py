@@ -6,6 +6,7 @@
 import asyncio
 import errno
 import math
+import re
 import socket
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
@@ -147,12 +148,23 @@ def _lacks_files(error: BaseException) -> bool:
         if exc is None or id(exc) in seen:
             continue
         seen.add(id(exc))
-        if isinstance(exc, OSError) and exc.errno in _NO_FILES_LEFT:
+        if isinstance(exc, OSError) and _numbers_of(exc) & _NO_FILES_LEFT:
             return True
         if isinstance(exc, BaseExceptionGroup):
             pending += exc.exceptions
         pending += (exc.__cause__, exc.__context__, getattr(exc, "os_error", None))
     return False
+
+
+def _numbers_of(error: OSError) -> set[int | None]:
+    """Return the numbers of an error; that of several addresses has them in its text alone.
+
+    So asyncio, uvloop and aiohappyeyeballs report that the addresses of a host failed in different
+    ways: ``Multiple exceptions: [Errno 111] ..., [Errno 24] ...``.
+    """
+    if type(error) is OSError and error.errno is None:
+        return {int(number) for number in re.findall(r"\[Errno (\d+)\]", str(error))}
+    return {error.errno}
 
 
 # Statuses with which a server, or a balancer in front of it, says that it takes no connection now.

@@ -74,12 +74,18 @@ LACKING = {
     "of a connector": connector_error(no_files()),
     "as a cause": caused_by(aiohttp.ClientError(), no_files()),
     "as a context": in_context_of(aiohttp.ClientError(), caused_by(LookupError(), no_files())),
+    "of one of several addresses": connector_error(
+        OSError(f"Multiple exceptions: [Errno {errno.ECONNREFUSED}] refused, {no_files()}")
+    ),
     "in a group": caused_by(
         aiohttp.ClientError(), ExceptionGroup("addresses", [OSError(), no_files()])
     ),
 }
 OTHERS = {
     "refused": ConnectionRefusedError(errno.ECONNREFUSED, "refused"),
+    "refused by several addresses": OSError(
+        f"Multiple exceptions: [Errno {errno.ECONNREFUSED}] 24 refused, [Errno 2] no file"
+    ),
     "no cause": aiohttp.ClientError(),
     "its own cause": aiohttp.ClientError(),
 }
