@@ -129,6 +129,8 @@ class Lifecycle:
         self.under_way: dict[Slot, asyncio.Future[Failure | None]] = {}
         #: Closing handshakes; the loop itself only refers to tasks weakly.
         self.goodbyes: set[asyncio.Task[None]] = set()
+        # Number of sockets that were closed.
+        self._sockets_closed = 0
         #: Number of calls of drain(), and the completion of the last one.
         self.drain_count = 0
         self.draining: Completion = DONE
@@ -314,7 +316,7 @@ class Lifecycle:
             conn_timeout=self.settings.conn_timeout,
             admit=None if self.lessee is None else partial(self.lessee.admit, endpoint),
             begin=partial(self._begin_handshake, slot),
-            free_files=partial(self._free_files, slot),
+            free_files=partial(self._free_files, slot, self._sockets_closed),
             session_name=self.settings.name,
         )
         if self._limiter_line is not None:
@@ -345,10 +347,11 @@ class Lifecycle:
             self._limiter_line.enter(slot)
         self.arm()
 
-    def _free_files(self, slot: Slot) -> Coroutine[Any, Any, None] | None:
+    def _free_files(self, slot: Slot, closed_before: int) -> Coroutine[Any, Any, None] | None:
         """Close the longest idle connections after a handshake that could not open a file.
 
-        Returns None if no connection is idle or closing, or if no caller waits for the handshake.
+        Returns None if no caller waits for the handshake, or if no connection is idle or closing,
+        and none was closed since the handshake began.
         """
         if slot.owner is None:
             return None
@@ -360,7 +363,9 @@ class Lifecycle:
             # Another failed handshake may already be closing the last of them.
             closing = [other for other in self.pool.slots() if other.state == CLOSING]
         conns: list[Connection] = [other.conn for other in closing if other.conn is not None]
-        return _until_gone(conns) if conns else None
+        if not conns and self._sockets_closed == closed_before:
+            return None
+        return _until_gone(conns)
 
     def _finish_connecting(
         self,
@@ -571,6 +576,7 @@ class Lifecycle:
         """Free the place of a connection whose socket is closed."""
         slot: Slot = conn.slot
         slot.conn = None
+        self._sockets_closed += 1
         close = conn.server_close
         if self.reuse_watch is not None:
             self.reuse_watch.closed(slot)
@@ -749,11 +755,13 @@ def _error_of(
 
 
 async def _until_gone(conns: list[Connection]) -> None:
-    """Wait up to a second until the sockets of closing connections are closed.
+    """Wait up to a second until the sockets of closing connections, if any, are closed.
 
     Then abort connections that were idle, and whose servers do not answer.
     """
     ends = {conn: conn.until_settled() for conn in conns}
+    if not ends:
+        return
     await asyncio.wait(ends.values(), timeout=_FREEING_GRACE)
     left = [conn for conn, end in ends.items() if not end.done() and conn.slot.crowded_out]
     for conn in left:

@@ -164,6 +164,32 @@ async def test_who_comes_second_waits_for_what_is_closed_for_the_first(
     assert session.stats().closed_evicted == 2
 
 
+async def test_files_that_were_freed_meanwhile_are_used(
+    server: Server, make_session: SessionFactory, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file was freed before the handshake told that it had found none: nothing is left idle."""
+    session = make_session()
+    await idle_ones(session, server, 1)
+    attempt = connecting._Attempt.connect
+
+    async def connect(this: Any, target: Any) -> Any:
+        if files.lacking:
+            await session.drain()
+        return await attempt(this, target)
+
+    monkeypatch.setattr(connecting._Attempt, "connect", connect)
+    files.lacking, files.attempts = 1, 0
+    await (await session.ws_connect(server.url("/new"))).release()
+    assert files.attempts == 2
+    # What was closed before the handshake began is no reason to try again.
+    await session.drain()
+    monkeypatch.setattr(connecting._Attempt, "connect", attempt)
+    files.lacking, files.attempts = 1, 0
+    with pytest.raises(aiohttp.ClientOSError):
+        await session.ws_connect(server.url("/new"))
+    assert files.attempts == 1
+
+
 async def test_what_nobody_waits_for_closes_nothing(
     server: Server, make_session: SessionFactory, files: Files
 ) -> None:
