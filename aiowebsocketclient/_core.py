@@ -1644,7 +1644,6 @@ class Pool:
         """
         handshake = waiter.handshake
         waiter.deferred = True
-        waiter.deferred_at = now
         if reserves:
             handshake.endpoint.deferred += 1
             self._deferred += 1
@@ -1653,17 +1652,18 @@ class Pool:
             handshake.endpoint.unplaced[waiter] = None
             self._unplaced[waiter] = None
         handshake.deferred.append(waiter)
-        if handshake.deferred.size > 1:
-            return
-        if handshake.look_at < INFINITY and handshake.use == handshake.use_then:
-            # Nothing was released since the last one gave up: its look is that of this one.
-            return
-        self._turn += 1
-        handshake.turn = self._turn
-        if not self._goes_on(handshake, now):
-            handshake.deferring_since = now
-        handshake.postponed = False
-        self._plan_look(handshake, now)
+        # If the last one gave up and nothing was released since, its look is that of this one.
+        if handshake.deferred.size == 1 and (
+            handshake.look_at == INFINITY or handshake.use != handshake.use_then
+        ):
+            self._turn += 1
+            handshake.turn = self._turn
+            if not self._goes_on(handshake, now):
+                handshake.deferring_since = now
+            handshake.postponed = False
+            self._plan_look(handshake, now)
+        # A handshake begun instead would have passed to this waiter with its age.
+        waiter.deferred_at = max(waiter.since, handshake.deferring_since)
 
     @cython.cfunc
     def _leave_deferred(self, waiter: Waiter, now: cython.double, gave_up: cython.bint) -> None:

@@ -379,7 +379,8 @@ class Waiter(Node):
             self.queued = False
             self.returned = False
             self.passed = 0
-            #: Whether its handshake is deferred, and since when; and whether no place is reserved.
+            #: Whether its handshake is deferred, and since when, or since when that of the waiter
+            #: before in its place was; and whether no place is reserved.
             self.deferred = False
             self.unplaced = False
             #: How many handshakes of the waiter were late, so that it got another.

@@ -637,7 +637,6 @@ class Model:
         return max(min(max(expected, longest / 2), longest), SHORTEST_LOOK)
 
     def defer(self, waiter: Waiter, now: float) -> None:
-        waiter.deferred_at = now
         known = self.deferrals.get(waiter.key)
         # Rule: the look due after one gave up is the next one's, unless there was a release.
         is_new = known is None or not (
@@ -647,6 +646,8 @@ class Model:
         if is_new:
             self.deferrals[waiter.key] = Deferral(self.turn(), self.line_since(waiter.key, now))
             self.plan_look(waiter.key, now)
+        # Rule: who gets the place of another has no more time than that one had.
+        waiter.deferred_at = max(waiter.since, self.deferrals[waiter.key].since)
 
     def line_since(self, key: str, now: float) -> float:
         """Return since when handshakes of the kind have been deferred, if one is now.

@@ -623,6 +623,38 @@ def test_nobody_waits_for_longer_than_half_a_handshake(drive: Drive) -> None:
     assert late.deferred
 
 
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("name", ["limit", "limit_total"])
+def test_who_gets_the_place_of_another_has_no_more_time(
+    drive: Drive, name: str, count: int
+) -> None:
+    pool, (slot, *_) = busy(drive, **{name: 5 + count})
+    waiters = defer(pool, count)
+    waiters.append(pool.request("a1"))
+    assert not waiters[-1].deferred
+    pool.now += DEFER_SHARE * HANDSHAKE / 2
+    # (Not a use of that time.)
+    pool.put_back(slot)
+    assert pool.take(waiters[0]) is slot
+    assert waiters[-1].deferred
+    # A handshake in that place would have been under way all the time.
+    pool.now += DEFER_SHARE * HANDSHAKE / 2
+    pool.expire()
+    assert begun(pool) == waiters[1:]
+
+
+def test_who_comes_while_others_wait_has_time_of_its_own(drive: Drive) -> None:
+    pool, (slot, *_) = busy(drive, limit=7)
+    defer(pool)
+    pool.now += DEFER_SHARE * HANDSHAKE / 2
+    (late,) = defer(pool)
+    pool.put_back(slot)
+    pool.now += DEFER_SHARE * HANDSHAKE / 2
+    pool.expire()
+    assert pool.did_nothing()
+    assert late.deferred
+
+
 def test_for_a_line_that_lasts_half_of_the_handshakes_begin(drive: Drive) -> None:
     pool, slots = busy(drive)
     defer(pool, 10)
