@@ -78,7 +78,7 @@ DEFER_SHARE = cython.declare(cython.double, 0.5)
 #: the same: what is known of handshakes may be out of date.
 LONG_WAIT = cython.declare(cython.double, 0.1)
 #: The core looks at deferred handshakes when connections should have been released, after so many
-#: times a use; at the latest after this share of a handshake's duration, and not before half of
+#: times a use; at the latest after this share of a handshake's duration, and not before a third of
 #: that.  It does not look after fewer seconds than a timer is exact to.
 LOOK_FACTOR = cython.declare(cython.double, 1.25)
 LOOK_SHARE = cython.declare(cython.double, 0.09)
@@ -117,7 +117,7 @@ def _longest_deferral(endpoint: Endpoint) -> cython.double:
 def _look_interval(handshake: Handshake) -> cython.double:
     """Return the seconds between two looks at deferred handshakes."""
     longest: cython.double = LOOK_SHARE * handshake.endpoint.shortest
-    seconds: cython.double = max(LOOK_FACTOR * handshake.use, longest / 2)
+    seconds: cython.double = max(LOOK_FACTOR * handshake.use, longest / 3)
     return max(min(seconds, longest), SHORTEST_LOOK)
 
 

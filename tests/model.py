@@ -634,7 +634,7 @@ class Model:
         """Rule: what is in use should have been released by then, but that must not take long."""
         longest = LOOK_SHARE * self.shortest[key[0]]
         expected = LOOK_FACTOR * self.uses.get(key, -1.0)
-        return max(min(max(expected, longest / 2), longest), SHORTEST_LOOK)
+        return max(min(max(expected, longest / 3), longest), SHORTEST_LOOK)
 
     def defer(self, waiter: Waiter, now: float) -> None:
         known = self.deferrals.get(waiter.key)

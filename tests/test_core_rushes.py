@@ -19,7 +19,7 @@ from .rushes.loads import LONG
 from .rushes.measure import MOST_LATE, MOST_TIME, SLACK, Comparison, compare, others
 
 #: Seconds of a handshake, of a use, and between two looks with such uses.
-HANDSHAKE, USE, LOOK = 1.0, 0.0078125, LOOK_SHARE / 2
+HANDSHAKE, USE, LOOK = 1.0, 0.0078125, LOOK_SHARE / 3
 
 
 def learnt(drive: Drive, count: int = 5, use: float = USE, **options: Any) -> Driver:
@@ -515,7 +515,7 @@ def test_a_look_is_due_after_a_share_of_a_handshake(drive: Drive) -> None:
 
 @pytest.mark.parametrize(
     ("use", "due"),
-    [(USE, LOOK_SHARE / 2), (0.0625, LOOK_FACTOR * 0.0625), (0.125, LOOK_SHARE)],
+    [(USE, LOOK), (0.0625, LOOK_FACTOR * 0.0625), (0.125, LOOK_SHARE)],
 )
 def test_a_look_is_due_when_something_should_have_been_released(
     drive: Drive, use: float, due: float
@@ -571,7 +571,7 @@ def test_where_enough_falls_free_nothing_begins(drive: Drive) -> None:
 def test_where_too_little_falls_free_so_many_begin_as_it_will_not_serve(drive: Drive) -> None:
     pool, (slot,) = busy(drive, 1)
     pool.beginning("a9")
-    waiters = defer(pool, 24)
+    waiters = defer(pool, 36)
     pool.now += LOOK / 4
     waiters += defer(pool)
     for waiter in waiters[:2]:
@@ -580,9 +580,9 @@ def test_where_too_little_falls_free_so_many_begin_as_it_will_not_serve(drive: D
     look(pool)
     # In the time that is left to the last.
     left = DEFER_SHARE * HANDSHAKE - LOOK * 3 / 4
-    assert 20.1 < left * 2 / LOOK < 20.9
-    assert begun(pool) == waiters[2:-20]
-    assert pool.size("deferred") == 20
+    assert 31.1 < left * 2 / LOOK < 31.9
+    assert begun(pool) == waiters[2:-31]
+    assert pool.size("deferred") == 31
 
 
 def test_who_waits_for_a_place_is_in_the_same_line(drive: Drive) -> None:
