@@ -83,6 +83,9 @@ LONG_WAIT = cython.declare(cython.double, 0.1)
 LOOK_FACTOR = cython.declare(cython.double, 1.25)
 LOOK_SHARE = cython.declare(cython.double, 0.09)
 SHORTEST_LOOK = cython.declare(cython.double, 0.001)
+#: How much of the rate of releases in the last interval is expected from then on: while connections
+#: fall into long uses one after another, each interval has fewer releases than the last.
+RATE_SHARE = cython.declare(cython.double, 0.75)
 
 
 #: More places than there can be.
@@ -1818,14 +1821,14 @@ class Pool:
 
     @cython.cfunc
     def _begin_hopeless(self, handshake: Handshake, plan: Plan, now: cython.double) -> None:
-        """Begin handshakes for waiters that are served too late at the rate of the last interval.
+        """Begin handshakes for waiters that are served too late at the rate that is expected.
 
         Where there have been such waiters all the time that a waiter may be deferred, the
         connections in use are too few for the load: begin handshakes for half of them.
         """
         longest: cython.double = _longest_deferral(handshake.endpoint)
         waiter: Waiter | None
-        rate: cython.double = handshake.fallen_free / (now - handshake.counted_from)
+        rate: cython.double = RATE_SHARE * handshake.fallen_free / (now - handshake.counted_from)
         while waiter := handshake.deferred.tail:
             # Waiters without a reserved place are in the same line.
             if handshake.placeless.size <= rate * (waiter.deferred_at + longest - now):

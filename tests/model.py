@@ -46,6 +46,7 @@ LONG_WAIT = 0.1
 LOOK_FACTOR = 1.25
 LOOK_SHARE = 0.09
 SHORTEST_LOOK = 0.001
+RATE_SHARE = 0.75
 
 #: For whom a place is cleared that is not cleared for the waiters of one endpoint.
 OVER_ALL = "over all"
@@ -705,7 +706,7 @@ class Model:
             is_open = any(s.key == key and s.state in (ACQUIRED, IDLE) for s in self.slots)
             if not deferral.fallen_free and use == deferral.use_then and is_open:
                 self.uses[key] = max(use, self.shortest[key[0]])
-            rate = deferral.fallen_free / (now - deferral.counted_from)
+            rate = RATE_SHARE * deferral.fallen_free / (now - deferral.counted_from)
             while waiting := self.deferred(key):
                 # Rule: all in the line count, though some have no place.
                 if len(self.placeless(key)) <= rate * (since(waiting[-1]) + longest - now):

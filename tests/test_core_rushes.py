@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from aiowebsocketclient._core import DEFER_SHARE, LONG_WAIT, LOOK_FACTOR, LOOK_SHARE
+from aiowebsocketclient._core import DEFER_SHARE, LONG_WAIT, LOOK_FACTOR, LOOK_SHARE, RATE_SHARE
 from aiowebsocketclient._pool_py import CLOSE_REASONS, CLOSING
 
 from .driver import NEVER, Drive, Driver
@@ -580,9 +580,9 @@ def test_where_too_little_falls_free_so_many_begin_as_it_will_not_serve(drive: D
     look(pool)
     # In the time that is left to the last.
     left = DEFER_SHARE * HANDSHAKE - LOOK * 3 / 4
-    assert 31.1 < left * 2 / LOOK < 31.9
-    assert begun(pool) == waiters[2:-31]
-    assert pool.size("deferred") == 31
+    assert 23.1 < RATE_SHARE * left * 2 / LOOK < 23.9
+    assert begun(pool) == waiters[2:-23]
+    assert pool.size("deferred") == 23
 
 
 def test_who_waits_for_a_place_is_in_the_same_line(drive: Drive) -> None:
