@@ -626,7 +626,8 @@ class Pool:
 
         Waiters get the room that the limits leave.  Surplus slots are closed: handshakes without an
         owner first, then the longest idle connections.  A connection in use, or a handshake of
-        a waiter, is closed when it falls free.
+        a waiter, is closed when it falls free.  No handshake is deferred any more if the limits
+        leave no room for the places that are taken and reserved.
         """
         endpoint: Endpoint
         plan = Plan()
@@ -635,7 +636,11 @@ class Pool:
         self._set_totals()
         self._lowered = True
         endpoints = list(self._endpoints.values())
-        self._stop_deferring()
+        lacks_room: cython.bint = self._most < self._count + self._deferred
+        for endpoint in endpoints:
+            lacks_room = lacks_room or 0 < limit < endpoint.count + endpoint.deferred
+        if lacks_room:
+            self._stop_deferring()
         for endpoint in endpoints:
             self._trim_to_limit(endpoint, plan)
         self._index_all()

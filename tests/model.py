@@ -735,9 +735,12 @@ class Model:
 
     def resize(self, limit: int, limit_total: int, now: float) -> Plan:
         self.limit, self.limit_total = limit, limit_total
-        # Rule: who has a place reserved has none any more, but stands at the head of its line.
-        self.stop_deferring()
         endpoints = list(self.endpoints)
+        # Rule: where there are too many, who has a place reserved has none any more, but stands at
+        # the head of its line.
+        is_over = any(0 < limit < self.taken(endpoint) for endpoint in endpoints)
+        if is_over or min(limit_total or math.inf, self.places) < self.taken_over_all():
+            self.stop_deferring()
         for endpoint in endpoints:
             self.trim_to_limit(endpoint)
         for endpoint in endpoints:

@@ -490,6 +490,9 @@ def test_resize_sends_who_waits_so_back_to_the_line(drive: Drive) -> None:
     pool, _, (idle,) = crowded(drive)
     (waiter,) = wait_unplaced(pool)
     pool.resize(limit=6)
+    assert pool.did_nothing()
+    assert waiter.unplaced
+    pool.resize(limit=5)
     assert not waiter.unplaced
     assert pool.closing == [idle]
 
@@ -808,6 +811,19 @@ def test_resize_takes_reserved_places_back(drive: Drive) -> None:
     pool.resize(limit=7)
     assert begun(pool) == [third]
     assert second.opening is not None
+
+
+@pytest.mark.parametrize("limits", [{}, {"limit": 8}, {"limit_total": 8}, {"limit": 9}])
+def test_resize_begins_nothing_where_all_places_are_left(
+    drive: Drive, limits: dict[str, int]
+) -> None:
+    pool, slots = busy(drive, limit=20)
+    waiters = defer(pool, 3)
+    pool.resize(**limits)
+    assert pool.did_nothing()
+    assert pool.size("deferred") == 3
+    pool.release(slots[0])
+    assert pool.woken == waiters[:1]
 
 
 def test_a_fleet_takes_reserved_places_back(drive: Drive) -> None:
