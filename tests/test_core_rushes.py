@@ -17,6 +17,7 @@ from .rushes import loads
 from .rushes.__main__ import main
 from .rushes.loads import LONG
 from .rushes.measure import MOST_LATE, MOST_TIME, SLACK, Comparison, compare, others
+from .rushes.simulation import DEFAULT, Watched
 
 #: Seconds of a handshake, of a use, and between two looks with such uses.
 HANDSHAKE, USE, LOOK = 1.0, 0.0078125, LOOK_SHARE / 3
@@ -1137,6 +1138,21 @@ def test_no_caller_of_a_mixed_load_is_much_later(core: ModuleType, make: Any, sh
             most = longest + (DEFER_SHARE + 2 * LOOK_SHARE) * min(found.load.handshakes)
             assert max(map(max, found.default.waits)) <= most
     assert sum(late > MOST_LATE for late in lateness) <= 0.02 * len(lateness)
+
+
+@pytest.mark.parametrize("is_limited", [False, True])
+@pytest.mark.parametrize("seed", range(30))
+def test_nobody_is_forgotten_in_a_crowd(core: ModuleType, seed: int, is_limited: bool) -> None:
+    load = loads.crowd(seed, is_limited)
+    simulation = Watched(core, DEFAULT, load)
+    # It ends when nothing is left to happen, and then nobody waits.
+    found = simulation.run()
+    longest = max(load.handshakes)
+    # A timer may be late for each of two looks.
+    most = (DEFER_SHARE + 2 * LOOK_SHARE) * longest + SLACK
+    assert simulation.longest_deferral <= most
+    if not is_limited:
+        assert max(wait for waits in found.waits for wait in waits) <= longest + most
 
 
 @pytest.mark.parametrize("name", others(0.0))

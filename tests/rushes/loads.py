@@ -132,3 +132,44 @@ def _mixed(
         tuple(use * SHAPES[shape](random) for _ in range(HISTORY)),
         **options,
     )
+
+
+def crowd(seed: object, is_limited: bool) -> Load:
+    """Let callers of several handshakes come at any time, with limits, faults and little patience.
+
+    Without limits, no caller has to wait for another.
+    """
+    random = Random(f"crowd {seed}")
+    handshake = math.exp(random.uniform(math.log(0.01), math.log(0.5)))
+    use = handshake * math.exp(random.uniform(math.log(0.005), math.log(0.7)))
+    draw = SHAPES[random.choice([shape for shape in SHAPES if "1,000" not in shape])]
+    keys = ("a1", "a2", "a3", "b1", "b2")[: random.choice((1, 2, 3, 5))]
+    end = handshake * random.uniform(0.5, 4)
+    at_once = [random.uniform(0, end) for _ in range(3)]
+
+    def caller() -> Caller:
+        return Caller(
+            random.choice((random.uniform(0, end), random.choice(at_once))),
+            tuple(use * draw(random) for _ in range(random.choice((1, 1, 1, 3, 10)))),
+            closes=random.random() < 0.05,
+            key=random.choice((random.choice(keys), keys[0])),
+            patience=random.choice((math.inf,) * 4 + (random.uniform(0, 2) * handshake,)),
+        )
+
+    callers = sorted(caller() for _ in range(random.choice((5, 20, 60))))
+    most = handshake * random.choice((1.0, 1.3, 2.0))
+    return Load(
+        tuple(callers),
+        tuple(random.uniform(handshake, most) for _ in range(64)),
+        tuple(use * draw(random) for _ in range(random.choice((1, 20)))),
+        idle=random.choice((1, 1, 2, 5)),
+        keys=keys,
+        limit=random.choice((0, 1, 2, 3, 5, 10)) if is_limited else 0,
+        limit_total=random.choice((0, 0, 1, 3, 6, 12)) if is_limited else 0,
+        max_connecting=random.choice((0, 1, 2, 5)) if is_limited else 0,
+        failures=frozenset(random.sample(range(64), random.choice((0, 3)))),
+        losses=tuple(
+            (random.uniform(0, end), random.randrange(99)) for _ in range(random.choice((0, 1, 9)))
+        ),
+        tick=random.choice((0.0, 0.001)),
+    )

@@ -11,11 +11,9 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Final, NamedTuple
 
-from aiowebsocketclient._pool_py import CONNECTING
+from aiowebsocketclient._pool_py import ACQUIRED, CONNECTING, IDLE
 
 from ..driver import Driver
-
-_KEY: Final = "a1"
 
 
 class Policy(NamedTuple):
@@ -39,6 +37,10 @@ class Caller(NamedTuple):
     uses: tuple[float, ...]
     #: Whether it closes its connections instead of releasing them.
     closes: bool = False
+    #: Of the handshake that it needs: the first letter is that of the endpoint.
+    key: str = "a1"
+    #: How long it waits for a connection before it gives up.
+    patience: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,17 @@ class Load:
     handshakes: tuple[float, ...]
     #: Uses that have been before the start, one after another.
     history: tuple[float, ...]
-    #: Connections that are idle at the start.
+    #: Connections of each handshake that are idle at the start.
     idle: int = 5
+    keys: tuple[str, ...] = ("a1",)
     limit: int = 0
+    limit_total: int = 0
+    #: The pool's, unless the policy has less.
+    max_connecting: int = 0
+    #: Which handshakes fail, counted from 0.
+    failures: frozenset[int] = frozenset()
+    #: When a connection is lost, and which of those that are open, counted round.
+    losses: tuple[tuple[float, int], ...] = ()
     #: When all connections in use are lost.
     dies_at: float = math.inf
     #: From when until when the process does nothing.
@@ -99,8 +109,13 @@ class Simulation:
 
     def __init__(self, core: ModuleType, policy: Policy, load: Load) -> None:
         self.load = load
+        most = policy.max_connecting
         self.pool = Driver(
-            core, max_connecting=policy.max_connecting, defers=policy.defers, limit=load.limit
+            core,
+            max_connecting=min(most, load.max_connecting or most),
+            defers=policy.defers,
+            limit=load.limit,
+            limit_total=load.limit_total,
         )
         self.outcome = Outcome([[] for _ in load.callers])
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
@@ -118,26 +133,33 @@ class Simulation:
             self._after(caller.arrival, self._come, _Visit(caller, waits))
         if self.load.dies_at < math.inf:
             self._after(self.load.dies_at, self._die)
+        for seconds, which in self.load.losses:
+            self._after(seconds, self._lose, which)
         while self._events:
             when, _, function, arguments = heapq.heappop(self._events)
             since, until = (self._start + seconds for seconds in self.load.held_up)
             self.pool.now = max(self.pool.now, until if since < when < until else when)
             function(*arguments)
         # Nobody is forgotten.
-        assert all(self.outcome.waits)
+        assert not self._waiting
+        assert self.pool.size("waiters") == 0
         return self.outcome
 
     def _prepare(self) -> None:
         """Open the connections that are idle at the start, and use one of them again and again."""
-        for _ in range(self.load.idle):
-            slot = self.pool.open(_KEY)
-            self.pool.begin(slot)
-            self.pool.now += self._next_duration()
-            self.pool.connected(slot)
-        for use in self.load.history:
-            slot = self.pool.acquire(_KEY)
-            self.pool.now += use
-            self.pool.release(slot)
+        for key in self.load.keys:
+            for _ in range(self.load.idle):
+                slot = self.pool.open(key)
+                if slot is None:
+                    # A limit is reached.
+                    break
+                self.pool.begin(slot)
+                self.pool.now += self._next_duration()
+                self.pool.connected(slot)
+            for use in self.load.history if self.pool.core.find(key) else ():
+                slot = self.pool.acquire(key)
+                self.pool.now += use
+                self.pool.release(slot)
         if self.load.tick:
             self.pool.now = math.ceil(self.pool.now / self.load.tick) * self.load.tick
 
@@ -177,7 +199,9 @@ class Simulation:
         for slot in opened:
             self.pool.begin(slot)
             self.outcome.begun.append(self.pool.now - self._start)
-            self._after(self._next_duration(), self._connected, slot)
+            fails = self._handshakes in self.load.failures
+            ended = self._failed if fails else self._connected
+            self._after(self._next_duration(), ended, slot)
         for slot in closing:
             self._after(0.0, self._closed, slot)
         for waiter in woken:
@@ -190,6 +214,12 @@ class Simulation:
             self.pool.connected(slot)
             self._carry_out()
 
+    def _failed(self, slot: Any) -> None:
+        if slot.state == CONNECTING:
+            # Its caller has the error, and goes.
+            self._waiting.pop(self.pool.failed(slot), None)
+            self._carry_out()
+
     def _closed(self, slot: Any) -> None:
         self.pool.closed(slot)
         self._carry_out()
@@ -199,8 +229,17 @@ class Simulation:
             self._discard(slot, "lost")
             self._leave(visit)
 
+    def _lose(self, which: int) -> None:
+        slots = [slot for slot in self.pool.core.slots() if slot.state in (ACQUIRED, IDLE)]
+        if slots:
+            slot = slots[which % len(slots)]
+            visit = self._using.get(slot)
+            self._discard(slot, "lost")
+            if visit is not None:
+                self._leave(visit)
+
     def _discard(self, slot: Any, reason: str) -> None:
-        del self._using[slot]
+        self._using.pop(slot, None)
         self.pool.discard(slot, reason)
         self._after(0.0, self._closed, slot)
         self._carry_out()
@@ -209,11 +248,14 @@ class Simulation:
 
     def _come(self, visit: _Visit) -> None:
         visit.since = self.pool.now
-        slot = self.pool.acquire(_KEY)
+        slot = self.pool.acquire(visit.caller.key)
         if slot is not None:
             self._use(visit, slot)
             return
-        self._waiting[self.pool.request(_KEY)] = visit
+        waiter = self.pool.request(visit.caller.key)
+        self._waiting[waiter] = visit
+        if visit.caller.patience < math.inf:
+            self._after(visit.caller.patience, self._give_up, waiter)
         self._carry_out()
 
     def _take(self, waiter: Any) -> None:
@@ -221,6 +263,16 @@ class Simulation:
         # Otherwise the connection has died, and the waiter is back in the line.
         if slot is not None:
             self._use(self._waiting.pop(waiter), slot)
+
+    def _give_up(self, waiter: Any) -> None:
+        # Otherwise it has been served.
+        if self._waiting.pop(waiter, None) is not None:
+            self.pool.give_up(waiter, timed_out=True)
+            self._carry_out()
+            slot = self.pool.core.decline(waiter)
+            if slot is not None:
+                self.pool.put_back(slot)
+                self._carry_out()
 
     def _use(self, visit: _Visit, slot: Any) -> None:
         self._using[slot] = visit
@@ -245,3 +297,22 @@ class Simulation:
         self.outcome.done = self.pool.now - self._start
         if len(visit.waits) < len(visit.caller.uses):
             self._come(visit)
+
+
+class Watched(Simulation):
+    """The same, with a watch on how long handshakes are deferred."""
+
+    def __init__(self, core: ModuleType, policy: Policy, load: Load) -> None:
+        super().__init__(core, policy, load)
+        #: Seconds; and since when that of a waiter is.
+        self.longest_deferral = 0.0
+        self._deferred: dict[Any, float] = {}
+
+    def _carry_out(self) -> None:
+        super()._carry_out()
+        now = self.pool.now
+        self._deferred = {
+            waiter: self._deferred.get(waiter, now) for waiter in self._waiting if waiter.deferred
+        }
+        waits = [now - since for since in self._deferred.values()]
+        self.longest_deferral = max([self.longest_deferral, *waits])
