@@ -71,14 +71,17 @@ class _Said:
     limit that the object has then, so these sessions never disagree.
     """
 
-    __slots__ = ("_limits", "_number", "_unanswered")
+    __slots__ = ("_limits", "_number", "_oldest", "_unanswered")
 
     def __init__(self) -> None:
         # Each with a number, in order.  Replaced at once: sessions may be in several threads.
         self._limits: tuple[tuple[int, int], ...] = ()
         self._number = 0
-        # By session, the number at the first of its reports without an answer.
-        self._unanswered: dict[str, int] = {}
+        # The oldest limit that the answer to a report that is sent now may name.
+        self._oldest = 0
+        # By session, for the first of its reports without an answer: the number of its limit, and
+        # of the oldest limit that the answer may name.
+        self._unanswered: dict[str, tuple[int, int]] = {}
 
     def __contains__(self, limit: int) -> bool:
         return any(limit == said for _, said in self._limits)
@@ -92,14 +95,20 @@ class _Said:
             self._number += 1
             self._limits = (*self._limits, (self._number, limit))
         number = self._limits[-1][0]
-        others = [at for other, at in tuple(self._unanswered.items()) if other != member]
-        self._unanswered.setdefault(member, number)
+        others = [at for other, (at, _) in tuple(self._unanswered.items()) if other != member]
+        self._unanswered.setdefault(member, (number, self._oldest))
         return min([number, *others])
 
     def answered(self, member: str, first: int) -> None:
-        """Forget the limits before ``first``, which :meth:`sent` returned for the report."""
+        """Forget the limits before ``first``, which :meth:`sent` returned for the report.
+
+        Those that the answer to an earlier report may still name are kept until then.
+        """
         self.left(member)
-        self._limits = tuple(each for each in self._limits if each[0] >= first)
+        self._oldest = max(self._oldest, first)
+        named = [oldest for _, oldest in tuple(self._unanswered.values())]
+        kept = min([self._oldest, *named])
+        self._limits = tuple(each for each in self._limits if each[0] >= kept)
 
     def left(self, member: str) -> None:
         """Wait for no answer to an earlier report of the session."""

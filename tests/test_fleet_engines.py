@@ -160,6 +160,35 @@ async def test_a_limit_that_is_on_its_way_is_its_own(
     assert "disagree" not in caplog.text
 
 
+async def test_a_limit_that_an_answer_on_its_way_names_is_its_own(
+    make_session: SessionFactory, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Slow(Engine):
+        """Takes the next report at once, and answers it late."""
+
+        held: asyncio.Event | None = None
+
+        async def sync(self, member: str, report: Report) -> Grant | None:
+            held, self.held = self.held, None
+            grant = await super().sync(member, report)
+            if held is not None:
+                await held.wait()
+            return grant
+
+    engine = Slow(limit=10)
+    first, second = await _two(make_session, server.url(), engine)
+    await _says(first)
+    await _says(second)
+    engine.limit = 30
+    engine.held = held = asyncio.Event()
+    await _report(first)
+    await until(lambda: engine.held is None)
+    await _says(second)
+    held.set()
+    await until(lambda: first._lifecycle.lessee._reporting is None)
+    assert "disagree" not in caplog.text
+
+
 async def test_an_engine_need_not_be_hashable(make_session: SessionFactory, server: Server) -> None:
     class Unhashable(Engine):
         __hash__ = None  # type: ignore[assignment]
